@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The loop: wait, drain, put in order, write, account; and how it ends. One
+//! thread, one write for each batch.
+
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+
+use crate::cgroup::text_of;
+use crate::clock::WallClock;
+use crate::clock::monotonic_ns;
+use crate::command::Paused;
+use crate::command::Running;
+use crate::config::Config;
+use crate::config::Mode;
+use crate::event::Connect;
+use crate::event::Event;
+use crate::event::sort_flows;
+use crate::output;
+use crate::output::Lost;
+use crate::output::Output;
+use crate::process;
+use crate::tracer::Tracer;
+
+/// How often a busy reader comes back by itself.
+const BUSY: Duration = Duration::from_millis(1);
+/// How often an idle reader looks for losses.
+const IDLE: Duration = Duration::from_millis(100);
+/// A row waits this long for an older one from another CPU.
+const HOLD_NS: u64 = 1_000_000;
+/// How long a COMMAND may take to end after the signal that ends us.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Traces until something ends it; the result is the exit status.
+pub fn run(config: &Config) -> Result<u8> {
+    let stop = Stop::on_signals()?;
+    let sink = Sink::open(config)?;
+    if let Some(fd) = config.ready_fd {
+        check_open(fd)?;
+    }
+    let say = |text: &str| {
+        if config.verbose {
+            eprintln!("tcpconnect: {text}");
+        }
+    };
+    let paused = match config.command.as_slice() {
+        [] => None,
+        command => Some(Paused::spawn(command)?),
+    };
+    let mut tracer = Tracer::start(config, paused.as_ref().map(Paused::pid), &say)?;
+    for &pid in config.filter.pids.iter().filter(|&&pid| !process::exists(pid)) {
+        eprintln!("tcpconnect: no process has pid {pid} now; waiting for one");
+    }
+
+    let mut screen = io::stdout();
+    let banner = screen.write_all(output::banner(config)).and_then(|()| screen.flush());
+    if let Err(e) = banner {
+        return end_of_output(e, "stdout");
+    }
+    tracer.wait_for_wakeup();
+    let mut app = App {
+        config,
+        tracer,
+        output: output::new(config),
+        sink,
+        stop,
+        events: Vec::new(),
+        pending: Vec::new(),
+        horizon_ns: 0,
+        text: Vec::with_capacity(64 << 10),
+        printed: 0,
+        reported: Lost::default(),
+        reported_at: Instant::now(),
+    };
+    app.output.header(&mut app.text);
+    if let Err(e) = app.sink.write(&mut app.text) {
+        return end_of_output(e, &app.sink.name);
+    }
+    if let Some(fd) = config.ready_fd {
+        // SAFETY: open (checked above), and given to us to close.
+        let mut ready = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        ready.write_all(b"\n").context("failed to write to --ready-fd")?;
+    }
+    let mut command = paused.map(Paused::release).transpose()?;
+    let ended = app.trace(command.as_mut()).and_then(|end| app.finish(end));
+    if let (Err(_), Some(command)) = (&ended, &command) {
+        command.terminate();
+    }
+    let by_signal = ended? == End::Signal;
+    match &mut command {
+        Some(command) => wait_for(command, by_signal),
+        None => Ok(0),
+    }
+}
+
+/// A closed pipe is the normal end of `tcpconnect | head`.
+fn end_of_output(error: io::Error, name: &str) -> Result<u8> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(0),
+        _ => bail!("failed to write to {name}: {}", text_of(&error)),
+    }
+}
+
+fn wait_for(command: &mut Running, by_signal: bool) -> Result<u8> {
+    if by_signal {
+        // A terminal has sent the signal to the command as well.
+        poll(&mut [readable(command.pidfd.as_raw_fd())], GRACE)?;
+        if command.ended()?.is_none() {
+            command.terminate();
+        }
+    }
+    command.wait()
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Signal,
+    Limit,
+    Command,
+    /// Nobody reads our output any more.
+    Closed,
+}
+
+/// What the reader waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// Comes back by timer; the kernel does not wake it.
+    Busy,
+    /// Has asked to be woken, but a record may have been on its way in just
+    /// then: looks once more after a moment.
+    Settling,
+    Idle,
+}
+
+struct App<'a> {
+    config: &'a Config,
+    tracer: Tracer,
+    output: Box<dyn Output>,
+    sink: Sink,
+    stop: Stop,
+    /// Just drained, in the buffer's order.
+    events: Vec<Event>,
+    /// Not yet printed, sorted by time.
+    pending: Vec<Connect>,
+    /// No record up to this time can still come.
+    horizon_ns: u64,
+    text: Vec<u8>,
+    printed: u64,
+    reported: Lost,
+    reported_at: Instant,
+}
+
+impl App<'_> {
+    fn trace(&mut self, mut command: Option<&mut Running>) -> Result<End> {
+        let started = Instant::now();
+        let deadline = self.config.duration.map(|d| started + d);
+        let interval = match self.config.mode {
+            Mode::Count { interval } => interval,
+            Mode::Rows => None,
+        };
+        let mut next_table = interval.map(|d| started + d);
+        let mut reader = Reader::Settling;
+        loop {
+            let mut timeout = if reader == Reader::Idle { IDLE } else { BUSY };
+            for at in [deadline, next_table].into_iter().flatten() {
+                timeout = timeout.min(at.saturating_duration_since(Instant::now()));
+            }
+            let woken = self.wait(reader, timeout, command.as_deref())?;
+            let drained = self.drain()?;
+            let written = self.print(false);
+            if let Err(e) = written {
+                return end_of_output(e, &self.sink.name).map(|_| End::Closed);
+            }
+            if woken.closed {
+                return Ok(End::Closed);
+            }
+            self.report_lost(IDLE)?;
+            if self.stop.is_set() {
+                return Ok(End::Signal);
+            }
+            if let Some(command) = command.as_deref_mut().filter(|_| woken.command)
+                && command.ended()?.is_some()
+            {
+                return Ok(End::Command);
+            }
+            if self.config.max_events.is_some_and(|n| self.printed >= n) {
+                return Ok(End::Limit);
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|at| now >= at) {
+                return Ok(End::Limit);
+            }
+            if let (Some(at), Some(every)) = (next_table, interval)
+                && now >= at
+            {
+                self.print_flows()?;
+                next_table = Some(at + every);
+            }
+            reader = match reader {
+                _ if drained || woken.reader || !self.pending.is_empty() => Reader::Busy,
+                Reader::Busy => {
+                    self.tracer.wait_for_wakeup();
+                    Reader::Settling
+                }
+                _ => Reader::Idle,
+            };
+        }
+    }
+
+    fn wait(&self, reader: Reader, timeout: Duration, command: Option<&Running>) -> Result<Woken> {
+        let wake_fd = self.tracer.wake_fd().filter(|_| reader != Reader::Busy);
+        // poll() ignores a negative descriptor.
+        let mut fds = [
+            readable(wake_fd.unwrap_or(-1)),
+            readable(self.stop.wake.as_raw_fd()),
+            readable(command.map_or(-1, |c| c.pidfd.as_raw_fd())),
+            // A pipe without a reader is reported even if nothing is asked for.
+            libc::pollfd { fd: self.sink.file.as_raw_fd(), events: 0, revents: 0 },
+        ];
+        poll(&mut fds, timeout)?;
+        Ok(Woken {
+            reader: fds[0].revents != 0,
+            command: fds[2].revents != 0,
+            closed: fds[3].revents & libc::POLLERR != 0,
+        })
+    }
+
+    /// True if there was anything.
+    fn drain(&mut self) -> Result<bool> {
+        let before_ns = monotonic_ns();
+        let emptied = self.tracer.drain(&mut self.events)?;
+        let any = !self.events.is_empty();
+        for event in self.events.drain(..) {
+            match event {
+                Event::Connect(connect) => self.pending.push(connect),
+                Event::Retract { tid, ts_ns } => {
+                    self.pending.retain(|c| (c.tid, c.ts_ns) != (tid, ts_ns));
+                }
+            }
+        }
+        if !self.pending.is_sorted_by_key(|c| c.ts_ns) {
+            self.pending.sort_unstable_by_key(|c| c.ts_ns);
+        }
+        // What the kernel still has may be as old as the last record taken.
+        let newest_ns = self.pending.last().map_or(0, |c| c.ts_ns);
+        let complete_until_ns = if emptied { before_ns } else { newest_ns };
+        self.horizon_ns = complete_until_ns.saturating_sub(HOLD_NS);
+        Ok(any)
+    }
+
+    /// Writes the pending rows that no older one can precede any more.
+    fn print(&mut self, all: bool) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let ready = match all {
+            true => self.pending.len(),
+            false => self.pending.partition_point(|c| c.ts_ns <= self.horizon_ns),
+        };
+        let room = self.config.max_events.map_or(u64::MAX, |n| n - self.printed);
+        let ready = ready.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let clock = WallClock::now();
+        for connect in self.pending.drain(..ready) {
+            self.output.connect(&connect, &clock, &mut self.text);
+            self.printed += 1;
+        }
+        self.sink.write(&mut self.text)
+    }
+
+    fn print_flows(&mut self) -> Result<()> {
+        let mut flows = self.tracer.take_flows()?;
+        sort_flows(&mut flows);
+        self.printed += flows.iter().map(|f| f.connects).sum::<u64>();
+        let now_ns = monotonic_ns();
+        self.output.flows(&flows, now_ns, &WallClock::now(), &mut self.text);
+        let written = self.sink.write(&mut self.text);
+        written.or_else(|e| end_of_output(e, &self.sink.name).map(|_| ()))
+    }
+
+    /// Says what was lost since the last report, at most once in `at_most`.
+    fn report_lost(&mut self, at_most: Duration) -> Result<()> {
+        if self.reported_at.elapsed() < at_most {
+            return Ok(());
+        }
+        self.reported_at = Instant::now();
+        self.tracer.count_skipped();
+        let lost = self.tracer.lost();
+        let new = lost.since(&self.reported);
+        self.reported = lost;
+        if new.family > 0 {
+            eprintln!("tcpconnect: {} more descendants are not followed: too many", new.family);
+        }
+        if new.total() == 0 {
+            return Ok(());
+        }
+        eprintln!("Possibly lost {} samples", new.total());
+        self.output.lost(&new, monotonic_ns(), &WallClock::now(), &mut self.text);
+        let written = self.sink.write(&mut self.text);
+        written.or_else(|e| end_of_output(e, &self.sink.name).map(|_| ()))
+    }
+
+    /// Stops the hooks, then prints what they had still to say.
+    fn finish(&mut self, end: End) -> Result<End> {
+        self.tracer.detach();
+        if end == End::Closed {
+            return Ok(end);
+        }
+        // A program that was running at detach needs a moment to end.
+        std::thread::sleep(BUSY);
+        while self.drain()? {}
+        if let Err(e) = self.print(true) {
+            return end_of_output(e, &self.sink.name).map(|_| end);
+        }
+        if let Mode::Count { .. } = self.config.mode {
+            self.print_flows()?;
+        }
+        self.report_lost(Duration::ZERO)?;
+        let lost = self.reported.total();
+        if lost > 0 {
+            let reasons = self.reported.reasons();
+            let reasons = reasons.iter().filter(|(count, ..)| *count > 0);
+            let reasons: Vec<_> = reasons.map(|(count, _, why)| format!("{count} {why}")).collect();
+            let done = if self.config.mode == Mode::Rows { "printed" } else { "counted" };
+            eprintln!(
+                "tcpconnect: {} events seen: {} {done}, {lost} lost: {}",
+                self.printed + lost,
+                self.printed,
+                reasons.join(", ")
+            );
+        }
+        Ok(end)
+    }
+}
+
+struct Woken {
+    reader: bool,
+    command: bool,
+    closed: bool,
+}
+
+fn readable(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
+/// Waits for one of `fds`; a signal also ends the wait.
+fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> Result<()> {
+    let time = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `fds` is a valid array of its length; no signal mask is given.
+    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, &time, std::ptr::null()) };
+    if n < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error).context("failed to wait for events");
+        }
+        fds.iter_mut().for_each(|fd| fd.revents = 0);
+    }
+    Ok(())
+}
+
+fn check_open(fd: RawFd) -> Result<()> {
+    // SAFETY: only asks whether the descriptor is open.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        bail!("--ready-fd {fd}: no such descriptor is open; redirect it, for example {fd}>FILE");
+    }
+    Ok(())
+}
+
+/// Where rows go.
+struct Sink {
+    file: File,
+    name: String,
+}
+
+impl Sink {
+    fn open(config: &Config) -> Result<Self> {
+        let Some(path) = &config.output else {
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            let file = File::from(stdout.context("failed to open stdout")?);
+            return Ok(Sink { file, name: "stdout".into() });
+        };
+        let name = path.display().to_string();
+        match File::create(path) {
+            Ok(file) => Ok(Sink { file, name }),
+            Err(e) => bail!("cannot write to --output '{name}': {}", text_of(&e)),
+        }
+    }
+
+    /// One write for the whole batch.
+    fn write(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
+        let result = self.file.write_all(text);
+        text.clear();
+        result
+    }
+}
+
+/// Set by SIGINT, SIGTERM and SIGHUP.
+struct Stop {
+    set: Arc<AtomicBool>,
+    wake: File,
+}
+
+impl Stop {
+    fn on_signals() -> Result<Self> {
+        // SAFETY: no memory is passed.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error()).context("failed to make an eventfd");
+        }
+        // SAFETY: eventfd() just returned it.
+        let wake = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        let set = Arc::new(AtomicBool::new(false));
+        let (flag, mut bell) = (Arc::clone(&set), wake.try_clone()?);
+        ctrlc::set_handler(move || {
+            if flag.swap(true, Ordering::SeqCst) {
+                // The loop may be stuck in a write that nobody reads.
+                // SAFETY: ends the process at once.
+                unsafe { libc::_exit(130) };
+            }
+            // The flag is set in any case; the loop looks at it every 100 ms.
+            let _ = bell.write(&1u64.to_ne_bytes());
+        })
+        .context("failed to handle signals")?;
+        Ok(Stop { set, wake })
+    }
+
+    fn is_set(&self) -> bool {
+        self.set.load(Ordering::SeqCst)
+    }
+}

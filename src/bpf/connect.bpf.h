@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * One connect: who made it, where it goes, and handing it to user space. Each
+ * hook decides when; everything after that is here, once.
+ */
+#ifndef CONNECT_BPF_H
+#define CONNECT_BPF_H
+
+const volatile bool use_ring;	/* else the perf buffer */
+const volatile bool count_only; /* -c */
+const volatile bool want_leader_comm;
+const volatile bool want_netns_id;
+const volatile bool want_cgroup_id;
+
+static __always_inline __u64 cgroup_id_of(const bool typed, struct task_struct *task)
+{
+	struct css_set *set;
+	struct cgroup *cgrp;
+	struct kernfs_node *kn;
+	__u64 id = 0;
+
+	LOAD(typed, set, task->cgroups);
+	LOAD(typed, cgrp, set->dfl_cgrp);
+	LOAD(typed, kn, cgrp->kn);
+	LOAD(typed, id, kn->id);
+	return id;
+}
+
+/* The running task, if the filters want it. */
+static __always_inline bool fill_task_from(const bool typed, struct task_struct *task,
+					   struct task_facts *t)
+{
+	const struct cred *cred;
+
+	LOAD(typed, t->tgid, task->tgid);
+	if (should_skip_pid(t->tgid))
+		return false;
+	LOAD(typed, cred, task->cred);
+	LOAD(typed, t->uid, cred->uid.val);
+	if (should_skip_uid(t->uid))
+		return false;
+	load16(typed, t->comm, task->comm);
+	if (should_skip_comm(t->comm))
+		return false;
+	t->cgroup_id = want_cgroup_id || want_cgroupmap ? cgroup_id_of(typed, task) : 0;
+	if (should_skip_cgroupmap(t->cgroup_id))
+		return false;
+	if (should_skip_mntns(typed, task) || should_skip_cgroup(typed, task))
+		return false;
+
+	LOAD(typed, t->tid, task->pid);
+	LOAD(typed, t->gid, cred->gid.val);
+	if (want_leader_comm) {
+		struct task_struct *leader;
+
+		LOAD(typed, leader, task->group_leader);
+		load16(typed, t->leader, leader->comm);
+	} else {
+		__builtin_memset(t->leader, 0, sizeof(t->leader));
+	}
+	return true;
+}
+
+static __always_inline bool fill_task(struct task_facts *t)
+{
+	if (task_is_typed())
+		return fill_task_from(true, bpf_get_current_task_btf(), t);
+	return fill_task_from(false, (struct task_struct *)bpf_get_current_task(), t);
+}
+
+static __always_inline bool is_v4_mapped(const __u8 *addr)
+{
+	const __u32 *words = (const __u32 *)addr;
+
+	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
+}
+
+/* The socket's side of the record, if the filters want it. */
+static __always_inline bool fill_flow(const bool typed, struct sock *sk, struct connect_record *r)
+{
+	__u16 family, dport;
+	__u32 v4;
+
+	LOAD(typed, family, sk->__sk_common.skc_family);
+	r->ip = 4;
+	if (family == AF_INET6) {
+		load16(typed, r->daddr, &sk->__sk_common.skc_v6_daddr);
+		if (want_ip == 6 || !is_v4_mapped(r->daddr))
+			r->ip = 6;
+	}
+	if (want_ip && r->ip != want_ip)
+		return false;
+
+	LOAD(typed, dport, sk->__sk_common.skc_dport);
+	r->dport = bpf_ntohs(dport);
+	if (should_skip_port(r->dport))
+		return false;
+
+	r->netns = 0;
+	if (want_netns || want_netns_id) {
+		struct net *net;
+
+		LOAD(typed, net, sk->__sk_common.skc_net.net);
+		LOAD(typed, r->netns, net->ns.inum);
+		if (should_skip_netns(r->netns))
+			return false;
+	}
+
+	if (r->ip == 4) {
+		/* An IPv4-mapped connect fills these too: tcp_v6_connect()
+		 * hands the socket to tcp_v4_connect(). */
+		__builtin_memset(r->daddr, 0, sizeof(r->daddr));
+		__builtin_memset(r->saddr, 0, sizeof(r->saddr));
+		LOAD(typed, v4, sk->__sk_common.skc_daddr);
+		__builtin_memcpy(r->daddr, &v4, 4);
+		LOAD(typed, v4, sk->__sk_common.skc_rcv_saddr);
+		__builtin_memcpy(r->saddr, &v4, 4);
+	} else {
+		load16(typed, r->saddr, &sk->__sk_common.skc_v6_rcv_saddr);
+	}
+	if (should_skip_net(r->ip, r->daddr))
+		return false;
+
+	LOAD(typed, r->lport, sk->__sk_common.skc_num);
+	return true;
+}
+
+static __always_inline void count_flow(const struct connect_record *r)
+{
+	__u32 slot = 0;
+	__u64 one = 1, *count;
+	struct flow flow;
+	void *table;
+
+	table = bpf_map_lookup_elem(&flows, &slot);
+	if (!table)
+		return;
+	__builtin_memcpy(flow.saddr, r->saddr, 16);
+	__builtin_memcpy(flow.daddr, r->daddr, 16);
+	flow.dport = r->dport;
+	flow.ip = r->ip;
+	count = bpf_map_lookup_elem(table, &flow);
+	if (!count) {
+		if (!bpf_map_update_elem(table, &flow, &one, BPF_NOEXIST))
+			return;
+		/* Another CPU may have inserted it first. */
+		count = bpf_map_lookup_elem(table, &flow);
+	}
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	else
+		count_lost(&lost.flows);
+}
+
+/*
+ * Waking the reader costs more than all the rest of a connect's tracing (7 us
+ * through the ring, 12 us through a perf buffer), so only a waiting reader is
+ * woken; a busy one comes back by its own timer.
+ */
+static __always_inline bool reader_must_wake(void)
+{
+	if (!reader_waits)
+		return false;
+	reader_waits = 0;
+	return true;
+}
+
+static __always_inline void submit_perf(void *ctx, struct connect_record *r)
+{
+	__u64 bell = 0;
+
+	r->ts_ns = bpf_ktime_get_ns();
+	if (bpf_perf_event_output(ctx, &perf, BPF_F_CURRENT_CPU, r, sizeof(*r)) < 0)
+		count_lost(&lost.buffer);
+	if (reader_must_wake())
+		bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell, sizeof(bell));
+}
+
+static __always_inline void submit_ring(struct connect_record *r)
+{
+	struct connect_record *out;
+
+	out = bpf_ringbuf_reserve(&ring, sizeof(*out), 0);
+	if (!out) {
+		count_lost(&lost.buffer);
+		return;
+	}
+	/* The clock is read inside the reservation: then no record that is
+	 * still to come can be older than one already consumed. */
+	r->ts_ns = bpf_ktime_get_ns();
+	__builtin_memcpy(out, r, sizeof(*out));
+	bpf_ringbuf_submit(out, reader_must_wake() ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline void emit(void *ctx, struct connect_record *r)
+{
+	if (count_only)
+		count_flow(r);
+	else if (use_ring)
+		submit_ring(r);
+	else
+		submit_perf(ctx, r);
+}
+
+/*
+ * tcp_v6_connect() hands an IPv4-mapped destination to tcp_v4_connect(), so a
+ * hook on each sees it twice: the IPv4 one reports it, unless only IPv6 is
+ * wanted.
+ */
+static __always_inline bool reported_by_v4(const bool typed, struct sock *sk)
+{
+	__u8 daddr[16];
+
+	if (want_ip == 6)
+		return false;
+	load16(typed, daddr, &sk->__sk_common.skc_v6_daddr);
+	return is_v4_mapped(daddr);
+}
+
+/* A connect by the running task on a socket that is ready to be read. */
+static __always_inline int connect_by_current(void *ctx, const bool typed, struct sock *sk)
+{
+	struct connect_record r = { .kind = RECORD_CONNECT };
+
+	if (fill_task(&r.task) && fill_flow(typed, sk, &r))
+		emit(ctx, &r);
+	return 0;
+}
+
+#endif

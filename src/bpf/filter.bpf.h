@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The filters: one should_skip_*() each, cheapest first. Every default is
+ * neutral and read-only, so the verifier removes a filter that is not set.
+ * pid and tid have their user-space meaning: pid is the kernel's tgid.
+ */
+#ifndef FILTER_BPF_H
+#define FILTER_BPF_H
+
+const volatile __u32 want_pid;	    /* one pid; 0: any */
+const volatile bool want_pid_set;   /* pids in the map */
+const volatile bool want_uid_set;
+const volatile __u32 want_uid;
+const volatile bool want_comm_set;
+const volatile __u64 want_comm[2];  /* zero-padded to 16 bytes */
+const volatile __u32 want_netns;    /* inode; 0: any */
+const volatile bool want_ports;
+const volatile bool want_nets;
+const volatile __u32 nets_default;  /* 1: an address in no listed network is wanted */
+const volatile bool want_cgroups;
+const volatile bool want_cgroupmap;
+const volatile bool want_mntnsmap;
+const volatile __u32 want_ip;	    /* 4 or 6; 0: both */
+
+/* A cgroup tree deeper than this is not matched from above. The kernel's own
+ * default for cgroup.max.depth is unlimited; systemd and Kubernetes nest < 12. */
+#define MAX_CGROUP_DEPTH 32
+
+static __always_inline bool should_skip_pid(__u32 pid)
+{
+	if (want_pid && pid != want_pid)
+		return true;
+	return want_pid_set && !bpf_map_lookup_elem(&pids, &pid);
+}
+
+static __always_inline bool should_skip_uid(__u32 uid)
+{
+	return want_uid_set && uid != want_uid;
+}
+
+static __always_inline bool should_skip_comm(const __u8 *comm)
+{
+	const __u64 *c = (const __u64 *)comm;
+
+	return want_comm_set && (c[0] != want_comm[0] || c[1] != want_comm[1]);
+}
+
+static __always_inline bool should_skip_cgroupmap(__u64 id)
+{
+	__u32 slot = 0;
+	void *pinned;
+
+	if (!want_cgroupmap)
+		return false;
+	pinned = bpf_map_lookup_elem(&cgroupmap, &slot);
+	return !pinned || !bpf_map_lookup_elem(pinned, &id);
+}
+
+static __always_inline bool should_skip_mntns(const bool typed, struct task_struct *task)
+{
+	__u32 slot = 0, inum = 0;
+	struct nsproxy *nsproxy;
+	struct mnt_namespace *mnt_ns;
+	__u64 key;
+	void *pinned;
+
+	if (!want_mntnsmap)
+		return false;
+	LOAD(typed, nsproxy, task->nsproxy);
+	LOAD(typed, mnt_ns, nsproxy->mnt_ns);
+	LOAD(typed, inum, mnt_ns->ns.inum);
+	key = inum;
+	pinned = bpf_map_lookup_elem(&mntnsmap, &slot);
+	return !pinned || !bpf_map_lookup_elem(pinned, &key);
+}
+
+/* Walks up from the task's cgroup: new children of a listed one need no update. */
+static __always_inline bool should_skip_cgroup(const bool typed, struct task_struct *task)
+{
+	struct css_set *set;
+	struct cgroup *cgrp;
+	int depth;
+
+	if (!want_cgroups)
+		return false;
+	LOAD(typed, set, task->cgroups);
+	LOAD(typed, cgrp, set->dfl_cgrp);
+	for (depth = 0; depth < MAX_CGROUP_DEPTH; depth++) {
+		struct cgroup_subsys_state *parent;
+		struct kernfs_node *kn;
+		__u64 id = 0;
+
+		LOAD(typed, kn, cgrp->kn);
+		LOAD(typed, id, kn->id);
+		if (bpf_map_lookup_elem(&cgroups, &id))
+			return false;
+		LOAD(typed, parent, cgrp->self.parent);
+		if (!parent)
+			return true;
+		LOAD(typed, cgrp, parent->cgroup);
+	}
+	return true;
+}
+
+static __always_inline bool should_skip_netns(__u32 inum)
+{
+	return want_netns && inum != want_netns;
+}
+
+static __always_inline bool should_skip_port(__u16 dport)
+{
+	__u32 word = dport / 64;
+	__u64 *bits;
+
+	if (!want_ports)
+		return false;
+	bits = bpf_map_lookup_elem(&ports, &word);
+	return !bits || !(*bits >> (dport % 64) & 1);
+}
+
+static __always_inline bool should_skip_net(__u32 ip, const __u8 *daddr)
+{
+	struct net_key key = { .prefix_len = 128 };
+	__u32 *wanted;
+
+	if (!want_nets)
+		return false;
+	if (ip == 4) {
+		key.addr[10] = key.addr[11] = 0xff;
+		__builtin_memcpy(key.addr + 12, daddr, 4);
+	} else {
+		__builtin_memcpy(key.addr, daddr, 16);
+	}
+	wanted = bpf_map_lookup_elem(&nets, &key);
+	return wanted ? !*wanted : !nets_default;
+}
+
+#endif

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Every map, with who inserts, reads and deletes, and the counters shared with
+ * user space. User space creates only the maps a run needs and sets the sizes
+ * marked "set before load".
+ */
+#ifndef MAPS_BPF_H
+#define MAPS_BPF_H
+
+struct lost_counters lost;
+
+/* Set by user space just before it blocks; cleared by the event that wakes it. */
+volatile __u32 reader_waits;
+
+/* The transport, one of the two; size set before load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} perf SEC(".maps");
+
+/* A perf buffer cannot be told per record whether to wake its reader, so it
+ * never does; the record that finds the reader waiting rings this one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} doorbell SEC(".maps");
+
+/*
+ * tgid -> 1 for a process named by the user, 0 for a descendant.
+ * Inserted: user space (-p, COMMAND, descendants alive at start), fork hook.
+ * Read: pid filter. Deleted: exit hook (descendants only). Set before load.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} pids SEC(".maps");
+
+/* Bit set of ports by port / 64. Inserted: user space. Read: port filter. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u64);
+} ports SEC(".maps");
+
+/* Longest prefix -> 1 wanted, 0 not. Inserted: user space. Read: network filter.
+ * Set before load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct net_key);
+	__type(value, __u32);
+} nets SEC(".maps");
+
+/* cgroup v2 ids of --cgroup. Inserted: user space. Read: cgroup filter. Set before load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u32);
+} cgroups SEC(".maps");
+
+/*
+ * The pinned maps of --cgroupmap and --mntnsmap, in one slot each: the slot
+ * accepts a map of any name and size but refuses another type, key or value
+ * size than BCC's. Inserted: user space. Read: filters. The owner of the inner
+ * map may change it at any time.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1024);
+		__type(key, __u64);
+		__type(value, __u64);
+	});
+} cgroupmap SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1024);
+		__type(key, __u64);
+		__type(value, __u32);
+	});
+} mntnsmap SEC(".maps");
+
+/*
+ * The table of -c: flow -> connects. User space swaps the inner map; the swap
+ * returns only when every program that may still use the old one has ended
+ * (map-in-map updates wait for an RCU grace period), so reading the old one
+ * misses nothing. Inserted: connect hooks. Read and deleted: user space.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1024);
+		__type(key, struct flow);
+		__type(value, __u64);
+	});
+} flows SEC(".maps");
+
+/*
+ * kprobe rung: (tid, 1 if IPv6) -> socket of the connect under way; two keys,
+ * for a mapped connect is in both functions at once. Inserted: entry probe.
+ * Read and deleted: return probe. What the return probe missed is overwritten
+ * by the thread's next connect, or found at exit by user space; both count as
+ * lost. Set before load.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u64);
+} calls SEC(".maps");
+
+/*
+ * Without cgroup v2: socket -> its connect, to take it back should it fail
+ * before a SYN is sent. Inserted: SYN_SENT. Read and deleted: the next state.
+ * When full, a connect cannot be taken back. Set before load.
+ */
+struct attempt {
+	__u64 ts_ns;
+	__u32 tid;
+	__u32 segs_out;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, struct attempt);
+} attempts SEC(".maps");
+
+static __always_inline void count_lost(__u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
+#endif

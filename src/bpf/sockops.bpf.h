@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The sockops rung. TCP_CONNECT_CB runs in tcp_connect(), in the connecting
+ * task, with the local port assigned; cgroup programs have no recursion
+ * protection, so nothing is skipped. sockops lacks bpf_get_current_pid_tgid()
+ * before 6.12 and bpf_get_current_comm() before 7.x, but the task itself can be
+ * had on 5.10 and later (measured), and the rest is read from it.
+ *
+ * Without cgroup v2 there is only the tracepoint inet_sock_set_state: at
+ * SYN_SENT addresses and task are right, but no port is bound yet unless the
+ * program chose one, and the connect can still fail for want of a port.
+ */
+#ifndef SOCKOPS_BPF_H
+#define SOCKOPS_BPF_H
+
+static __always_inline void connect_callback(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tp;
+
+	if (!sk)
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp)
+		connect_by_current(ctx, true, (struct sock *)tp);
+}
+
+static __always_inline __u32 segs_out(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp ? tp->segs_out : 0;
+}
+
+static __always_inline void syn_sent(void *ctx, struct sock *sk)
+{
+	struct connect_record r = { .kind = RECORD_CONNECT };
+	struct attempt attempt = {};
+	__u64 key = (__u64)sk;
+
+	if (!fill_task(&r.task) || !fill_flow(true, sk, &r))
+		return;
+	emit(ctx, &r);
+	attempt.ts_ns = r.ts_ns;
+	attempt.tid = r.task.tid;
+	attempt.segs_out = segs_out(sk);
+	bpf_map_update_elem(&attempts, &key, &attempt, BPF_ANY);
+}
+
+/* A connect that fails for want of a port closes with no error on the socket
+ * and no segment sent. */
+static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newstate)
+{
+	struct connect_record r = { .kind = RECORD_RETRACT };
+	__u64 key = (__u64)sk;
+	struct attempt *attempt;
+
+	attempt = bpf_map_lookup_elem(&attempts, &key);
+	if (!attempt)
+		return;
+	if (newstate == TCP_CLOSE && !sk->sk_err && !count_only &&
+	    segs_out(sk) == attempt->segs_out) {
+		r.task.tid = attempt->tid;
+		r.task.cgroup_id = attempt->ts_ns;
+		emit(ctx, &r);
+	}
+	bpf_map_delete_elem(&attempts, &key);
+}
+
+static __always_inline void state_changed(void *ctx, struct sock *sk, int newstate)
+{
+	/* MPTCP and SCTP sockets report their states here too. */
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return;
+	if (newstate == TCP_SYN_SENT)
+		syn_sent(ctx, sk);
+	else
+		attempt_ended(ctx, sk, newstate);
+}
+
+#endif

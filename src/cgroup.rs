@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Finds the cgroup v2 mount, cgroup ids and network namespace inodes. Reads
+//! /proc and the file system only.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::error::StartError;
+
+/// linux/magic.h
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+/// linux/magic.h
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+/// Namespace inodes start at PROC_DYNAMIC_FIRST (fs/proc/generic.c), above every pid.
+const FIRST_NAMESPACE_INODE: u64 = 0xf000_0000;
+
+fn fs_magic(path: &Path) -> io::Result<i64> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut fs = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `path` is NUL-terminated and `fs` has room for a statfs.
+    if unsafe { libc::statfs(path.as_ptr(), fs.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: statfs() succeeded, so it filled `fs`.
+    Ok(unsafe { fs.assume_init() }.f_type)
+}
+
+/// Where the cgroup v2 hierarchy is mounted, if it is.
+pub fn mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    parse_mountinfo(&mounts).find(|path| matches!(fs_magic(path), Ok(CGROUP2_SUPER_MAGIC)))
+}
+
+/// Mount points of type cgroup2; the fields are described in proc(5).
+fn parse_mountinfo(text: &str) -> impl Iterator<Item = PathBuf> {
+    text.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let point = left.split(' ').nth(4)?;
+        let is_v2 = right.split(' ').next() == Some("cgroup2");
+        is_v2.then(|| PathBuf::from(point.replace("\\040", " ")))
+    })
+}
+
+/// The id of a cgroup v2 directory: the inode of its kernfs node, on 64-bit
+/// kernels. A path that does not exist as given is tried below the mount.
+pub fn id(path: &Path) -> Result<u64, StartError> {
+    let bad = |why: String| StartError::BadCgroup(path.display().to_string(), why);
+    let mount = mount();
+    let below = mount.as_ref().map(|mount| mount.join(path.strip_prefix("/").unwrap_or(path)));
+    let found = match (fs_magic(path), &below) {
+        (Ok(_), _) => path,
+        (Err(_), Some(below)) if below.exists() => below,
+        (Err(e), Some(mount)) => {
+            return Err(bad(format!("{}, and no {} either", text_of(&e), mount.display())));
+        }
+        (Err(e), None) => {
+            return Err(bad(format!("{}; no cgroup v2 is mounted here", text_of(&e))));
+        }
+    };
+    match fs_magic(found) {
+        Ok(CGROUP2_SUPER_MAGIC) => {}
+        _ => {
+            return Err(bad("not in a cgroup v2 hierarchy; see mount -t cgroup2".into()));
+        }
+    }
+    let meta = fs::metadata(found).map_err(|e| bad(text_of(&e)))?;
+    match meta.is_dir() {
+        true => Ok(meta.ino()),
+        false => Err(bad("not a directory; name the cgroup's directory".into())),
+    }
+}
+
+/// The inode of a network namespace given by pid, by path, by its name under
+/// /run/netns, or by the inode itself.
+pub fn netns(text: &str) -> Result<u32, StartError> {
+    let bad = |why: String| StartError::BadNetns(text.to_owned(), why);
+    let path = match text.parse::<u64>() {
+        Ok(inode) if inode >= FIRST_NAMESPACE_INODE => {
+            return u32::try_from(inode).map_err(|_| bad("not a namespace inode".into()));
+        }
+        Ok(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+        Err(_) if text.contains('/') => PathBuf::from(text),
+        Err(_) => Path::new("/run/netns").join(text),
+    };
+    let meta =
+        fs::metadata(&path).map_err(|e| bad(format!("{}: {}", path.display(), text_of(&e))))?;
+    if !matches!(fs_magic(&path), Ok(NSFS_MAGIC)) {
+        return Err(bad(format!("{} is not a namespace", path.display())));
+    }
+    u32::try_from(meta.ino()).map_err(|_| bad("not a namespace inode".into()))
+}
+
+/// The text of an OS error without Rust's "(os error N)".
+pub fn text_of(error: &impl ToString) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_v2_mount_of_a_hybrid_host() {
+        let text = "30 23 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro\n\
+                    31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
+                    32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let found: Vec<_> = parse_mountinfo(text).collect();
+        assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/unified")]);
+    }
+
+    #[test]
+    fn an_inode_number_is_told_from_a_pid() {
+        assert_eq!(netns("4026531840").unwrap(), 4_026_531_840);
+        assert!(netns("4194305").unwrap_err().to_string().contains("/proc/4194305/ns/net"));
+    }
+}

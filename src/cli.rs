@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line as typed: options, their help and the rules of one option
+//! alone. Rules between options are in config.rs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgAction;
+use clap::Parser;
+use clap::ValueEnum;
+
+use crate::filter::CommFilter;
+use crate::filter::Net;
+use crate::filter::PortSet;
+use crate::filter::parse_pid;
+use crate::filter::parse_seconds;
+use crate::filter::parse_size;
+
+/// How to attach to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    Auto,
+    Fentry,
+    Kprobe,
+    Sockops,
+}
+
+/// How records leave the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Buffer {
+    Auto,
+    Ring,
+    Perf,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tcpconnect                        # trace all TCP connect()s
+  tcpconnect -t                     # include timestamps
+  tcpconnect -p 181                 # only trace PID 181
+  tcpconnect -P 80                  # only trace port 80
+  tcpconnect -P 80,81               # only trace port 80 and 81
+  tcpconnect -4                     # only trace IPv4 family
+  tcpconnect -6                     # only trace IPv6 family
+  tcpconnect -U                     # include UID
+  tcpconnect -u 1000                # only trace UID 1000
+  tcpconnect -c                     # count connects per src ip and dest ip/port
+  tcpconnect -L                     # include LPORT while printing outputs
+  tcpconnect --cgroupmap mappath    # only trace cgroups in this BPF map
+  tcpconnect --mntnsmap mappath     # only trace mount namespaces in the map
+  tcpconnect -j -- curl -s URL      # what does this command connect to?
+  tcpconnect -p 181 --children      # a process and all its descendants
+  tcpconnect --to 10.0.0.0/8 -T     # who talks to this network, and when
+  tcpconnect --cgroup system.slice/nginx.service
+  tcpconnect -c -i 10 --duration 60 # a table every 10 seconds, for a minute";
+
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "tcpconnect",
+    version,
+    long_version = concat!(
+        env!("CARGO_PKG_VERSION"), "\n",
+        "hooks: fentry, kprobe, sockops; buffers: ring, perf\n",
+        "BPF built by ", env!("CLANG_VERSION"), "\n",
+        "target: ", env!("TARGET")
+    ),
+    about = "Trace TCP connects: which process opened this connection?",
+    after_help = EXAMPLES,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    infer_long_args = true,
+    max_term_width = 100,
+    override_usage = "tcpconnect [OPTIONS] [-- COMMAND [ARGS]...]"
+)]
+pub struct Cli {
+    /// Include a column of seconds since the first row
+    #[arg(short = 't', long, help_heading = "Columns")]
+    pub timestamp: bool,
+
+    /// Include a column of the time of day, HH:MM:SS.mmm
+    #[arg(short = 'T', long, help_heading = "Columns")]
+    pub time: bool,
+
+    /// Include LPORT, the local port
+    #[arg(short = 'L', long, help_heading = "Columns")]
+    pub lport: bool,
+
+    /// Include UID, the real user id
+    #[arg(short = 'U', long, help_heading = "Columns")]
+    pub print_uid: bool,
+
+    /// Include QUERY, the DNS name of the destination (not available yet)
+    #[arg(short = 'd', long, help_heading = "Columns")]
+    pub dns: bool,
+
+    /// Only these processes
+    #[arg(short = 'p', long, value_name = "PID[,PID]", value_delimiter = ',',
+          value_parser = parse_pid, help_heading = "Filters")]
+    pub pid: Vec<u32>,
+
+    /// With -p: also their descendants, alive or yet to be born
+    #[arg(long, help_heading = "Filters")]
+    pub children: bool,
+
+    /// Only these destination ports: 80,443,8000-8100
+    #[arg(short = 'P', long, value_name = "PORTS", help_heading = "Filters")]
+    pub port: Option<PortSet>,
+
+    /// Only these destinations: addresses or networks in CIDR form
+    #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = "Filters")]
+    pub to: Vec<Net>,
+
+    /// No destination in these networks
+    #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = "Filters")]
+    pub not_to: Vec<Net>,
+
+    /// Only IPv4 (IPv4-mapped addresses included)
+    #[arg(short = '4', long, help_heading = "Filters")]
+    pub ipv4: bool,
+
+    /// Only IPv6 sockets (IPv4-mapped addresses print as ::ffff:a.b.c.d)
+    #[arg(short = '6', long, conflicts_with = "ipv4", help_heading = "Filters")]
+    pub ipv6: bool,
+
+    /// Only this real user id
+    #[arg(short = 'u', long, value_name = "UID", help_heading = "Filters")]
+    pub uid: Option<u32>,
+
+    /// Only threads of exactly this name
+    #[arg(long, value_name = "NAME", help_heading = "Filters")]
+    pub comm: Option<CommFilter>,
+
+    /// Only tasks in this cgroup v2 directory or below; may be repeated
+    #[arg(long, value_name = "PATH", help_heading = "Filters")]
+    pub cgroup: Vec<PathBuf>,
+
+    /// Only this network namespace
+    #[arg(long, value_name = "PID|PATH|INODE", help_heading = "Filters")]
+    pub netns: Option<String>,
+
+    /// Only cgroups whose id is a key of this pinned BPF map
+    #[arg(short = 'C', long, value_name = "PATH", help_heading = "Filters")]
+    pub cgroupmap: Option<PathBuf>,
+
+    /// Only mount namespaces whose inode is a key of this pinned BPF map
+    #[arg(short = 'M', long, value_name = "PATH", help_heading = "Filters")]
+    pub mntnsmap: Option<PathBuf>,
+
+    /// One JSON object a line
+    #[arg(short = 'j', long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Count connects per source address, destination address and port
+    #[arg(short = 'c', long, help_heading = "Output")]
+    pub count: bool,
+
+    /// With -c: print and reset the table this often
+    #[arg(short = 'i', long, value_name = "SECONDS", value_parser = parse_seconds,
+          help_heading = "Output")]
+    pub interval: Option<Duration>,
+
+    /// Write rows to this file instead of stdout
+    #[arg(short = 'o', long, value_name = "FILE", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+
+    /// Stop after this many rows
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..),
+          help_heading = "Output")]
+    pub max_events: Option<u64>,
+
+    /// Stop after this time
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Output")]
+    pub duration: Option<Duration>,
+
+    /// Write a newline to this descriptor and close it once tracing is on
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..),
+          help_heading = "Output")]
+    pub ready_fd: Option<i32>,
+
+    /// Kernel hook
+    #[arg(long, value_name = "HOOK", default_value = "auto", help_heading = "Kernel")]
+    pub attach: Attach,
+
+    /// Transport from the kernel
+    #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Kernel")]
+    pub buffer: Buffer,
+
+    /// Buffer size in bytes, K or M: of the ring, or of each CPU's perf buffer
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Kernel")]
+    pub buffer_size: Option<usize>,
+
+    /// BTF file, for a kernel without its own
+    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
+    pub btf: Option<PathBuf>,
+
+    /// Say on stderr what was attached, and why not something better
+    #[arg(short = 'v', long, help_heading = "General")]
+    pub verbose: bool,
+
+    /// Print help
+    #[arg(short = 'h', long, action = ArgAction::HelpShort, help_heading = "General")]
+    pub help: Option<bool>,
+
+    /// Print version and build facts
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "General")]
+    pub version: Option<bool>,
+
+    /// Print the BPF program text
+    #[arg(long, hide = true)]
+    pub ebpf: bool,
+
+    /// Run this command; trace only it and its descendants
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// The BPF program's own source, for `--ebpf`.
+pub const EBPF: &str = concat!(
+    include_str!("bpf/tcpconnect.bpf.c"),
+    include_str!("bpf/tcpconnect.h"),
+    include_str!("bpf/maps.bpf.h"),
+    include_str!("bpf/read.bpf.h"),
+    include_str!("bpf/filter.bpf.h"),
+    include_str!("bpf/connect.bpf.h"),
+    include_str!("bpf/kprobe.bpf.h"),
+    include_str!("bpf/sockops.bpf.h"),
+    include_str!("bpf/family.bpf.h"),
+);

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The failures a user can act on, each saying what, why and what to do.
+
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("{0}")]
+    NotPermitted(String),
+    #[error(
+        "this kernel has no BTF (/sys/kernel/btf/vmlinux is missing); it needs \
+         CONFIG_DEBUG_INFO_BTF, or give a BTF file with --btf FILE"
+    )]
+    NoBtf,
+    #[error("cannot read BTF file '{0}': {1}; check --btf")]
+    BadBtf(String, String),
+    #[error("no hook can be attached: {reasons}{hint}")]
+    NoHook { reasons: String, hint: String },
+    #[error("{option} '{path}': {why}")]
+    BadMap { option: &'static str, path: String, why: String },
+    #[error("--cgroup '{0}': {1}")]
+    BadCgroup(String, String),
+    #[error("--netns '{0}': {1}")]
+    BadNetns(String, String),
+    #[error("the buffer of {0} bytes cannot be made: {1}; try a smaller --buffer-size")]
+    BadBuffer(usize, String),
+}
+
+/// A COMMAND that could not be started, with the shell's exit code for it.
+#[derive(Debug, Error)]
+#[error("cannot run '{command}': {why}")]
+pub struct CommandError {
+    pub command: String,
+    pub why: String,
+    /// 127: not found; 126: found but not runnable.
+    pub code: u8,
+}

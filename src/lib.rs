@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//! tcpconnect: which process opened this TCP connection?
+//!
+//! A BPF program (src/bpf) turns each connect into a fixed-size record;
+//! `tracer` loads it and is the only module that knows libbpf; `event` decodes
+//! records; `output` writes them; `app` is the single-threaded loop between
+//! them. `cli` and `config` say what was asked. Dependencies point one way:
+//! main -> app -> {tracer, event, output} -> std and one crate each.
+
+pub mod app;
+pub mod cgroup;
+pub mod cli;
+pub mod clock;
+pub mod command;
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod filter;
+pub mod output;
+pub mod privilege;
+pub mod process;
+mod skel;
+pub mod tracer;

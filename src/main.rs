@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Parses, runs, and turns the result into an exit status. The only place that
+//! prints a fatal error.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tcpconnect::app;
+use tcpconnect::cli::Cli;
+use tcpconnect::cli::EBPF;
+use tcpconnect::command::called_as;
+use tcpconnect::config::Config;
+use tcpconnect::error::CommandError;
+
+/// As clap and BCC's argparse do.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if !e.use_stderr() => {
+            // A closed pipe is no reason to complain.
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => return usage_error(&one_line(&e.render().to_string())),
+    };
+    if cli.ebpf {
+        let _ = std::io::stdout().write_all(EBPF.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let tcpv4connect = called_as(std::env::args_os().next()) == "tcpv4connect";
+    let config = match Config::new(cli, tcpv4connect) {
+        Ok(config) => config,
+        Err(why) => return usage_error(&why),
+    };
+    match app::run(&config) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("tcpconnect: {e:#}");
+            ExitCode::from(e.downcast_ref::<CommandError>().map_or(1, |e| e.code))
+        }
+    }
+}
+
+fn usage_error(why: &str) -> ExitCode {
+    match why.starts_with("Error: ") {
+        // BCC's own words, which scripts may look for.
+        true => eprintln!("{why}"),
+        false => eprintln!("tcpconnect: {why} (see tcpconnect --help)"),
+    }
+    ExitCode::from(USAGE)
+}
+
+/// clap's message without its blank lines, tips and usage.
+fn one_line(message: &str) -> String {
+    let lines = message.lines().take_while(|line| !line.trim().is_empty());
+    let text: Vec<_> = lines.map(str::trim).collect();
+    let text = text.join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}

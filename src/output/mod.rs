@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Events become bytes. A writer appends to a buffer that the loop writes out
+//! once a batch; nothing here does I/O or fails.
+
+mod json;
+mod table;
+mod text;
+
+use crate::clock::WallClock;
+use crate::config::Config;
+use crate::config::Format;
+use crate::config::Mode;
+use crate::event::Connect;
+use crate::event::Flow;
+
+/// Events that did not reach the output, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// No room in the buffer.
+    pub buffer: u64,
+    /// Programs that the kernel skipped.
+    pub skipped: u64,
+    /// No room to keep a call between two hooks, or a return that was missed.
+    pub stash: u64,
+    /// Connects of flows that had no room in the table of `-c`.
+    pub flows: u64,
+    /// Descendants that could not be followed.
+    pub family: u64,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+}
+
+impl Lost {
+    pub fn total(&self) -> u64 {
+        self.reasons().iter().map(|(count, ..)| count).sum()
+    }
+
+    /// What was lost since an earlier reading.
+    pub fn since(&self, earlier: &Lost) -> Lost {
+        Lost {
+            buffer: self.buffer - earlier.buffer,
+            skipped: self.skipped - earlier.skipped,
+            stash: self.stash - earlier.stash,
+            flows: self.flows - earlier.flows,
+            family: self.family - earlier.family,
+            undecodable: self.undecodable - earlier.undecodable,
+        }
+    }
+
+    /// Count, JSON name and words of each reason.
+    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 6] {
+        [
+            (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
+            (self.skipped, "skipped", "skipped by the kernel (--attach sockops never is)"),
+            (self.stash, "stash", "whose return was missed (--attach sockops needs none)"),
+            (self.flows, "flows", "of flows beyond the table's size (narrow the filters)"),
+            (self.family, "family", "descendants not followed (too many processes)"),
+            (self.undecodable, "undecodable", "not understood"),
+        ]
+    }
+}
+
+/// One format.
+pub trait Output {
+    /// What comes first, before any event.
+    fn header(&mut self, out: &mut Vec<u8>);
+    fn connect(&mut self, event: &Connect, clock: &WallClock, out: &mut Vec<u8>);
+    /// The table of `-c`, sorted; `interval` is set when there will be more.
+    fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
+    /// Only formats that have a place for it; stderr tells in any case.
+    fn lost(&mut self, lost: &Lost, now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
+}
+
+pub fn new(config: &Config) -> Box<dyn Output> {
+    match config.format {
+        Format::Json => Box::new(json::Json),
+        Format::Table(columns) => Box::new(table::Table::new(columns, config.mode)),
+    }
+}
+
+/// The line that BCC prints before everything; none with JSON or as tcpv4connect.
+pub fn banner(config: &Config) -> &'static [u8] {
+    match (config.format, config.mode) {
+        (Format::Table(columns), _) if !columns.tcpv4connect => {
+            b"Tracing connect ... Hit Ctrl-C to end\n"
+        }
+        (Format::Table(_), Mode::Count { .. }) => b"Tracing connect ... Hit Ctrl-C to end\n",
+        _ => b"",
+    }
+}

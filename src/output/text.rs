@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Cells: padding, numbers, addresses as inet_ntop() writes them, and untrusted
+//! names made harmless. Appends to a byte buffer; allocates nothing.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+
+/// Pads what was written since `start` to `width` columns, on the right.
+pub fn pad(out: &mut Vec<u8>, start: usize, width: usize) {
+    pad_columns(out, out.len() - start, width);
+}
+
+fn pad_columns(out: &mut Vec<u8>, used: usize, width: usize) {
+    out.resize(out.len() + width.saturating_sub(used), b' ');
+}
+
+pub fn number(out: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// At least `width` digits, zeros in front.
+pub fn zero_padded(out: &mut Vec<u8>, n: u64, width: usize) {
+    let start = out.len();
+    number(out, n);
+    let missing = width.saturating_sub(out.len() - start);
+    out.splice(start..start, std::iter::repeat_n(b'0', missing));
+}
+
+pub fn address(out: &mut Vec<u8>, addr: &IpAddr) {
+    match addr {
+        IpAddr::V4(v4) => ipv4(out, v4),
+        IpAddr::V6(v6) => ipv6(out, v6),
+    }
+}
+
+fn ipv4(out: &mut Vec<u8>, addr: &Ipv4Addr) {
+    for (i, byte) in addr.octets().into_iter().enumerate() {
+        if i > 0 {
+            out.push(b'.');
+        }
+        number(out, byte.into());
+    }
+}
+
+/// As glibc's inet_ntop(), which writes ::a.b.c.d also for addresses that only
+/// have their last four bytes set; Rust's Display does not.
+fn ipv6(out: &mut Vec<u8>, addr: &Ipv6Addr) {
+    let o = addr.octets();
+    if o[..12] == [0; 12] && (o[12], o[13]) != (0, 0) {
+        out.extend_from_slice(b"::");
+        ipv4(out, &Ipv4Addr::new(o[12], o[13], o[14], o[15]));
+    } else {
+        write!(out, "{addr}").expect("writing to a Vec cannot fail");
+    }
+}
+
+/// A name from outside, in at most `width` columns, padded to `width`: printable
+/// characters as they are, every other byte as \xNN, so that a row stays one
+/// line and a terminal is told nothing. An escape is shown whole or not at all.
+pub fn name(out: &mut Vec<u8>, bytes: &[u8], width: usize) {
+    if bytes.iter().all(|b| (0x20..0x7f).contains(b)) {
+        let shown = &bytes[..bytes.len().min(width)];
+        out.extend_from_slice(shown);
+        pad_columns(out, shown.len(), width);
+        return;
+    }
+    let mut used = 0;
+    'all: for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let mut utf8 = [0; 4];
+            let utf8 = c.encode_utf8(&mut utf8).as_bytes();
+            let columns = if is_harmless(c) { 1 } else { 4 * utf8.len() };
+            if used + columns > width {
+                break 'all;
+            }
+            used += columns;
+            if is_harmless(c) {
+                out.extend_from_slice(utf8);
+            } else {
+                utf8.iter().for_each(|&b| escape(out, b));
+            }
+        }
+        for &b in chunk.invalid() {
+            if used + 4 > width {
+                break 'all;
+            }
+            used += 4;
+            escape(out, b);
+        }
+    }
+    pad_columns(out, used, width);
+}
+
+fn escape(out: &mut Vec<u8>, byte: u8) {
+    write!(out, "\\x{byte:02x}").expect("writing to a Vec cannot fail");
+}
+
+/// Not a control character, and nothing that reorders or hides what follows:
+/// bidirectional controls, zero-width and other format characters, tags,
+/// line and paragraph separators.
+fn is_harmless(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(bytes: &[u8], width: usize) -> String {
+        let mut out = Vec::new();
+        name(&mut out, bytes, width);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_plain_name_is_cut_and_padded() {
+        assert_eq!(shown(b"curl", 12), "curl        ");
+        assert_eq!(shown(b"0123456789abcde", 12), "0123456789ab");
+        assert_eq!(shown(b"", 3), "   ");
+    }
+
+    #[test]
+    fn control_bytes_and_bad_utf8_are_escaped_whole() {
+        assert_eq!(shown(b"\x1b[31mX", 12), "\\x1b[31mX   ");
+        assert_eq!(shown(b"a\nb\xff", 12), "a\\x0ab\\xff  ");
+        assert_eq!(shown(b"123456789\x07", 12), "123456789   ");
+        assert_eq!(shown("\u{202e}x".as_bytes(), 16), "\\xe2\\x80\\xaex   ");
+        assert_eq!(shown("\u{9b}x".as_bytes(), 12), "\\xc2\\x9bx   ");
+    }
+
+    #[test]
+    fn printable_unicode_stays() {
+        assert_eq!(shown("häöü".as_bytes(), 6), "häöü  ");
+    }
+
+    #[test]
+    fn addresses_are_written_as_inet_ntop_does() {
+        let shown = |text: &str| {
+            let mut out = Vec::new();
+            address(&mut out, &text.parse().unwrap());
+            String::from_utf8(out).unwrap()
+        };
+        for same in [
+            "127.0.0.1",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "fe80::1:2",
+            "1:0:0:2::3",
+            "2001:db8::1",
+            "1:2:3:4:5:6:7:8",
+            "::1.2.3.4",
+            "0:1:2:3:4:5:6:7",
+        ] {
+            assert_eq!(shown(same), same);
+        }
+        assert_eq!(shown("2001:db8:0:1:1:1:1:1"), "2001:db8:0:1:1:1:1:1");
+    }
+
+    #[test]
+    fn numbers_have_all_their_digits() {
+        let mut out = Vec::new();
+        number(&mut out, 0);
+        number(&mut out, u64::MAX);
+        zero_padded(&mut out, 7, 3);
+        assert_eq!(out, b"018446744073709551615007");
+    }
+}

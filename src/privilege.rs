@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What this process may do, and which setting of the kernel stands in the way.
+//! Only reads /proc and /sys; used to explain a refusal, never to refuse.
+
+use std::fs;
+
+// linux/capability.h
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Effective capabilities of this process, one bit each.
+fn effective() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    parse_effective(&status).unwrap_or(0)
+}
+
+fn parse_effective(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// What is missing to load any of our programs, or `None`.
+pub fn missing() -> Option<String> {
+    missing_from(effective())
+}
+
+fn missing_from(caps: u64) -> Option<String> {
+    let has = |cap: u32| caps >> cap & 1 == 1;
+    if has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON) {
+        return None;
+    }
+    let lacking = match (has(CAP_BPF), has(CAP_PERFMON)) {
+        (true, _) => "CAP_PERFMON is",
+        (_, true) => "CAP_BPF is",
+        _ => "CAP_BPF and CAP_PERFMON are",
+    };
+    Some(format!(
+        "loading BPF programs needs privileges: {lacking} missing; run as root, for example \
+         with sudo, or grant the capabilities"
+    ))
+}
+
+/// Whether the sockops rung's own capability is there.
+pub fn may_attach_to_cgroups() -> bool {
+    let caps = effective();
+    caps >> CAP_NET_ADMIN & 1 == 1 || caps >> CAP_SYS_ADMIN & 1 == 1
+}
+
+/// The active lockdown mode, `none` where there is no lockdown.
+pub fn lockdown() -> String {
+    let text = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    parse_lockdown(&text).unwrap_or("none").to_owned()
+}
+
+/// `none [integrity] confidentiality`: the one in brackets.
+fn parse_lockdown(text: &str) -> Option<&str> {
+    text.split_once('[')?.1.split_once(']').map(|(mode, _)| mode)
+}
+
+/// kernel.perf_event_paranoid; above 2 kprobes need more than CAP_PERFMON.
+pub fn perf_event_paranoid() -> Option<i32> {
+    let text = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
+    text.trim().parse().ok()
+}
+
+/// Whether the kernel can have kprobes made through perf_event_open().
+pub fn has_kprobes() -> bool {
+    fs::metadata("/sys/bus/event_source/devices/kprobe").is_ok()
+}
+
+/// Capabilities in a user namespace of one's own do not count for BPF.
+pub fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let fields: Vec<_> = map.split_whitespace().collect();
+    !fields.is_empty() && fields != ["0", "0", "4294967295"]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_missing_capability_is_named() {
+        assert_eq!(missing_from(u64::MAX), None);
+        assert_eq!(missing_from(1 << CAP_SYS_ADMIN), None);
+        assert_eq!(missing_from(1 << CAP_BPF | 1 << CAP_PERFMON), None);
+        let text = |caps| missing_from(caps).unwrap();
+        assert!(text(1 << CAP_BPF).contains("CAP_PERFMON is missing"));
+        assert!(text(1 << CAP_PERFMON).contains("CAP_BPF is missing"));
+        assert!(text(0).contains("CAP_BPF and CAP_PERFMON are missing"));
+    }
+
+    #[test]
+    fn status_and_lockdown_are_parsed() {
+        assert_eq!(parse_effective("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
+        assert_eq!(parse_lockdown("none [integrity] confidentiality\n"), Some("integrity"));
+        assert_eq!(parse_lockdown(""), None);
+    }
+}

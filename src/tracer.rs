@@ -1,0 +1,839 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything that talks to libbpf: choosing a rung of the attach ladder, maps
+//! and constants, the buffer, counters, the table of `-c`. No other file names
+//! libbpf_rs. Decides nothing about output.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ffi::c_void;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use libbpf_rs::Link;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
+use libbpf_rs::ObjectBuilder;
+use libbpf_rs::OpenObject;
+use libbpf_rs::PerfBuffer;
+use libbpf_rs::PerfBufferBuilder;
+use libbpf_rs::PrintLevel;
+use libbpf_rs::RingBuffer;
+use libbpf_rs::RingBufferBuilder;
+use libbpf_rs::libbpf_sys;
+use libbpf_rs::query::LinkTypeInfo;
+use libbpf_rs::query::PerfEventType;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+use libbpf_rs::skel::SkelBuilder as _;
+
+use crate::cgroup;
+use crate::cgroup::text_of;
+use crate::cli::Attach;
+use crate::cli::Buffer;
+use crate::config::Config;
+use crate::config::Family;
+use crate::config::Filter;
+use crate::config::Format;
+use crate::config::Mode;
+use crate::error::StartError;
+use crate::event::Event;
+use crate::event::Flow;
+use crate::event::decode;
+use crate::event::decode_flow;
+use crate::output::Lost;
+use crate::privilege;
+use crate::process;
+use crate::skel::OpenTcpconnectSkel;
+use crate::skel::TcpconnectSkel;
+use crate::skel::TcpconnectSkelBuilder;
+use crate::skel::types;
+
+/// 18,700 connects: 85 ms of the fastest storm two CPUs can make (220,000 a
+/// second), against the reader's timer of 1 ms.
+const DEFAULT_RING_BYTES: usize = 2 << 20;
+/// Per CPU; a sample takes 128 bytes.
+const DEFAULT_PERF_BYTES: usize = 1 << 20;
+/// Rows of the table of `-c`; about 7 MB of kernel memory.
+const MAX_FLOWS: u32 = 65_536;
+/// Processes that --children and COMMAND can follow at once: the default limit
+/// of pids on hosts with up to 32 CPUs.
+const MAX_FAMILY: u32 = 32_768;
+/// Connects under way at once, in the rungs that keep them between two hooks.
+const MAX_CALLS: u32 = 65_536;
+/// Records taken from the ring before the batch is written.
+const BATCH: usize = 8_192;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rung {
+    Fentry,
+    Kprobe,
+    Sockops,
+    /// What is left of sockops without cgroup v2: inet_sock_set_state.
+    StateOnly,
+}
+
+impl Rung {
+    /// The name of `--attach`.
+    fn name(self) -> &'static str {
+        match self {
+            Rung::Fentry => "fentry",
+            Rung::Kprobe => "kprobe",
+            _ => "sockops",
+        }
+    }
+
+    /// The programs that see connects, in the order in which they attach: a
+    /// return probe before its entry probe, so that no call is left waiting.
+    fn programs(self, v4: bool, v6: bool) -> Vec<&'static str> {
+        let (of_v4, of_v6): (&[_], &[_]) = match self {
+            Rung::Fentry => (&["fexit_v4"], &["fexit_v6"]),
+            Rung::Kprobe => (&["kretprobe_v4", "kprobe_v4"], &["kretprobe_v6", "kprobe_v6"]),
+            Rung::Sockops => return vec!["sockops_connect"],
+            Rung::StateOnly => return vec!["sock_set_state"],
+        };
+        let mut programs = Vec::new();
+        programs.extend(of_v4.iter().filter(|_| v4));
+        programs.extend(of_v6.iter().filter(|_| v6));
+        programs
+    }
+}
+
+/// The programs that follow descendants.
+const FAMILY_PROGRAMS: [&str; 2] = ["process_fork", "process_exit"];
+
+/// What libbpf said last; silent unless asked, but its words explain a failure.
+static LIBBPF_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn keep_log(_: PrintLevel, line: String) {
+    if let Ok(mut log) = LIBBPF_LOG.lock() {
+        log.push(line);
+    }
+}
+
+fn take_log() -> Vec<String> {
+    LIBBPF_LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default()
+}
+
+/// Where decoded records wait for the loop. A panic in a callback would abort
+/// the process, so callbacks only decode and push.
+#[derive(Default)]
+struct Sink {
+    events: Vec<Event>,
+    undecodable: u64,
+}
+
+impl Sink {
+    fn take(&mut self, sample: &[u8]) {
+        match decode(sample) {
+            Ok(event) => self.events.push(event),
+            Err(_) => self.undecodable += 1,
+        }
+    }
+}
+
+type SharedSink = Rc<RefCell<Sink>>;
+
+/// libbpf-rs wakes a perf buffer's reader for every sample and offers no other
+/// way; libbpf itself does.
+struct QuietPerfBuffer {
+    ptr: NonNull<libbpf_sys::perf_buffer>,
+    /// Owned here, borrowed by the callback: dropped after the buffer.
+    _sink: Box<SharedSink>,
+}
+
+impl QuietPerfBuffer {
+    fn new(map_fd: RawFd, pages: usize, sink: SharedSink) -> io::Result<Self> {
+        unsafe extern "C" fn on_sample(sink: *mut c_void, _: i32, data: *mut c_void, size: u32) {
+            // SAFETY: libbpf passes back the pointer it was given, to a sink
+            // that outlives the buffer, and a sample of `size` bytes.
+            let (sink, sample) = unsafe {
+                let bytes = std::slice::from_raw_parts(data.cast::<u8>(), size as usize);
+                (&*sink.cast::<SharedSink>(), bytes)
+            };
+            sink.borrow_mut().take(sample);
+        }
+        let sink = Box::new(sink);
+        let opts = libbpf_sys::perf_buffer_opts {
+            sz: size_of::<libbpf_sys::perf_buffer_opts>() as _,
+            // Becomes wakeup_events, compared as a signed number.
+            sample_period: i32::MAX as u32,
+            ..Default::default()
+        };
+        // SAFETY: the map is a perf event array; the context lives in `_sink`;
+        // the options are copied during the call.
+        let ptr = unsafe {
+            libbpf_sys::perf_buffer__new(
+                map_fd,
+                pages as _,
+                Some(on_sample),
+                // Lost samples are counted in the kernel: PERF_RECORD_LOST
+                // comes only with the next sample, and so undercounts.
+                None,
+                std::ptr::from_ref::<SharedSink>(&sink).cast_mut().cast(),
+                &opts,
+            )
+        };
+        let ptr = NonNull::new(ptr).ok_or_else(io::Error::last_os_error)?;
+        Ok(QuietPerfBuffer { ptr, _sink: sink })
+    }
+
+    fn consume(&self) -> io::Result<()> {
+        // SAFETY: `ptr` is a live perf buffer.
+        match unsafe { libbpf_sys::perf_buffer__consume(self.ptr.as_ptr()) } {
+            n if n < 0 => Err(io::Error::from_raw_os_error(-n)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for QuietPerfBuffer {
+    fn drop(&mut self) {
+        // SAFETY: created by perf_buffer__new() and freed only here.
+        unsafe { libbpf_sys::perf_buffer__free(self.ptr.as_ptr()) };
+    }
+}
+
+enum Transport {
+    Ring(RingBuffer<'static>),
+    Perf {
+        data: QuietPerfBuffer,
+        doorbell: PerfBuffer<'static>,
+    },
+    /// `-c`: nothing leaves the kernel but the table.
+    None,
+}
+
+pub struct Tracer {
+    // Dropped in this order: hooks first, so that nothing writes any more.
+    links: Vec<Link>,
+    transport: Transport,
+    skel: TcpconnectSkel<'static>,
+    sink: SharedSink,
+    rung: Rung,
+    /// Programs whose skipped runs are lost connects (or lost descendants).
+    counted: Vec<&'static str>,
+    flows: Option<MapHandle>,
+    /// Read at detach, when the programs that hold it are gone.
+    unreturned: u64,
+    skipped: u64,
+}
+
+/// Why a rung cannot be used, in words.
+type Refusal = String;
+
+impl Tracer {
+    /// Attaches the first rung that works. `command` is the pid of COMMAND,
+    /// `say` gets what `-v` shows.
+    pub fn start(config: &Config, command: Option<u32>, say: &dyn Fn(&str)) -> Result<Self> {
+        match &config.btf {
+            None if !Path::new("/sys/kernel/btf/vmlinux").exists() => {
+                return Err(StartError::NoBtf.into());
+            }
+            None => {}
+            Some(path) => {
+                std::fs::File::open(path)
+                    .map_err(|e| StartError::BadBtf(path.display().to_string(), text_of(&e)))?;
+            }
+        }
+        let setup = Setup::new(config, command)?;
+        libbpf_rs::set_print(Some((PrintLevel::Info, keep_log)));
+
+        let mut refusals = Vec::new();
+        for rung in ladder(config.attach) {
+            match setup.try_rung(rung, say) {
+                Ok(Ok(tracer)) => {
+                    for (rung, why) in &refusals {
+                        say(&format!("{rung} not used: {why}"));
+                    }
+                    return Ok(tracer);
+                }
+                Ok(Err(why)) => refusals.push((rung.name(), why)),
+                Err(fatal) => return Err(fatal),
+            }
+        }
+        if let Some(missing) = privilege::missing() {
+            return Err(StartError::NotPermitted(missing).into());
+        }
+        let reasons: Vec<_> = refusals.iter().map(|(rung, why)| format!("{rung}: {why}")).collect();
+        Err(StartError::NoHook { reasons: reasons.join("; "), hint: hint(config.attach) }.into())
+    }
+
+    /// Descriptors that become readable when a waiting reader is woken.
+    pub fn wake_fd(&self) -> Option<RawFd> {
+        match &self.transport {
+            Transport::Ring(ring) => Some(ring.epoll_fd()),
+            Transport::Perf { doorbell, .. } => Some(doorbell.epoll_fd()),
+            Transport::None => None,
+        }
+    }
+
+    /// Asks the kernel to wake the reader with the next record.
+    pub fn wait_for_wakeup(&mut self) {
+        if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
+            // SAFETY: a valid, aligned u32 in the mapped .bss, also written by
+            // the kernel, hence volatile.
+            unsafe { (&raw mut bss.reader_waits).write_volatile(1) };
+        }
+        // The next drain must not be moved before the store.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Moves what the kernel has into `events`, at most one batch; true if that was all.
+    pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<bool> {
+        let mut emptied = true;
+        match &self.transport {
+            Transport::Ring(ring) => {
+                let n = ring.consume_raw_n(BATCH);
+                if n < 0 && -n != libc::EINTR {
+                    let error = io::Error::from_raw_os_error(-n);
+                    return Err(error).context("failed to read the ring buffer");
+                }
+                emptied = (n as usize) < BATCH;
+            }
+            Transport::Perf { data, doorbell } => {
+                doorbell.consume().context("failed to read the doorbell")?;
+                data.consume().context("failed to read the perf buffer")?;
+            }
+            Transport::None => {}
+        }
+        events.append(&mut self.sink.borrow_mut().events);
+        Ok(emptied)
+    }
+
+    /// What was lost so far. Cheap: reads mapped memory.
+    pub fn lost(&self) -> Lost {
+        let mut lost = Lost {
+            skipped: self.skipped,
+            undecodable: self.sink.borrow().undecodable,
+            ..Lost::default()
+        };
+        if let Some(bss) = self.skel.maps.bss_data.as_deref() {
+            // SAFETY: a valid, aligned struct in the mapped .bss, also written
+            // by the kernel, hence volatile.
+            let counters = unsafe { (&raw const bss.lost).read_volatile() };
+            lost.buffer = counters.buffer;
+            lost.stash = counters.stash + self.unreturned;
+            lost.flows = counters.flows;
+            lost.family = counters.family;
+        }
+        lost
+    }
+
+    /// Asks the kernel how often it skipped our programs: a system call for each.
+    pub fn count_skipped(&mut self) {
+        let programs: u64 = self
+            .skel
+            .object()
+            .progs()
+            .filter(|p| self.counted.iter().any(|&name| p.name() == name))
+            .map(|p| recursion_misses(p.as_fd().as_raw_fd()))
+            .sum();
+        // A kretprobe's misses are seen by its entry probe instead.
+        let probes: u64 = match self.rung {
+            Rung::Kprobe => self.links.iter().filter_map(entry_probe_misses).sum(),
+            _ => 0,
+        };
+        self.skipped = self.skipped.max(programs + probes);
+    }
+
+    /// Ends tracing; what is in the buffer can still be drained.
+    pub fn detach(&mut self) {
+        self.count_skipped();
+        // Entry probes were attached last: without them no call begins.
+        while let Some(link) = self.links.pop() {
+            drop(link);
+        }
+        self.count_skipped();
+        if self.rung == Rung::Kprobe {
+            self.unreturned = self.skel.maps.calls.keys().count() as u64;
+        }
+    }
+
+    /// Takes the table of `-c`; the kernel goes on with an empty one.
+    pub fn take_flows(&mut self) -> Result<Vec<Flow>> {
+        let fresh = new_flows()?;
+        let Some(full) = self.flows.replace(fresh) else {
+            return Ok(Vec::new());
+        };
+        if let Some(fresh) = &self.flows {
+            self.put_flows(fresh)?;
+        }
+        let mut flows = Vec::new();
+        for key in full.keys() {
+            let value = full.lookup(&key, MapFlags::ANY).context("failed to read the table")?;
+            if let Some(value) = value {
+                flows.push(decode_flow(&key, &value).context("failed to read the table")?);
+            }
+        }
+        Ok(flows)
+    }
+
+    fn put_flows(&self, table: &MapHandle) -> Result<()> {
+        let fd = table.as_fd().as_raw_fd().to_ne_bytes();
+        let slot = 0u32.to_ne_bytes();
+        let put = self.skel.maps.flows.update(&slot, &fd, MapFlags::ANY);
+        put.context("failed to set the table of counts")
+    }
+}
+
+/// The rungs to try, best first.
+fn ladder(attach: Attach) -> Vec<Rung> {
+    let sockops = match cgroup::mount() {
+        Some(_) => Rung::Sockops,
+        None => Rung::StateOnly,
+    };
+    match attach {
+        Attach::Fentry => vec![Rung::Fentry],
+        Attach::Kprobe => vec![Rung::Kprobe],
+        Attach::Sockops => vec![sockops],
+        Attach::Auto => vec![Rung::Fentry, Rung::Kprobe, sockops],
+    }
+}
+
+/// What to do when nothing attaches although the capabilities are there.
+fn hint(attach: Attach) -> String {
+    let mut hints = Vec::new();
+    if attach != Attach::Auto {
+        hints.push("try --attach auto".to_owned());
+    }
+    if privilege::lockdown() == "confidentiality" {
+        hints.push("the kernel is locked down (confidentiality): only fentry can work".to_owned());
+    }
+    if privilege::in_user_namespace() {
+        hints.push("run it in the initial user namespace".to_owned());
+    }
+    hints.iter().map(|h| format!("; {h}")).collect()
+}
+
+/// What is the same for every rung.
+struct Setup<'a> {
+    config: &'a Config,
+    ring: bool,
+    buffer_bytes: usize,
+    roots: Vec<u32>,
+    cgroups: Vec<u64>,
+    netns: Option<u32>,
+    cgroupmap: Option<MapHandle>,
+    mntnsmap: Option<MapHandle>,
+}
+
+impl<'a> Setup<'a> {
+    fn new(config: &'a Config, command: Option<u32>) -> Result<Self> {
+        let filter = &config.filter;
+        let ring = match config.buffer {
+            Buffer::Ring => true,
+            Buffer::Perf => false,
+            // From kernel 5.8 on.
+            Buffer::Auto => MapType::RingBuf.is_supported().unwrap_or(false),
+        };
+        let default = if ring { DEFAULT_RING_BYTES } else { DEFAULT_PERF_BYTES };
+        // Both kinds want a power of two, in whole pages.
+        let buffer_bytes =
+            config.buffer_size.unwrap_or(default).next_power_of_two().max(page_size());
+        let roots = filter.pids.iter().copied().chain(command).collect();
+        let cgroups = filter.cgroups.iter().map(|p| cgroup::id(p)).collect::<Result<_, _>>()?;
+        let netns = filter.netns.as_deref().map(cgroup::netns).transpose()?;
+        Ok(Setup {
+            config,
+            ring,
+            buffer_bytes,
+            roots,
+            cgroups,
+            netns,
+            cgroupmap: pinned("--cgroupmap", filter.cgroupmap.as_deref(), 8)?,
+            mntnsmap: pinned("--mntnsmap", filter.mntnsmap.as_deref(), 4)?,
+        })
+    }
+
+    fn rows(&self) -> bool {
+        self.config.mode == Mode::Rows
+    }
+
+    /// Several pids, or any that change while tracing, are looked up in a map.
+    fn pid_set(&self) -> bool {
+        self.roots.len() > 1 || self.config.filter.children
+    }
+
+    /// The outer error is fatal, the inner one sends us to the next rung.
+    fn try_rung(&self, rung: Rung, say: &dyn Fn(&str)) -> Result<Result<Tracer, Refusal>> {
+        if rung == Rung::Kprobe && !privilege::has_kprobes() {
+            return Ok(Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".into()));
+        }
+        let family = self.config.filter.family;
+        let (v4, v6) = (family != Family::V6, family != Family::V4);
+        match self.try_programs(rung, rung.programs(v4, v6), say)? {
+            Err(why) if v4 && v6 && why.contains("tcp_v6_connect") => {
+                say(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
+                self.try_programs(rung, rung.programs(true, false), say)
+            }
+            result => Ok(result),
+        }
+    }
+
+    fn try_programs(
+        &self,
+        rung: Rung,
+        connect: Vec<&'static str>,
+        say: &dyn Fn(&str),
+    ) -> Result<Result<Tracer, Refusal>> {
+        take_log();
+        let family: &[&'static str] = match self.config.filter.children {
+            true => &FAMILY_PROGRAMS,
+            false => &[],
+        };
+        let mut object = ObjectBuilder::default();
+        if let Some(path) = &self.config.btf {
+            object.btf_custom_path(path).context("failed to set the BTF file")?;
+        }
+        let builder = TcpconnectSkelBuilder { obj_builder: object };
+        // The skeleton borrows this for as long as it lives, which is as long
+        // as the process; a refused rung leaks its few bytes.
+        let storage: &'static mut MaybeUninit<OpenObject> =
+            Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = builder.open(storage).context("failed to open the BPF object")?;
+        for mut program in open.open_object_mut().progs_mut() {
+            let name = program.name().to_owned();
+            program.set_autoload(connect.iter().chain(family).any(|&n| name == n));
+        }
+        self.set_constants(&mut open)?;
+        self.size_maps(&mut open, rung)?;
+        let skel = match open.load() {
+            Ok(skel) => skel,
+            Err(e) => return Ok(Err(refusal(rung, "load", &e, &take_log()))),
+        };
+
+        self.fill_maps(&skel)?;
+        let sink = SharedSink::default();
+        let transport = self.transport(&skel, &sink)?;
+        let mut tracer = Tracer {
+            links: Vec::new(),
+            transport,
+            skel,
+            sink,
+            rung,
+            counted: connect
+                .iter()
+                .chain(family)
+                .copied()
+                .filter(|n| !n.starts_with("kret"))
+                .collect(),
+            flows: None,
+            unreturned: 0,
+            skipped: 0,
+        };
+        if !self.rows() {
+            let table = new_flows()?;
+            tracer.put_flows(&table)?;
+            tracer.flows = Some(table);
+        }
+        for &name in family {
+            if let Err(e) = tracer.attach(name) {
+                return Ok(Err(refusal(rung, name, &e, &take_log())));
+            }
+        }
+        if self.config.filter.children {
+            self.adopt_descendants(&tracer)?;
+        }
+        for &name in &connect {
+            if let Err(e) = tracer.attach(name) {
+                return Ok(Err(refusal(rung, name, &e, &take_log())));
+            }
+        }
+        self.report(rung, &connect, say);
+        Ok(Ok(tracer))
+    }
+
+    fn report(&self, rung: Rung, programs: &[&str], say: &dyn Fn(&str)) {
+        say(&format!("attached {} ({})", rung.name(), programs.join(", ")));
+        if self.rows() {
+            let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
+            say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
+        }
+        if rung == Rung::StateOnly {
+            eprintln!(
+                "tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it"
+            );
+        }
+    }
+
+    fn set_constants(&self, open: &mut OpenTcpconnectSkel) -> Result<()> {
+        let filter: &Filter = &self.config.filter;
+        let json = self.config.format == Format::Json;
+        let data = open.maps.rodata_data.as_deref_mut();
+        let data = data.context("the BPF object has no constants")?;
+        data.use_ring = self.ring;
+        data.count_only = !self.rows();
+        data.want_leader_comm = json;
+        data.want_netns_id = json;
+        data.want_cgroup_id = json;
+        match self.pid_set() {
+            true => data.want_pid_set = true,
+            false => data.want_pid = self.roots.first().copied().unwrap_or(0),
+        }
+        data.want_uid_set = filter.uid.is_some();
+        data.want_uid = filter.uid.unwrap_or(0);
+        if let Some(comm) = filter.comm {
+            let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| comm.0[at + i]));
+            data.want_comm = [word(0), word(8)];
+            data.want_comm_set = true;
+        }
+        data.want_netns = self.netns.unwrap_or(0);
+        data.want_ports = filter.ports.is_some();
+        data.want_nets = filter.nets.is_some();
+        data.nets_default = filter.nets.as_ref().is_some_and(|n| n.default).into();
+        data.want_cgroups = !self.cgroups.is_empty();
+        data.want_cgroupmap = self.cgroupmap.is_some();
+        data.want_mntnsmap = self.mntnsmap.is_some();
+        data.want_ip = match filter.family {
+            Family::Both => 0,
+            Family::V4 => 4,
+            Family::V6 => 6,
+        };
+        Ok(())
+    }
+
+    /// Creates only the maps this run needs, in the size it needs.
+    fn size_maps(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
+        let filter = &self.config.filter;
+        let nets = filter.nets.as_ref().map_or(0, |n| n.entries.len());
+        let pids = match filter.children {
+            true => MAX_FAMILY,
+            false => u32::try_from(self.roots.len())?,
+        };
+        let maps = &mut open.maps;
+        let perf = self.rows() && !self.ring;
+        let bytes = u32::try_from(self.buffer_bytes)?;
+        let plan = [
+            (&mut maps.ring, self.rows() && self.ring, Some(bytes)),
+            // 0 entries: libbpf makes it one for each possible CPU.
+            (&mut maps.perf, perf, None),
+            (&mut maps.doorbell, perf, None),
+            (&mut maps.pids, self.pid_set(), Some(pids)),
+            (&mut maps.ports, filter.ports.is_some(), None),
+            (&mut maps.nets, nets > 0, Some(u32::try_from(nets)?)),
+            (&mut maps.cgroups, !self.cgroups.is_empty(), Some(u32::try_from(self.cgroups.len())?)),
+            (&mut maps.cgroupmap, self.cgroupmap.is_some(), None),
+            (&mut maps.mntnsmap, self.mntnsmap.is_some(), None),
+            (&mut maps.flows, !self.rows(), None),
+            (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
+            (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
+        ];
+        for (map, needed, entries) in plan {
+            map.set_autocreate(needed)?;
+            if let Some(entries) = entries.filter(|_| needed) {
+                map.set_max_entries(entries)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_maps(&self, skel: &TcpconnectSkel) -> Result<()> {
+        let filter = &self.config.filter;
+        let maps = &skel.maps;
+        let any = MapFlags::ANY;
+        let one = 1u32.to_ne_bytes();
+        let slot = 0u32.to_ne_bytes();
+        if self.pid_set() {
+            for pid in &self.roots {
+                maps.pids.update(&pid.to_ne_bytes(), &one, any)?;
+            }
+        }
+        if let Some(ports) = &filter.ports {
+            for (i, word) in ports.0.iter().enumerate().filter(|(_, word)| **word != 0) {
+                maps.ports.update(&(i as u32).to_ne_bytes(), &word.to_ne_bytes(), any)?;
+            }
+        }
+        for (net, wanted) in filter.nets.iter().flat_map(|nets| &nets.entries) {
+            let mut key = [0; 20];
+            key[..4].copy_from_slice(&net.prefix_len.to_ne_bytes());
+            key[4..].copy_from_slice(&net.addr);
+            maps.nets.update(&key, &u32::from(*wanted).to_ne_bytes(), any)?;
+        }
+        for id in &self.cgroups {
+            maps.cgroups.update(&id.to_ne_bytes(), &one, any)?;
+        }
+        let pins = [
+            (&maps.cgroupmap, &self.cgroupmap, "--cgroupmap", &filter.cgroupmap),
+            (&maps.mntnsmap, &self.mntnsmap, "--mntnsmap", &filter.mntnsmap),
+        ];
+        for (outer, pin, option, path) in pins {
+            let Some(pin) = pin else { continue };
+            let fd = pin.as_fd().as_raw_fd().to_ne_bytes();
+            outer.update(&slot, &fd, any).map_err(|e| StartError::BadMap {
+                option,
+                path: path.as_deref().unwrap_or(Path::new("")).display().to_string(),
+                why: format!(
+                    "the kernel refuses it ({}); it must be a hash made without flags",
+                    text_of(&e)
+                ),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn transport(&self, skel: &TcpconnectSkel, sink: &SharedSink) -> Result<Transport> {
+        if !self.rows() {
+            return Ok(Transport::None);
+        }
+        let bad = |why: String| StartError::BadBuffer(self.buffer_bytes, why);
+        if self.ring {
+            let sink = Rc::clone(sink);
+            let mut ring = RingBufferBuilder::new();
+            ring.add(&skel.maps.ring, move |sample| {
+                sink.borrow_mut().take(sample);
+                0
+            })?;
+            return Ok(Transport::Ring(ring.build().map_err(|e| bad(text_of(&e)))?));
+        }
+        let pages = self.buffer_bytes / page_size();
+        let map_fd = skel.maps.perf.as_fd().as_raw_fd();
+        let data =
+            QuietPerfBuffer::new(map_fd, pages, Rc::clone(sink)).map_err(|e| bad(text_of(&e)))?;
+        let doorbell = PerfBufferBuilder::new(&skel.maps.doorbell).pages(1).sample_cb(|_, _| ());
+        let doorbell = doorbell.build().map_err(|e| bad(text_of(&e)))?;
+        Ok(Transport::Perf { data, doorbell })
+    }
+
+    /// Processes born before the fork hook was there. Repeated until nothing is
+    /// new: one may have been born of an unknown parent while /proc was read.
+    fn adopt_descendants(&self, tracer: &Tracer) -> Result<()> {
+        let mut known = HashSet::new();
+        loop {
+            let found = process::descendants(&self.roots);
+            if found.is_subset(&known) {
+                return Ok(());
+            }
+            for pid in &found {
+                let (pid, descendant) = (pid.to_ne_bytes(), 0u32.to_ne_bytes());
+                let added = tracer.skel.maps.pids.update(&pid, &descendant, MapFlags::NO_EXIST);
+                match added.map_err(|e| e.kind()) {
+                    Ok(()) | Err(libbpf_rs::ErrorKind::AlreadyExists) => {}
+                    Err(kind) => return Err(anyhow!("failed to follow a descendant: {kind:?}")),
+                }
+            }
+            known.extend(found);
+        }
+    }
+}
+
+impl Tracer {
+    fn attach(&mut self, name: &str) -> libbpf_rs::Result<()> {
+        let program = self.skel.object().progs_mut().find(|p| p.name() == name);
+        let program = program.expect("program names are those of the object");
+        let link = if name == "sockops_connect" {
+            let mount = cgroup::mount().expect("this rung is tried only with cgroup v2");
+            let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
+            program.attach_cgroup(root.as_raw_fd())?
+        } else {
+            program.attach()?
+        };
+        self.links.push(link);
+        Ok(())
+    }
+}
+
+fn new_flows() -> Result<MapHandle> {
+    let opts = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
+        ..Default::default()
+    };
+    let key = size_of::<types::flow>() as u32;
+    MapHandle::create(MapType::Hash, Some("flows"), key, 8, MAX_FLOWS, &opts)
+        .context("failed to make the table of counts")
+}
+
+/// Opens a pinned map and checks it before it gets near the program: the error
+/// names what it is and what it should be.
+fn pinned(
+    option: &'static str,
+    path: Option<&Path>,
+    value_size: u32,
+) -> Result<Option<MapHandle>, StartError> {
+    let Some(path) = path else { return Ok(None) };
+    let bad = |why: String| StartError::BadMap { option, path: path.display().to_string(), why };
+    if let Err(e) = std::fs::metadata(path) {
+        return Err(bad(format!("{}; pin a map there first (bpftool map pin)", text_of(&e))));
+    }
+    let map = MapHandle::from_pinned_path(path)
+        .map_err(|e| bad(format!("not a pinned BPF map ({})", text_of(&e))))?;
+    let found = (map.map_type(), map.key_size(), map.value_size());
+    if found != (MapType::Hash, 8, value_size) {
+        return Err(bad(format!(
+            "found a map of type {:?}, key {} bytes, value {} bytes; needed is type Hash, key 8 \
+             bytes, value {value_size} bytes",
+            found.0, found.1, found.2
+        )));
+    }
+    Ok(Some(map))
+}
+
+/// Why the kernel refused, from the error and libbpf's last words.
+fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> Refusal {
+    let words = log.iter().rev().find_map(|line| {
+        let line = line.trim().strip_prefix("libbpf: ").unwrap_or(line.trim());
+        let is_reason = ["failed", "not found", "not supported"].iter().any(|w| line.contains(w));
+        (is_reason && line.starts_with("prog '")).then(|| line.to_owned())
+    });
+    let mut why = match words {
+        Some(words) => words,
+        None if step == "load" => format!("loading: {}", text_of(error)),
+        None => format!("attaching {step}: {}", text_of(error)),
+    };
+    let kind = error.kind();
+    if kind == libbpf_rs::ErrorKind::PermissionDenied && privilege::missing().is_none() {
+        match rung {
+            Rung::Fentry => why += " (this kernel refuses BPF trampolines)",
+            Rung::Kprobe => {
+                if let Some(level @ 3..) = privilege::perf_event_paranoid() {
+                    why += &format!(
+                        " (kernel.perf_event_paranoid is {level}: set it to 2, or add CAP_SYS_ADMIN)"
+                    );
+                }
+            }
+            _ if !privilege::may_attach_to_cgroups() => why += " (CAP_NET_ADMIN is missing)",
+            _ => {}
+        }
+    }
+    why
+}
+
+fn page_size() -> usize {
+    // SAFETY: no arguments in memory; _SC_PAGESIZE always exists.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// bpf_prog_info.recursion_misses, kernel 5.12; 0 where it cannot be had.
+fn recursion_misses(fd: RawFd) -> u64 {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut len = size_of::<libbpf_sys::bpf_prog_info>() as u32;
+    // SAFETY: `info` is zeroed, as the kernel demands, and `len` its size.
+    let ret = unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast::<c_void>(), &mut len)
+    };
+    if ret == 0 { info.recursion_misses } else { 0 }
+}
+
+/// Misses of an entry probe, kernel 6.7.
+fn entry_probe_misses(link: &Link) -> Option<u64> {
+    match link.info().ok()?.info {
+        LinkTypeInfo::PerfEvent(info) => match info.event_type {
+            PerfEventType::Kprobe { is_retprobe: false, missed, .. } => Some(missed),
+            _ => None,
+        },
+        _ => None,
+    }
+}
