@@ -52,9 +52,16 @@ pub struct Net {
 }
 
 impl Net {
+    /// Part of ::ffff:0:0/96, so IPv4.
+    pub fn is_v4(&self) -> bool {
+        self.prefix_len >= 96 && self.addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+    }
+
+    /// No IPv6 network contains an IPv4 one: `::/0` means all of IPv6.
     pub fn contains(&self, other: &Net) -> bool {
         let mask = u128::MAX.checked_shl(128 - self.prefix_len).unwrap_or(0);
-        self.prefix_len <= other.prefix_len
+        self.is_v4() == other.is_v4()
+            && self.prefix_len <= other.prefix_len
             && u128::from_be_bytes(self.addr) == u128::from_be_bytes(other.addr) & mask
     }
 }

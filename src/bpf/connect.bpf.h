@@ -68,13 +68,6 @@ static __always_inline bool fill_task(struct task_facts *t)
 	return fill_task_from(false, (struct task_struct *)bpf_get_current_task(), t);
 }
 
-static __always_inline bool is_v4_mapped(const __u8 *addr)
-{
-	const __u32 *words = (const __u32 *)addr;
-
-	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
-}
-
 /* The socket's side of the record, if the filters want it. */
 static __always_inline bool fill_flow(const bool typed, struct sock *sk, struct connect_record *r)
 {

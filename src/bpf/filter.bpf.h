@@ -118,13 +118,21 @@ static __always_inline bool should_skip_port(__u16 dport)
 	return !bits || !(*bits >> (dport % 64) & 1);
 }
 
+static __always_inline bool is_v4_mapped(const __u8 *addr)
+{
+	const __u32 *words = (const __u32 *)addr;
+
+	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline bool should_skip_net(__u32 ip, const __u8 *daddr)
 {
-	struct net_key key = { .prefix_len = 128 };
+	struct net_key key = { .prefix_len = 8 + 128 };
 	__u32 *wanted;
 
 	if (!want_nets)
 		return false;
+	key.is_v4 = ip == 4 || is_v4_mapped(daddr);
 	if (ip == 4) {
 		key.addr[10] = key.addr[11] = 0xff;
 		__builtin_memcpy(key.addr + 12, daddr, 4);

@@ -53,10 +53,13 @@ struct flow {
 
 _Static_assert(sizeof(struct flow) == 36, "ABI with src/event.rs");
 
-/* Key of the network trie: IPv4 networks as ::ffff:a.b.c.d/96+n. */
+/* Key of the network trie. IPv4 is ::ffff:a.b.c.d there; the byte before it
+ * keeps ::/0 from covering it. prefix_len counts both. */
 struct net_key {
 	__u32 prefix_len;
+	__u8 is_v4;
 	__u8 addr[16];
+	__u8 pad[3];
 };
 
 /* What was lost, by reason; all only ever grow. */

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What live tests share: running the tracer and the client, and where both
+//! are. Owns no assertion about rows.
+
+use std::ffi::OsString;
+use std::fs;
+use std::fs::File;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::ChildStdin;
+use std::process::ChildStdout;
+use std::process::Command;
+use std::process::ExitStatus;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// One way to trace: a rung and a buffer.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    pub attach: String,
+    pub buffer: String,
+}
+
+/// The program under test; in a virtual machine it lies elsewhere.
+pub fn tcpconnect() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_tcpconnect");
+    PathBuf::from(std::env::var_os("TCPCONNECT").unwrap_or_else(|| built.into()))
+}
+
+pub fn client() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_tcpconnect")).with_file_name("examples/client");
+    PathBuf::from(std::env::var_os("CLIENT").unwrap_or_else(|| built.into()))
+}
+
+/// How much of a big test runs: emulation is some ten times slower.
+pub fn scaled(n: u64) -> u64 {
+    n / std::env::var("TEST_SCALE_DOWN").map_or(1, |s| s.parse().expect("a number"))
+}
+
+impl Lab {
+    /// The tracer's command with this lab's rung and buffer, not yet started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(tcpconnect());
+        command.args(["--attach", &self.attach, "--buffer", &self.buffer]);
+        command.args(args);
+        command
+    }
+
+    /// Starts the tracer and returns once it traces.
+    pub fn trace(&self, args: &[&str]) -> Tracer {
+        Tracer::start(self.command(&[]), args)
+    }
+
+    /// Runs the tracer until it ends by itself.
+    pub fn run(&self, args: &[&str]) -> Done {
+        let output = self.command(args).stdin(Stdio::null()).output().expect("tcpconnect runs");
+        Done { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("output is UTF-8")
+}
+
+/// A running tracer; ended by SIGKILL when dropped.
+pub struct Tracer {
+    pub child: Child,
+    dir: TempDir,
+}
+
+/// A tracer that has ended.
+#[derive(Debug)]
+pub struct Done {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Tracer {
+    pub fn start(mut command: Command, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str| File::create(dir.path().join(name)).expect("a temporary file");
+        let (mut ready, ready_writer) = std::io::pipe().expect("a pipe");
+        let fd = ready_writer.as_raw_fd();
+        command.args(["--ready-fd", "3"]).args(args);
+        command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
+        // SAFETY: only dup2 and fcntl, which are async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                match fd {
+                    3 => libc::fcntl(3, libc::F_SETFD, 0),
+                    _ => libc::dup2(fd, 3),
+                };
+                Ok(())
+            });
+        }
+        let child = command.spawn().expect("tcpconnect starts");
+        drop(ready_writer);
+        let mut tracer = Tracer { child, dir };
+        let mut newline = Vec::new();
+        ready.read_to_end(&mut newline).expect("the ready pipe is readable");
+        if newline != b"\n" {
+            let status = tracer.child.wait();
+            panic!("tcpconnect {args:?} does not trace: {status:?} {}", tracer.stderr());
+        }
+        tracer
+    }
+
+    pub fn stdout(&self) -> String {
+        text(fs::read(self.dir.path().join("out")).expect("stdout was kept"))
+    }
+
+    pub fn stderr(&self) -> String {
+        text(fs::read(self.dir.path().join("err")).expect("stderr was kept"))
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child is ours and not yet waited for.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(mut self) -> Done {
+        let status = self.child.wait().expect("tcpconnect is our child");
+        Done { status, stdout: self.stdout(), stderr: self.stderr() }
+    }
+
+    /// Ends it as Ctrl-C does.
+    pub fn stop(self) -> Done {
+        self.signal(libc::SIGINT);
+        self.wait()
+    }
+
+    /// Resident memory, KiB.
+    pub fn rss(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the tracer runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a VmRSS line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Done {
+    /// The JSON rows of connects.
+    pub fn rows(&self) -> Vec<Value> {
+        self.objects("connect")
+    }
+
+    pub fn objects(&self, event: &str) -> Vec<Value> {
+        let parse = |line| -> Value { serde_json::from_str(line).expect("a line is one object") };
+        self.stdout.lines().map(parse).filter(|v| v["event"] == event).collect()
+    }
+
+    /// The table's lines below its header.
+    pub fn table(&self) -> Vec<&str> {
+        let rows = self.stdout.lines().skip_while(|line| !line.contains("SADDR"));
+        rows.skip(1).collect()
+    }
+
+    pub fn assert_quiet_success(&self) {
+        assert!(self.status.success(), "{self:?}");
+        assert_eq!(self.stderr, "", "{self:?}");
+    }
+
+    /// Seen, printed and lost, as the line at exit says; `None` without one.
+    pub fn ledger(&self) -> Option<(u64, u64, u64)> {
+        let line = self.stderr.lines().find(|l| l.contains(" events seen: "))?;
+        let numbers: Vec<u64> = line
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        Some((numbers[0], numbers[1], numbers[2]))
+    }
+}
+
+/// A client that waits for cases, in a network namespace of its own.
+pub struct Client {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    pub facts: Value,
+}
+
+impl Client {
+    pub fn new() -> Self {
+        Client::with(&["--netns"])
+    }
+
+    pub fn with(args: &[&str]) -> Self {
+        let mut command = Command::new(client());
+        command.args(args);
+        Client::start(command)
+    }
+
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the client is built: cargo build --example client");
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let mut client = Client { child, stdin, stdout, facts: Value::Null };
+        client.facts = client.line();
+        client
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("the client's output is readable");
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("client said {line:?}: {e}"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn netns(&self) -> String {
+        self.facts["netns"].to_string()
+    }
+
+    /// The attempts a case made, and why it could not be performed if so.
+    pub fn try_case(&mut self, case: &str) -> (Vec<Value>, Option<String>) {
+        let stdin = self.stdin.as_mut().expect("the client still runs");
+        writeln!(stdin, "{case}").expect("the client listens");
+        let mut attempts = Vec::new();
+        loop {
+            let line = self.line();
+            if line["done"].is_string() {
+                return (attempts, line["error"].as_str().map(str::to_owned));
+            }
+            attempts.push(line);
+        }
+    }
+
+    pub fn case(&mut self, case: &str) -> Vec<Value> {
+        let (attempts, error) = self.try_case(case);
+        assert_eq!(error, None, "{case}");
+        attempts
+    }
+
+    /// A refused connect to this port of 127.0.0.1.
+    pub fn knock(&mut self, port: u16) -> Value {
+        self.case(&format!("connect 127.0.0.1 {port}")).remove(0)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stdin = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// A cgroup v2 directory of our own below the mount.
+pub struct Cgroup(pub PathBuf);
+
+impl Cgroup {
+    pub fn new(name: &str) -> Self {
+        let mount = tcpconnect::cgroup::mount().expect("cgroup v2 is mounted");
+        let path = mount.join(format!("tcpconnect-test-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).expect("a cgroup can be made");
+        Cgroup(path)
+    }
+
+    pub fn adopt(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("the process moves");
+    }
+
+    pub fn id(&self) -> u64 {
+        tcpconnect::cgroup::id(&self.0).expect("a cgroup id")
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Only an empty cgroup can go, and a process leaves it a moment after its end.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+/// A map pinned on a BPF file system, in bpftool's words.
+pub struct Pin(pub String);
+
+impl Pin {
+    pub fn new(kind: &str, key: u32, value: u32) -> Self {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = format!("/sys/fs/bpf/tcpconnect-test-{}-{n}", std::process::id());
+        let sizes = [key.to_string(), value.to_string()];
+        bpftool(&[
+            "map", "create", &path, "type", kind, "key", &sizes[0], "value", &sizes[1], "entries",
+            "16", "name", "anyname",
+        ]);
+        Pin(path)
+    }
+
+    pub fn add(&self, key: u64, value_size: usize) {
+        let bytes = key.to_ne_bytes().map(|b| b.to_string());
+        let zeros = vec!["0"; value_size];
+        let mut args = vec!["map", "update", "pinned", &self.0, "key"];
+        args.extend(bytes.iter().map(String::as_str));
+        args.push("value");
+        args.extend(zeros);
+        bpftool(&args);
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn bpftool(args: &[&str]) {
+    let output = Command::new("bpftool").args(args).output().expect("bpftool runs");
+    assert!(output.status.success(), "bpftool {args:?}: {output:?}");
+}
+
+/// A shell script in a mount namespace of its own.
+pub fn in_own_mounts(script: &str, envs: &[(&str, OsString)]) -> Done {
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .envs(envs.iter().map(|(k, v)| (k, v)))
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare runs");
+    Done { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
