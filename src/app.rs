@@ -40,8 +40,8 @@ use crate::tracer::Tracer;
 const BUSY: Duration = Duration::from_millis(1);
 /// How often an idle reader looks for losses.
 const IDLE: Duration = Duration::from_millis(100);
-/// A row waits this long for an older one from another CPU.
-const HOLD_NS: u64 = 1_000_000;
+/// Rows that may wait for an older one from a task that was preempted just then.
+const MAX_HELD: usize = 65_536;
 /// How long a COMMAND may take to end after the signal that ends us.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -101,9 +101,9 @@ pub fn run(config: &Config) -> Result<u8> {
     if let (Err(_), Some(command)) = (&ended, &command) {
         command.terminate();
     }
-    let by_signal = ended? == End::Signal;
+    ended?;
     match &mut command {
-        Some(command) => wait_for(command, by_signal),
+        Some(command) => wait_for(command, &app.stop),
         None => Ok(0),
     }
 }
@@ -124,13 +124,19 @@ fn end_of_output(error: io::Error, name: &str) -> Result<u8> {
     }
 }
 
-fn wait_for(command: &mut Running, by_signal: bool) -> Result<u8> {
-    if by_signal {
-        // A terminal has sent the signal to the command as well.
-        poll(&mut [readable(command.pidfd.as_raw_fd())], GRACE)?;
-        if command.ended()?.is_none() {
-            command.terminate();
+/// Waits for COMMAND; the first signal ends it, too.
+fn wait_for(command: &mut Running, stop: &Stop) -> Result<u8> {
+    while !stop.is_set() {
+        if let Some(code) = command.ended()? {
+            return Ok(code);
         }
+        let wake = readable(stop.wake.as_raw_fd());
+        poll(&mut [readable(command.pidfd.as_raw_fd()), wake], IDLE)?;
+    }
+    // A terminal has sent the signal to the command as well.
+    poll(&mut [readable(command.pidfd.as_raw_fd())], GRACE)?;
+    if command.ended()?.is_none() {
+        command.terminate();
     }
     command.wait()
 }
@@ -251,8 +257,7 @@ impl App<'_> {
 
     /// True if there was anything.
     fn drain(&mut self) -> Result<bool> {
-        let before_ns = monotonic_ns();
-        let emptied = self.tracer.drain(&mut self.events)?;
+        self.tracer.drain(&mut self.events, &mut self.horizon_ns)?;
         let any = !self.events.is_empty();
         for event in self.events.drain(..) {
             match event {
@@ -265,10 +270,6 @@ impl App<'_> {
         if !self.pending.is_sorted_by_key(|c| c.ts_ns) {
             self.pending.sort_unstable_by_key(|c| c.ts_ns);
         }
-        // What the kernel still has may be as old as the last record taken.
-        let newest_ns = self.pending.last().map_or(0, |c| c.ts_ns);
-        let complete_until_ns = if emptied { before_ns } else { newest_ns };
-        self.horizon_ns = complete_until_ns.saturating_sub(HOLD_NS);
         Ok(any)
     }
 
@@ -279,7 +280,10 @@ impl App<'_> {
         }
         let ready = match all {
             true => self.pending.len(),
-            false => self.pending.partition_point(|c| c.ts_ns <= self.horizon_ns),
+            false => self
+                .pending
+                .partition_point(|c| c.ts_ns <= self.horizon_ns)
+                .max(self.pending.len().saturating_sub(MAX_HELD)),
         };
         let room = self.config.max_events.map_or(u64::MAX, |n| n - self.printed);
         let ready = ready.min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -312,12 +316,14 @@ impl App<'_> {
         let new = lost.since(&self.reported);
         self.reported = lost;
         if new.family > 0 {
-            eprintln!("tcpconnect: {} more descendants are not followed: too many", new.family);
+            eprintln!("tcpconnect: {} more descendants cannot be followed", new.family);
         }
-        if new.total() == 0 {
+        if new == Lost::default() {
             return Ok(());
         }
-        eprintln!("Possibly lost {} samples", new.total());
+        if new.total() > 0 {
+            eprintln!("Possibly lost {} samples", new.total());
+        }
         self.output.lost(&new, monotonic_ns(), &WallClock::now(), &mut self.text);
         let written = self.sink.write(&mut self.text);
         written.or_else(|e| end_of_output(e, &self.sink.name).map(|_| ()))
@@ -437,6 +443,7 @@ impl Stop {
         let wake = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         let set = Arc::new(AtomicBool::new(false));
         let (flag, mut bell) = (Arc::clone(&set), wake.try_clone()?);
+        let hangup_ignored = ignores(libc::SIGHUP);
         ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::SeqCst) {
                 // The loop may be stuck in a write that nobody reads.
@@ -447,10 +454,25 @@ impl Stop {
             let _ = bell.write(&1u64.to_ne_bytes());
         })
         .context("failed to handle signals")?;
+        if hangup_ignored {
+            // nohup(1) wants it so.
+            // SAFETY: sets a disposition that needs no handler.
+            unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        }
         Ok(Stop { set, wake })
     }
 
     fn is_set(&self) -> bool {
         self.set.load(Ordering::SeqCst)
+    }
+}
+
+fn ignores(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: only reads the disposition, into memory of the right size; an
+    // all-zero sigaction is valid.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }

@@ -28,10 +28,16 @@ fn fs_magic(path: &Path) -> io::Result<i64> {
     Ok(unsafe { fs.assume_init() }.f_type)
 }
 
-/// Where the cgroup v2 hierarchy is mounted, if it is.
+/// Where the cgroup v2 hierarchy is mounted, if it is. `ip netns exec` mounts a
+/// fresh /sys without it; then it is reached through init's mounts.
 pub fn mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    parse_mountinfo(&mounts).find(|path| matches!(fs_magic(path), Ok(CGROUP2_SUPER_MAGIC)))
+    let find = |pid: &str, root: &str| {
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+        parse_mountinfo(&mounts)
+            .map(|path| PathBuf::from(format!("{root}{}", path.display())))
+            .find(|path| matches!(fs_magic(path), Ok(CGROUP2_SUPER_MAGIC)))
+    };
+    find("self", "").or_else(|| find("1", "/proc/1/root"))
 }
 
 /// Mount points of type cgroup2; the fields are described in proc(5).
@@ -45,27 +51,22 @@ fn parse_mountinfo(text: &str) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The id of a cgroup v2 directory: the inode of its kernfs node, on 64-bit
-/// kernels. A path that does not exist as given is tried below the mount.
+/// kernels. A path that is none as given is looked up below the mount, where
+/// /proc/PID/cgroup has it from.
 pub fn id(path: &Path) -> Result<u64, StartError> {
     let bad = |why: String| StartError::BadCgroup(path.display().to_string(), why);
-    let mount = mount();
-    let below = mount.as_ref().map(|mount| mount.join(path.strip_prefix("/").unwrap_or(path)));
-    let found = match (fs_magic(path), &below) {
-        (Ok(_), _) => path,
-        (Err(_), Some(below)) if below.exists() => below,
-        (Err(e), Some(mount)) => {
-            return Err(bad(format!("{}, and no {} either", text_of(&e), mount.display())));
-        }
-        (Err(e), None) => {
-            return Err(bad(format!("{}; no cgroup v2 is mounted here", text_of(&e))));
-        }
+    let is_v2 = |path: &Path| matches!(fs_magic(path), Ok(CGROUP2_SUPER_MAGIC));
+    let Some(mount) = mount() else {
+        return Err(bad("no cgroup v2 is mounted here; see mount -t cgroup2".into()));
     };
-    match fs_magic(found) {
-        Ok(CGROUP2_SUPER_MAGIC) => {}
-        _ => {
-            return Err(bad("not in a cgroup v2 hierarchy; see mount -t cgroup2".into()));
-        }
-    }
+    let below = mount.join(path.strip_prefix("/").unwrap_or(path));
+    let found = [path, &below].into_iter().find(|path| is_v2(path));
+    let Some(found) = found else {
+        return Err(match fs_magic(path) {
+            Ok(_) => bad(format!("not a cgroup v2 directory; those are below {}", mount.display())),
+            Err(e) => bad(format!("{}, nor below {}", text_of(&e), mount.display())),
+        });
+    };
     let meta = fs::metadata(found).map_err(|e| bad(text_of(&e)))?;
     match meta.is_dir() {
         true => Ok(meta.ino()),

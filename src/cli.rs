@@ -58,8 +58,7 @@ Examples:
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "tcpconnect",
-    version,
-    long_version = concat!(
+    version = concat!(
         env!("CARGO_PKG_VERSION"), "\n",
         "hooks: fentry, kprobe, sockops; buffers: ring, perf\n",
         "BPF built by ", env!("CLANG_VERSION"), "\n",
@@ -94,7 +93,7 @@ pub struct Cli {
     #[arg(short = 'd', long, help_heading = "Columns")]
     pub dns: bool,
 
-    /// Only these processes
+    /// Only these processes, any number of them
     #[arg(short = 'p', long, value_name = "PID[,PID]", value_delimiter = ',',
           value_parser = parse_pid, help_heading = "Filters")]
     pub pid: Vec<u32>,
@@ -135,7 +134,7 @@ pub struct Cli {
     #[arg(long, value_name = "PATH", help_heading = "Filters")]
     pub cgroup: Vec<PathBuf>,
 
-    /// Only this network namespace
+    /// Only this network namespace; a name is looked up in /run/netns
     #[arg(long, value_name = "PID|PATH|INODE", help_heading = "Filters")]
     pub netns: Option<String>,
 

@@ -22,9 +22,18 @@ const _: () = assert!(size_of::<types::flow>() == FLOW_LEN);
 /// Length of a key of the table of `-c`.
 pub const FLOW_LEN: usize = 36;
 
-/// A name as the kernel keeps it: untrusted bytes, NUL-padded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A name as the kernel keeps it: untrusted bytes up to a NUL, and then whatever
+/// an earlier name left there.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Comm(pub [u8; COMM_LEN]);
+
+impl PartialEq for Comm {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Comm {}
 
 impl Comm {
     /// The bytes before the first NUL.
@@ -69,6 +78,16 @@ pub enum Event {
         tid: u32,
         ts_ns: u64,
     },
+}
+
+impl Event {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub fn ts_ns(&self) -> u64 {
+        match self {
+            Event::Connect(connect) => connect.ts_ns,
+            Event::Retract { ts_ns, .. } => *ts_ns,
+        }
+    }
 }
 
 /// A record that is not one of ours.

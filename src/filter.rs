@@ -25,7 +25,9 @@ impl FromStr for PortSet {
         let mut words = Box::new([0u64; 1024]);
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (port(first)?, port(last)?);
+            let ends = port(first).zip(port(last));
+            let (first, last) =
+                ends.ok_or(format!("'{part}' is not a port from 1 to 65535 or a range of them"))?;
             if first > last {
                 return Err(format!("the range {part} is empty; write {last}-{first}"));
             }
@@ -37,11 +39,8 @@ impl FromStr for PortSet {
     }
 }
 
-fn port(text: &str) -> Result<u16, String> {
-    match text.parse::<u16>() {
-        Ok(port) if port != 0 => Ok(port),
-        _ => Err(format!("'{text}' is not a port from 1 to 65535")),
-    }
+fn port(text: &str) -> Option<u16> {
+    text.parse::<u16>().ok().filter(|&port| port != 0)
 }
 
 /// An address block, as 16 bytes: IPv4 as ::ffff:a.b.c.d with 96 more bits.

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::c_void;
 use std::io;
+use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
@@ -44,12 +45,14 @@ use crate::cgroup;
 use crate::cgroup::text_of;
 use crate::cli::Attach;
 use crate::cli::Buffer;
+use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Family;
 use crate::config::Filter;
 use crate::config::Format;
 use crate::config::Mode;
 use crate::error::StartError;
+use crate::event::COMM_LEN;
 use crate::event::Event;
 use crate::event::Flow;
 use crate::event::decode;
@@ -77,6 +80,8 @@ const MAX_FAMILY: u32 = 32_768;
 const MAX_CALLS: u32 = 65_536;
 /// Records taken from the ring before the batch is written.
 const BATCH: usize = 8_192;
+/// How much later than its neighbours a record in the ring may be finished.
+const HOLD_NS: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rung {
@@ -213,6 +218,8 @@ enum Transport {
     Perf {
         data: QuietPerfBuffer,
         doorbell: PerfBuffer<'static>,
+        /// The era that must empty, and when it ended.
+        ending: Option<(usize, u64)>,
     },
     /// `-c`: nothing leaves the kernel but the table.
     None,
@@ -225,12 +232,13 @@ pub struct Tracer {
     skel: TcpconnectSkel<'static>,
     sink: SharedSink,
     rung: Rung,
-    /// Programs whose skipped runs are lost connects (or lost descendants).
-    counted: Vec<&'static str>,
+    /// The programs that see connects.
+    connect: Vec<&'static str>,
     flows: Option<MapHandle>,
     /// Read at detach, when the programs that hold it are gone.
     unreturned: u64,
     skipped: u64,
+    skipped_forks: u64,
 }
 
 /// Why a rung cannot be used, in words.
@@ -245,10 +253,7 @@ impl Tracer {
                 return Err(StartError::NoBtf.into());
             }
             None => {}
-            Some(path) => {
-                std::fs::File::open(path)
-                    .map_err(|e| StartError::BadBtf(path.display().to_string(), text_of(&e)))?;
-            }
+            Some(path) => check_btf(path)?,
         }
         let setup = Setup::new(config, command)?;
         libbpf_rs::set_print(Some((PrintLevel::Info, keep_log)));
@@ -260,6 +265,7 @@ impl Tracer {
                     for (rung, why) in &refusals {
                         say(&format!("{rung} not used: {why}"));
                     }
+                    setup.report(&tracer, say);
                     return Ok(tracer);
                 }
                 Ok(Err(why)) => refusals.push((rung.name(), why)),
@@ -293,26 +299,59 @@ impl Tracer {
         fence(Ordering::SeqCst);
     }
 
-    /// Moves what the kernel has into `events`, at most one batch; true if that was all.
-    pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<bool> {
-        let mut emptied = true;
-        match &self.transport {
+    /// Moves what the kernel has into `events`, at most one batch. No record up
+    /// to `horizon_ns`, which only grows, can come later.
+    pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<()> {
+        let before_ns = monotonic_ns();
+        let mut complete_until_ns = *horizon_ns;
+        match &mut self.transport {
             Transport::Ring(ring) => {
                 let n = ring.consume_raw_n(BATCH);
                 if n < 0 && -n != libc::EINTR {
                     let error = io::Error::from_raw_os_error(-n);
                     return Err(error).context("failed to read the ring buffer");
                 }
-                emptied = (n as usize) < BATCH;
+                let taken = &self.sink.borrow().events;
+                // Two records of about the same age may be in the ring in the
+                // other order, one still being written.
+                let end_ns = match usize::try_from(n).is_ok_and(|n| n >= BATCH) {
+                    true => taken.last().map_or(before_ns, Event::ts_ns),
+                    false => before_ns,
+                };
+                complete_until_ns = end_ns.saturating_sub(HOLD_NS);
             }
-            Transport::Perf { data, doorbell } => {
+            Transport::Perf { data, doorbell, ending } => {
+                let bss = self.skel.maps.bss_data.as_deref_mut();
+                let bss = bss.context("the BPF object has no counters")?;
+                // SAFETY: valid, aligned integers in the mapped .bss, also used
+                // by the kernel, hence volatile.
+                let running = |i: usize| unsafe { (&raw const bss.in_flight[i]).read_volatile() };
+                if let Some((era, ended_ns)) = *ending
+                    && running(era) == 0
+                {
+                    complete_until_ns = ended_ns;
+                    *ending = None;
+                }
+                fence(Ordering::SeqCst);
                 doorbell.consume().context("failed to read the doorbell")?;
                 data.consume().context("failed to read the perf buffer")?;
+                // SAFETY: as above.
+                let era = unsafe { (&raw const bss.era).read_volatile() };
+                // The clock comes first: who enters the other era after this
+                // look at it gets a later time.
+                let now_ns = monotonic_ns();
+                fence(Ordering::SeqCst);
+                if ending.is_none() && running(era as usize ^ 1) == 0 {
+                    // SAFETY: as above.
+                    unsafe { (&raw mut bss.era).write_volatile(era ^ 1) };
+                    *ending = Some((era as usize, now_ns));
+                }
             }
             Transport::None => {}
         }
+        *horizon_ns = complete_until_ns.max(*horizon_ns);
         events.append(&mut self.sink.borrow_mut().events);
-        Ok(emptied)
+        Ok(())
     }
 
     /// What was lost so far. Cheap: reads mapped memory.
@@ -329,26 +368,30 @@ impl Tracer {
             lost.buffer = counters.buffer;
             lost.stash = counters.stash + self.unreturned;
             lost.flows = counters.flows;
-            lost.family = counters.family;
+            lost.family = counters.family + self.skipped_forks;
         }
         lost
     }
 
     /// Asks the kernel how often it skipped our programs: a system call for each.
     pub fn count_skipped(&mut self) {
-        let programs: u64 = self
-            .skel
-            .object()
-            .progs()
-            .filter(|p| self.counted.iter().any(|&name| p.name() == name))
-            .map(|p| recursion_misses(p.as_fd().as_raw_fd()))
-            .sum();
+        let misses = |wanted: &[&str]| -> u64 {
+            let programs = self.skel.object().progs();
+            programs
+                .filter(|p| wanted.iter().any(|&name| p.name() == name))
+                .map(|p| recursion_misses(p.as_fd().as_raw_fd()))
+                .sum()
+        };
         // A kretprobe's misses are seen by its entry probe instead.
+        let counted = self.connect.iter().copied().filter(|n| !n.starts_with("kret"));
+        let programs = misses(&counted.collect::<Vec<_>>());
+        let forks = misses(&FAMILY_PROGRAMS[..1]);
         let probes: u64 = match self.rung {
             Rung::Kprobe => self.links.iter().filter_map(entry_probe_misses).sum(),
             _ => 0,
         };
         self.skipped = self.skipped.max(programs + probes);
+        self.skipped_forks = self.skipped_forks.max(forks);
     }
 
     /// Ends tracing; what is in the buffer can still be drained.
@@ -388,6 +431,18 @@ impl Tracer {
         let slot = 0u32.to_ne_bytes();
         let put = self.skel.maps.flows.update(&slot, &fd, MapFlags::ANY);
         put.context("failed to set the table of counts")
+    }
+}
+
+/// Raw BTF, or an ELF file that may have a .BTF section.
+fn check_btf(path: &Path) -> Result<(), StartError> {
+    let bad = |why: String| StartError::BadBtf(path.display().to_string(), why);
+    let mut magic = [0; 4];
+    let mut file = std::fs::File::open(path).map_err(|e| bad(text_of(&e)))?;
+    file.read_exact(&mut magic).map_err(|e| bad(text_of(&e)))?;
+    match magic {
+        [0x7f, b'E', b'L', b'F'] | [0x9f, 0xeb, ..] | [0xeb, 0x9f, ..] => Ok(()),
+        _ => Err(bad("it holds no BTF".into())),
     }
 }
 
@@ -476,10 +531,10 @@ impl<'a> Setup<'a> {
         }
         let family = self.config.filter.family;
         let (v4, v6) = (family != Family::V6, family != Family::V4);
-        match self.try_programs(rung, rung.programs(v4, v6), say)? {
+        match self.try_programs(rung, rung.programs(v4, v6))? {
             Err(why) if v4 && v6 && why.contains("tcp_v6_connect") => {
                 say(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
-                self.try_programs(rung, rung.programs(true, false), say)
+                self.try_programs(rung, rung.programs(true, false))
             }
             result => Ok(result),
         }
@@ -489,7 +544,6 @@ impl<'a> Setup<'a> {
         &self,
         rung: Rung,
         connect: Vec<&'static str>,
-        say: &dyn Fn(&str),
     ) -> Result<Result<Tracer, Refusal>> {
         take_log();
         let family: &[&'static str] = match self.config.filter.children {
@@ -526,15 +580,11 @@ impl<'a> Setup<'a> {
             skel,
             sink,
             rung,
-            counted: connect
-                .iter()
-                .chain(family)
-                .copied()
-                .filter(|n| !n.starts_with("kret"))
-                .collect(),
+            connect: connect.clone(),
             flows: None,
             unreturned: 0,
             skipped: 0,
+            skipped_forks: 0,
         };
         if !self.rows() {
             let table = new_flows()?;
@@ -554,17 +604,16 @@ impl<'a> Setup<'a> {
                 return Ok(Err(refusal(rung, name, &e, &take_log())));
             }
         }
-        self.report(rung, &connect, say);
         Ok(Ok(tracer))
     }
 
-    fn report(&self, rung: Rung, programs: &[&str], say: &dyn Fn(&str)) {
-        say(&format!("attached {} ({})", rung.name(), programs.join(", ")));
+    fn report(&self, tracer: &Tracer, say: &dyn Fn(&str)) {
+        say(&format!("attached {} ({})", tracer.rung.name(), tracer.connect.join(", ")));
         if self.rows() {
             let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
             say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
         }
-        if rung == Rung::StateOnly {
+        if tracer.rung == Rung::StateOnly {
             eprintln!(
                 "tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it"
             );
@@ -588,8 +637,14 @@ impl<'a> Setup<'a> {
         data.want_uid_set = filter.uid.is_some();
         data.want_uid = filter.uid.unwrap_or(0);
         if let Some(comm) = filter.comm {
-            let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| comm.0[at + i]));
-            data.want_comm = [word(0), word(8)];
+            let word = |bytes: &[u8; COMM_LEN], at: usize| {
+                u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]))
+            };
+            data.want_comm = [word(&comm.0, 0), word(&comm.0, 8)];
+            // The name and the NUL after it.
+            let len = comm.0.iter().take_while(|&&b| b != 0).count();
+            let mask = std::array::from_fn(|i| if i <= len { 0xff } else { 0 });
+            data.want_comm_mask = [word(&mask, 0), word(&mask, 8)];
             data.want_comm_set = true;
         }
         data.want_netns = self.netns.unwrap_or(0);
@@ -707,7 +762,7 @@ impl<'a> Setup<'a> {
             QuietPerfBuffer::new(map_fd, pages, Rc::clone(sink)).map_err(|e| bad(text_of(&e)))?;
         let doorbell = PerfBufferBuilder::new(&skel.maps.doorbell).pages(1).sample_cb(|_, _| ());
         let doorbell = doorbell.build().map_err(|e| bad(text_of(&e)))?;
-        Ok(Transport::Perf { data, doorbell })
+        Ok(Transport::Perf { data, doorbell, ending: None })
     }
 
     /// Processes born before the fork hook was there. Repeated until nothing is

@@ -110,6 +110,9 @@ fn main() {
 struct CaseRun {
     attempts: BTreeMap<&'static str, (Vec<Value>, Option<String>)>,
     rows: BTreeMap<&'static str, Vec<Value>>,
+    /// Returns that the kernel did not report: a kretprobe has room for ten
+    /// calls at once, and `threads` makes 64.
+    lost: usize,
 }
 
 const FIRST_MARK: u64 = 100;
@@ -124,7 +127,11 @@ impl CaseRun {
             attempts.insert(case, client.try_case(case));
         }
         let done = tracer.stop();
-        done.assert_quiet_success();
+        let lost = done.objects("lost").iter().filter_map(|l| l["stash"].as_u64()).sum::<u64>();
+        if lost == 0 {
+            done.assert_quiet_success();
+        }
+        assert!(lost == 0 || lab.attach == "kprobe", "{}", done.stderr);
         let mut rows: BTreeMap<_, Vec<Value>> = BTreeMap::new();
         let mut current = None;
         for row in done.rows() {
@@ -137,7 +144,7 @@ impl CaseRun {
                 }
             }
         }
-        CaseRun { attempts, rows }
+        CaseRun { attempts, rows, lost: lost as usize }
     }
 
     fn check(&self, case: &str) {
@@ -155,6 +162,11 @@ impl CaseRun {
         let mut rows: Vec<_> = self.rows.get(case).unwrap_or(&no_rows).iter().collect();
         expected.sort_by_key(|a| a["lport"].as_u64());
         rows.sort_by_key(|r| r["lport"].as_u64());
+        if case.starts_with("threads") {
+            assert_eq!(rows.len() + self.lost, expected.len(), "{case}");
+            let made = |row: &&Value| rows.iter().any(|r| r["tid"] == row["tid"]);
+            expected.retain(made);
+        }
         assert_eq!(rows.len(), expected.len(), "{case}: {rows:#?} for {expected:#?}");
         for (row, attempt) in rows.into_iter().zip(expected) {
             assert_row(row, attempt, 0);
@@ -646,7 +658,9 @@ fn counts_are_printed_and_reset_at_each_interval(lab: &Lab) {
     let mut client = Client::new();
     let made = scaled(100_000);
     let tracer = lab.trace(&["-c", "-j", "-i", "0.1", "--netns", &client.netns()]);
-    client.case(&format!("storm {made} 2"));
+    client.case(&format!("storm {} 2", made / 2));
+    std::thread::sleep(Duration::from_millis(300));
+    client.case(&format!("storm {} 2", made / 2));
     let done = tracer.stop();
     done.assert_quiet_success();
     let counts: Vec<_> =
@@ -657,14 +671,12 @@ fn counts_are_printed_and_reset_at_each_interval(lab: &Lab) {
 
 fn a_full_table_of_counts_is_said(lab: &Lab) {
     let mut client = Client::new();
-    let made = scaled(1_000_000);
+    let made = scaled(1_000_000).max(70_000);
     let tracer = lab.trace(&["-c", "--netns", &client.netns()]);
     client.case(&format!("flows {made}"));
     let done = tracer.stop();
-    let lost = made.saturating_sub(65_536);
-    assert_eq!(done.table().len(), 0);
-    assert_eq!(done.stdout.lines().count() as u64, 3 + made.min(65_536));
-    assert_eq!(done.ledger(), Some((made, made - lost, lost)), "{}", done.stderr);
+    assert_eq!(done.stdout.lines().count(), 3 + 65_536);
+    assert_eq!(done.ledger(), Some((made, 65_536, made - 65_536)), "{}", done.stderr);
 }
 
 fn it_stops_after_n_rows(lab: &Lab) {
@@ -799,13 +811,15 @@ fn a_storm_loses_nothing_and_memory_does_not_grow(lab: &Lab) {
     let mut client = Client::new();
     let made = scaled(1_000_000);
     let tracer = lab.trace(&["--netns", &client.netns()]);
-    client.case(&format!("storm {} 1", made / 10));
+    // Enough to have touched every page of the buffer.
+    let first = 40_000;
+    client.case(&format!("storm {first} 1"));
     let before = tracer.rss();
     client.case(&format!("storm {made} 1"));
     let after = tracer.rss();
     let done = tracer.stop();
     done.assert_quiet_success();
-    assert_eq!(done.table().len() as u64, made + made / 10);
+    assert_eq!(done.table().len() as u64, made + first);
     assert!(after <= before + 1024, "{before} KiB, then {after} KiB");
 }
 
@@ -882,7 +896,7 @@ fn without_btf_it_says_so(lab: &Lab) {
 
 fn without_cgroup_v2_it_still_traces(lab: &Lab) {
     let script = "for m in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/mounts); do \
-                  umount -l \"$m\"; done; \
+                  umount -l \"$m\"; done; mount -t tmpfs none /proc/1; \
                   exec \"$TCPCONNECT\" -j --attach sockops --buffer \"$BUFFER\" -- \"$CLIENT\" --netns";
     let envs = [
         ("TCPCONNECT", lab::tcpconnect().into()),

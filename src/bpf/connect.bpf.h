@@ -160,11 +160,14 @@ static __always_inline bool reader_must_wake(void)
 
 static __always_inline void submit_perf(void *ctx, struct connect_record *r)
 {
+	__u32 began = era & 1;
 	__u64 bell = 0;
 
+	__sync_fetch_and_add(&in_flight[began], 1);
 	r->ts_ns = bpf_ktime_get_ns();
 	if (bpf_perf_event_output(ctx, &perf, BPF_F_CURRENT_CPU, r, sizeof(*r)) < 0)
 		count_lost(&lost.buffer);
+	__sync_fetch_and_add(&in_flight[began], -1);
 	if (reader_must_wake())
 		bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell, sizeof(bell));
 }

@@ -12,7 +12,8 @@ const volatile bool want_pid_set;   /* pids in the map */
 const volatile bool want_uid_set;
 const volatile __u32 want_uid;
 const volatile bool want_comm_set;
-const volatile __u64 want_comm[2];  /* zero-padded to 16 bytes */
+const volatile __u64 want_comm[2];
+const volatile __u64 want_comm_mask[2]; /* its bytes and the NUL after them */
 const volatile __u32 want_netns;    /* inode; 0: any */
 const volatile bool want_ports;
 const volatile bool want_nets;
@@ -38,11 +39,14 @@ static __always_inline bool should_skip_uid(__u32 uid)
 	return want_uid_set && uid != want_uid;
 }
 
+/* What follows the NUL is left over from a longer name: kernels before 5.17 do
+ * not clear it at exec. */
 static __always_inline bool should_skip_comm(const __u8 *comm)
 {
 	const __u64 *c = (const __u64 *)comm;
 
-	return want_comm_set && (c[0] != want_comm[0] || c[1] != want_comm[1]);
+	return want_comm_set && ((c[0] & want_comm_mask[0]) != want_comm[0] ||
+				 (c[1] & want_comm_mask[1]) != want_comm[1]);
 }
 
 static __always_inline bool should_skip_cgroupmap(__u64 id)

@@ -12,6 +12,15 @@ struct lost_counters lost;
 /* Set by user space just before it blocks; cleared by the event that wakes it. */
 volatile __u32 reader_waits;
 
+/*
+ * Perf buffer only: programs between reading the clock and the end of their
+ * output, by the era in which they began. A task preempted there would hand in
+ * an old record late; user space starts a new era, waits for the old one to
+ * empty, and then knows every record up to the change.
+ */
+volatile __u32 era;
+__u64 in_flight[2];
+
 /* The transport, one of the two; size set before load. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

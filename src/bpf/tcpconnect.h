@@ -25,7 +25,7 @@ struct task_facts {
 	__u32 tid;
 	__u32 uid; /* real, initial user namespace */
 	__u32 gid;
-	__u8 comm[16];	 /* the thread's name */
+	__u8 comm[16];	 /* the thread's name; what follows its NUL is random */
 	__u8 leader[16]; /* the process's name; zero unless asked for */
 };
 

@@ -150,7 +150,8 @@ impl Output for Json {
         object.insert("event".into(), "lost".into());
         object.insert("time".into(), Time(clock.unix_ns(now_ns)).to_string().into());
         object.insert("count".into(), lost.total().into());
-        for (count, reason, _) in lost.reasons() {
+        let reasons = lost.reasons().map(|(count, reason, _)| (count, reason));
+        for (count, reason) in reasons.into_iter().chain([(lost.family, "family")]) {
             if count > 0 {
                 object.insert(reason.into(), count.into());
             }

@@ -24,7 +24,8 @@ pub struct Lost {
     pub stash: u64,
     /// Connects of flows that had no room in the table of `-c`.
     pub flows: u64,
-    /// Descendants that could not be followed.
+    /// Descendants that could not be followed; not part of the total, for
+    /// nobody knows how many connects they made.
     pub family: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
@@ -48,13 +49,12 @@ impl Lost {
     }
 
     /// Count, JSON name and words of each reason.
-    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 6] {
+    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 5] {
         [
             (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
             (self.skipped, "skipped", "skipped by the kernel (--attach sockops never is)"),
             (self.stash, "stash", "whose return was missed (--attach sockops needs none)"),
             (self.flows, "flows", "of flows beyond the table's size (narrow the filters)"),
-            (self.family, "family", "descendants not followed (too many processes)"),
             (self.undecodable, "undecodable", "not understood"),
         ]
     }

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two commands matter: make run, make test. Each installs what it needs.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+ARGS ?=
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= target
+
+BIN := $(CARGO_TARGET_DIR)/release/tcpconnect
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+SBIN := $(DESTDIR)$(PREFIX)/sbin
+MAN8 := $(DESTDIR)$(PREFIX)/share/man/man8
+
+# Where Debian keeps ip and bpftool, which a user's PATH need not have.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# thing:package, where a thing is a command, or a file if it begins with /.
+BUILD_NEEDS := cc:gcc cc:libc6-dev clang:clang pkg-config:pkg-config \
+	/usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
+TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl man:man-db groff:groff-base \
+	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static xz:xz-utils zstd:zstd
+
+# Silent, and without network or root, when nothing is missing.
+define install_missing
+	@missing=; for need in $(1); do \
+		case $$need in \
+			/*) test -e "$${need%%:*}" ;; \
+			*) command -v "$${need%%:*}" >/dev/null ;; \
+		esac || missing="$$missing $${need#*:}"; \
+	done; \
+	test -z "$$missing" && exit; \
+	echo "Installing:$$missing"; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "There is no apt-get here. Install these by hand (Debian's names):$$missing" >&2; \
+		exit 1; \
+	fi; \
+	$(SUDO) apt-get update -qq && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq -y --no-install-recommends $$missing </dev/null >/dev/null
+endef
+
+# Runs test programs as root; cargo itself stays with the user.
+TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
+
+.PHONY: help run build check test bench install deps deps-build deps-test
+
+help:
+	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
+	@echo 'make build               $(BIN)'
+	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests'
+	@echo 'make test                make check, and the tests on other kernels in virtual machines'
+	@echo 'make bench               what tracing costs'
+	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
+	@echo 'make deps                install what build and tests need (deps-build, deps-test)'
+
+run: build
+	$(SUDO) $(BIN) $(ARGS)
+
+build: deps-build
+	$(CARGO) build --release --locked
+
+check: deps
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked --test cli
+	$(CARGO) test --locked --test docs
+	$(CARGO) build --locked --example client
+	$(AS_ROOT) $(CARGO) test --locked --test live
+
+test: check
+	$(CARGO) test --locked --test matrix
+
+bench: deps build
+	$(AS_ROOT) $(CARGO) bench --locked --bench bench
+
+# Builds nothing, so that root needs no Rust: run make build first.
+install:
+	@test -x $(BIN) || { echo 'Run make build first: there is no $(BIN).' >&2; exit 1; }
+	install -D -m 755 $(BIN) $(SBIN)/tcpconnect
+	ln -sf tcpconnect $(SBIN)/tcpv4connect
+	install -D -m 644 -t $(MAN8) man/tcpconnect.8 man/tcpv4connect.8
+
+deps: deps-build deps-test
+
+deps-build:
+	@command -v $(CARGO) >/dev/null || { echo 'Install Rust first: https://rustup.rs' >&2; exit 1; }
+	$(call install_missing,$(BUILD_NEEDS))
+
+deps-test:
+	$(call install_missing,$(TEST_NEEDS))
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
+		rustup component add rustfmt clippy

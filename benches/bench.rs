@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The figures of `make bench`: what tracing costs, ratios first. A benchmark,
+//! not a test: it prints targets beside figures and fails only if it cannot run.
+//!
+//! Needs root, except with `-- format`, which measures decoding and formatting.
+
+use std::fs;
+use std::fs::File;
+use std::hint::black_box;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Child;
+use std::process::ChildStdout;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use clap::Parser as _;
+use serde_json::Value;
+use tcpconnect::cli::Cli;
+use tcpconnect::clock::WallClock;
+use tcpconnect::clock::monotonic_ns;
+use tcpconnect::config::Config;
+use tcpconnect::event::Event;
+use tcpconnect::event::decode;
+use tcpconnect::output;
+
+const ROUNDS: usize = 5;
+const CONNECTS_A_ROUND: u64 = 200_000;
+const STORM: u64 = 1_000_000;
+const PINGS: usize = 300;
+const STARTS: usize = 11;
+
+fn main() {
+    println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
+    if !std::env::args().any(|a| a == "format") {
+        cost_of_tracing();
+        storm();
+        delay();
+        start();
+        size();
+    }
+    formatting();
+}
+
+fn line(figure: &str, measured: String, target: &str) {
+    println!("{figure:<46} {measured:>14} {target:>18}");
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// The client, waiting for cases in a network namespace of its own.
+struct Client {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    netns: String,
+}
+
+impl Client {
+    fn new() -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_tcpconnect")).with_file_name("examples/client");
+        let mut child = Command::new(program)
+            .arg("--netns")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cargo build --release --example client comes first");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut client = Client { child, stdout, netns: String::new() };
+        client.netns = client.line()["netns"].to_string();
+        client
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("the client answers");
+        serde_json::from_str(&line).expect("a JSON object")
+    }
+
+    fn case(&mut self, case: &str) -> Value {
+        let stdin = self.child.stdin.as_mut().expect("a pipe");
+        writeln!(stdin, "{case}").expect("the client listens");
+        let facts = self.line();
+        let done = self.line();
+        assert!(done["error"].is_null(), "{case}: {done}");
+        facts
+    }
+
+    /// Nanoseconds for one refused connect, in a storm from one thread.
+    fn connect_ns(&mut self, connects: u64) -> f64 {
+        let facts = self.case(&format!("storm {connects} 1"));
+        facts["elapsed_ns"].as_f64().expect("a number") / connects as f64
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts the tracer and returns once it traces, with the time that took.
+fn trace(args: &[&str], stdout: Stdio) -> (Child, Duration) {
+    let (mut ready, writer) = std::io::pipe().expect("a pipe");
+    let fd = writer.as_raw_fd();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpconnect"));
+    command.args(["--ready-fd", "3"]).args(args).stdin(Stdio::null()).stdout(stdout);
+    // SAFETY: only dup2 and fcntl, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            match fd {
+                3 => libc::fcntl(3, libc::F_SETFD, 0),
+                _ => libc::dup2(fd, 3),
+            };
+            Ok(())
+        });
+    }
+    let started = Instant::now();
+    let child = command.spawn().expect("tcpconnect starts");
+    drop(writer);
+    ready.read_exact(&mut [0]).expect("tcpconnect traces; this needs root");
+    (child, started.elapsed())
+}
+
+fn stop(mut child: Child) {
+    // SAFETY: the child is ours and not yet waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let status = child.wait().expect("our child");
+    assert!(status.success(), "tcpconnect ended with {status}");
+}
+
+/// A field of /proc/PID/status in KiB.
+fn status_kib(pid: u32, field: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the tracer runs");
+    let line = status.lines().find_map(|l| l.strip_prefix(field)).expect("a known field");
+    line.trim_matches([':', '\t', ' ', 'k', 'B']).parse().expect("a number")
+}
+
+/// CPU time of all threads, nanoseconds (first field of schedstat).
+fn cpu_ns(pid: u32) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the tracer runs");
+    threads
+        .filter_map(|t| fs::read_to_string(t.ok()?.path().join("schedstat")).ok())
+        .filter_map(|s| s.split(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+/// Untraced and traced in turn, so that each ratio is of neighbours in time.
+fn cost_of_tracing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows = dir.path().join("rows");
+    let rows = rows.to_str().expect("UTF-8");
+    let mut client = Client::new();
+    let netns = client.netns.clone();
+    client.connect_ns(CONNECTS_A_ROUND);
+    let variants: [(&str, &[&str], &str); 5] = [
+        ("table to a file", &[], "<= 1.10"),
+        ("JSON to a file", &["-j"], "<= 1.10"),
+        ("table, perf buffer", &["--buffer", "perf"], ""),
+        ("count (-c)", &["-c"], ""),
+        ("filtered out (-p 1)", &["-p", "1"], ""),
+    ];
+    let mut untraced = Vec::new();
+    for (name, args, target) in variants {
+        let args = [args, &["-o", rows, "--netns", &netns]].concat();
+        let (mut ratios, mut cpu) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let base = client.connect_ns(CONNECTS_A_ROUND);
+            let (tracer, _) = trace(&args, Stdio::null());
+            let cpu_before = cpu_ns(tracer.id());
+            ratios.push(client.connect_ns(CONNECTS_A_ROUND) / base);
+            // Until the last batch is written.
+            std::thread::sleep(Duration::from_millis(20));
+            cpu.push((cpu_ns(tracer.id()) - cpu_before) / CONNECTS_A_ROUND as f64 / 1000.0);
+            stop(tracer);
+            untraced.push(base);
+        }
+        line(
+            &format!("connect, traced / untraced: {name}"),
+            format!("{:.3}", median(ratios)),
+            target,
+        );
+        let target = match name {
+            "table to a file" => "<= 0.7 us",
+            "JSON to a file" => "<= 1.0 us",
+            _ => "",
+        };
+        line(&format!("tracer CPU per connect: {name}"), format!("{:.2} us", median(cpu)), target);
+    }
+    line("connect, untraced", format!("{:.2} us", median(untraced) / 1000.0), "");
+}
+
+/// One long storm with the default buffer: what is lost, and memory.
+fn storm() {
+    let mut client = Client::new();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows = dir.path().join("rows");
+    let args = ["-o", rows.to_str().expect("UTF-8"), "--netns", &client.netns.clone()];
+    let (tracer, _) = trace(&args, Stdio::null());
+    client.connect_ns(STORM);
+    std::thread::sleep(Duration::from_millis(200));
+    let (peak, resident) = (status_kib(tracer.id(), "VmHWM"), status_kib(tracer.id(), "VmRSS"));
+    stop(tracer);
+    let printed = BufReader::new(File::open(rows).expect("rows")).lines().count() as u64 - 1;
+    line(&format!("lost of {STORM} connects"), (STORM - printed).to_string(), "0");
+    line("VmHWM", format!("{:.1} MB", peak / 1024.0), "< 16 MB");
+    line("VmRSS after the storm", format!("{:.1} MB", resident / 1024.0), "< 8 MB");
+}
+
+/// From the kernel's clock in the event to the row in our hands.
+fn delay() {
+    let mut client = Client::new();
+    let (mut tracer, _) = trace(&["-j", "--netns", &client.netns.clone()], Stdio::piped());
+    let mut rows = BufReader::new(tracer.stdout.take().expect("a pipe"));
+    let mut delays = Vec::new();
+    for _ in 0..PINGS {
+        std::thread::sleep(Duration::from_millis(10));
+        client.case("connect 127.0.0.1 9");
+        let mut row = String::new();
+        rows.read_line(&mut row).expect("a row");
+        let now_ns = monotonic_ns();
+        let row: Value = serde_json::from_str(&row).expect("JSON");
+        delays.push((now_ns - row["ts_ns"].as_u64().expect("ts_ns")) as f64 / 1e6);
+    }
+    stop(tracer);
+    delays.sort_by(f64::total_cmp);
+    line("connect to row, idle, median", format!("{:.2} ms", delays[PINGS / 2]), "");
+    line(
+        "connect to row, idle, 99th percentile",
+        format!("{:.2} ms", delays[PINGS * 99 / 100]),
+        "< 10 ms",
+    );
+}
+
+fn start() {
+    let times = (0..STARTS).map(|_| {
+        let (tracer, took) = trace(&["-p", "1"], Stdio::null());
+        stop(tracer);
+        took.as_secs_f64() * 1000.0
+    });
+    line("start to attached, median", format!("{:.0} ms", median(times.collect())), "< 100 ms");
+}
+
+fn size() {
+    let bytes = fs::metadata(env!("CARGO_BIN_EXE_tcpconnect")).expect("the binary").len();
+    line("stripped binary", format!("{:.2} MB", bytes as f64 / 1e6), "< 3 MB");
+}
+
+/// A record as the kernel writes it (src/bpf/tcpconnect.h).
+fn record(n: u64) -> [u8; 112] {
+    let mut r = [0; 112];
+    let mut put = |at: usize, bytes: &[u8]| r[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &1u32.to_ne_bytes());
+    put(8, &(1_000_000_000 + n * 5_000).to_ne_bytes());
+    put(24, &(1000 + n as u32 % 1000).to_ne_bytes());
+    put(40, b"python3\0");
+    put(56, b"python3\0");
+    put(72, &[127, 0, 0, 1]);
+    put(88, &[10, 0, (n >> 8) as u8, n as u8]);
+    put(104, &40_000u16.to_ne_bytes());
+    put(106, &443u16.to_ne_bytes());
+    put(108, &4u32.to_ne_bytes());
+    r
+}
+
+/// User space alone, one thread, to memory.
+fn formatting() {
+    let records: Vec<_> = (0..1000).map(record).collect();
+    for (name, args) in [("table", &["tcpconnect"][..]), ("JSON", &["tcpconnect", "-j"][..])] {
+        let cli = Cli::try_parse_from(args).expect("valid options");
+        let config = Config::new(cli, false).expect("valid options");
+        let mut output = output::new(&config);
+        let clock = WallClock::now();
+        let mut text = Vec::with_capacity(1 << 20);
+        let mut times = Vec::new();
+        for _ in 0..200 {
+            let started = Instant::now();
+            for record in &records {
+                if let Ok(Event::Connect(connect)) = decode(black_box(record)) {
+                    output.connect(&connect, &clock, &mut text);
+                }
+            }
+            black_box(&text);
+            text.clear();
+            times.push(started.elapsed().as_nanos() as f64 / records.len() as f64);
+        }
+        line(
+            &format!("decode and format one event: {name}"),
+            format!("{:.0} ns", median(times)),
+            "",
+        );
+    }
+}

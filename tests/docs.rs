@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Documentation cannot go stale: the man page, README.md and CHANGELOG.md
+//! against the program itself. UPDATE_DOCS=1 refreshes what can be generated.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use clap::CommandFactory as _;
+use clap::Parser as _;
+use tcpconnect::cli::Cli;
+use tcpconnect::clock::WallClock;
+use tcpconnect::config::Config;
+use tcpconnect::event::COMM_LEN;
+use tcpconnect::event::Comm;
+use tcpconnect::event::Connect;
+use tcpconnect::event::Flow;
+use tcpconnect::output;
+use tcpconnect::output::Lost;
+
+const MAN_PAGE: &str = "man/tcpconnect.8";
+/// README.md's copy of --help stands between these.
+const USAGE_BEGIN: &str = "<!-- usage: begin -->\n```text\n";
+const USAGE_END: &str = "```\n<!-- usage: end -->\n";
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The man page without fonts and with plain hyphens; macros remain.
+fn man_page() -> String {
+    let page = read(MAN_PAGE);
+    ["\\fB", "\\fI", "\\fR", "\\fP"]
+        .iter()
+        .fold(page, |p, font| p.replace(font, ""))
+        .replace(r"\-", "-")
+}
+
+/// The lines of a section of the man page, up to the next heading of that kind.
+fn section<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
+    let kind = heading.split_whitespace().next().unwrap();
+    let mut lines = page.lines().skip_while(|line| *line != heading);
+    assert_eq!(lines.next(), Some(heading), "{MAN_PAGE} lacks this section");
+    lines.take_while(|line| !line.starts_with(kind) && !line.starts_with(".SH")).collect()
+}
+
+/// The line after each .TP: what is being described.
+fn tags<'a>(lines: &[&'a str]) -> Vec<&'a str> {
+    lines.windows(2).filter(|pair| pair[0] == ".TP").map(|pair| pair[1]).collect()
+}
+
+/// `-p, --pid` of each option of --help.
+fn options() -> BTreeSet<String> {
+    let command = Cli::command();
+    let shown = command.get_arguments().filter(|a| !a.is_hide_set() && !a.is_positional());
+    shown
+        .map(|a| {
+            let short = a.get_short().map(|c| format!("-{c}"));
+            let long = a.get_long().map(|l| format!("--{l}"));
+            short.into_iter().chain(long).collect::<Vec<_>>().join(", ")
+        })
+        .collect()
+}
+
+fn help() -> String {
+    Cli::command().term_width(100).render_help().to_string()
+}
+
+#[test]
+fn the_man_page_describes_every_option_and_no_other() {
+    let page = man_page();
+    let tags = tags(&section(&page, ".SH OPTIONS"));
+    let described: BTreeSet<String> = tags
+        .into_iter()
+        .filter(|tag| !tag.starts_with("-- "))
+        .map(|tag| {
+            let names = tag.split(' ').take_while(|word| word.starts_with('-'));
+            names.collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    assert_eq!(described, options());
+}
+
+#[test]
+fn every_option_named_anywhere_in_the_documents_exists() {
+    let command = Cli::command();
+    let known: BTreeSet<_> = command.get_arguments().filter_map(|a| a.get_long()).collect();
+    let documents = ["README.md", "CHANGELOG.md"].map(|name| (name, read(name)));
+    for (name, text) in documents.into_iter().chain([(MAN_PAGE, man_page())]) {
+        for (at, _) in text.match_indices("--") {
+            let word = text[at..].trim_start_matches('-');
+            let word = word.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next();
+            let word = word.unwrap_or_default();
+            assert!(word.is_empty() || known.contains(word), "{name} names --{word}");
+        }
+    }
+}
+
+#[test]
+fn the_usage_block_of_the_readme_is_the_help_of_the_program() {
+    let readme = read("README.md");
+    let (before, rest) = readme.split_once(USAGE_BEGIN).expect("README.md has a usage block");
+    let (usage, after) = rest.split_once(USAGE_END).expect("the usage block has an end");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let fresh = [before, USAGE_BEGIN, &help(), USAGE_END, after].concat();
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"), fresh).unwrap();
+        return;
+    }
+    assert_eq!(usage, help(), "refresh it: UPDATE_DOCS=1 cargo test --test docs");
+}
+
+#[test]
+fn the_binary_prints_the_help_that_the_documents_quote() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpconnect"));
+    let output = command.arg("--help").env("COLUMNS", "100").stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), help());
+}
+
+/// The keys of each object in JSON lines, in their order.
+fn keys(lines: &[u8]) -> Vec<Vec<String>> {
+    let lines = std::str::from_utf8(lines).unwrap().lines();
+    lines
+        .map(|line| {
+            let object: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
+            object.keys().cloned().collect()
+        })
+        .collect()
+}
+
+fn comm(name: &str) -> Comm {
+    let mut bytes = [0; COMM_LEN];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Comm(bytes)
+}
+
+#[test]
+fn the_man_page_describes_every_json_field_in_order_and_no_other() {
+    let config = Config::new(Cli::parse_from(["tcpconnect", "-j"]), false).unwrap();
+    let mut json = output::new(&config);
+    let clock = WallClock::at(0);
+    let address = Ipv4Addr::LOCALHOST.into();
+    // Written out in full, so that a new field stops this from compiling.
+    let connect = Connect {
+        ts_ns: 1,
+        pid: 1,
+        tid: 1,
+        uid: 1,
+        gid: 1,
+        comm: comm("thread"),
+        leader: comm("process"),
+        cgroup_id: Some(1),
+        netns: Some(1),
+        saddr: address,
+        daddr: address,
+        lport: Some(1),
+        dport: 1,
+    };
+    let flow = Flow { saddr: address, daddr: address, dport: 1, connects: 1 };
+    let lost = Lost { buffer: 1, skipped: 1, stash: 1, flows: 1, family: 1, undecodable: 1 };
+    let mut written = Vec::new();
+    json.header(&mut written);
+    json.connect(&connect, &clock, &mut written);
+    json.flows(&[flow], 1, &clock, &mut written);
+    json.lost(&lost, 1, &clock, &mut written);
+
+    let page = man_page();
+    let names = ["connect", "count", "lost"];
+    let written = keys(&written);
+    assert_eq!(written.len(), names.len());
+    for (name, written) in names.iter().zip(written) {
+        let tags = tags(&section(&page, &format!(".SS Object: {name}")));
+        let described: Vec<_> = tags.iter().map(|tag| tag.trim_start_matches(".B ")).collect();
+        assert_eq!(described, written, "object {name}");
+    }
+}
+
+#[test]
+fn the_man_page_renders_without_a_warning() {
+    let mut man = Command::new("man");
+    man.args(["--warnings=w", "-E", "UTF-8", "-l", "-Tutf8", "-Z", MAN_PAGE]);
+    man.current_dir(env!("CARGO_MANIFEST_DIR")).env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80");
+    let output = man.output().expect("man is installed (make deps-test)");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(output.status.success());
+    assert!(!output.stdout.is_empty());
+}
+
+#[test]
+fn the_older_name_leads_to_the_same_man_page() {
+    assert_eq!(read("man/tcpv4connect.8"), ".so man8/tcpconnect.8\n");
+}
+
+#[test]
+fn the_changelog_has_an_entry_for_this_version() {
+    let changelog = read("CHANGELOG.md");
+    let entry =
+        |name: &str| changelog.lines().any(|line| line.starts_with(&format!("## [{name}]")));
+    assert!(entry(env!("CARGO_PKG_VERSION")) || entry("Unreleased"));
+}
+
+#[test]
+fn the_man_page_is_of_this_version() {
+    let title = format!("\"tcpconnect {}\"", env!("CARGO_PKG_VERSION"));
+    assert!(read(MAN_PAGE).lines().any(|line| line.starts_with(".TH") && line.contains(&title)));
+}
+
+/// All of src, with string literals that are continued on the next line joined.
+fn sources() -> String {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = fs::read_dir(src).unwrap().map(|entry| entry.unwrap().path());
+    let rust = files.filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let text: String = rust.map(|path| fs::read_to_string(path).unwrap()).collect();
+    let text = text + &read("build.rs");
+    let mut pieces = text.split("\\\n");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |joined, piece| joined + piece.trim_start())
+}
+
+#[test]
+fn every_message_that_the_readme_explains_is_one_of_the_program() {
+    let readme = read("README.md");
+    let messages: Vec<_> =
+        readme.lines().filter_map(|l| l.strip_prefix("### `")?.strip_suffix('`')).collect();
+    assert!(!messages.is_empty());
+    let sources = sources();
+    for message in messages {
+        for part in message.split('…').map(str::trim) {
+            assert!(sources.contains(part), "no source has \"{part}\"");
+        }
+    }
+}

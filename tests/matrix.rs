@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The live tests on real kernels: every rung and buffer, in virtual machines.
+//! Owns the bookkeeping; tests/vm/ owns kernels and machines, tests/live.rs the
+//! tests. Each test of a machine is a named test here.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::ExitCode;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use libtest_mimic::Arguments;
+use libtest_mimic::Failed;
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+const RUNGS: &str = "fentry,kprobe,sockops";
+const BUFFERS: &str = "ring,perf";
+/// One for each of the host's two CPUs.
+const MACHINES_AT_ONCE: usize = 2;
+/// Emulation against hardware.
+const SCALE_DOWN: &str = "20";
+const LIMIT_SECONDS: &str = "1500";
+
+/// What the tests of one machine said so far: name -> output, or why it failed.
+#[derive(Default)]
+struct Results {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    outcomes: HashMap<String, Result<(), String>>,
+    /// How the machine ended: its exit status in words and the kernel's complaints.
+    ended: Option<(String, String)>,
+}
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // A trial only waits for its machine.
+    args.test_threads = Some(1);
+    let kernels = kernels();
+    if kernels.len() < 3 {
+        eprintln!("matrix: only {kernels:?} could be had; at least three kernels must run");
+        return ExitCode::FAILURE;
+    }
+    let live = build();
+    let names = test_names(&live);
+    let machines: Vec<_> =
+        kernels.iter().map(|k| (k.clone(), Arc::new(Results::default()))).collect();
+    let mut trials = Vec::new();
+    for (kernel, results) in &machines {
+        for name in &names {
+            let (results, name) = (Arc::clone(results), name.clone());
+            trials.push(Trial::test(format!("{kernel}::{name}"), move || results.wait_for(&name)));
+        }
+        let results = Arc::clone(results);
+        let name = format!("{kernel}::the_kernel_has_nothing_to_complain_about");
+        trials.push(Trial::test(name, move || results.no_complaints()));
+    }
+    if args.list {
+        libtest_mimic::run(&args, trials).exit();
+    }
+    let wanted: Vec<_> = machines
+        .iter()
+        .filter(|(kernel, _)| args.filter.as_ref().is_none_or(|f| f.starts_with(&**kernel)))
+        .cloned()
+        .collect();
+    let next = Arc::new(AtomicUsize::new(0));
+    for _ in 0..MACHINES_AT_ONCE {
+        let (wanted, next, live) = (wanted.clone(), Arc::clone(&next), live.clone());
+        thread::spawn(move || {
+            while let Some((kernel, results)) = wanted.get(next.fetch_add(1, Ordering::SeqCst)) {
+                run_machine(kernel, &live, results);
+            }
+        });
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    print_table(&wanted);
+    conclusion.exit_code()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The kernels in the cache, fetched if need be; what it says goes to our stderr.
+fn kernels() -> Vec<String> {
+    let output = Command::new(root().join("tests/vm/kernels.sh"))
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("tests/vm/kernels.sh runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Builds what ships, and the live tests; returns the latter's path.
+fn build() -> PathBuf {
+    let cargo = |args: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args(args)
+            .current_dir(root())
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "cargo {args:?} failed");
+        output.stdout
+    };
+    cargo(&["build", "--release", "--quiet", "--bin", "tcpconnect", "--example", "client"]);
+    let messages = cargo(&["test", "--no-run", "--test", "live", "--message-format=json"]);
+    let executable = String::from_utf8_lossy(&messages)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|m| m["target"]["name"] == "live")
+        .find_map(|m| m["executable"].as_str().map(PathBuf::from));
+    executable.expect("cargo tells where the live tests are")
+}
+
+fn test_names(live: &Path) -> Vec<String> {
+    let output = Command::new(live)
+        .arg("--list")
+        .env("TEST_ATTACH", RUNGS)
+        .env("TEST_BUFFER", BUFFERS)
+        .output()
+        .expect("the live tests list themselves");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let names: Vec<_> = text.lines().filter_map(|l| l.strip_suffix(": test")).collect();
+    assert!(!names.is_empty(), "no live tests: {text}");
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// Boots one kernel, runs the live tests in it and files what they say.
+fn run_machine(kernel: &str, live: &Path, results: &Results) {
+    let release = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("release");
+    let copy = |from: &Path, to: &str| format!("{}:{to}", from.display());
+    let command = format!(
+        "TCPCONNECT=/tcpconnect CLIENT=/client TEST_ATTACH={RUNGS} TEST_BUFFER={BUFFERS} \
+         TEST_SCALE_DOWN={SCALE_DOWN} /live --color never 2>&1"
+    );
+    let mut machine = Command::new(root().join("tests/vm/boot.sh"))
+        .args(["-k", kernel, "-t", LIMIT_SECONDS, "-m", "1536"])
+        .args(["-f", &copy(&release.join("tcpconnect"), "/tcpconnect")])
+        .args(["-f", &copy(&release.join("examples/client"), "/client")])
+        .args(["-f", &copy(live, "/live")])
+        .args(["-f", &copy(Path::new("/usr/sbin/bpftool"), "/usr/sbin/bpftool")])
+        .args(["--", &command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("tests/vm/boot.sh runs");
+    let complaints = machine.stderr.take().expect("stderr is a pipe");
+    let complaints = thread::spawn(move || {
+        let lines: Vec<_> = BufReader::new(complaints).lines().map_while(Result::ok).collect();
+        lines.join("\n")
+    });
+    let output = BufReader::new(machine.stdout.take().expect("stdout is a pipe"));
+    let mut unfinished: Option<(String, String)> = None;
+    for line in output.split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let verdict = |text: &str| match text {
+            "ok" => Some(true),
+            "FAILED" => Some(false),
+            _ => None,
+        };
+        if let Some((name, rest)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) {
+            let name = name.trim().to_owned();
+            match verdict(rest.trim()) {
+                Some(ok) => results.file(name, ok, String::new()),
+                None => unfinished = Some((name, rest.to_owned())),
+            }
+        } else if let Some((name, mut text)) = unfinished.take() {
+            match verdict(line.trim()) {
+                Some(ok) => results.file(name, ok, text),
+                None => {
+                    text += &line;
+                    text.push('\n');
+                    unfinished = Some((name, text));
+                }
+            }
+        }
+    }
+    let status = machine.wait().expect("the machine ends").to_string();
+    let complaints = complaints.join().expect("reading does not panic");
+    let mut state = results.state.lock().expect("no holder panics");
+    state.ended = Some((status, complaints));
+    results.changed.notify_all();
+}
+
+impl Results {
+    fn file(&self, name: String, ok: bool, text: String) {
+        let outcome = if ok { Ok(()) } else { Err(text) };
+        self.state.lock().expect("no holder panics").outcomes.insert(name, outcome);
+        self.changed.notify_all();
+    }
+
+    fn wait_for(&self, name: &str) -> Result<(), Failed> {
+        let state = self.state.lock().expect("no holder panics");
+        let waiting = |s: &mut State| s.ended.is_none() && !s.outcomes.contains_key(name);
+        let state = self.changed.wait_while(state, waiting).expect("no holder panics");
+        match (state.outcomes.get(name), &state.ended) {
+            (Some(outcome), _) => outcome.clone().map_err(Failed::from),
+            (None, ended) => Err(format!("did not run; the machine ended: {ended:?}").into()),
+        }
+    }
+
+    /// Programs that upset the kernel fail here even if every row was right.
+    fn no_complaints(&self) -> Result<(), Failed> {
+        let state = self.state.lock().expect("no holder panics");
+        let state = self.changed.wait_while(state, |s| s.ended.is_none());
+        let state = state.expect("no holder panics");
+        let (_, complaints) = state.ended.as_ref().expect("waited for");
+        let serious = complaints.lines().any(|l| l.contains("WARNING:") || l.contains("BUG:"));
+        match serious {
+            true => Err(complaints.clone().into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Kernel x rung x buffer, tests passed of tests run.
+fn print_table(machines: &[(String, Arc<Results>)]) {
+    println!("{:<8} {:<8} {:<6} {:>8}", "KERNEL", "RUNG", "BUFFER", "PASSED");
+    for (kernel, results) in machines {
+        let state = results.state.lock().expect("no holder panics");
+        let mut cells: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
+        for (name, outcome) in &state.outcomes {
+            let mut parts = name.split("::");
+            let cell = (parts.next().unwrap_or("?"), parts.next().unwrap_or("?"));
+            let (passed, run) = cells.entry(cell).or_default();
+            *passed += usize::from(outcome.is_ok());
+            *run += 1;
+        }
+        for ((rung, buffer), (passed, run)) in cells {
+            println!("{kernel:<8} {rung:<8} {buffer:<6} {passed:>4}/{run}");
+        }
+    }
+}
