@@ -64,16 +64,16 @@ build: deps-build
 check: deps
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) test --locked --lib --bins
-	$(CARGO) test --locked --test cli
-	$(CARGO) test --locked --test docs
+	$(CARGO) test --locked --lib --bins --test cli --test docs --test snapshots --test properties
 	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
 
 test: check
 	$(CARGO) test --locked --test matrix
+	$(CARGO) test --locked --test states
 
 bench: deps build
+	$(CARGO) build --release --locked --example client
 	$(AS_ROOT) $(CARGO) bench --locked --bench bench
 
 # Builds nothing, so that root needs no Rust: run make build first.

@@ -27,6 +27,7 @@ use crate::command::Paused;
 use crate::command::Running;
 use crate::config::Config;
 use crate::config::Mode;
+use crate::error::tell;
 use crate::event::Connect;
 use crate::event::Event;
 use crate::event::sort_flows;
@@ -42,6 +43,8 @@ const BUSY: Duration = Duration::from_millis(1);
 const IDLE: Duration = Duration::from_millis(100);
 /// Rows that may wait for an older one from a task that was preempted just then.
 const MAX_HELD: usize = 65_536;
+/// Rows that there is always room for: 1 MiB.
+const MAX_IDLE_ROWS: usize = 8_192;
 /// How long a COMMAND may take to end after the signal that ends us.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -54,7 +57,7 @@ pub fn run(config: &Config) -> Result<u8> {
     }
     let say = |text: &str| {
         if config.verbose {
-            eprintln!("tcpconnect: {text}");
+            tell(&format!("tcpconnect: {text}"));
         }
     };
     let paused = match config.command.as_slice() {
@@ -64,7 +67,7 @@ pub fn run(config: &Config) -> Result<u8> {
     come_first();
     let mut tracer = Tracer::start(config, paused.as_ref().map(Paused::pid), &say)?;
     for &pid in config.filter.pids.iter().filter(|&&pid| !process::exists(pid)) {
-        eprintln!("tcpconnect: no process has pid {pid} now; waiting for one");
+        tell(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
     }
 
     let mut screen = io::stdout();
@@ -292,6 +295,10 @@ impl App<'_> {
             self.output.connect(&connect, &clock, &mut self.text);
             self.printed += 1;
         }
+        if self.pending.is_empty() {
+            // A stall may have made it large.
+            self.pending.shrink_to(MAX_IDLE_ROWS);
+        }
         self.sink.write(&mut self.text)
     }
 
@@ -316,13 +323,13 @@ impl App<'_> {
         let new = lost.since(&self.reported);
         self.reported = lost;
         if new.family > 0 {
-            eprintln!("tcpconnect: {} more descendants cannot be followed", new.family);
+            tell(&format!("tcpconnect: {} more descendants cannot be followed", new.family));
         }
         if new == Lost::default() {
             return Ok(());
         }
         if new.total() > 0 {
-            eprintln!("Possibly lost {} samples", new.total());
+            tell(&format!("Possibly lost {} samples", new.total()));
         }
         self.output.lost(&new, monotonic_ns(), &WallClock::now(), &mut self.text);
         let written = self.sink.write(&mut self.text);
@@ -351,12 +358,12 @@ impl App<'_> {
             let reasons = reasons.iter().filter(|(count, ..)| *count > 0);
             let reasons: Vec<_> = reasons.map(|(count, _, why)| format!("{count} {why}")).collect();
             let done = if self.config.mode == Mode::Rows { "printed" } else { "counted" };
-            eprintln!(
+            tell(&format!(
                 "tcpconnect: {} events seen: {} {done}, {lost} lost: {}",
                 self.printed + lost,
                 self.printed,
                 reasons.join(", ")
-            );
+            ));
         }
         Ok(end)
     }

@@ -40,6 +40,13 @@ pub fn mount() -> Option<PathBuf> {
     find("self", "").or_else(|| find("1", "/proc/1/root"))
 }
 
+/// Whether the mount shows the whole hierarchy: not so in a cgroup namespace.
+pub fn mount_is_root() -> bool {
+    /// The first node that kernfs makes for a hierarchy.
+    const ROOT_INODE: u64 = 1;
+    mount().and_then(|path| fs::metadata(path).ok()).is_some_and(|m| m.ino() == ROOT_INODE)
+}
+
 /// Mount points of type cgroup2; the fields are described in proc(5).
 fn parse_mountinfo(text: &str) -> impl Iterator<Item = PathBuf> {
     text.lines().filter_map(|line| {

@@ -69,6 +69,7 @@ Examples:
     disable_help_flag = true,
     disable_version_flag = true,
     infer_long_args = true,
+    args_override_self = true,
     max_term_width = 100,
     override_usage = "tcpconnect [OPTIONS] [-- COMMAND [ARGS]...]"
 )]

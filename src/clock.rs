@@ -37,3 +37,30 @@ impl WallClock {
         self.offset_ns.saturating_add(monotonic_ns)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wall_clock_is_ahead_by_its_offset() {
+        assert_eq!(WallClock::at(1_000).unix_ns(5), 1_005);
+        assert_eq!(WallClock::at(u64::MAX).unix_ns(5), u64::MAX);
+    }
+
+    #[test]
+    fn now_is_between_two_readings_of_the_system_time() {
+        let read = || u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos()).unwrap();
+        // The offset is that of two clocks read one after the other.
+        let slack = 1_000_000_000;
+        let before = read();
+        let now = WallClock::now().unix_ns(monotonic_ns());
+        assert!(before <= now + slack && now <= read() + slack);
+    }
+
+    #[test]
+    fn the_monotonic_clock_does_not_go_back() {
+        let first = monotonic_ns();
+        assert!(first > 0 && first <= monotonic_ns());
+    }
+}

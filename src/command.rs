@@ -61,7 +61,11 @@ impl Paused {
                 // The child's own copy would keep the pipe open if we died.
                 libc::close(go_fd);
                 pid_writer.write_all(&std::process::id().to_ne_bytes())?;
-                go_reader.read_exact(&mut [0])
+                if go_reader.read_exact(&mut [0]).is_err() {
+                    // Nobody is left to be told about it.
+                    libc::_exit(1);
+                }
+                Ok(())
             });
         }
         // spawn() returns only after the exec, so it waits in a thread.

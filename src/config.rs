@@ -153,3 +153,99 @@ impl Config {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn new_as(tcpv4connect: bool, args: &[&str]) -> Result<Config, String> {
+        let cli = Cli::try_parse_from(["tcpconnect"].iter().chain(args)).unwrap();
+        Config::new(cli, tcpv4connect)
+    }
+
+    fn new(args: &[&str]) -> Config {
+        new_as(false, args).unwrap()
+    }
+
+    fn refused(args: &[&str]) -> String {
+        new_as(false, args).unwrap_err()
+    }
+
+    #[test]
+    fn counting_with_names_is_refused_before_anything_else() {
+        let bcc = "Error: you may not specify -d/--dns with -c/--count.";
+        assert_eq!(refused(&["-c", "-d"]), bcc);
+        assert_eq!(refused(&["-cd", "-n", "1", "--children"]), bcc);
+    }
+
+    #[test]
+    fn names_are_refused_for_now() {
+        assert!(refused(&["-d"]).starts_with("-d is not available yet"));
+    }
+
+    #[test]
+    fn an_interval_needs_counting() {
+        assert!(refused(&["-i", "1"]).starts_with("-i needs -c"));
+        let interval = Some(Duration::from_secs(1));
+        assert_eq!(new(&["-c", "-i", "1"]).mode, Mode::Count { interval });
+    }
+
+    #[test]
+    fn counting_has_no_number_of_rows() {
+        assert!(refused(&["-c", "-n", "1"]).starts_with("-n counts rows"));
+        assert_eq!(new(&["-c"]).mode, Mode::Count { interval: None });
+        assert_eq!(new(&["-n", "1"]).mode, Mode::Rows);
+    }
+
+    #[test]
+    fn children_need_a_parent() {
+        assert!(refused(&["--children"]).starts_with("--children needs -p"));
+        assert!(new(&["--children", "-p", "1"]).filter.children);
+        assert!(!new(&["-p", "1"]).filter.children);
+    }
+
+    #[test]
+    fn a_command_is_traced_with_its_children_and_without_other_pids() {
+        assert!(refused(&["-p", "1", "--", "true"]).starts_with("-p and a COMMAND exclude"));
+        for args in [&["--", "curl", "-s"][..], &["--children", "--", "curl", "-s"]] {
+            let config = new(args);
+            assert!(config.filter.children && config.filter.pids.is_empty());
+            assert_eq!(config.command, ["curl", "-s"]);
+        }
+    }
+
+    #[test]
+    fn the_older_name_is_for_ipv4() {
+        assert!(new_as(true, &["-6"]).unwrap_err().starts_with("tcpv4connect shows IPv4 only"));
+        assert_eq!(new_as(true, &[]).unwrap().filter.family, Family::V4);
+        assert_eq!(new_as(true, &["-4"]).unwrap().filter.family, Family::V4);
+    }
+
+    #[test]
+    fn the_family_is_one_or_both() {
+        assert_eq!(new(&[]).filter.family, Family::Both);
+        assert_eq!(new(&["-4"]).filter.family, Family::V4);
+        assert_eq!(new(&["-6"]).filter.family, Family::V6);
+    }
+
+    #[test]
+    fn json_has_no_columns() {
+        assert_eq!(new(&["-j", "-t", "-U"]).format, Format::Json);
+        let columns = Columns { timestamp: true, uid: true, ..Columns::default() };
+        assert_eq!(new(&["-t", "-U"]).format, Format::Table(columns));
+    }
+
+    #[test]
+    fn lists_of_pids_add_up() {
+        assert_eq!(new(&["-p", "1,2", "-p", "3"]).filter.pids, [1, 2, 3]);
+    }
+
+    #[test]
+    fn without_networks_there_is_no_table_of_them() {
+        assert_eq!(new(&[]).filter.nets, None);
+        assert!(new(&["--not-to", "::1"]).filter.nets.is_some_and(|nets| nets.default));
+        assert!(new(&["--to", "::1"]).filter.nets.is_some_and(|nets| !nets.default));
+    }
+}

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The failures a user can act on, each saying what, why and what to do.
+//! The failures a user can act on, each saying what, why and what to do; and
+//! telling them.
+
+use std::io::Write as _;
 
 use thiserror::Error;
 
@@ -34,4 +37,10 @@ pub struct CommandError {
     pub why: String,
     /// 127: not found; 126: found but not runnable.
     pub code: u8,
+}
+
+/// One line on stderr. A closed stderr is no reason to fail, let alone to panic
+/// as eprintln!() does.
+pub fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

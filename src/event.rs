@@ -171,3 +171,93 @@ pub fn sort_flows(flows: &mut [Flow]) {
         (f.daddr.is_ipv6(), std::cmp::Reverse(f.connects), f.saddr, f.daddr, f.dport)
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: types::record_kind, ip: u32) -> types::connect_record {
+        let mut record = types::connect_record { kind: kind.0, ip, ..Default::default() };
+        record.task.tid = 7;
+        record.saddr[..4].copy_from_slice(&[192, 0, 2, 1]);
+        record.daddr[15] = 1;
+        record
+    }
+
+    fn decoded(record: &types::connect_record) -> Result<Event, DecodeError> {
+        // SAFETY: a record is plain data without padding.
+        decode(unsafe { plain::as_bytes(record) })
+    }
+
+    #[test]
+    fn an_ipv4_address_is_the_first_four_bytes() {
+        let Ok(Event::Connect(connect)) = decoded(&record(types::record_kind::RECORD_CONNECT, 4))
+        else {
+            panic!("not a connect");
+        };
+        assert_eq!(connect.saddr, IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(connect.daddr, IpAddr::from([0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn an_ipv6_address_is_all_sixteen_bytes() {
+        let Ok(Event::Connect(connect)) = decoded(&record(types::record_kind::RECORD_CONNECT, 6))
+        else {
+            panic!("not a connect");
+        };
+        assert_eq!(connect.daddr, IpAddr::from(Ipv6Addr::LOCALHOST));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_know_is_none() {
+        let Ok(Event::Connect(connect)) = decoded(&record(types::record_kind::RECORD_CONNECT, 4))
+        else {
+            panic!("not a connect");
+        };
+        assert_eq!((connect.lport, connect.netns, connect.cgroup_id), (None, None, None));
+    }
+
+    #[test]
+    fn a_retraction_names_the_thread_and_the_time() {
+        let mut record = record(types::record_kind::RECORD_RETRACT, 0);
+        record.task.cgroup_id = 9;
+        let event = decoded(&record).unwrap();
+        assert_eq!(event, Event::Retract { tid: 7, ts_ns: 9 });
+        assert_eq!(event.ts_ns(), 9);
+    }
+
+    #[test]
+    fn another_kind_or_ip_version_is_refused() {
+        assert_eq!(decoded(&record(types::record_kind(3), 4)), Err(DecodeError::Kind(3)));
+        let record = record(types::record_kind::RECORD_CONNECT, 5);
+        assert_eq!(decoded(&record), Err(DecodeError::Ip(5)));
+    }
+
+    #[test]
+    fn what_follows_the_nul_is_no_part_of_a_name() {
+        let old = Comm(*b"sh\0ginx: worker\0");
+        assert_eq!(old.bytes(), b"sh");
+        assert_eq!(old, Comm(*b"sh\0\0\0\0\0\0\0\0\0\0\0\0\0\0"));
+        assert_eq!(Comm(*b"0123456789abcdef").bytes(), b"0123456789abcdef");
+        assert_eq!(Comm::default().bytes(), b"");
+    }
+
+    #[test]
+    fn flows_of_equal_count_are_in_order_of_address_and_port() {
+        let flow = |addr: &str, dport, connects| {
+            let addr: IpAddr = addr.parse().unwrap();
+            Flow { saddr: addr, daddr: addr, dport, connects }
+        };
+        let sorted = [
+            flow("10.0.0.9", 80, 7),
+            flow("10.0.0.1", 80, 1),
+            flow("10.0.0.1", 443, 1),
+            flow("10.0.0.2", 80, 1),
+            flow("::9", 80, 9),
+            flow("::1", 80, 1),
+        ];
+        let mut flows = [sorted[5], sorted[3], sorted[1], sorted[4], sorted[0], sorted[2]];
+        sort_flows(&mut flows);
+        assert_eq!(flows, sorted);
+    }
+}

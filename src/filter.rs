@@ -141,9 +141,10 @@ impl FromStr for CommFilter {
             return Err("a thread name has at least one byte".into());
         }
         if text.len() >= COMM_LEN {
+            let end = (0..COMM_LEN).rfind(|&end| text.is_char_boundary(end)).unwrap_or(0);
             return Err(format!(
                 "the kernel keeps 15 bytes of a thread name; try '{}'",
-                String::from_utf8_lossy(&text.as_bytes()[..COMM_LEN - 1])
+                &text[..end]
             ));
         }
         let mut comm = [0; COMM_LEN];
@@ -183,4 +184,109 @@ pub fn parse_pid(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|pid| (1..=1 << 22).contains(pid))
         .ok_or(format!("'{text}' is not a pid from 1 to 4194304"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Vec<Net> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_range_of_ports_includes_both_ends() {
+        let ports: PortSet = "80,8000-8002,65535".parse().unwrap();
+        let listed: Vec<_> = (0..=u16::MAX).filter(|&port| ports.contains(port)).collect();
+        assert_eq!(listed, [80, 8000, 8001, 8002, 65535]);
+    }
+
+    #[test]
+    fn a_port_may_be_listed_twice() {
+        assert_eq!("80,79-81,80".parse::<PortSet>(), "79-81".parse());
+    }
+
+    #[test]
+    fn a_port_is_one_bit_of_its_word() {
+        let ports: PortSet = "64,127,128".parse().unwrap();
+        assert_eq!(ports.0[..3], [0, 1 | 1 << 63, 1]);
+    }
+
+    #[test]
+    fn an_empty_range_is_written_the_other_way_round() {
+        let why = "9-1".parse::<PortSet>().unwrap_err();
+        assert_eq!(why, "the range 9-1 is empty; write 1-9");
+    }
+
+    #[test]
+    fn an_address_is_a_network_of_one() {
+        assert_eq!(nets(&["10.0.0.1", "::1"]), nets(&["10.0.0.1/32", "::1/128"]));
+    }
+
+    #[test]
+    fn an_ipv4_network_is_an_ipv4_mapped_one() {
+        assert_eq!(nets(&["10.0.0.0/8"]), nets(&["::ffff:10.0.0.0/104"]));
+        assert!(nets(&["0.0.0.0/0"])[0].is_v4());
+        assert!(!nets(&["::/0"])[0].is_v4());
+    }
+
+    #[test]
+    fn no_ipv6_network_contains_an_ipv4_one() {
+        let all = nets(&["::/0", "0.0.0.0/0", "127.0.0.1", "::1"]);
+        assert!(!all[0].contains(&all[2]) && all[0].contains(&all[3]));
+        assert!(all[1].contains(&all[2]) && !all[1].contains(&all[3]));
+    }
+
+    #[test]
+    fn nothing_to_filter_is_no_table() {
+        assert_eq!(NetTable::new(&[], &[]), None);
+    }
+
+    #[test]
+    fn an_exception_inside_a_network_is_its_own_entry() {
+        let table = NetTable::new(&nets(&["10.0.0.0/8"]), &nets(&["10.1.0.0/16"])).unwrap();
+        let inner = (nets(&["10.1.0.0/16"])[0], false);
+        let outer = (nets(&["10.0.0.0/8"])[0], true);
+        assert_eq!(table, NetTable { entries: vec![outer, inner], default: false });
+    }
+
+    #[test]
+    fn a_network_inside_an_excluded_one_stays_excluded() {
+        let table = NetTable::new(&nets(&["10.1.0.0/16"]), &nets(&["10.0.0.0/8"])).unwrap();
+        assert!(table.entries.iter().all(|(_, wanted)| !wanted));
+    }
+
+    #[test]
+    fn a_thread_name_is_padded_with_nuls() {
+        assert_eq!("curl".parse(), Ok(CommFilter(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0")));
+        assert_eq!("0123456789abcde".parse(), Ok(CommFilter(*b"0123456789abcde\0")));
+    }
+
+    #[test]
+    fn a_suggested_thread_name_ends_with_a_whole_character() {
+        let why = "0123456789abcdé".parse::<CommFilter>().unwrap_err();
+        assert_eq!(why, "the kernel keeps 15 bytes of a thread name; try '0123456789abcd'");
+    }
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        assert_eq!(parse_size("1"), Ok(1));
+        assert_eq!(parse_size("64K"), Ok(65_536));
+        assert_eq!(parse_size("4m"), Ok(4_194_304));
+        assert_eq!(parse_size("1024M"), Ok(1_073_741_824));
+        assert!(parse_size("1048577K").is_err());
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(parse_seconds("0.5"), Ok(std::time::Duration::from_millis(500)));
+        assert_eq!(parse_seconds("60"), Ok(std::time::Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn pids_end_at_the_kernels_limit() {
+        assert_eq!(parse_pid("4194304"), Ok(4_194_304));
+        assert!(parse_pid("4194305").is_err());
+        assert!(parse_pid("0").is_err());
+    }
 }

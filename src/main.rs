@@ -12,6 +12,7 @@ use tcpconnect::cli::EBPF;
 use tcpconnect::command::called_as;
 use tcpconnect::config::Config;
 use tcpconnect::error::CommandError;
+use tcpconnect::error::tell;
 
 /// As clap and BCC's argparse do.
 const USAGE: u8 = 2;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     match app::run(&config) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("tcpconnect: {e:#}");
+            tell(&format!("tcpconnect: {e:#}"));
             ExitCode::from(e.downcast_ref::<CommandError>().map_or(1, |e| e.code))
         }
     }
@@ -47,8 +48,8 @@ fn main() -> ExitCode {
 fn usage_error(why: &str) -> ExitCode {
     match why.starts_with("Error: ") {
         // BCC's own words, which scripts may look for.
-        true => eprintln!("{why}"),
-        false => eprintln!("tcpconnect: {why} (see tcpconnect --help)"),
+        true => tell(why),
+        false => tell(&format!("tcpconnect: {why} (see tcpconnect --help)")),
     }
     ExitCode::from(USAGE)
 }

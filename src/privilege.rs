@@ -7,6 +7,7 @@ use std::fs;
 // linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
@@ -48,6 +49,19 @@ pub fn may_attach_to_cgroups() -> bool {
     caps >> CAP_NET_ADMIN & 1 == 1 || caps >> CAP_SYS_ADMIN & 1 == 1
 }
 
+/// Kernels before 5.11 charge maps and programs to the limit of locked memory,
+/// which is too low for us unless it can be raised.
+pub fn lacks_locked_memory() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(&release) < (5, 11) && effective() >> CAP_SYS_RESOURCE & 1 == 0
+}
+
+/// Major and minor number of a kernel release.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// The active lockdown mode, `none` where there is no lockdown.
 pub fn lockdown() -> String {
     let text = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
@@ -70,6 +84,23 @@ pub fn has_kprobes() -> bool {
     fs::metadata("/sys/bus/event_source/devices/kprobe").is_ok()
 }
 
+/// Whether a task can be preempted while it runs a BPF program.
+pub fn kernel_preempts_itself() -> bool {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let dynamic = read("/sys/kernel/debug/sched/preempt");
+    preempts(&dynamic, &read("/proc/sys/kernel/osrelease"), &read("/proc/sys/kernel/version"))
+}
+
+/// `dynamic` is like `none (voluntary) full`, empty where debugfs is not to be
+/// had. Kernel 7.0 removed none and voluntary on the main architectures.
+fn preempts(dynamic: &str, release: &str, build: &str) -> bool {
+    let chosen = dynamic.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+    if let Some((mode, _)) = chosen {
+        return mode == "full" || mode == "lazy";
+    }
+    self::version(release) >= (7, 0) || build.contains("PREEMPT")
+}
+
 /// Capabilities in a user namespace of one's own do not count for BPF.
 pub fn in_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -90,6 +121,18 @@ mod tests {
         assert!(text(1 << CAP_BPF).contains("CAP_PERFMON is missing"));
         assert!(text(1 << CAP_PERFMON).contains("CAP_BPF is missing"));
         assert!(text(0).contains("CAP_BPF and CAP_PERFMON are missing"));
+    }
+
+    #[test]
+    fn the_preemption_mode_decides_before_version_and_build() {
+        let dynamic = "#1 SMP PREEMPT_DYNAMIC Debian 6.12";
+        assert!(!preempts("none (voluntary) full lazy\n", "6.12.1", dynamic));
+        assert!(preempts("none voluntary (full)\n", "6.12.1", dynamic));
+        assert!(preempts("full (lazy)\n", "7.2.13", dynamic));
+        // Without debugfs, the mode of a dynamic kernel is not known.
+        assert!(preempts("", "6.12.1", dynamic));
+        assert!(preempts("", "7.0.0", "#1 SMP"));
+        assert!(!preempts("", "5.10.0", "#1 SMP Debian 5.10.262-1"));
     }
 
     #[test]

@@ -110,8 +110,9 @@ fn main() {
 struct CaseRun {
     attempts: BTreeMap<&'static str, (Vec<Value>, Option<String>)>,
     rows: BTreeMap<&'static str, Vec<Value>>,
-    /// Returns that the kernel did not report: a kretprobe has room for ten
-    /// calls at once, and `threads` makes 64.
+    /// What the kernel did not report of the 64 threads of `threads`: a kretprobe
+    /// has room for ten calls at once, and tracing programs that meet a
+    /// preempted one are skipped.
     lost: usize,
 }
 
@@ -127,11 +128,12 @@ impl CaseRun {
             attempts.insert(case, client.try_case(case));
         }
         let done = tracer.stop();
-        let lost = done.objects("lost").iter().filter_map(|l| l["stash"].as_u64()).sum::<u64>();
+        let lost = done.objects("lost").iter().filter_map(|l| l["count"].as_u64()).sum::<u64>();
         if lost == 0 {
             done.assert_quiet_success();
         }
-        assert!(lost == 0 || lab.attach == "kprobe", "{}", done.stderr);
+        let can_lose = ["fentry", "kprobe"].contains(&&*lab.attach);
+        assert!(lost == 0 || can_lose, "{}", done.stderr);
         let mut rows: BTreeMap<_, Vec<Value>> = BTreeMap::new();
         let mut current = None;
         for row in done.rows() {
@@ -811,9 +813,9 @@ fn a_storm_loses_nothing_and_memory_does_not_grow(lab: &Lab) {
     let mut client = Client::new();
     let made = scaled(1_000_000);
     let tracer = lab.trace(&["--netns", &client.netns()]);
-    // Enough to have touched every page of the buffer.
-    let first = 40_000;
-    client.case(&format!("storm {first} 1"));
+    // Enough to have touched every page of every CPU's buffer.
+    let first = 60_000;
+    client.case(&format!("storm {first} 4"));
     let before = tracer.rss();
     client.case(&format!("storm {made} 1"));
     let after = tracer.rss();
@@ -830,6 +832,7 @@ fn busy_threads_add_up(lab: &Lab) {
         let tracer = lab.trace(&["-j", "--netns", &client.netns()]);
         client.case(&format!("storm {made} {threads}"));
         let lost = assert_adds_up(&tracer.stop(), made);
+        println!("{} {}: {threads} threads, {lost} of {made} lost", lab.attach, lab.buffer);
         let never_skips = lab.attach == "sockops" || lab.attach == "auto";
         assert!(!never_skips || lost == 0, "{threads} threads: {lost} lost");
     }

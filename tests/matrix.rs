@@ -3,12 +3,13 @@
 //! Owns the bookkeeping; tests/vm/ owns kernels and machines, tests/live.rs the
 //! tests. Each test of a machine is a named test here.
 
+mod vm;
+
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Command;
 use std::process::ExitCode;
 use std::process::Stdio;
@@ -22,7 +23,7 @@ use std::thread;
 use libtest_mimic::Arguments;
 use libtest_mimic::Failed;
 use libtest_mimic::Trial;
-use serde_json::Value;
+use vm::Programs;
 
 const RUNGS: &str = "fentry,kprobe,sockops";
 const BUFFERS: &str = "ring,perf";
@@ -50,13 +51,15 @@ fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // A trial only waits for its machine.
     args.test_threads = Some(1);
-    let kernels = kernels();
-    if kernels.len() < 3 {
-        eprintln!("matrix: only {kernels:?} could be had; at least three kernels must run");
-        return ExitCode::FAILURE;
-    }
-    let live = build();
-    let names = test_names(&live);
+    let kernels = match vm::kernels() {
+        Ok(kernels) => kernels,
+        Err(why) => {
+            eprintln!("matrix: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let programs = Programs::build();
+    let names = test_names(&programs.live);
     let machines: Vec<_> =
         kernels.iter().map(|k| (k.clone(), Arc::new(Results::default()))).collect();
     let mut trials = Vec::new();
@@ -79,52 +82,16 @@ fn main() -> ExitCode {
         .collect();
     let next = Arc::new(AtomicUsize::new(0));
     for _ in 0..MACHINES_AT_ONCE {
-        let (wanted, next, live) = (wanted.clone(), Arc::clone(&next), live.clone());
+        let (wanted, next, programs) = (wanted.clone(), Arc::clone(&next), programs.clone());
         thread::spawn(move || {
             while let Some((kernel, results)) = wanted.get(next.fetch_add(1, Ordering::SeqCst)) {
-                run_machine(kernel, &live, results);
+                run_machine(kernel, &programs, results);
             }
         });
     }
     let conclusion = libtest_mimic::run(&args, trials);
     print_table(&wanted);
     conclusion.exit_code()
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The kernels in the cache, fetched if need be; what it says goes to our stderr.
-fn kernels() -> Vec<String> {
-    let output = Command::new(root().join("tests/vm/kernels.sh"))
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("tests/vm/kernels.sh runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
-}
-
-/// Builds what ships, and the live tests; returns the latter's path.
-fn build() -> PathBuf {
-    let cargo = |args: &[&str]| {
-        let output = Command::new(env!("CARGO"))
-            .args(args)
-            .current_dir(root())
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("cargo runs");
-        assert!(output.status.success(), "cargo {args:?} failed");
-        output.stdout
-    };
-    cargo(&["build", "--release", "--quiet", "--bin", "tcpconnect", "--example", "client"]);
-    let messages = cargo(&["test", "--no-run", "--test", "live", "--message-format=json"]);
-    let executable = String::from_utf8_lossy(&messages)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|m| m["target"]["name"] == "live")
-        .find_map(|m| m["executable"].as_str().map(PathBuf::from));
-    executable.expect("cargo tells where the live tests are")
 }
 
 fn test_names(live: &Path) -> Vec<String> {
@@ -141,21 +108,13 @@ fn test_names(live: &Path) -> Vec<String> {
 }
 
 /// Boots one kernel, runs the live tests in it and files what they say.
-fn run_machine(kernel: &str, live: &Path, results: &Results) {
-    let release = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("release");
-    let copy = |from: &Path, to: &str| format!("{}:{to}", from.display());
-    let command = format!(
+fn run_machine(kernel: &str, programs: &Programs, results: &Results) {
+    let script = format!(
         "TCPCONNECT=/tcpconnect CLIENT=/client TEST_ATTACH={RUNGS} TEST_BUFFER={BUFFERS} \
          TEST_SCALE_DOWN={SCALE_DOWN} /live --color never 2>&1"
     );
-    let mut machine = Command::new(root().join("tests/vm/boot.sh"))
-        .args(["-k", kernel, "-t", LIMIT_SECONDS, "-m", "1536"])
-        .args(["-f", &copy(&release.join("tcpconnect"), "/tcpconnect")])
-        .args(["-f", &copy(&release.join("examples/client"), "/client")])
-        .args(["-f", &copy(live, "/live")])
-        .args(["-f", &copy(Path::new("/usr/sbin/bpftool"), "/usr/sbin/bpftool")])
-        .args(["--", &command])
-        .stdin(Stdio::null())
+    let mut machine = programs
+        .machine(kernel, "", LIMIT_SECONDS, &script)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -159,3 +159,23 @@ impl Output for Json {
         put(out, &object);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_cut_to_microseconds_and_in_utc() {
+        assert_eq!(Time(0).to_string(), "1970-01-01T00:00:00.000000Z");
+        let time = Time(1_795_235_405_000_001_999);
+        assert_eq!(time.to_string(), "2026-11-21T04:30:05.000001Z");
+    }
+
+    #[test]
+    fn an_address_is_written_as_in_the_table() {
+        let text = |addr: &str| serde_json::to_string(&Address(&addr.parse().unwrap())).unwrap();
+        assert_eq!(text("192.0.2.1"), "\"192.0.2.1\"");
+        assert_eq!(text("::ffff:192.0.2.1"), "\"::ffff:192.0.2.1\"");
+        assert_eq!(text("2001:db8:0:0:0:0:0:5"), "\"2001:db8::5\"");
+    }
+}

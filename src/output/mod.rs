@@ -88,3 +88,30 @@ pub fn banner(config: &Config) -> &'static [u8] {
         _ => b"",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOST: Lost =
+        Lost { buffer: 1, skipped: 2, stash: 4, flows: 8, family: 16, undecodable: 32 };
+
+    #[test]
+    fn descendants_not_followed_are_no_part_of_the_total() {
+        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32);
+    }
+
+    #[test]
+    fn only_what_is_new_is_reported() {
+        assert_eq!(LOST.since(&LOST), Lost::default());
+        assert_eq!(LOST.since(&Lost::default()), LOST);
+        let later = Lost { buffer: 5, ..LOST };
+        assert_eq!(later.since(&LOST), Lost { buffer: 4, ..Lost::default() });
+    }
+
+    #[test]
+    fn each_reason_has_a_name_of_its_own() {
+        let names = LOST.reasons().map(|(_, name, _)| name);
+        assert_eq!(names, ["buffer", "skipped", "stash", "flows", "undecodable"]);
+    }
+}

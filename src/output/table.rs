@@ -206,3 +206,44 @@ impl Output for Table {
 
     fn lost(&mut self, _: &Lost, _: u64, _: &WallClock, _: &mut Vec<u8>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(width: usize, gap: Gap, text: &str) -> String {
+        let mut out = Vec::new();
+        put(&mut out, width, gap, |out| out.extend_from_slice(text.as_bytes()));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_tight_column_gets_a_blank_only_when_it_is_full() {
+        assert_eq!(cell(6, Gap::Tight, "1000"), "1000  ");
+        assert_eq!(cell(6, Gap::Tight, "10000"), "10000 ");
+        assert_eq!(cell(6, Gap::Tight, "100000"), "100000 ");
+        assert_eq!(cell(6, Gap::Tight, "1000000"), "1000000 ");
+    }
+
+    #[test]
+    fn other_columns_always_get_their_blank_or_none() {
+        assert_eq!(cell(4, Gap::Blank, "ab"), "ab   ");
+        assert_eq!(cell(4, Gap::Blank, "abcdef"), "abcdef ");
+        assert_eq!(cell(4, Gap::None, "ab"), "ab  ");
+        assert_eq!(cell(4, Gap::None, "abcdef"), "abcdef");
+    }
+
+    #[test]
+    fn seconds_are_rounded_to_milliseconds() {
+        let shown = |ns| {
+            let mut out = Vec::new();
+            seconds(&mut out, ns);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(0), "0.000");
+        assert_eq!(shown(499_999), "0.000");
+        assert_eq!(shown(500_001), "0.001");
+        assert_eq!(shown(999_600_000), "1.000");
+        assert_eq!(shown(1_234_000_000), "1.234");
+    }
+}

@@ -1,0 +1,745 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every shape of the tables and of JSON, byte for byte: against rows that the
+//! original printed, and against the contract's printf terms.
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use chrono::DateTime;
+use chrono::Local;
+use clap::Parser as _;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tcpconnect::cli::Cli;
+use tcpconnect::clock::WallClock;
+use tcpconnect::config::Config;
+use tcpconnect::event::COMM_LEN;
+use tcpconnect::event::Comm;
+use tcpconnect::event::Connect;
+use tcpconnect::event::Flow;
+use tcpconnect::output;
+use tcpconnect::output::Lost;
+
+/// 2026-11-21T04:30:05.123456789Z is this clock's monotonic 1,000 s.
+const CLOCK: (u64, u64) = (1_795_235_405_123_456_789, 1_000_000_000_000);
+
+fn clock() -> WallClock {
+    WallClock::at(CLOCK.0 - CLOCK.1)
+}
+
+fn config(args: &[&str]) -> Config {
+    let words = ["tcpconnect"].iter().chain(args);
+    let cli = Cli::try_parse_from(words).expect("the arguments are right");
+    Config::new(cli, false).expect("the arguments go together")
+}
+
+fn tcpv4connect(args: &[&str]) -> Config {
+    let words = ["tcpv4connect"].iter().chain(args);
+    let cli = Cli::try_parse_from(words).expect("the arguments are right");
+    Config::new(cli, true).expect("the arguments go together")
+}
+
+fn comm(bytes: &[u8]) -> Comm {
+    let mut comm = [0; COMM_LEN];
+    comm[..bytes.len()].copy_from_slice(bytes);
+    Comm(comm)
+}
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A connect as the reference's workload makes them, 0 ms after the first.
+fn python3(pid: u32, host: &str, lport: u16, dport: u16) -> Connect {
+    Connect {
+        ts_ns: CLOCK.1,
+        pid,
+        tid: pid,
+        uid: 0,
+        gid: 0,
+        comm: comm(b"python3"),
+        leader: comm(b"python3"),
+        cgroup_id: None,
+        netns: None,
+        saddr: addr(host),
+        daddr: addr(host),
+        lport: Some(lport),
+        dport,
+    }
+}
+
+fn after_ms(ms: u64, event: Connect) -> Connect {
+    Connect { ts_ns: event.ts_ns + ms * 1_000_000, ..event }
+}
+
+fn of_uid(uid: u32, event: Connect) -> Connect {
+    Connect { uid, ..event }
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    write(&mut out);
+    String::from_utf8(out).expect("the output is UTF-8")
+}
+
+/// Banner, header and rows.
+fn shown(config: &Config, events: &[Connect]) -> String {
+    let mut output = output::new(config);
+    written(|out| {
+        out.extend_from_slice(output::banner(config));
+        output.header(out);
+        events.iter().for_each(|event| output.connect(event, &clock(), out));
+    })
+}
+
+/// One line, without banner and header.
+fn line(args: &[&str], event: &Connect) -> String {
+    written(|out| output::new(&config(args)).connect(event, &clock(), out))
+}
+
+/// The contract's table of printf terms, written a second time.
+struct Printf<'a> {
+    time: bool,
+    timestamp: bool,
+    uid: bool,
+    lport: bool,
+    event: &'a Connect,
+    /// Seconds since the first row.
+    seconds: f64,
+}
+
+impl Printf<'_> {
+    fn args(&self) -> Vec<&'static str> {
+        let all = [(self.time, "-T"), (self.timestamp, "-t"), (self.uid, "-U"), (self.lport, "-L")];
+        all.into_iter().filter_map(|(on, option)| on.then_some(option)).collect()
+    }
+
+    fn header(&self) -> String {
+        let mut line = String::new();
+        if self.time {
+            line += &format!("{:<13}", "TIME");
+        }
+        if self.timestamp {
+            line += &format!("{:<9}", "TIME(s)");
+        }
+        if self.uid {
+            line += &format!("{:<6}", "UID");
+        }
+        line += &format!("{:<7} {:<12} {:<2} {:<16} ", "PID", "COMM", "IP", "SADDR");
+        if self.lport {
+            line += &format!("{:<6} ", "LPORT");
+        }
+        line + &format!("{:<16} {:<6}\n", "DADDR", "DPORT")
+    }
+
+    fn row(&self) -> String {
+        let e = self.event;
+        let mut line = String::new();
+        if self.time {
+            let utc = DateTime::from_timestamp_nanos((CLOCK.0 - CLOCK.1 + e.ts_ns) as i64);
+            let time = utc.with_timezone(&Local).format("%H:%M:%S%.3f").to_string();
+            line += &format!("{time:<13}");
+        }
+        if self.timestamp {
+            line += &format!("{:<9.3}", self.seconds);
+        }
+        if self.uid {
+            line += &format!("{:<6}", e.uid);
+        }
+        let comm = std::str::from_utf8(e.comm.bytes()).unwrap();
+        let ip = if e.daddr.is_ipv4() { 4 } else { 6 };
+        let saddr = e.saddr.to_string();
+        line += &format!("{:<7} {comm:<12.12} {ip:<2} {saddr:<16} ", e.pid);
+        if self.lport {
+            line += &format!("{:<6} ", e.lport.unwrap());
+        }
+        let daddr = e.daddr.to_string();
+        line + &format!("{daddr:<16} {:<6} \n", e.dport)
+    }
+}
+
+#[test]
+fn rows_are_those_of_the_original() {
+    let reference = concat!(
+        "Tracing connect ... Hit Ctrl-C to end\n",
+        "PID     COMM         IP SADDR            DADDR            DPORT \n",
+        "195     python3      4  127.0.0.1        127.0.0.1        18080  \n",
+        "195     python3      4  127.0.0.1        127.0.0.1        18080  \n",
+        "195     python3      4  127.0.0.1        127.0.0.1        18082  \n",
+        "195     python3      4  127.0.0.1        127.0.0.1        1      \n",
+        "195     python3      6  ::1              ::1              18081  \n",
+        "195     python3      4  127.0.0.1        127.0.0.1        18080  \n",
+        "195     python3      4  127.0.0.1        127.0.0.1        18080  \n",
+        "196     python3      4  127.0.0.1        127.0.0.1        18080  \n",
+    );
+    let events = [
+        python3(195, "127.0.0.1", 53854, 18080),
+        python3(195, "127.0.0.1", 40195, 18080),
+        python3(195, "127.0.0.1", 55262, 18082),
+        python3(195, "127.0.0.1", 48814, 1),
+        python3(195, "::1", 48136, 18081),
+        python3(195, "127.0.0.1", 53860, 18080),
+        python3(195, "127.0.0.1", 53862, 18080),
+        of_uid(1000, python3(196, "127.0.0.1", 53866, 18080)),
+    ];
+    assert_eq!(shown(&config(&[]), &events), reference);
+}
+
+#[test]
+fn rows_with_time_uid_and_local_port_are_those_of_the_original() {
+    let reference = concat!(
+        "Tracing connect ... Hit Ctrl-C to end\n",
+        "TIME(s)  UID   PID     COMM         IP SADDR            LPORT  DADDR            DPORT \n",
+        "0.000    0     201     python3      4  127.0.0.1        48496  127.0.0.1        18080  \n",
+        "0.054    0     201     python3      4  127.0.0.1        40201  127.0.0.1        18080  \n",
+        "0.106    0     201     python3      4  127.0.0.1        36460  127.0.0.1        18082  \n",
+        "0.160    0     201     python3      4  127.0.0.1        46244  127.0.0.1        1      \n",
+        "0.214    0     201     python3      6  ::1              60832  ::1              18081  \n",
+        "0.266    0     201     python3      4  127.0.0.1        48502  127.0.0.1        18080  \n",
+        "0.318    0     201     python3      4  127.0.0.1        48508  127.0.0.1        18080  \n",
+        "0.483    1000  202     python3      4  127.0.0.1        48516  127.0.0.1        18080  \n",
+    );
+    let events = [
+        python3(201, "127.0.0.1", 48496, 18080),
+        after_ms(54, python3(201, "127.0.0.1", 40201, 18080)),
+        after_ms(106, python3(201, "127.0.0.1", 36460, 18082)),
+        after_ms(160, python3(201, "127.0.0.1", 46244, 1)),
+        after_ms(214, python3(201, "::1", 60832, 18081)),
+        after_ms(266, python3(201, "127.0.0.1", 48502, 18080)),
+        after_ms(318, python3(201, "127.0.0.1", 48508, 18080)),
+        after_ms(483, of_uid(1000, python3(202, "127.0.0.1", 48516, 18080))),
+    ];
+    assert_eq!(shown(&config(&["-t", "-U", "-L"]), &events), reference);
+}
+
+#[test]
+fn rows_of_some_ports_are_those_of_the_original() {
+    let reference = concat!(
+        "Tracing connect ... Hit Ctrl-C to end\n",
+        "PID     COMM         IP SADDR            DADDR            DPORT \n",
+        "215     python3      4  127.0.0.1        127.0.0.1        18082  \n",
+        "215     python3      6  ::1              ::1              18081  \n",
+    );
+    let events = [python3(215, "127.0.0.1", 45694, 18082), python3(215, "::1", 36698, 18081)];
+    assert_eq!(shown(&config(&["-P", "18082,18081"]), &events), reference);
+}
+
+#[test]
+fn rows_of_ipv6_only_are_those_of_the_original() {
+    let reference = concat!(
+        "Tracing connect ... Hit Ctrl-C to end\n",
+        "PID     COMM         IP SADDR            DADDR            DPORT \n",
+        "221     python3      6  ::1              ::1              18081  \n",
+        "221     python3      6  ::ffff:127.0.0.1 ::ffff:127.0.0.1 18080  \n",
+    );
+    let events =
+        [python3(221, "::1", 49562, 18081), python3(221, "::ffff:127.0.0.1", 57804, 18080)];
+    assert_eq!(shown(&config(&["-6"]), &events), reference);
+}
+
+#[test]
+fn rows_of_ipv4_only_with_local_port_are_those_of_the_original() {
+    let reference = concat!(
+        "Tracing connect ... Hit Ctrl-C to end\n",
+        "PID     COMM         IP SADDR            LPORT  DADDR            DPORT \n",
+        "228     python3      4  127.0.0.1        53256  127.0.0.1        18080  \n",
+        "228     python3      4  127.0.0.1        40228  127.0.0.1        18080  \n",
+        "228     python3      4  127.0.0.1        41886  127.0.0.1        18082  \n",
+        "228     python3      4  127.0.0.1        40496  127.0.0.1        1      \n",
+        "228     python3      4  127.0.0.1        53272  127.0.0.1        18080  \n",
+        "228     python3      4  127.0.0.1        53274  127.0.0.1        18080  \n",
+        "229     python3      4  127.0.0.1        53290  127.0.0.1        18080  \n",
+    );
+    let events = [
+        python3(228, "127.0.0.1", 53256, 18080),
+        python3(228, "127.0.0.1", 40228, 18080),
+        python3(228, "127.0.0.1", 41886, 18082),
+        python3(228, "127.0.0.1", 40496, 1),
+        python3(228, "127.0.0.1", 53272, 18080),
+        python3(228, "127.0.0.1", 53274, 18080),
+        of_uid(1000, python3(229, "127.0.0.1", 53290, 18080)),
+    ];
+    assert_eq!(shown(&config(&["-4", "-L"]), &events), reference);
+}
+
+#[test]
+fn rows_with_uid_are_those_of_the_original() {
+    let reference = concat!(
+        "Tracing connect ... Hit Ctrl-C to end\n",
+        "UID   PID     COMM         IP SADDR            DADDR            DPORT \n",
+        "1000  235     python3      4  127.0.0.1        127.0.0.1        18080  \n",
+    );
+    let events = [of_uid(1000, python3(235, "127.0.0.1", 56652, 18080))];
+    assert_eq!(shown(&config(&["-u", "1000", "-U"]), &events), reference);
+}
+
+fn flow(host: &str, dport: u16, connects: u64) -> Flow {
+    Flow { saddr: addr(host), daddr: addr(host), dport, connects }
+}
+
+/// Banner, header and the table of `-c`, as at the end of a run.
+fn counted(config: &Config, flows: &[Flow]) -> String {
+    let mut output = output::new(config);
+    written(|out| {
+        out.extend_from_slice(output::banner(config));
+        output.header(out);
+        output.flows(flows, CLOCK.1, &clock(), out);
+    })
+}
+
+#[test]
+fn the_table_of_counts_is_that_of_the_original() {
+    let reference = concat!(
+        "Tracing connect ... Hit Ctrl-C to end\n",
+        "\n",
+        "LADDR                     RADDR                     RPORT                CONNECTS  \n",
+        "127.0.0.1                 127.0.0.1                 18080                5         \n",
+        "127.0.0.1                 127.0.0.1                 18082                1         \n",
+        "127.0.0.1                 127.0.0.1                 1                    1         \n",
+        "::1                       ::1                       18081                1         \n",
+    );
+    let flows = [
+        flow("127.0.0.1", 18080, 5),
+        flow("127.0.0.1", 18082, 1),
+        flow("127.0.0.1", 1, 1),
+        flow("::1", 18081, 1),
+    ];
+    assert_eq!(counted(&config(&["-c"]), &flows), reference);
+}
+
+#[test]
+fn a_table_of_counts_is_printed_even_when_nothing_connected() {
+    let expected = concat!(
+        "Tracing connect ... Hit Ctrl-C to end\n",
+        "\n",
+        "LADDR                     RADDR                     RPORT                CONNECTS  \n",
+    );
+    assert_eq!(counted(&config(&["-c"]), &[]), expected);
+}
+
+#[test]
+fn with_an_interval_each_table_of_counts_has_a_time_line() {
+    let flows = [flow("2001:db8:1111:2222:3333:4444:5555:6666", 443, u64::MAX)];
+    let config = config(&["-c", "-i", "5"]);
+    let mut output = output::new(&config);
+    let text = written(|out| {
+        output.flows(&flows, CLOCK.1, &clock(), out);
+        output.flows(&[], CLOCK.1, &clock(), out);
+    });
+    let local = DateTime::from_timestamp_nanos(CLOCK.0 as i64).with_timezone(&Local);
+    let time = local.format("%H:%M:%S");
+    let header =
+        "LADDR                     RADDR                     RPORT                CONNECTS  ";
+    let host = "2001:db8:1111:2222:3333:4444:5555:6666";
+    let row = format!("{host} {host} {:<20} 18446744073709551615", 443);
+    assert_eq!(text, format!("{time}\n{header}\n{row}\n{time}\n{header}\n"));
+}
+
+#[test]
+fn every_combination_of_columns_follows_the_contract() {
+    let events = [
+        python3(195, "127.0.0.1", 53854, 18080),
+        python3(4_194_304, "255.255.255.255", 65535, 65535),
+        after_ms(99_999_000, of_uid(99_999, python3(1, "2001:db8::5", 1, 1))),
+        after_ms(1_500, python3(221, "::ffff:127.0.0.1", 57804, 18080)),
+        Connect { comm: comm(b"0123456789abcde"), ..python3(7, "0.0.0.0", 9, 9) },
+    ];
+    for bits in 0..16u8 {
+        for event in &events {
+            let want = Printf {
+                time: bits & 1 != 0,
+                timestamp: bits & 2 != 0,
+                uid: bits & 4 != 0,
+                lport: bits & 8 != 0,
+                event,
+                seconds: 0.0,
+            };
+            let first = format!("{}{}", want.header(), want.row());
+            let args = want.args();
+            let config = config(&args);
+            let mut output = output::new(&config);
+            let text = written(|out| {
+                output.header(out);
+                output.connect(event, &clock(), out);
+            });
+            assert_eq!(text, first, "{args:?}");
+
+            let second = after_ms(1_234, *event);
+            let want = Printf { event: &second, seconds: 1.234, ..want };
+            let text = written(|out| output.connect(&second, &clock(), out));
+            assert_eq!(text, want.row(), "{args:?}, second row");
+        }
+    }
+}
+
+#[test]
+fn the_first_row_begins_the_seconds() {
+    let config = config(&["-t"]);
+    let mut output = output::new(&config);
+    let start = python3(195, "127.0.0.1", 1, 1);
+    let mut seconds = |ns| {
+        let event = Connect { ts_ns: CLOCK.1 + ns, ..start };
+        written(|out| output.connect(&event, &clock(), out))[..9].to_owned()
+    };
+    assert_eq!(seconds(5_000_000_000), "0.000    ");
+    assert_eq!(seconds(5_000_499_999), "0.000    ");
+    assert_eq!(seconds(5_000_500_001), "0.001    ");
+    assert_eq!(seconds(5_999_600_000), "1.000    ");
+    assert_eq!(seconds(10_004_999_000_000), "9999.999 ");
+    assert_eq!(seconds(10_004_999_999_999), "10000.000");
+}
+
+#[test]
+fn wide_values_never_run_into_the_next_column() {
+    let of = |uid| of_uid(uid, python3(195, "127.0.0.1", 53854, 18080));
+    let rest = "195     python3      4  127.0.0.1        127.0.0.1        18080  \n";
+    assert_eq!(line(&["-U"], &of(99_999)), format!("99999 {rest}"));
+    assert_eq!(line(&["-U"], &of(100_000)), format!("100000 {rest}"));
+    assert_eq!(line(&["-U"], &of(u32::MAX)), format!("4294967295 {rest}"));
+
+    let config = config(&["-t", "-U"]);
+    let mut output = output::new(&config);
+    output.connect(&of(0), &clock(), &mut Vec::new());
+    let mut later = |ms, uid| written(|out| output.connect(&after_ms(ms, of(uid)), &clock(), out));
+    assert_eq!(later(9_999_999, 1), format!("9999.999 1     {rest}"));
+    assert_eq!(later(10_000_000, 1), format!("10000.000 1     {rest}"));
+    assert_eq!(later(123_456_789, 1_000_000), format!("123456.789 1000000 {rest}"));
+
+    let long = "2001:db8:1111:2222:3333:4444:5555:6666";
+    let row = line(&["-L"], &python3(4_194_304, long, 65535, 65535));
+    assert_eq!(row, format!("4194304 python3      6  {long} 65535  {long} 65535  \n"));
+}
+
+#[test]
+fn an_ipv4_row_fits_80_columns() {
+    let mut event = python3(4_194_304, "255.255.255.255", 65535, 65535);
+    event.comm = comm(b"0123456789abcde");
+    for text in shown(&config(&[]), &[event]).lines() {
+        assert!(text.len() < 80, "{text:?}");
+    }
+}
+
+#[test]
+fn an_unknown_local_port_is_a_dash() {
+    let event = Connect { lport: None, ..python3(195, "127.0.0.1", 1, 18080) };
+    let row = "195     python3      4  127.0.0.1        -      127.0.0.1        18080  \n";
+    assert_eq!(line(&["-L"], &event), row);
+}
+
+#[test]
+fn the_older_tools_table_is_its_own() {
+    let expected = concat!(
+        "PID    COMM         SADDR            DADDR            DPORT\n",
+        "195    python3      127.0.0.1        127.0.0.1        18080\n",
+        "195    0123456789ab 127.0.0.1        127.0.0.1        1   \n",
+        "4194304 python3      255.255.255.255  255.255.255.255  443 \n",
+    );
+    let events = [
+        python3(195, "127.0.0.1", 53854, 18080),
+        Connect { comm: comm(b"0123456789abcde"), ..python3(195, "127.0.0.1", 2, 1) },
+        python3(4_194_304, "255.255.255.255", 3, 443),
+    ];
+    assert_eq!(shown(&tcpv4connect(&[]), &events), expected);
+    assert_eq!(shown(&tcpv4connect(&["-4"]), &events), expected);
+}
+
+/// How the older tool would look with the options it never had.
+#[test]
+fn the_older_tools_table_takes_the_optional_columns() {
+    let expected = concat!(
+        "TIME(s)  UID   PID    COMM         SADDR            LPORT  DADDR            DPORT\n",
+        "0.000    0     195    python3      127.0.0.1        53854  127.0.0.1        18080\n",
+    );
+    let events = [python3(195, "127.0.0.1", 53854, 18080)];
+    assert_eq!(shown(&tcpv4connect(&["-t", "-U", "-L"]), &events), expected);
+}
+
+#[test]
+fn the_banner_comes_with_bccs_tables_only() {
+    let banner = b"Tracing connect ... Hit Ctrl-C to end\n".as_slice();
+    for args in [&[][..], &["-t"], &["-c"], &["-c", "-i", "1"], &["-o", "file"], &["-6"]] {
+        assert_eq!(output::banner(&config(args)), banner, "{args:?}");
+    }
+    for args in [&["-j"][..], &["-j", "-c"], &["-j", "-c", "-i", "1"], &["-j", "-t"]] {
+        assert_eq!(output::banner(&config(args)), b"", "{args:?}");
+    }
+    assert_eq!(output::banner(&tcpv4connect(&[])), b"");
+    assert_eq!(output::banner(&tcpv4connect(&["-j"])), b"");
+}
+
+#[test]
+fn json_has_no_header() {
+    let mut output = output::new(&config(&["-j", "-t", "-L", "-U", "-T"]));
+    assert_eq!(written(|out| output.header(out)), "");
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct ConnectObject {
+    event: String,
+    time: String,
+    ts_ns: u64,
+    pid: u32,
+    tid: u32,
+    comm: String,
+    thread: Option<String>,
+    uid: u32,
+    gid: u32,
+    ip: u8,
+    saddr: String,
+    lport: Option<u16>,
+    daddr: String,
+    dport: u16,
+    netns: Option<u32>,
+    cgroup_id: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct CountObject {
+    event: String,
+    time: String,
+    ip: u8,
+    saddr: String,
+    daddr: String,
+    dport: u16,
+    connects: u64,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct LostObject {
+    event: String,
+    time: String,
+    count: u64,
+    buffer: Option<u64>,
+    skipped: Option<u64>,
+    stash: Option<u64>,
+    flows: Option<u64>,
+    undecodable: Option<u64>,
+    family: Option<u64>,
+}
+
+/// Exactly one line, and exactly these fields.
+fn parse<T: DeserializeOwned>(line: &str) -> T {
+    let object = line.strip_suffix('\n').expect("a whole line");
+    assert!(!object.contains('\n'), "{object:?} is one line");
+    serde_json::from_str(object).unwrap_or_else(|e| panic!("{object}: {e}"))
+}
+
+fn curl() -> Connect {
+    Connect {
+        ts_ns: CLOCK.1 + 7,
+        pid: 4_194_304,
+        tid: 12_346,
+        uid: u32::MAX,
+        gid: 1000,
+        comm: comm(b"curl"),
+        leader: comm(b"curl"),
+        cgroup_id: Some(u64::MAX),
+        netns: Some(4_026_531_840),
+        saddr: addr("192.0.2.10"),
+        daddr: addr("198.51.100.7"),
+        lport: Some(40_112),
+        dport: 443,
+    }
+}
+
+#[test]
+fn a_json_connect_has_every_known_field() {
+    let text = line(&["-j"], &curl());
+    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","lport":40112,"daddr":"198.51.100.7","dport":443,"netns":4026531840,"cgroup_id":18446744073709551615}"#);
+    let object = ConnectObject {
+        event: "connect".into(),
+        time: "2026-11-21T04:30:05.123456Z".into(),
+        ts_ns: CLOCK.1 + 7,
+        pid: 4_194_304,
+        tid: 12_346,
+        comm: "curl".into(),
+        thread: None,
+        uid: u32::MAX,
+        gid: 1000,
+        ip: 4,
+        saddr: "192.0.2.10".into(),
+        lport: Some(40_112),
+        daddr: "198.51.100.7".into(),
+        dport: 443,
+        netns: Some(4_026_531_840),
+        cgroup_id: Some(u64::MAX),
+    };
+    assert_eq!(parse::<ConnectObject>(&text), object);
+    assert!(DateTime::parse_from_rfc3339(&object.time).is_ok());
+}
+
+#[test]
+fn json_does_not_depend_on_the_tables_columns() {
+    let plain = line(&["-j"], &curl());
+    for args in [["-j", "-t"], ["-j", "-T"], ["-j", "-L"], ["-j", "-U"], ["-L", "-j"]] {
+        assert_eq!(line(&args, &curl()), plain, "{args:?}");
+    }
+    assert_eq!(
+        written(|out| output::new(&tcpv4connect(&["-j"])).connect(&curl(), &clock(), out)),
+        plain
+    );
+}
+
+#[test]
+fn a_field_that_is_not_known_is_absent_in_json() {
+    let event = Connect { lport: None, netns: None, cgroup_id: None, ..curl() };
+    let text = line(&["-j"], &event);
+    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","daddr":"198.51.100.7","dport":443}"#);
+    let object: ConnectObject = parse(&text);
+    assert_eq!((object.lport, object.netns, object.cgroup_id), (None, None, None));
+}
+
+#[test]
+fn json_names_the_process_and_its_thread_where_it_differs() {
+    let event = Connect { comm: comm(b"DNS Resolver #1"), leader: comm(b"firefox"), ..curl() };
+    let object: ConnectObject = parse(&line(&["-j"], &event));
+    assert_eq!(object.comm, "firefox");
+    assert_eq!(object.thread.as_deref(), Some("DNS Resolver #1"));
+
+    let mut stale = comm(b"curl");
+    stale.0[8..].copy_from_slice(b"leftover");
+    let object: ConnectObject = parse(&line(&["-j"], &Connect { comm: stale, ..curl() }));
+    assert_eq!((object.comm.as_str(), object.thread), ("curl", None));
+}
+
+#[test]
+fn json_shows_ipv6_and_ipv4_mapped_addresses_as_six() {
+    let event = Connect { saddr: addr("::1"), daddr: addr("2001:db8::5"), ..curl() };
+    let object: ConnectObject = parse(&line(&["-j"], &event));
+    assert_eq!((object.ip, &*object.saddr, &*object.daddr), (6, "::1", "2001:db8::5"));
+
+    let mapped = addr("::ffff:127.0.0.1");
+    let event = Connect { saddr: mapped, daddr: mapped, ..curl() };
+    let object: ConnectObject = parse(&line(&["-j", "-6"], &event));
+    assert_eq!((object.ip, &*object.daddr), (6, "::ffff:127.0.0.1"));
+}
+
+#[test]
+fn a_json_count_is_one_object_a_flow() {
+    let flows = [flow("127.0.0.1", 18080, 5), flow("::1", 18081, 1)];
+    for args in [&["-j", "-c"][..], &["-j", "-c", "-i", "1"]] {
+        let text = counted(&config(args), &flows);
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(text, @r#"
+            {"event":"count","time":"2026-11-21T04:30:05.123456Z","ip":4,"saddr":"127.0.0.1","daddr":"127.0.0.1","dport":18080,"connects":5}
+            {"event":"count","time":"2026-11-21T04:30:05.123456Z","ip":6,"saddr":"::1","daddr":"::1","dport":18081,"connects":1}
+            "#);
+        }
+        let objects: Vec<CountObject> = text.split_inclusive('\n').map(parse).collect();
+        assert_eq!((objects[0].ip, objects[0].connects), (4, 5));
+        assert_eq!((objects[1].ip, objects[1].connects), (6, 1));
+    }
+    assert_eq!(counted(&config(&["-j", "-c"]), &[]), "");
+}
+
+fn lost(args: &[&str], lost: &Lost) -> String {
+    written(|out| output::new(&config(args)).lost(lost, CLOCK.1, &clock(), out))
+}
+
+#[test]
+fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
+    let some = Lost { buffer: 7, ..Lost::default() };
+    let expected =
+        "{\"event\":\"lost\",\"time\":\"2026-11-21T04:30:05.123456Z\",\"count\":7,\"buffer\":7}\n";
+    assert_eq!(lost(&["-j"], &some), expected);
+
+    let all = Lost { buffer: 1, skipped: 2, stash: 4, flows: 8, family: 16, undecodable: 32 };
+    let object: LostObject = parse(&lost(&["-j", "-c"], &all));
+    let expected = LostObject {
+        event: "lost".into(),
+        time: "2026-11-21T04:30:05.123456Z".into(),
+        count: 1 + 2 + 4 + 8 + 32,
+        buffer: Some(1),
+        skipped: Some(2),
+        stash: Some(4),
+        flows: Some(8),
+        undecodable: Some(32),
+        family: Some(16),
+    };
+    assert_eq!(object, expected);
+}
+
+#[test]
+fn a_loss_leaves_the_tables_as_they_are() {
+    let some = Lost { buffer: 7, ..Lost::default() };
+    assert_eq!(lost(&[], &some), "");
+    assert_eq!(lost(&["-c"], &some), "");
+}
+
+/// Thread names that a terminal or a parser could fall for; 12 columns in the
+/// table, and what JSON must give back.
+const HOSTILE: [(&str, &[u8], &str, &str); 15] = [
+    ("empty", b"", "            ", ""),
+    ("15 bytes", b"0123456789abcde", "0123456789ab", "0123456789abcde"),
+    ("16 bytes without NUL", b"0123456789abcdef", "0123456789ab", "0123456789abcdef"),
+    ("bytes after the NUL", b"sh\0\x1b[31mX", "sh          ", "sh"),
+    ("blanks", b"  a b  ", "  a b       ", "  a b  "),
+    ("colours", b"\x1b[31mred", r"\x1b[31mred ", "\u{1b}[31mred"),
+    ("screen title", b"\x1b]0;x\x07", r"\x1b]0;x\x07", "\u{1b}]0;x\u{7}"),
+    ("newline", b"a\nb", r"a\x0ab      ", "a\nb"),
+    ("carriage return and tab", b"a\rb\tc", r"a\x0db\x09c ", "a\rb\tc"),
+    ("delete and C1", b"\x7f\xc2\x9bx", r"\x7f\xc2\x9b", "\u{7f}\u{9b}x"),
+    ("invalid UTF-8", b"\xffab\xc3", r"\xffab\xc3  ", "\u{fffd}ab\u{fffd}"),
+    (
+        "a character cut at the end",
+        b"abcdefghijklm\xe2\x82",
+        "abcdefghijkl",
+        "abcdefghijklm\u{fffd}",
+    ),
+    ("bidirectional", b"a\xe2\x80\xaeb", "a           ", "a\u{202e}b"),
+    ("quote and backslash", br#"a"b\c'd"#, r#"a"b\c'd     "#, r#"a"b\c'd"#),
+    ("letters beyond ASCII", "höß→".as_bytes(), "höß→        ", "höß→"),
+];
+
+#[test]
+fn a_hostile_name_stays_in_its_column() {
+    for (name, bytes, column, _) in HOSTILE {
+        let event = Connect { comm: comm(bytes), ..python3(195, "127.0.0.1", 53854, 18080) };
+        let row = format!("195     {column} 4  127.0.0.1        127.0.0.1        18080  \n");
+        assert_eq!(line(&[], &event), row, "{name}");
+        let old = format!("195    {column} 127.0.0.1        127.0.0.1        18080\n");
+        let config = tcpv4connect(&[]);
+        assert_eq!(
+            written(|out| output::new(&config).connect(&event, &clock(), out)),
+            old,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_hostile_name_is_valid_in_json() {
+    for (name, bytes, _, text) in HOSTILE {
+        let event = Connect { leader: comm(bytes), comm: comm(bytes), ..curl() };
+        let object: ConnectObject = parse(&line(&["-j"], &event));
+        assert_eq!((object.comm.as_str(), object.thread), (text, None), "{name}");
+
+        let event = Connect { leader: comm(b"leader"), comm: comm(bytes), ..curl() };
+        let object: ConnectObject = parse(&line(&["-j"], &event));
+        assert_eq!(object.thread.as_deref(), Some(text), "{name}");
+    }
+}
+
+/// The zone is the environment's, so each is asked in a process of its own.
+#[test]
+fn the_time_of_day_is_that_of_the_local_zone() {
+    const CHILD: &str = "TCPCONNECT_TEST_EXPECTED_TIME";
+    if let Ok(expected) = std::env::var(CHILD) {
+        let row = line(&["-T"], &python3(195, "127.0.0.1", 53854, 18080));
+        let rest = "195     python3      4  127.0.0.1        127.0.0.1        18080  \n";
+        assert_eq!(row, format!("{expected} {rest}"));
+        return;
+    }
+    let test = std::env::current_exe().unwrap();
+    let zones = [("UTC0", "04:30:05.123"), ("IST-5:30", "10:00:05.123"), ("EST5", "23:30:05.123")];
+    for (zone, expected) in zones {
+        let mut child = Command::new(&test);
+        child.args(["--exact", "the_time_of_day_is_that_of_the_local_zone"]);
+        let output = child.env("TZ", zone).env(CHILD, expected).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{zone}: {text}");
+    }
+}

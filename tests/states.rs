@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Kernels in odd states, each booted for real: every hook gives right rows, or
+//! one clear line that names the blocker. tests/vm/ owns the machines.
+
+mod vm;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::Arguments;
+use libtest_mimic::Failed;
+use libtest_mimic::Trial;
+use vm::Programs;
+
+/// Shell functions for every script.
+///
+/// `see HOOK CASE [OPTION...]` traces a case of the client and says what came of it.
+/// `as_user CAPS COMMAND...` runs a command as uid 1000 with these capabilities.
+const PRELUDE: &str = r#"
+see() {
+	hook=$1 case=$2; shift 2
+	$user /tcpconnect -j --attach $hook -o /tmp/rows "$@" -- /client $netns $case >/tmp/out 2>/tmp/err
+	status=$?
+	echo "$hook $case: status $status," \
+		"rows $(grep -c '"event":"connect"' /tmp/rows), lport $(grep -c '"lport":' /tmp/rows)"
+	cat /tmp/err
+	rm -f /tmp/rows
+}
+as_user() {
+	user="/usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups
+		--inh-caps -all$1 --ambient-caps -all$1" netns=
+	shift
+	"$@"
+	user= netns=--netns
+}
+user= netns=--netns
+"#;
+
+struct State {
+    name: &'static str,
+    /// The kernels it is about; empty for all.
+    kernels: &'static [&'static str],
+    cmdline: &'static str,
+    script: &'static str,
+    /// What the script prints.
+    expected: &'static str,
+}
+
+const STATES: &[State] = &[
+    State {
+        name: "ipv4_is_traced_where_ipv6_is_disabled",
+        kernels: &[],
+        cmdline: "ipv6.disable=1",
+        script: "for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook refused -6; done",
+        expected: "\
+fentry plain_ipv4: status 0, rows 1, lport 1
+fentry refused: status 0, rows 0, lport 0
+kprobe plain_ipv4: status 0, rows 1, lport 1
+kprobe refused: status 0, rows 0, lport 0
+sockops plain_ipv4: status 0, rows 1, lport 1
+sockops refused: status 0, rows 0, lport 0
+",
+    },
+    State {
+        name: "without_cgroup_v2_only_sockops_lacks_the_port",
+        kernels: &[],
+        cmdline: "vm.cgroup=none",
+        script: "see auto plain_ipv4; see sockops plain_ipv4; see sockops ipv4_mapped -6
+                 see fentry plain_ipv4 --cgroup /x",
+        expected: "\
+auto plain_ipv4: status 0, rows 1, lport 1
+sockops plain_ipv4: status 0, rows 1, lport 0
+tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it
+sockops ipv4_mapped: status 0, rows 1, lport 0
+tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it
+fentry plain_ipv4: status 1, rows 0, lport 0
+tcpconnect: --cgroup '/x': no cgroup v2 is mounted here; see mount -t cgroup2
+",
+    },
+    State {
+        name: "cgroup_v1_alone_is_as_without_v2",
+        kernels: &[],
+        cmdline: "vm.cgroup=v1",
+        script: "see sockops plain_ipv4; see kprobe plain_ipv4",
+        expected: "\
+sockops plain_ipv4: status 0, rows 1, lport 0
+tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it
+kprobe plain_ipv4: status 0, rows 1, lport 1
+",
+    },
+    State {
+        name: "a_hybrid_of_cgroup_v1_and_v2_is_as_v2",
+        kernels: &[],
+        cmdline: "vm.cgroup=hybrid",
+        script: "mkdir /sys/fs/cgroup/unified/t
+                 for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook refused --cgroup /t; done
+                 echo $$ > /sys/fs/cgroup/unified/t/cgroup.procs
+                 for hook in fentry kprobe sockops; do see $hook refused --cgroup t; done",
+        expected: "\
+fentry plain_ipv4: status 0, rows 1, lport 1
+fentry refused: status 0, rows 0, lport 0
+kprobe plain_ipv4: status 0, rows 1, lport 1
+kprobe refused: status 0, rows 0, lport 0
+sockops plain_ipv4: status 0, rows 1, lport 1
+sockops refused: status 0, rows 0, lport 0
+fentry refused: status 0, rows 1, lport 1
+kprobe refused: status 0, rows 1, lport 1
+sockops refused: status 0, rows 1, lport 1
+",
+    },
+    State {
+        name: "lockdown_for_integrity_changes_nothing",
+        kernels: &[],
+        cmdline: "lockdown=integrity",
+        script: "for hook in fentry kprobe sockops; do see $hook plain_ipv4; done",
+        expected: "\
+fentry plain_ipv4: status 0, rows 1, lport 1
+kprobe plain_ipv4: status 0, rows 1, lport 1
+sockops plain_ipv4: status 0, rows 1, lport 1
+",
+    },
+    State {
+        name: "lockdown_for_confidentiality_leaves_all_but_kprobes",
+        kernels: &["6.1", "6.12", "7."],
+        cmdline: "lockdown=confidentiality",
+        script: "for hook in auto fentry kprobe sockops; do see $hook plain_ipv4; done",
+        expected: "\
+auto plain_ipv4: status 0, rows 1, lport 1
+fentry plain_ipv4: status 0, rows 1, lport 1
+kprobe plain_ipv4: status 1, rows 0, lport 0
+tcpconnect: no hook can be attached: kprobe: prog 'kretprobe_v4': failed to load: -EINVAL; try --attach auto; the kernel is locked down (confidentiality): kprobes cannot work, and before 5.11 nothing can
+sockops plain_ipv4: status 0, rows 1, lport 1
+",
+    },
+    State {
+        name: "lockdown_for_confidentiality_before_5_11_leaves_nothing",
+        kernels: &["5.10"],
+        cmdline: "lockdown=confidentiality",
+        script: "see auto plain_ipv4",
+        expected: "\
+auto plain_ipv4: status 1, rows 0, lport 0
+tcpconnect: no hook can be attached: fentry: prog 'fexit_v4': failed to load: -EINVAL; kprobe: prog 'kprobe_v4': failed to load: -EINVAL; sockops: prog 'sockops_connect': failed to load: -EINVAL; the kernel is locked down (confidentiality): kprobes cannot work, and before 5.11 nothing can
+",
+    },
+    State {
+        name: "each_missing_capability_is_named",
+        kernels: &[],
+        cmdline: "",
+        script: "as_user '' see fentry refused; as_user ,+bpf see fentry refused
+                 as_user ,+perfmon see auto refused",
+        expected: "\
+fentry refused: status 1, rows 0, lport 0
+tcpconnect: loading BPF programs needs privileges: CAP_BPF and CAP_PERFMON are missing; run as root, for example with sudo, or grant the capabilities
+fentry refused: status 1, rows 0, lport 0
+tcpconnect: loading BPF programs needs privileges: CAP_PERFMON is missing; run as root, for example with sudo, or grant the capabilities
+auto refused: status 1, rows 0, lport 0
+tcpconnect: loading BPF programs needs privileges: CAP_BPF is missing; run as root, for example with sudo, or grant the capabilities
+",
+    },
+    State {
+        name: "capabilities_suffice_without_root",
+        kernels: &["6.1", "6.12", "7."],
+        cmdline: "",
+        script: "cat /proc/sys/kernel/perf_event_paranoid /proc/sys/kernel/unprivileged_bpf_disabled
+                 as_user ,+bpf,+perfmon see fentry refused
+                 as_user ,+bpf,+perfmon see kprobe refused
+                 as_user ,+bpf,+perfmon see sockops refused
+                 as_user ,+bpf,+perfmon,+net_admin see sockops refused
+                 echo 2 > /proc/sys/kernel/perf_event_paranoid
+                 as_user ,+bpf,+perfmon see kprobe refused",
+        expected: "\
+3
+2
+fentry refused: status 0, rows 1, lport 1
+kprobe refused: status 1, rows 0, lport 0
+tcpconnect: no hook can be attached: kprobe: prog 'kretprobe_v4': failed to create kretprobe 'tcp_v4_connect+0x0' perf event: -EACCES (kernel.perf_event_paranoid is 3: set it to 2, or add CAP_SYS_ADMIN); try --attach auto
+sockops refused: status 1, rows 0, lport 0
+tcpconnect: no hook can be attached: sockops: prog 'sockops_connect': failed to load: -EPERM (CAP_NET_ADMIN is missing); try --attach auto
+sockops refused: status 0, rows 1, lport 1
+kprobe refused: status 0, rows 1, lport 1
+",
+    },
+    State {
+        name: "before_5_11_locked_memory_is_needed_too",
+        kernels: &["5.10"],
+        cmdline: "",
+        script: "as_user ,+bpf,+perfmon see fentry refused
+                 as_user ,+bpf,+perfmon,+sys_resource see fentry refused
+                 as_user ,+bpf,+perfmon,+sys_resource,+net_admin see sockops refused
+                 echo 2 > /proc/sys/kernel/perf_event_paranoid
+                 as_user ,+bpf,+perfmon,+sys_resource see kprobe refused",
+        expected: "\
+fentry refused: status 1, rows 0, lport 0
+tcpconnect: no hook can be attached: fentry: loading: Operation not permitted (before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE); try --attach auto
+fentry refused: status 0, rows 1, lport 1
+sockops refused: status 0, rows 1, lport 1
+kprobe refused: status 0, rows 1, lport 1
+",
+    },
+    State {
+        name: "another_tracers_kprobes_do_not_disturb",
+        kernels: &[],
+        cmdline: "",
+        script: "cd /sys/kernel/tracing
+                 echo 'p:other4 tcp_v4_connect' >> kprobe_events; echo 'r:other4r tcp_v4_connect' >> kprobe_events
+                 echo 'p:other6 tcp_v6_connect' >> kprobe_events; echo 1 > events/kprobes/enable
+                 for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook plain_ipv6; done
+                 grep -c other trace",
+        expected: "\
+fentry plain_ipv4: status 0, rows 1, lport 1
+fentry plain_ipv6: status 0, rows 1, lport 1
+kprobe plain_ipv4: status 0, rows 1, lport 1
+kprobe plain_ipv6: status 0, rows 1, lport 1
+sockops plain_ipv4: status 0, rows 1, lport 1
+sockops plain_ipv6: status 0, rows 1, lport 1
+9
+",
+    },
+    State {
+        name: "a_btf_file_serves_where_the_kernel_has_none",
+        kernels: &[],
+        cmdline: "",
+        script: "cp /sys/kernel/btf/vmlinux /tmp/btf; mount -t tmpfs none /sys/kernel/btf; mkfifo /tmp/ready
+                 see auto plain_ipv4; see kprobe plain_ipv4 --btf /etc/passwd; see kprobe plain_ipv4 --btf /tmp/btf
+                 for hook in kprobe sockops auto; do
+                 	/tcpconnect -j --attach $hook --btf /tmp/btf -n 1 --comm client --ready-fd 3 3>/tmp/ready >/tmp/rows &
+                 	head -c 1 /tmp/ready >/dev/null; /client plain_ipv4 >/dev/null; wait $!
+                 	echo $hook: status $?, rows $(wc -l < /tmp/rows)
+                 done",
+        expected: "\
+auto plain_ipv4: status 1, rows 0, lport 0
+tcpconnect: this kernel has no BTF (/sys/kernel/btf/vmlinux is missing); it needs CONFIG_DEBUG_INFO_BTF, or give a BTF file with --btf FILE
+kprobe plain_ipv4: status 1, rows 0, lport 0
+tcpconnect: cannot read BTF file '/etc/passwd': it holds no BTF; check --btf
+kprobe plain_ipv4: status 1, rows 0, lport 0
+tcpconnect: no hook can be attached: kprobe: the kernel's own BTF is needed for fentry, --children and COMMAND; try --attach auto
+kprobe: status 0, rows 1
+sockops: status 0, rows 1
+auto: status 0, rows 1
+",
+    },
+    State {
+        name: "a_hundred_cycles_leave_nothing",
+        kernels: &["5.10", "7."],
+        cmdline: "",
+        script: "objects() { sleep 1; for kind in prog map link; do bpftool $kind show | grep -c '^[0-9]'; done; }
+                 before=$(objects)
+                 for i in $(seq 34); do for hook in fentry kprobe sockops; do
+                 	/tcpconnect --attach $hook --duration 0.001 >/dev/null || echo $hook failed
+                 done; done
+                 after=$(objects)
+                 test \"$before\" = \"$after\" && echo nothing left || echo before $before, after $after",
+        expected: "nothing left\n",
+    },
+    State {
+        name: "busy_threads_with_full_preemption_add_up",
+        kernels: &["6.12"],
+        cmdline: "preempt=full",
+        script: BUSY,
+        expected: "",
+    },
+    State {
+        name: "busy_threads_with_lazy_preemption_add_up",
+        kernels: &["7."],
+        cmdline: "",
+        script: BUSY,
+        expected: "",
+    },
+];
+
+/// Only its status counts; what it lost goes to the log.
+const BUSY: &str = "TCPCONNECT=/tcpconnect CLIENT=/client TEST_SCALE_DOWN=4 \
+    TEST_ATTACH=fentry,kprobe,sockops TEST_BUFFER=ring,perf /live --color never busy_threads >&2";
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // One machine for each of the host's two CPUs.
+    args.test_threads = Some(args.test_threads.unwrap_or(2).min(2));
+    let kernels = match vm::kernels() {
+        Ok(kernels) => kernels,
+        Err(why) => {
+            eprintln!("states: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let programs = Arc::new(Programs::build());
+    let mut trials = Vec::new();
+    for state in STATES {
+        for kernel in &kernels {
+            let is_about = |k: &&str| kernel == k || k.ends_with('.') && kernel.starts_with(*k);
+            if state.kernels.is_empty() || state.kernels.iter().any(is_about) {
+                let (programs, kernel) = (Arc::clone(&programs), kernel.clone());
+                let name = format!("{kernel}::{}", state.name);
+                trials.push(Trial::test(name, move || check(state, &kernel, &programs)));
+            }
+        }
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}
+
+fn check(state: &State, kernel: &str, programs: &Programs) -> Result<(), Failed> {
+    let script = format!("{PRELUDE}\n{}", state.script);
+    let output = programs.machine(kernel, state.cmdline, "600", &script).output();
+    let output = output.expect("tests/vm/boot.sh runs");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stdout != state.expected {
+        return Err(format!("expected:\n{}printed:\n{stdout}{stderr}", state.expected).into());
+    }
+    if !output.status.success() || stderr.contains("WARNING:") || stderr.contains("BUG:") {
+        return Err(format!("{}:\n{stdout}{stderr}", output.status).into());
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Virtual machines for tests in Rust: which kernels there are, what is copied
+//! into a machine, and starting one. The scripts beside this file do the work.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The kernels in the cache, fetched if need be, or why they are too few.
+pub fn kernels() -> Result<Vec<String>, String> {
+    let output = Command::new(root().join("tests/vm/kernels.sh"))
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("tests/vm/kernels.sh runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let kernels: Vec<_> =
+        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    match kernels.len() {
+        3.. => Ok(kernels),
+        _ => Err(format!("only {kernels:?} could be had; at least three kernels must run")),
+    }
+}
+
+/// What the machines run: the program as it ships, the client, the live tests.
+#[derive(Clone)]
+pub struct Programs {
+    release: PathBuf,
+    pub live: PathBuf,
+}
+
+impl Programs {
+    pub fn build() -> Self {
+        let cargo = |args: &[&str]| {
+            let output = Command::new(env!("CARGO"))
+                .args(args)
+                .current_dir(root())
+                .stderr(Stdio::inherit())
+                .output()
+                .expect("cargo runs");
+            assert!(output.status.success(), "cargo {args:?} failed");
+            output.stdout
+        };
+        cargo(&["build", "--release", "--quiet", "--bin", "tcpconnect", "--example", "client"]);
+        let messages = cargo(&["test", "--no-run", "--test", "live", "--message-format=json"]);
+        let live = String::from_utf8_lossy(&messages)
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|m| m["target"]["name"] == "live")
+            .find_map(|m| m["executable"].as_str().map(PathBuf::from))
+            .expect("cargo tells where the live tests are");
+        let release = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("release");
+        Programs { release, live }
+    }
+
+    /// A machine with /tcpconnect, /client, /live and the tools that tests call.
+    pub fn machine(&self, kernel: &str, cmdline: &str, seconds: &str, script: &str) -> Command {
+        let mut machine = Command::new(root().join("tests/vm/boot.sh"));
+        machine.args(["-k", kernel, "-t", seconds, "-m", "1536", "-a", cmdline]);
+        let tool = |name: &str| {
+            ["/usr/bin", "/usr/sbin"]
+                .map(|dir| Path::new(dir).join(name))
+                .into_iter()
+                .find(|path| path.exists())
+                .unwrap_or_else(|| panic!("{name} is missing: run make deps-test"))
+        };
+        for (from, to) in [
+            (self.release.join("tcpconnect"), "/tcpconnect"),
+            (self.release.join("examples/client"), "/client"),
+            (self.live.clone(), "/live"),
+            (tool("bpftool"), "/usr/sbin/bpftool"),
+            (tool("setpriv"), "/usr/bin/setpriv"),
+        ] {
+            machine.args(["-f", &format!("{}:{to}", from.display())]);
+        }
+        machine.args(["--", script]).stdin(Stdio::null());
+        machine
+    }
+}
