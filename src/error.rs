@@ -39,8 +39,16 @@ pub struct CommandError {
     pub code: u8,
 }
 
-/// One line on stderr. A closed stderr is no reason to fail, let alone to panic
-/// as eprintln!() does.
+/// One line on stderr, whatever a path in it holds. A closed stderr is no reason
+/// to fail, let alone to panic as eprintln!() does.
 pub fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let mut text = String::with_capacity(line.len() + 1);
+    for c in line.chars() {
+        match c.is_control() {
+            true => text.extend(c.escape_default()),
+            false => text.push(c),
+        }
+    }
+    text.push('\n');
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }

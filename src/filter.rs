@@ -23,7 +23,8 @@ impl FromStr for PortSet {
     /// `80,443,8000-8100`
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = Box::new([0u64; 1024]);
-        for part in text.split(',') {
+        // BCC takes blanks around a number.
+        for part in text.split(',').map(str::trim) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let ends = port(first).zip(port(last));
             let (first, last) =
@@ -40,7 +41,8 @@ impl FromStr for PortSet {
 }
 
 fn port(text: &str) -> Option<u16> {
-    text.parse::<u16>().ok().filter(|&port| port != 0)
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse::<u16>().ok().filter(|&port| digits && port != 0)
 }
 
 /// An address block, as 16 bytes: IPv4 as ::ffff:a.b.c.d with 96 more bits.

@@ -30,7 +30,7 @@ const BUFFERS: &str = "ring,perf";
 /// One for each of the host's two CPUs.
 const MACHINES_AT_ONCE: usize = 2;
 /// Emulation against hardware.
-const SCALE_DOWN: &str = "20";
+const SCALE_DOWN: &str = "40";
 const LIMIT_SECONDS: &str = "1500";
 
 /// What the tests of one machine said so far: name -> output, or why it failed.

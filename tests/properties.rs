@@ -258,7 +258,7 @@ fn ports_of(text: &str) -> Option<BTreeSet<u32>> {
         (1..=65535).contains(&value).then_some(value)
     };
     let mut ports = BTreeSet::new();
-    for part in text.split(',') {
+    for part in text.split(',').map(str::trim) {
         let ends: Vec<_> = part.split('-').map(port).collect();
         match ends[..] {
             [Some(one)] => _ = ports.insert(one),
