@@ -104,6 +104,14 @@ impl Rung {
         }
     }
 
+    /// How long a connect may still be taken back.
+    fn doubt_ns(self) -> u64 {
+        match self {
+            Rung::StateOnly => 50_000_000,
+            _ => 0,
+        }
+    }
+
     /// The programs that see connects, in the order in which they attach: a
     /// return probe before its entry probe, so that no call is left waiting.
     fn programs(self, v4: bool, v6: bool) -> Vec<&'static str> {
@@ -329,7 +337,7 @@ impl Tracer {
                     true => taken.last().map_or(before_ns, Event::ts_ns),
                     false => before_ns,
                 };
-                complete_until_ns = end_ns.saturating_sub(HOLD_NS);
+                complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
             }
             Transport::Perf { data, doorbell, ending } => {
                 let bss = self.skel.maps.bss_data.as_deref_mut();
@@ -340,7 +348,7 @@ impl Tracer {
                 if let Some((era, ended_ns)) = *ending
                     && running(era) == 0
                 {
-                    complete_until_ns = ended_ns;
+                    complete_until_ns = ended_ns.saturating_sub(self.rung.doubt_ns());
                     *ending = None;
                 }
                 fence(Ordering::SeqCst);

