@@ -833,8 +833,10 @@ fn a_storm_adds_up_and_memory_does_not_grow(lab: &Lab) {
     let first = 24_000;
     client.case(&format!("storm {first} 1"));
     let room = if lab.buffer == "perf" { 2048 } else { 1024 };
+    tracer.settle();
     let before = tracer.rss();
     client.case(&format!("storm {made} 1"));
+    tracer.settle();
     let after = tracer.rss();
     let done = tracer.stop();
     let lost = done.ledger().map_or(0, |(_, _, lost)| lost);

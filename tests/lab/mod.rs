@@ -139,6 +139,16 @@ impl Tracer {
         self.wait()
     }
 
+    /// Waits until it has nothing more to write.
+    pub fn settle(&self) {
+        let written = || fs::metadata(self.dir.path().join("out")).map_or(0, |m| m.len());
+        let mut before = 0;
+        while before != written() {
+            before = written();
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+    }
+
     /// Resident memory, KiB.
     pub fn rss(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
