@@ -21,6 +21,8 @@ BUILD_NEEDS := cc:gcc cc:libc6-dev clang:clang pkg-config:pkg-config \
 TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl man:man-db groff:groff-base \
 	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static xz:xz-utils zstd:zstd
 
+COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
+
 # Silent, and without network or root, when nothing is missing.
 define install_missing
 	@missing=; for need in $(1); do \
@@ -44,7 +46,7 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build check test bench install deps deps-build deps-test
+.PHONY: help run build check test bench compare install deps deps-build deps-test
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -52,6 +54,7 @@ help:
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests'
 	@echo 'make test                make check, and the tests on other kernels in virtual machines'
 	@echo 'make bench               what tracing costs'
+	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
 	@echo 'make deps                install what build and tests need (deps-build, deps-test)'
 
@@ -75,6 +78,10 @@ test: check
 bench: deps build
 	$(CARGO) build --release --locked --example client
 	$(AS_ROOT) $(CARGO) bench --locked --bench bench
+
+compare: deps
+	$(call install_missing,$(COMPARE_NEEDS))
+	$(CARGO) test --locked --test compare
 
 # Builds nothing, so that root needs no Rust: run make build first.
 install:
