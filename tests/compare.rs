@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::BufRead as _;
+use std::io::BufReader;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
     let mut machines = Vec::new();
     if wanted("cost") {
         // The guest's clock counts instructions; see tests/vm/boot.sh.
-        let options = &["-s", "1", "-m", "1500", "-q", "-icount shift=0,sleep=off"];
+        let options = &["-s", "1", "-m", "3000", "-q", "-icount shift=0,sleep=off"];
         machines.push(Machine { name: "cost".into(), options });
         let options = &["-s", "1", "-m", "1000"];
         machines.push(Machine { name: "size".into(), options });
@@ -135,7 +137,8 @@ fn run_machines(machines: &[Machine], at_once: usize, bin: &Path) -> Vec<(String
     outcomes.into_inner().expect("no holder panics")
 }
 
-/// Lines with "@" are results, tabs between their fields; any other goes to stderr.
+/// Lines with "@" are results, tabs between their fields. All go to stderr as they come, for it
+/// takes long.
 fn run_machine(machine: &Machine, bin: &Path) -> Outcome {
     let disk = root().join("target/vm/compare/image.ext4");
     let drive = format!("-drive if=virtio,readonly=on,format=raw,file={}", disk.display());
@@ -148,21 +151,21 @@ fn run_machine(machine: &Machine, bin: &Path) -> Outcome {
     {
         boot.args(["-f", &format!("{}:/{name}", directory.join(name).display())]);
     }
-    boot.args(["--", "/enter.sh", &machine.name]).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = boot.output().map_err(|e| e.to_string())?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    boot.args(["--", "/enter.sh", &machine.name]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut boot = boot.spawn().map_err(|e| e.to_string())?;
+    let output = BufReader::new(boot.stdout.take().expect("stdout is a pipe"));
     let mut results = Vec::new();
-    for line in text.lines() {
-        match line.strip_prefix('@') {
-            Some(fields) => {
-                let mut fields = fields.split('\t').map(str::to_owned);
-                let kind = fields.next().unwrap_or_default();
-                results.push((kind, fields.collect()));
-            }
-            None => eprintln!("{}: {line}", machine.name),
+    for line in output.split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{}: {line}", machine.name);
+        if let Some(fields) = line.strip_prefix('@') {
+            let mut fields = fields.split('\t').map(str::to_owned);
+            let kind = fields.next().unwrap_or_default();
+            results.push((kind, fields.collect()));
         }
     }
-    if output.status.success() { Ok(results) } else { Err(output.status.to_string()) }
+    let status = boot.wait().map_err(|e| e.to_string())?;
+    if status.success() { Ok(results) } else { Err(status.to_string()) }
 }
 
 /// One line for each combination, with what differs. The fields are: number, number of

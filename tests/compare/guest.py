@@ -464,8 +464,18 @@ def rounds(client, connects, before=None, after=None):
     return statistics.median(taken)
 
 
+def read_disk():
+    """Into memory, so that no start waits for the disk."""
+    for directory, _, files in itertools.chain(os.walk("/usr"), os.walk("/lib/modules")):
+        for name in files:
+            path = os.path.join(directory, name)
+            if os.path.isfile(path):
+                read(path)
+
+
 def cost():
     """Under -icount, a nanosecond of the guest's clock is one instruction."""
+    read_disk()
     client = Client()
     client.storm(STORM)
     for name, argv, ours in tools():
