@@ -2,13 +2,16 @@
 //! The figures of `make bench`: what tracing costs, ratios first. A benchmark,
 //! not a test: it prints targets beside figures and fails only if it cannot run.
 //!
-//! Needs root, except with `-- format`, which measures decoding and formatting.
+//! Needs root, except with `-- format`, which measures user space alone. `-- who`
+//! measures what it costs to know of all processes.
 
 use std::fs;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::BufRead as _;
 use std::io::BufReader;
+use std::io::PipeReader;
+use std::io::PipeWriter;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
@@ -27,26 +30,50 @@ use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::clock::monotonic_ns;
 use tcpconnect::config::Config;
+use tcpconnect::event::Args;
+use tcpconnect::event::Change;
+use tcpconnect::event::Comm;
+use tcpconnect::event::Connect;
 use tcpconnect::event::Event;
+use tcpconnect::event::Image;
+use tcpconnect::event::ProcessEvent;
 use tcpconnect::event::decode;
 use tcpconnect::output;
+use tcpconnect::output::Row;
+use tcpconnect::process::Processes;
 
 const ROUNDS: usize = 5;
 const CONNECTS_A_ROUND: u64 = 200_000;
 const STORM: u64 = 1_000_000;
 const PINGS: usize = 300;
 const STARTS: usize = 11;
+const EXEC_ROUNDS: usize = 21;
+const EXECS_A_ROUND: usize = 400;
+/// The default limit of pids on hosts with up to 32 CPUs.
+const PROCESSES: u32 = 32_768;
+const PID_MAX: &str = "/proc/sys/kernel/pid_max";
+const FORKS: u64 = 1_000_000;
+const FORKS_AT_MOST: Duration = Duration::from_secs(120);
 
 fn main() {
     println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
-    if !std::env::args().any(|a| a == "format") {
+    let part = std::env::args().find(|a| ["format", "who"].contains(&a.as_str()));
+    if part.is_none() {
         cost_of_tracing();
         storm();
         delay();
         start();
         size();
     }
-    formatting();
+    if part.as_deref() != Some("format") {
+        cost_of_exec();
+        many_processes();
+        fork_storm();
+    }
+    lookup();
+    if part.as_deref() != Some("who") {
+        formatting();
+    }
 }
 
 fn line(figure: &str, measured: String, target: &str) {
@@ -256,9 +283,232 @@ fn size() {
     line("stripped binary", format!("{:.2} MB", bytes as f64 / 1e6), "< 3 MB");
 }
 
+/// A short process, untraced and traced in turn. The median of a round leaves out
+/// those that something else held up.
+fn cost_of_exec() {
+    let exec = |_| {
+        let started = Instant::now();
+        let status = Command::new("/bin/true").status().expect("/bin/true runs");
+        assert!(status.success());
+        started.elapsed().as_nanos() as f64
+    };
+    let round = || median((0..EXECS_A_ROUND).map(exec).collect());
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows = dir.path().join("rows");
+    let args = ["--wide", "-o", rows.to_str().expect("UTF-8")];
+    let (mut untraced, mut ratios, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..EXEC_ROUNDS {
+        let base = round();
+        let (tracer, _) = trace(&args, Stdio::null());
+        let cpu_before = cpu_ns(tracer.id());
+        ratios.push(round() / base);
+        // Until the last batch is read.
+        std::thread::sleep(Duration::from_millis(20));
+        cpu.push((cpu_ns(tracer.id()) - cpu_before) / EXECS_A_ROUND as f64 / 1000.0);
+        stop(tracer);
+        untraced.push(base);
+    }
+    line("fork+exec+exit of true, --wide / untraced", format!("{:.3}", median(ratios)), "<= 1.03");
+    line("fork+exec+exit of true, untraced", format!("{:.0} us", median(untraced) / 1000.0), "");
+    line("tracer CPU per fork+exec+exit", format!("{:.2} us", median(cpu)), "");
+}
+
+/// Processes that sleep until this is dropped, or until we are gone.
+struct Herd {
+    size: u32,
+    mother: libc::pid_t,
+    hold: Option<PipeWriter>,
+    pid_max: Option<String>,
+}
+
+impl Herd {
+    /// As many of the `size` as this host has room for.
+    fn new(size: u32) -> Self {
+        let pid_max = fs::read_to_string(PID_MAX).expect("a limit of pids");
+        let too_low = pid_max.trim().parse().is_ok_and(|max: u32| max < 2 * size);
+        let raised = too_low && fs::write(PID_MAX, (2 * size).to_string()).is_ok();
+        let (mut told, tell) = std::io::pipe().expect("a pipe");
+        let (held, hold) = std::io::pipe().expect("a pipe");
+        // SAFETY: we have one thread, so that the child may do anything.
+        let mother = unsafe { libc::fork() };
+        if mother == 0 {
+            drop(hold);
+            raise(size, held, tell);
+        }
+        assert!(mother > 0, "fork fails");
+        drop(tell);
+        let mut count = [0; 4];
+        told.read_exact(&mut count).expect("the mother tells");
+        let size = u32::from_ne_bytes(count);
+        Herd { size, mother, hold: Some(hold), pid_max: raised.then_some(pid_max) }
+    }
+}
+
+impl Drop for Herd {
+    fn drop(&mut self) {
+        drop(self.hold.take());
+        // SAFETY: our child, not yet waited for; its status is not asked for.
+        unsafe { libc::waitpid(self.mother, std::ptr::null_mut(), 0) };
+        if let Some(pid_max) = &self.pid_max {
+            let _ = fs::write(PID_MAX, pid_max);
+        }
+    }
+}
+
+/// The mother: makes them, tells how many they are, and ends them when nobody
+/// holds the pipe any more.
+fn raise(size: u32, mut held: PipeReader, mut tell: PipeWriter) -> ! {
+    let mut children = Vec::new();
+    while (children.len() as u32) < size {
+        // SAFETY: one thread, and the child only makes system calls.
+        match unsafe { libc::fork() } {
+            ..0 => break,
+            // SAFETY: plain system calls.
+            0 => unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                loop {
+                    libc::pause();
+                }
+            },
+            pid => children.push(pid),
+        }
+    }
+    let _ = tell.write_all(&(children.len() as u32).to_ne_bytes());
+    let _ = held.read(&mut [0]);
+    // SAFETY: our own children, not yet waited for; and _exit() returns to nobody.
+    unsafe {
+        for &pid in &children {
+            libc::kill(pid, libc::SIGKILL);
+        }
+        for &pid in &children {
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+        libc::_exit(0)
+    }
+}
+
+/// Starts among as many processes as a host may have.
+fn many_processes() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows = dir.path().join("rows");
+    let args = ["--wide", "-o", rows.to_str().expect("UTF-8")];
+    let started = || {
+        let (tracer, took) = trace(&args, Stdio::null());
+        let resident = status_kib(tracer.id(), "VmRSS") / 1024.0;
+        let peak = status_kib(tracer.id(), "VmHWM") / 1024.0;
+        stop(tracer);
+        (took.as_secs_f64(), resident, peak)
+    };
+    let medians = || {
+        let starts: Vec<_> = (0..STARTS / 2).map(|_| started()).collect();
+        let of = |figure: fn(&(f64, f64, f64)) -> f64| median(starts.iter().map(figure).collect());
+        (of(|s| s.0), of(|s| s.1), of(|s| s.2))
+    };
+    let (alone_s, alone_mb, _) = medians();
+    let herd = Herd::new(PROCESSES);
+    let n = herd.size;
+    let (took_s, mb, peak_mb) = medians();
+    drop(herd);
+    line("start to ready, --wide", format!("{:.0} ms", alone_s * 1000.0), "");
+    line(
+        &format!("the same among {n} processes more"),
+        format!("{:.0} ms", took_s * 1000.0),
+        "< 1000 ms more",
+    );
+    line("VmRSS, --wide", format!("{alone_mb:.1} MB"), "");
+    line(&format!("the same with {n} processes more"), format!("{mb:.1} MB"), "< 40 MB");
+    line("VmHWM with them", format!("{peak_mb:.1} MB"), "");
+}
+
+/// One process that forks as fast as it can, each child gone before the next.
+fn fork_storm() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows = dir.path().join("rows");
+    let (tracer, _) = trace(&["-j", "--wide", "-o", rows.to_str().expect("UTF-8")], Stdio::null());
+    let before = status_kib(tracer.id(), "VmRSS");
+    let cpu_before = cpu_ns(tracer.id());
+    let started = Instant::now();
+    let mut forks = 0;
+    while forks < FORKS && started.elapsed() < FORKS_AT_MOST {
+        // SAFETY: the child ends at once; it is ours to wait for.
+        unsafe {
+            let pid = libc::fork();
+            if pid == 0 {
+                libc::_exit(0);
+            }
+            assert!(pid > 0, "fork fails");
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+        forks += 1;
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let (peak, after) = (status_kib(tracer.id(), "VmHWM"), status_kib(tracer.id(), "VmRSS"));
+    let cpu = (cpu_ns(tracer.id()) - cpu_before) / forks as f64 / 1000.0;
+    stop(tracer);
+    let rows = BufReader::new(File::open(rows).expect("rows")).lines();
+    let rows = rows.map(|row| serde_json::from_str::<Value>(&row.expect("a row")).expect("JSON"));
+    let lost: u64 =
+        rows.filter(|row| row["event"] == "lost").filter_map(|row| row["process"].as_u64()).sum();
+    line(&format!("process records lost, {forks} fork+exit"), lost.to_string(), "0");
+    line("tracer CPU per fork+exit", format!("{cpu:.2} us"), "");
+    line("VmRSS before them", format!("{:.1} MB", before / 1024.0), "");
+    line("VmRSS after them", format!("{:.1} MB", after / 1024.0), "bounded");
+    line("VmHWM", format!("{:.1} MB", peak / 1024.0), "bounded");
+}
+
+/// What the kernel tells of a child of pid 1.
+fn process_event(pid: u32, change: Change) -> ProcessEvent {
+    ProcessEvent {
+        ts_ns: u64::from(pid),
+        exec_id: if change == Change::Fork { 1 } else { 2 },
+        change,
+        pid,
+        tid: pid,
+        uid: 0,
+        gid: 0,
+        name: Comm(*b"python3\0\0\0\0\0\0\0\0\0"),
+        cgroup_id: None,
+        start_ns: u64::from(pid),
+        parent: u32::from(pid != 1),
+        parent_start_ns: u64::from(pid != 1),
+        proc_pid: pid,
+    }
+}
+
+/// The process of a connect, each of many in turn, in no order. User space alone.
+fn lookup() {
+    let mut processes = Processes::default();
+    let image = Image {
+        exe: Some((*b"/usr/bin/python3").into()),
+        exe_deleted: false,
+        args: Some(Args::new(b"python3\0-m\0http.server\0")),
+    };
+    for pid in 1..=PROCESSES {
+        processes.apply(&process_event(pid, Change::Fork));
+        processes.apply(&process_event(pid, Change::Exec(image.clone())));
+    }
+    assert_eq!(processes.len() as u32, PROCESSES);
+    let mut times = Vec::new();
+    for _ in 0..21 {
+        let started = Instant::now();
+        for n in 0..PROCESSES {
+            // Each once, for 7919 is prime.
+            let pid = 1 + n * 7919 % PROCESSES;
+            let connect = Connect { pid, start_ns: pid.into(), exec_id: 2, ..Connect::nowhere() };
+            black_box(processes.of(black_box(&connect)));
+        }
+        times.push(started.elapsed().as_nanos() as f64 / f64::from(PROCESSES));
+    }
+    line(
+        &format!("process of a connect, one of {PROCESSES}"),
+        format!("{:.0} ns", median(times)),
+        "< 500 ns",
+    );
+}
+
 /// A record as the kernel writes it (src/bpf/tcpconnect.h).
-fn record(n: u64) -> [u8; 112] {
-    let mut r = [0; 112];
+fn record(n: u64) -> [u8; 128] {
+    let mut r = [0; 128];
     let mut put = |at: usize, bytes: &[u8]| r[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &1u32.to_ne_bytes());
     put(8, &(1_000_000_000 + n * 5_000).to_ne_bytes());
@@ -269,7 +519,7 @@ fn record(n: u64) -> [u8; 112] {
     put(88, &[10, 0, (n >> 8) as u8, n as u8]);
     put(104, &40_000u16.to_ne_bytes());
     put(106, &443u16.to_ne_bytes());
-    put(108, &4u32.to_ne_bytes());
+    put(108, &4u16.to_ne_bytes());
     r
 }
 
@@ -287,7 +537,7 @@ fn formatting() {
             let started = Instant::now();
             for record in &records {
                 if let Ok(Event::Connect(connect)) = decode(black_box(record)) {
-                    output.connect(&connect, &clock, &mut text);
+                    output.connect(&Row::bare(&connect), &clock, &mut text);
                 }
             }
             black_box(&text);

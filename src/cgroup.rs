@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Finds the cgroup v2 mount, cgroup ids and network namespace inodes. Reads
+//! Finds the cgroup v2 mount, cgroup ids and names, and namespace inodes. Reads
 //! /proc and the file system only.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirEntryExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::container;
 use crate::error::StartError;
+use crate::event::CgroupEvent;
 
 /// linux/magic.h
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
@@ -81,6 +86,85 @@ pub fn id(path: &Path) -> Result<u64, StartError> {
     }
 }
 
+/// The cgroup v2 directories that exist, by id; kept up to date by events.
+#[derive(Debug, Default)]
+pub struct Cgroups {
+    nodes: HashMap<u64, Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    parent: u64,
+    name: Box<[u8]>,
+}
+
+impl Cgroups {
+    /// Reads them all from the mount.
+    pub fn scan() -> Self {
+        let mut cgroups = Cgroups::default();
+        if let Some(mount) = mount()
+            && let Ok(meta) = fs::metadata(&mount)
+        {
+            cgroups.nodes.insert(meta.ino(), Node { parent: 0, name: Box::default() });
+            cgroups.scan_below(&mount, meta.ino());
+        }
+        cgroups
+    }
+
+    fn scan_below(&mut self, path: &Path, parent: u64) {
+        // One that is gone by now is no loss: its going is an event.
+        let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+        for entry in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            let name = entry.file_name().as_bytes().into();
+            self.nodes.insert(entry.ino(), Node { parent, name });
+            self.scan_below(&entry.path(), entry.ino());
+        }
+    }
+
+    pub fn apply(&mut self, event: CgroupEvent) {
+        match event.name {
+            Some(name) => self.nodes.insert(event.id, Node { parent: event.parent_id, name }),
+            None => self.nodes.remove(&event.id),
+        };
+    }
+
+    /// The path below the mount, `/` for the root.
+    pub fn path(&self, id: u64) -> Option<String> {
+        let mut parts = Vec::new();
+        let mut at = self.nodes.get(&id)?;
+        while let Some(parent) = self.nodes.get(&at.parent) {
+            parts.push(String::from_utf8_lossy(&at.name));
+            at = parent;
+        }
+        match parts.is_empty() {
+            true => Some("/".into()),
+            false => Some(parts.iter().rev().flat_map(|part| ["/", part]).collect()),
+        }
+    }
+
+    /// Ids of the directories with a wanted name.
+    pub fn matching(&self, patterns: &[container::Pattern]) -> Vec<u64> {
+        let wanted = |node: &Node| patterns.iter().any(|p| p.matches(&node.name));
+        self.nodes.iter().filter(|(_, node)| wanted(node)).map(|(id, _)| *id).collect()
+    }
+}
+
+/// The cgroup path that names a container, from /proc, while the process lives:
+/// for hosts whose containers are in hierarchies of version 1.
+pub fn v1_container(proc_pid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).ok()?;
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.filter_map(container::id_in).next().map(str::to_owned)
+}
+
+/// The inode of this program's pid namespace, unless it is the initial one.
+pub fn own_pidns() -> Option<u32> {
+    /// PROC_PID_INIT_INO (include/linux/proc_ns.h)
+    const INITIAL: u64 = 0xefff_fffc;
+    let inode = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+    u32::try_from(inode).ok().filter(|_| inode != INITIAL)
+}
+
 /// The inode of a network namespace given by pid, by path, by its name under
 /// /run/netns, or by the inode itself.
 pub fn netns(text: &str) -> Result<u32, StartError> {
@@ -121,6 +205,25 @@ mod tests {
                     32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let found: Vec<_> = parse_mountinfo(text).collect();
         assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/unified")]);
+    }
+
+    #[test]
+    fn a_path_is_put_together_from_its_directories() {
+        let mut cgroups = Cgroups::default();
+        cgroups.nodes.insert(1, Node { parent: 0, name: Box::default() });
+        let new = |id, parent_id, name: &str| CgroupEvent {
+            ts_ns: 0,
+            id,
+            parent_id,
+            name: Some(name.as_bytes().into()),
+        };
+        cgroups.apply(new(7, 1, "system.slice"));
+        cgroups.apply(new(9, 7, "a.service"));
+        assert_eq!(cgroups.path(1).as_deref(), Some("/"));
+        assert_eq!(cgroups.path(9).as_deref(), Some("/system.slice/a.service"));
+        assert_eq!(cgroups.matching(&[container::Pattern::whole("a.service")]), [9]);
+        cgroups.apply(CgroupEvent { ts_ns: 0, id: 9, parent_id: 7, name: None });
+        assert_eq!(cgroups.path(9), None);
     }
 
     #[test]

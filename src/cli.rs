@@ -13,9 +13,11 @@ use clap::ValueEnum;
 use crate::filter::CommFilter;
 use crate::filter::Net;
 use crate::filter::PortSet;
+use crate::filter::parse_container;
 use crate::filter::parse_pid;
 use crate::filter::parse_seconds;
 use crate::filter::parse_size;
+use crate::filter::parse_unit;
 
 /// How to attach to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,6 +34,15 @@ pub enum Buffer {
     Auto,
     Ring,
     Perf,
+}
+
+/// What `--procs` adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Procs {
+    /// Process events between the connects
+    With,
+    /// Process events alone
+    Only,
 }
 
 const EXAMPLES: &str = "\
@@ -53,8 +64,11 @@ Examples:
   tcpconnect -p 181 --children      # a process and all its descendants
   tcpconnect --to 10.0.0.0/8 -T     # who talks to this network, and when
   tcpconnect --cgroup system.slice/nginx.service
+  tcpconnect --wide                 # with executable, arguments and parents
   tcpconnect -c -i 10 --duration 60 # a table every 10 seconds, for a minute";
 
+/// The aliases are the abbreviations that mean one option of BCC's tool and would
+/// mean several here.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "tcpconnect",
@@ -75,7 +89,7 @@ Examples:
 )]
 pub struct Cli {
     /// Include a column of seconds since the first row
-    #[arg(short = 't', long, help_heading = "Columns")]
+    #[arg(short = 't', long, aliases = ["t", "ti", "tim"], help_heading = "Columns")]
     pub timestamp: bool,
 
     /// Include a column of the time of day, HH:MM:SS.mmm
@@ -87,12 +101,53 @@ pub struct Cli {
     pub lport: bool,
 
     /// Include UID, the real user id
-    #[arg(short = 'U', long, help_heading = "Columns")]
+    #[arg(short = 'U', long, aliases = ["pr"], help_heading = "Columns")]
     pub print_uid: bool,
 
     /// Include QUERY, the DNS name of the destination (not available yet)
-    #[arg(short = 'd', long, help_heading = "Columns")]
+    #[arg(short = 'd', long, aliases = ["d"], help_heading = "Columns")]
     pub dns: bool,
+
+    /// Include EXE, the path of the executable
+    #[arg(short = 'x', long, help_heading = "Who")]
+    pub exe: bool,
+
+    /// Include ARGS, the arguments, quoted for a shell
+    #[arg(short = 'a', long, help_heading = "Who")]
+    pub args: bool,
+
+    /// Include PARENTS, from the parent up to pid 1
+    #[arg(long, help_heading = "Who")]
+    pub parents: bool,
+
+    /// Include USER, the user's name, in place of UID
+    #[arg(long, help_heading = "Who")]
+    pub user: bool,
+
+    /// Include CONTAINER, the short id of the container
+    #[arg(long, help_heading = "Who")]
+    pub container_id: bool,
+
+    /// Include CGROUP, the path of the cgroup
+    #[arg(long, help_heading = "Who")]
+    pub cgroup_path: bool,
+
+    /// Include NETNS, the inode of the network namespace
+    #[arg(long, help_heading = "Who")]
+    pub netns_id: bool,
+
+    /// Include VPID, the pid in the process's own pid namespace
+    #[arg(long, help_heading = "Who")]
+    pub vpid: bool,
+
+    /// What an investigator wants: -T -U -L --exe --args --parents
+    #[arg(long, help_heading = "Who")]
+    pub wide: bool,
+
+    /// Process events too: fork, exec, uid, gid, sid, ptrace, comm, coredump, exit
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "with", help_heading = "Who")]
+    pub procs: Option<Procs>,
 
     /// Only these processes, any number of them
     #[arg(short = 'p', long, value_name = "PID[,PID]", value_delimiter = ',',
@@ -124,7 +179,7 @@ pub struct Cli {
     pub ipv6: bool,
 
     /// Only this real user id
-    #[arg(short = 'u', long, value_name = "UID", help_heading = "Filters")]
+    #[arg(short = 'u', long, aliases = ["u"], value_name = "UID", help_heading = "Filters")]
     pub uid: Option<u32>,
 
     /// Only threads of exactly this name
@@ -135,16 +190,24 @@ pub struct Cli {
     #[arg(long, value_name = "PATH", help_heading = "Filters")]
     pub cgroup: Vec<PathBuf>,
 
+    /// Only this container, by its id (6 digits or more) or the name its cgroup has
+    #[arg(long, value_name = "ID|NAME", value_parser = parse_container, help_heading = "Filters")]
+    pub container: Vec<String>,
+
+    /// Only this systemd unit; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = parse_unit, help_heading = "Filters")]
+    pub unit: Vec<String>,
+
     /// Only this network namespace; a name is looked up in /run/netns
     #[arg(long, value_name = "PID|PATH|INODE", help_heading = "Filters")]
     pub netns: Option<String>,
 
     /// Only cgroups whose id is a key of this pinned BPF map
-    #[arg(short = 'C', long, value_name = "PATH", help_heading = "Filters")]
+    #[arg(short = 'C', long, aliases = ["cg", "cgr", "cgro", "cgrou"], value_name = "PATH", help_heading = "Filters")]
     pub cgroupmap: Option<PathBuf>,
 
     /// Only mount namespaces whose inode is a key of this pinned BPF map
-    #[arg(short = 'M', long, value_name = "PATH", help_heading = "Filters")]
+    #[arg(short = 'M', long, aliases = ["m"], value_name = "PATH", help_heading = "Filters")]
     pub mntnsmap: Option<PathBuf>,
 
     /// One JSON object a line
@@ -152,7 +215,7 @@ pub struct Cli {
     pub json: bool,
 
     /// Count connects per source address, destination address and port
-    #[arg(short = 'c', long, help_heading = "Output")]
+    #[arg(short = 'c', long, aliases = ["co"], help_heading = "Output")]
     pub count: bool,
 
     /// With -c: print and reset the table this often
@@ -207,7 +270,7 @@ pub struct Cli {
     pub version: Option<bool>,
 
     /// Print the BPF program text
-    #[arg(long, hide = true)]
+    #[arg(long, aliases = ["e"], hide = true)]
     pub ebpf: bool,
 
     /// Run this command; trace only it and its descendants
@@ -226,4 +289,6 @@ pub const EBPF: &str = concat!(
     include_str!("bpf/kprobe.bpf.h"),
     include_str!("bpf/sockops.bpf.h"),
     include_str!("bpf/family.bpf.h"),
+    include_str!("bpf/process.bpf.h"),
+    include_str!("bpf/cgroup.bpf.h"),
 );

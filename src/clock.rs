@@ -5,7 +5,7 @@ use std::time::Duration;
 
 fn read(clock: libc::clockid_t) -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `ts` is a valid timespec; both clocks used here always exist.
+    // SAFETY: `ts` is a valid timespec; the clocks used here always exist.
     unsafe { libc::clock_gettime(clock, &mut ts) };
     u64::try_from(Duration::new(ts.tv_sec as u64, ts.tv_nsec as u32).as_nanos()).unwrap_or(u64::MAX)
 }
@@ -35,6 +35,23 @@ impl WallClock {
     /// Nanoseconds since 1970, UTC.
     pub fn unix_ns(&self, monotonic_ns: u64) -> u64 {
         self.offset_ns.saturating_add(monotonic_ns)
+    }
+}
+
+/// Turns times since boot, suspend included, into wall-clock times. Made once a
+/// run, so that the same process always has the same start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootClock(WallClock);
+
+impl BootClock {
+    pub fn now() -> Self {
+        let offset_ns = read(libc::CLOCK_REALTIME).saturating_sub(read(libc::CLOCK_BOOTTIME));
+        BootClock(WallClock::at(offset_ns))
+    }
+
+    /// Nanoseconds since 1970, UTC, of a CLOCK_BOOTTIME in nanoseconds.
+    pub fn unix_ns(&self, boottime_ns: u64) -> u64 {
+        self.0.unix_ns(boottime_ns)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::cli::Attach;
 use crate::cli::Buffer;
 use crate::cli::Cli;
+use crate::cli::Procs;
 use crate::filter::CommFilter;
 use crate::filter::NetTable;
 use crate::filter::PortSet;
@@ -36,8 +37,28 @@ pub struct Columns {
     pub timestamp: bool,
     pub uid: bool,
     pub lport: bool,
+    pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
+}
+
+/// Facts about the process behind a row, all of them optional.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    pub exe: bool,
+    pub args: bool,
+    pub parents: bool,
+    pub user: bool,
+    pub container_id: bool,
+    pub cgroup_path: bool,
+    pub netns_id: bool,
+    pub vpid: bool,
+}
+
+impl Who {
+    fn any(self) -> bool {
+        self != Who::default()
+    }
 }
 
 /// Address family, by BCC's reading of `-4` and `-6`.
@@ -60,6 +81,8 @@ pub struct Filter {
     pub nets: Option<NetTable>,
     pub family: Family,
     pub cgroups: Vec<PathBuf>,
+    pub containers: Vec<String>,
+    pub units: Vec<String>,
     pub netns: Option<String>,
     pub cgroupmap: Option<PathBuf>,
     pub mntnsmap: Option<PathBuf>,
@@ -70,6 +93,8 @@ pub struct Config {
     pub mode: Mode,
     pub format: Format,
     pub filter: Filter,
+    pub who: Who,
+    pub procs: Option<Procs>,
     pub output: Option<PathBuf>,
     pub max_events: Option<u64>,
     pub duration: Option<Duration>,
@@ -83,6 +108,21 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether all processes must be known, not just those that connect.
+    pub fn follows_processes(&self) -> bool {
+        let who = self.who;
+        who.exe
+            || who.args
+            || who.parents
+            || self.procs.is_some()
+            || who.any() && self.format == Format::Json
+    }
+
+    /// Whether cgroups must be known by name.
+    pub fn names_cgroups(&self) -> bool {
+        self.who.container_id || self.who.cgroup_path
+    }
+
     /// The error is one line for the user; it is a usage error.
     pub fn new(cli: Cli, tcpv4connect: bool) -> Result<Self, String> {
         if cli.count && cli.dns {
@@ -111,6 +151,34 @@ impl Config {
             (_, true) => Family::V6,
             _ => Family::Both,
         };
+        let who = Who {
+            exe: cli.exe || cli.wide,
+            args: cli.args || cli.wide,
+            parents: cli.parents || cli.wide,
+            user: cli.user,
+            container_id: cli.container_id,
+            cgroup_path: cli.cgroup_path,
+            netns_id: cli.netns_id,
+            vpid: cli.vpid,
+        };
+        if cli.count && (who.any() || cli.procs.is_some()) {
+            return Err("-c counts connects, whoever made them; leave out what tells who".into());
+        }
+        let narrowed = !cli.cgroup.is_empty()
+            || !cli.container.is_empty()
+            || !cli.unit.is_empty()
+            || cli.netns.is_some()
+            || cli.cgroupmap.is_some()
+            || cli.mntnsmap.is_some();
+        if cli.procs.is_some() && narrowed {
+            return Err("--procs can be narrowed by -p, --children, -u and --comm only".into());
+        }
+        if tcpv4connect && cli.procs.is_some() {
+            return Err("tcpv4connect has no process events; use tcpconnect".into());
+        }
+        if tcpv4connect && who.any() {
+            return Err("tcpv4connect has no such columns; use tcpconnect".into());
+        }
         let children = cli.children || !cli.command.is_empty();
         Ok(Config {
             mode: match cli.count {
@@ -120,10 +188,11 @@ impl Config {
             format: match cli.json {
                 true => Format::Json,
                 false => Format::Table(Columns {
-                    time: cli.time,
+                    time: cli.time || cli.wide,
                     timestamp: cli.timestamp,
-                    uid: cli.print_uid,
-                    lport: cli.lport,
+                    uid: cli.print_uid || cli.wide,
+                    lport: cli.lport || cli.wide,
+                    who,
                     tcpv4connect,
                 }),
             },
@@ -136,10 +205,14 @@ impl Config {
                 nets: NetTable::new(&cli.to, &cli.not_to),
                 family,
                 cgroups: cli.cgroup,
+                containers: cli.container,
+                units: cli.unit,
                 netns: cli.netns,
                 cgroupmap: cli.cgroupmap,
                 mntnsmap: cli.mntnsmap,
             },
+            who,
+            procs: cli.procs,
             output: cli.output,
             max_events: cli.max_events,
             duration: cli.duration,
@@ -247,5 +320,48 @@ mod tests {
         assert_eq!(new(&[]).filter.nets, None);
         assert!(new(&["--not-to", "::1"]).filter.nets.is_some_and(|nets| nets.default));
         assert!(new(&["--to", "::1"]).filter.nets.is_some_and(|nets| !nets.default));
+    }
+
+    #[test]
+    fn wide_is_what_an_investigator_wants() {
+        let config = new(&["--wide"]);
+        let who = Who { exe: true, args: true, parents: true, ..Who::default() };
+        assert_eq!(config.who, who);
+        let columns = Columns { time: true, uid: true, lport: true, who, ..Columns::default() };
+        assert_eq!(config.format, Format::Table(columns));
+    }
+
+    #[test]
+    fn all_processes_are_followed_only_if_somebody_asks_who() {
+        assert!(!new(&[]).follows_processes() && !new(&["-j"]).follows_processes());
+        for args in [&["--exe"][..], &["-a"], &["--parents"], &["--procs"], &["-j", "--user"]] {
+            assert!(new(args).follows_processes(), "{args:?}");
+        }
+        // The record itself says enough for these.
+        for option in ["--user", "--container-id", "--cgroup-path", "--netns-id", "--vpid"] {
+            assert!(!new(&[option]).follows_processes(), "{option}");
+        }
+    }
+
+    #[test]
+    fn counting_does_not_tell_who() {
+        assert!(refused(&["-c", "--exe"]).starts_with("-c counts connects"));
+        assert!(refused(&["-c", "--procs"]).starts_with("-c counts connects"));
+    }
+
+    #[test]
+    fn process_events_have_few_filters() {
+        for (option, value) in [("--cgroup", "/"), ("--container", "x"), ("--netns", "1")] {
+            let why = refused(&["--procs", option, value]);
+            assert!(why.starts_with("--procs can be narrowed by"), "{why}");
+        }
+        assert_eq!(new(&["--procs", "-p", "1", "--children"]).procs, Some(Procs::With));
+        assert_eq!(new(&["--procs=only", "-u", "0"]).procs, Some(Procs::Only));
+    }
+
+    #[test]
+    fn the_older_name_has_none_of_it() {
+        assert!(new_as(true, &["--exe"]).unwrap_err().starts_with("tcpv4connect has no such"));
+        assert!(new_as(true, &["--procs"]).unwrap_err().starts_with("tcpv4connect has no process"));
     }
 }

@@ -16,7 +16,14 @@ pub const COMM_LEN: usize = 16;
 // any bit pattern is a value (rule of src/bpf/tcpconnect.h).
 unsafe impl plain::Plain for types::connect_record {}
 
-const _: () = assert!(size_of::<types::connect_record>() == 112);
+// SAFETY: as above.
+unsafe impl plain::Plain for types::process_record {}
+// SAFETY: as above.
+unsafe impl plain::Plain for types::cgroup_record {}
+
+const _: () = assert!(size_of::<types::connect_record>() == 128);
+const _: () = assert!(size_of::<types::process_record>() == 120);
+const _: () = assert!(size_of::<types::cgroup_record>() == 288);
 const _: () = assert!(size_of::<types::flow>() == FLOW_LEN);
 
 /// Length of a key of the table of `-c`.
@@ -67,12 +74,156 @@ pub struct Connect {
     /// `None` where the hook runs before a port is bound.
     pub lport: Option<u16>,
     pub dport: u16,
+    /// When the process was forked, CLOCK_BOOTTIME ns; only filled if asked for.
+    pub start_ns: u64,
+    /// How often the process and its ancestors had called exec; as above.
+    pub exec_id: u32,
+    /// The executable has no name any more; as above.
+    pub exe_deleted: bool,
+    /// Pid in the process's own pid namespace; only filled if asked for.
+    pub vpid: Option<u32>,
+}
+
+impl Connect {
+    /// All unknown.
+    pub fn nowhere() -> Self {
+        let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Connect {
+            ts_ns: 0,
+            pid: 0,
+            tid: 0,
+            uid: 0,
+            gid: 0,
+            comm: Comm::default(),
+            leader: Comm::default(),
+            cgroup_id: None,
+            netns: None,
+            saddr: none,
+            daddr: none,
+            lport: None,
+            dport: 0,
+            start_ns: 0,
+            exec_id: 0,
+            exe_deleted: false,
+            vpid: None,
+        }
+    }
+}
+
+/// A program in a process: what exec was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Absolute path in its own mount namespace; `None` if it cannot be had.
+    pub exe: Option<Box<[u8]>>,
+    /// Without a name at exec: unlinked, or made by memfd_create().
+    pub exe_deleted: bool,
+    pub args: Option<Args>,
+}
+
+/// Arguments as the kernel keeps them, each followed by a NUL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Args {
+    bytes: Box<[u8]>,
+    /// There were more, or the last one was longer.
+    pub truncated: bool,
+}
+
+impl Args {
+    /// Bytes beyond `MAX_ARGS` are cut.
+    pub fn new(bytes: &[u8]) -> Self {
+        let kept = &bytes[..bytes.len().min(MAX_ARGS)];
+        Args { bytes: kept.into(), truncated: kept.len() < bytes.len() }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let bytes = self.bytes.strip_suffix(b"\0").unwrap_or(&self.bytes);
+        let none = self.bytes.is_empty();
+        bytes.split(|&b| b == 0).filter(move |_| !none)
+    }
+}
+
+/// Bytes of arguments that are kept.
+pub const MAX_ARGS: usize = 4096;
+
+/// What happened to a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Fork,
+    Exec(Image),
+    /// The thread `tid` has this name from now on.
+    Rename(Comm),
+    /// Status as wait(2) gives it.
+    Exit(u32),
+}
+
+/// A change of a process, and who the process is at that time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessEvent {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub ts_ns: u64,
+    pub change: Change,
+    /// tgid in the initial pid namespace.
+    pub pid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Name of the process, which is that of its first thread.
+    pub name: Comm,
+    pub cgroup_id: Option<u64>,
+    /// CLOCK_BOOTTIME, nanoseconds; with the pid the identity of a process.
+    pub start_ns: u64,
+    pub parent: u32,
+    pub parent_start_ns: u64,
+    pub exec_id: u32,
+    /// Its pid in the pid namespace of this program, where its /proc folder is.
+    pub proc_pid: u32,
+}
+
+/// A change that the process connector tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub ts_ns: u64,
+    pub pid: u32,
+    pub tid: u32,
+    pub kind: NoticeKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    Uid {
+        real: u32,
+        effective: u32,
+    },
+    Gid {
+        real: u32,
+        effective: u32,
+    },
+    /// The process leads a session of its own from now on.
+    Sid,
+    /// `None`: no longer traced.
+    Ptrace {
+        tracer: Option<u32>,
+    },
+    Coredump,
+}
+
+/// A cgroup v2 directory came or went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupEvent {
+    pub ts_ns: u64,
+    pub id: u64,
+    pub parent_id: u64,
+    /// `None` when it went.
+    pub name: Option<Box<[u8]>>,
 }
 
 /// What one record says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Connect(Connect),
+    Process(Box<ProcessEvent>),
+    Notice(Notice),
+    Cgroup(Box<CgroupEvent>),
     /// The connect of `tid` at `ts_ns` failed before its SYN was sent.
     Retract {
         tid: u32,
@@ -85,6 +236,9 @@ impl Event {
     pub fn ts_ns(&self) -> u64 {
         match self {
             Event::Connect(connect) => connect.ts_ns,
+            Event::Process(event) => event.ts_ns,
+            Event::Notice(notice) => notice.ts_ns,
+            Event::Cgroup(event) => event.ts_ns,
             Event::Retract { ts_ns, .. } => *ts_ns,
         }
     }
@@ -98,20 +252,39 @@ pub enum DecodeError {
     #[error("record of unknown kind {0}")]
     Kind(u32),
     #[error("record with IP version {0}")]
-    Ip(u32),
+    Ip(u16),
 }
 
 /// Decodes one sample; a perf buffer may pad it at the end.
 pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
-    let mut record = types::connect_record::default();
-    plain::copy_from_bytes(&mut record, bytes).map_err(|_| DecodeError::Short(bytes.len()))?;
-    match types::record_kind(record.kind) {
-        types::record_kind::RECORD_CONNECT => connect(&record).map(Event::Connect),
+    let kind = bytes.first_chunk().ok_or(DecodeError::Short(bytes.len()))?;
+    match types::record_kind(u32::from_ne_bytes(*kind)) {
+        types::record_kind::RECORD_CONNECT => connect(&record(bytes)?).map(Event::Connect),
         types::record_kind::RECORD_RETRACT => {
+            let record: types::connect_record = record(bytes)?;
             Ok(Event::Retract { tid: record.task.tid, ts_ns: record.task.cgroup_id })
+        }
+        types::record_kind::RECORD_FORK
+        | types::record_kind::RECORD_EXEC
+        | types::record_kind::RECORD_EXIT
+        | types::record_kind::RECORD_RENAME => {
+            process(bytes).map(|event| Event::Process(Box::new(event)))
+        }
+        types::record_kind::RECORD_CGROUP_NEW | types::record_kind::RECORD_CGROUP_GONE => {
+            cgroup(&record(bytes)?).map(|event| Event::Cgroup(Box::new(event)))
         }
         types::record_kind(kind) => Err(DecodeError::Kind(kind)),
     }
+}
+
+fn record<T: plain::Plain + Default>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let mut record = T::default();
+    plain::copy_from_bytes(&mut record, bytes).map_err(|_| DecodeError::Short(bytes.len()))?;
+    Ok(record)
+}
+
+fn has(flags: u32, flag: types::record_flags) -> bool {
+    flags & flag.0 != 0
 }
 
 fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
@@ -129,10 +302,81 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
         daddr: address(r.ip, &r.daddr)?,
         lport: Some(r.lport).filter(|&port| port != 0),
         dport: r.dport,
+        start_ns: r.start_ns,
+        exec_id: r.exec_id,
+        exe_deleted: has(r.flags.into(), types::record_flags::EXE_DELETED),
+        vpid: Some(r.vpid).filter(|&pid| pid != 0),
     })
 }
 
-fn address(ip: u32, bytes: &[u8; 16]) -> Result<IpAddr, DecodeError> {
+/// Decodes the list of processes made at start: whole records, back to back.
+pub fn decode_list(bytes: &[u8]) -> Result<Vec<ProcessEvent>, DecodeError> {
+    let records = bytes.chunks(size_of::<types::process_record>());
+    records.map(process).collect()
+}
+
+fn process(bytes: &[u8]) -> Result<ProcessEvent, DecodeError> {
+    let r: types::process_record = record(bytes)?;
+    let change = match types::record_kind(r.kind) {
+        types::record_kind::RECORD_FORK => Change::Fork,
+        types::record_kind::RECORD_EXEC => Change::Exec(image(&r, bytes)?),
+        types::record_kind::RECORD_RENAME => Change::Rename(Comm(r.task.comm)),
+        types::record_kind::RECORD_EXIT => Change::Exit(r.exit_code),
+        types::record_kind(kind) => return Err(DecodeError::Kind(kind)),
+    };
+    Ok(ProcessEvent {
+        ts_ns: r.ts_ns,
+        change,
+        pid: r.task.tgid,
+        tid: r.task.tid,
+        uid: r.task.uid,
+        gid: r.task.gid,
+        name: Comm(r.task.leader),
+        cgroup_id: Some(r.task.cgroup_id).filter(|&id| id != 0),
+        start_ns: r.start_ns,
+        parent: r.parent,
+        parent_start_ns: r.parent_start_ns,
+        exec_id: r.exec_id,
+        proc_pid: r.ns_pid,
+    })
+}
+
+fn image(r: &types::process_record, bytes: &[u8]) -> Result<Image, DecodeError> {
+    let text = &bytes[size_of::<types::process_record>()..];
+    let short = || DecodeError::Short(bytes.len());
+    let (path, rest) = text.split_at_checked(r.path_len.into()).ok_or_else(short)?;
+    let args = rest.get(..r.args_len.into()).ok_or_else(short)?;
+    let path_is_whole = !has(r.flags, types::record_flags::PATH_UNREADABLE) && !path.is_empty();
+    Ok(Image {
+        exe: path_is_whole.then(|| joined(path)),
+        exe_deleted: has(r.flags, types::record_flags::EXE_DELETED),
+        args: (!has(r.flags, types::record_flags::ARGS_UNREADABLE))
+            .then(|| Args { bytes: args.into(), truncated: r.args_total > args.len() as u64 }),
+    })
+}
+
+/// `curl\0bin\0usr\0` is /usr/bin/curl.
+fn joined(parts: &[u8]) -> Box<[u8]> {
+    let mut path = Vec::with_capacity(parts.len());
+    for part in parts.strip_suffix(b"\0").unwrap_or(parts).rsplit(|&b| b == 0) {
+        path.push(b'/');
+        path.extend_from_slice(part);
+    }
+    path.into()
+}
+
+fn cgroup(r: &types::cgroup_record) -> Result<CgroupEvent, DecodeError> {
+    let end = r.name.iter().position(|&b| b == 0).unwrap_or(r.name.len());
+    let came = r.kind == types::record_kind::RECORD_CGROUP_NEW.0;
+    Ok(CgroupEvent {
+        ts_ns: r.ts_ns,
+        id: r.id,
+        parent_id: r.parent_id,
+        name: came.then(|| r.name[..end].into()),
+    })
+}
+
+fn address(ip: u16, bytes: &[u8; 16]) -> Result<IpAddr, DecodeError> {
     match ip {
         4 => Ok(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
         6 => Ok(Ipv6Addr::from(*bytes).into()),
@@ -155,7 +399,7 @@ pub fn decode_flow(key: &[u8], value: &[u8]) -> Result<Flow, DecodeError> {
     let key: &[u8; FLOW_LEN] = key.try_into().map_err(|_| short())?;
     let value: [u8; 8] = value.try_into().map_err(|_| DecodeError::Short(value.len()))?;
     let half = |at: usize| -> [u8; 16] { std::array::from_fn(|i| key[at + i]) };
-    let ip = u32::from(u16::from_ne_bytes([key[34], key[35]]));
+    let ip = u16::from_ne_bytes([key[34], key[35]]);
     Ok(Flow {
         saddr: address(ip, &half(0))?,
         daddr: address(ip, &half(16))?,
@@ -176,7 +420,7 @@ pub fn sort_flows(flows: &mut [Flow]) {
 mod tests {
     use super::*;
 
-    fn record(kind: types::record_kind, ip: u32) -> types::connect_record {
+    fn record(kind: types::record_kind, ip: u16) -> types::connect_record {
         let mut record = types::connect_record { kind: kind.0, ip, ..Default::default() };
         record.task.tid = 7;
         record.saddr[..4].copy_from_slice(&[192, 0, 2, 1]);
@@ -228,7 +472,7 @@ mod tests {
 
     #[test]
     fn another_kind_or_ip_version_is_refused() {
-        assert_eq!(decoded(&record(types::record_kind(3), 4)), Err(DecodeError::Kind(3)));
+        assert_eq!(decoded(&record(types::record_kind(99), 4)), Err(DecodeError::Kind(99)));
         let record = record(types::record_kind::RECORD_CONNECT, 5);
         assert_eq!(decoded(&record), Err(DecodeError::Ip(5)));
     }
@@ -259,5 +503,52 @@ mod tests {
         let mut flows = [sorted[5], sorted[3], sorted[1], sorted[4], sorted[0], sorted[2]];
         sort_flows(&mut flows);
         assert_eq!(flows, sorted);
+    }
+
+    #[test]
+    fn an_exec_tells_path_and_arguments() {
+        let path = b"sh\0bin\0usr\0";
+        let args = b"sh\0-c\0\0";
+        let record = types::process_record {
+            kind: types::record_kind::RECORD_EXEC.0,
+            path_len: path.len() as u16,
+            args_len: args.len() as u16,
+            args_total: args.len() as u64,
+            ..Default::default()
+        };
+        let sample = |record: &types::process_record| {
+            // SAFETY: a record is plain data without padding.
+            let mut sample = unsafe { plain::as_bytes(record) }.to_vec();
+            sample.extend_from_slice(path);
+            sample.extend_from_slice(args);
+            sample.extend_from_slice(b"padding");
+            sample
+        };
+        let image = |record: &types::process_record| match decode(&sample(record)) {
+            Ok(Event::Process(event)) => match event.change {
+                Change::Exec(image) => image,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let whole = image(&record);
+        assert_eq!(whole.exe.as_deref(), Some(&b"/usr/bin/sh"[..]));
+        let words = whole.args.unwrap();
+        assert_eq!(words.iter().collect::<Vec<_>>(), [&b"sh"[..], b"-c", b""]);
+        assert!(!words.truncated);
+
+        let flags = types::record_flags::PATH_UNREADABLE.0 | types::record_flags::EXE_DELETED.0;
+        let cut = image(&types::process_record { flags, args_total: 9000, ..record });
+        assert_eq!((cut.exe, cut.exe_deleted), (None, true));
+        assert!(cut.args.unwrap().truncated);
+
+        let lying = types::process_record { args_len: 60_000, ..record };
+        assert!(matches!(decode(&sample(&lying)), Err(DecodeError::Short(_))));
+    }
+
+    #[test]
+    fn no_argument_and_an_empty_one_differ() {
+        assert_eq!(Args::new(b"").iter().count(), 0);
+        assert_eq!(Args::new(b"\0").iter().collect::<Vec<_>>(), [b""]);
     }
 }

@@ -188,6 +188,33 @@ pub fn parse_pid(text: &str) -> Result<u32, String> {
         .ok_or(format!("'{text}' is not a pid from 1 to 4194304"))
 }
 
+/// What the kernel compares with the names of new cgroup directories.
+pub const MAX_CGROUP_NAME: usize = 128;
+
+/// A name that cannot be a path.
+fn parse_cgroup_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("the name is empty".into()),
+        _ if text.contains('/') => Err(format!("'{text}' is a path; use --cgroup for it")),
+        // Room for what runtimes put before and after it.
+        n if n > MAX_CGROUP_NAME - 32 => Err(format!("'{text}' is longer than 96 bytes")),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+pub fn parse_container(text: &str) -> Result<String, String> {
+    parse_cgroup_name(text)
+}
+
+/// `nginx` is nginx.service, as for systemctl.
+pub fn parse_unit(text: &str) -> Result<String, String> {
+    let name = parse_cgroup_name(text)?;
+    match name.contains('.') {
+        true => Ok(name),
+        false => Ok(name + ".service"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

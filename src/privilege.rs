@@ -56,6 +56,14 @@ pub fn lacks_locked_memory() -> bool {
     version(&release) < (5, 11) && effective() >> CAP_SYS_RESOURCE & 1 == 0
 }
 
+/// Whether BPF can have a typed pointer to the current task
+/// (bpf_get_current_task_btf, kernel 5.11). Where a vendor has brought it to an
+/// older kernel, the untyped one does as well.
+pub fn has_typed_task() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(&release) >= (5, 11)
+}
+
 /// Major and minor number of a kernel release.
 fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
@@ -89,6 +97,16 @@ pub fn kernel_preempts_itself() -> bool {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let dynamic = read("/sys/kernel/debug/sched/preempt");
     preempts(&dynamic, &read("/proc/sys/kernel/osrelease"), &read("/proc/sys/kernel/version"))
+}
+
+/// From 7.0 on a tp_btf program can be preempted, and then skipped for others;
+/// one on the perf side of the tracepoint cannot. That side is in tracefs only.
+pub fn needs_perf_tracepoints() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let tracefs = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+    let id = "events/sched/sched_process_exec/id";
+    version(&release) >= (7, 0)
+        && tracefs.iter().any(|dir| fs::metadata(format!("{dir}/{id}")).is_ok())
 }
 
 /// `dynamic` is like `none (voluntary) full`, empty where debugfs is not to be

@@ -3,6 +3,7 @@
 //! and constants, the buffer, counters, the table of `-c`. No other file names
 //! libbpf_rs. Decides nothing about output.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::c_void;
@@ -22,6 +23,8 @@ use std::sync::atomic::fence;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
+use anyhow::bail;
+use libbpf_rs::Iter;
 use libbpf_rs::Link;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
@@ -32,6 +35,7 @@ use libbpf_rs::OpenObject;
 use libbpf_rs::PerfBuffer;
 use libbpf_rs::PerfBufferBuilder;
 use libbpf_rs::PrintLevel;
+use libbpf_rs::ProgramMut;
 use libbpf_rs::RingBuffer;
 use libbpf_rs::RingBufferBuilder;
 use libbpf_rs::libbpf_sys;
@@ -42,22 +46,29 @@ use libbpf_rs::skel::Skel as _;
 use libbpf_rs::skel::SkelBuilder as _;
 
 use crate::cgroup;
+use crate::cgroup::Cgroups;
 use crate::cgroup::text_of;
 use crate::cli::Attach;
 use crate::cli::Buffer;
+use crate::cli::Procs;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Family;
 use crate::config::Filter;
 use crate::config::Format;
 use crate::config::Mode;
+use crate::config::Who;
+use crate::container;
+use crate::container::Pattern;
 use crate::error::StartError;
 use crate::error::tell;
 use crate::event::COMM_LEN;
 use crate::event::Event;
 use crate::event::Flow;
+use crate::event::ProcessEvent;
 use crate::event::decode;
 use crate::event::decode_flow;
+use crate::event::decode_list;
 use crate::output::Lost;
 use crate::privilege;
 use crate::process;
@@ -70,6 +81,9 @@ use crate::skel::types;
 /// second), against the reader's timer of 1 ms. The ring is mapped twice, and
 /// all of it counts as resident.
 const DEFAULT_RING_BYTES: usize = 1 << 20;
+/// Records of processes may take half: 5,000 processes that fork, exec and exit,
+/// against the 100 ms in which an idle reader looks again.
+const PROCESS_RING_BYTES: usize = 4 << 20;
 /// Per CPU; a sample takes 128 bytes.
 const DEFAULT_PERF_BYTES: usize = 1 << 20;
 /// Rows of the table of `-c`; about 7 MB of kernel memory.
@@ -77,9 +91,13 @@ const MAX_FLOWS: u32 = 65_536;
 /// Processes that --children and COMMAND can follow at once: the default limit
 /// of pids on hosts with up to 32 CPUs.
 const MAX_FAMILY: u32 = 32_768;
+/// Containers and units that --container and --unit can mean at once.
+const MAX_CGROUPS: u32 = 4_096;
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Connects under way at once, in the rungs that keep them between two hooks.
 const MAX_CALLS: u32 = 65_536;
+/// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
+const MAX_PATTERNS: usize = 64;
 /// Records taken from the ring before the batch is written.
 const BATCH: usize = 8_192;
 /// How much later than its neighbours a record in the ring may be finished.
@@ -92,6 +110,8 @@ enum Rung {
     Sockops,
     /// What is left of sockops without cgroup v2: inet_sock_set_state.
     StateOnly,
+    /// `--procs=only`: no connects at all.
+    Processes,
 }
 
 impl Rung {
@@ -100,7 +120,8 @@ impl Rung {
         match self {
             Rung::Fentry => "fentry",
             Rung::Kprobe => "kprobe",
-            _ => "sockops",
+            Rung::Sockops | Rung::StateOnly => "sockops",
+            Rung::Processes => "processes",
         }
     }
 
@@ -114,22 +135,53 @@ impl Rung {
 
     /// The programs that see connects, in the order in which they attach: a
     /// return probe before its entry probe, so that no call is left waiting.
-    fn programs(self, v4: bool, v6: bool) -> Vec<&'static str> {
+    fn programs(self, level: Level, v4: bool, v6: bool) -> Vec<String> {
         let (of_v4, of_v6): (&[_], &[_]) = match self {
             Rung::Fentry => (&["fexit_v4"], &["fexit_v6"]),
             Rung::Kprobe => (&["kretprobe_v4", "kprobe_v4"], &["kretprobe_v6", "kprobe_v6"]),
-            Rung::Sockops => return vec!["sockops_connect"],
-            Rung::StateOnly => return vec!["sock_set_state"],
+            Rung::Sockops => (&["sockops_connect"], &[]),
+            Rung::StateOnly => return vec!["sock_set_state".into()],
+            Rung::Processes => return Vec::new(),
         };
-        let mut programs = Vec::new();
-        programs.extend(of_v4.iter().filter(|_| v4));
-        programs.extend(of_v6.iter().filter(|_| v6));
-        programs
+        let (v4, v6) = match self {
+            Rung::Sockops => (true, false),
+            _ => (v4, v6),
+        };
+        let names = of_v4.iter().filter(|_| v4).chain(of_v6.iter().filter(|_| v6));
+        names.map(|name| format!("{name}{}", level.suffix())).collect()
     }
 }
 
-/// The programs that follow descendants.
-const FAMILY_PROGRAMS: [&str; 2] = ["process_fork", "process_exit"];
+/// What the programs must be able to do: the levels of src/bpf/filter.bpf.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Table,
+    More,
+    All,
+}
+
+impl Level {
+    /// Ends the names of its programs.
+    fn suffix(self) -> &'static str {
+        match self {
+            Level::Table => "",
+            Level::More => "_more",
+            Level::All => "_all",
+        }
+    }
+}
+
+/// The programs that follow processes: descendants need the first two.
+const PROCESS_PROGRAMS: [&str; 4] =
+    ["process_fork", "process_exit", "process_exec", "process_rename"];
+/// The same on the perf side of the tracepoints.
+const TWIN_PROGRAMS: [&str; 4] =
+    ["process_fork_tp", "process_exit_tp", "process_exec_tp", "process_rename_tp"];
+/// The fork program and its twin begin so.
+const PROCESS_FORK: &str = "process_fork";
+const LIST_PROGRAM: &str = "process_list";
+/// The programs that follow cgroups.
+const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_new", "cgroup_gone"];
 
 /// What libbpf said last; silent unless asked, but its words explain a failure.
 static LIBBPF_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -227,6 +279,8 @@ enum Transport {
     Ring(RingBuffer<'static>),
     Perf {
         data: QuietPerfBuffer,
+        /// Records of processes.
+        processes: Option<QuietPerfBuffer>,
         doorbell: PerfBuffer<'static>,
         /// The era that must empty, and when it ended.
         ending: Option<(usize, u64)>,
@@ -243,12 +297,25 @@ pub struct Tracer {
     sink: SharedSink,
     rung: Rung,
     /// The programs that see connects.
-    connect: Vec<&'static str>,
+    connect: Vec<String>,
     flows: Option<MapHandle>,
     /// Read at detach, when the programs that hold it are gone.
     unreturned: u64,
     skipped: u64,
     skipped_forks: u64,
+    skipped_processes: u64,
+    counted: Counted,
+    list: Option<Link>,
+}
+
+/// Programs that the kernel may skip, by what is lost then.
+#[derive(Default)]
+struct Counted {
+    connect: Vec<RawFd>,
+    /// A descendant that is not followed.
+    fork: Vec<RawFd>,
+    /// A fact about a process or a cgroup.
+    process: Vec<RawFd>,
 }
 
 /// Why a rung cannot be used, in words.
@@ -274,8 +341,11 @@ impl Tracer {
         libbpf_rs::set_print(Some((PrintLevel::Info, keep_log)));
 
         let mut refusals = Vec::new();
-        let ladder = ladder(config.attach);
-        if config.attach == Attach::Auto && ladder[0] != Rung::Fentry {
+        let ladder = match config.procs {
+            Some(Procs::Only) => vec![Rung::Processes],
+            _ => ladder(config.attach),
+        };
+        if config.attach == Attach::Auto && ladder[0] == Rung::Sockops && ladder.len() > 1 {
             say("sockops comes first: this kernel preempts itself and may skip other hooks");
         }
         for rung in ladder {
@@ -301,7 +371,9 @@ impl Tracer {
     /// Descriptors that become readable when a waiting reader is woken.
     pub fn wake_fd(&self) -> Option<RawFd> {
         match &self.transport {
-            Transport::Ring(ring) => Some(ring.epoll_fd()),
+            // The ring itself, not libbpf's epoll around it: one wait queue less to
+            // go through in the connecting task.
+            Transport::Ring(_) => Some(self.skel.maps.ring.as_fd().as_raw_fd()),
             Transport::Perf { doorbell, .. } => Some(doorbell.epoll_fd()),
             Transport::None => None,
         }
@@ -339,7 +411,7 @@ impl Tracer {
                 };
                 complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
             }
-            Transport::Perf { data, doorbell, ending } => {
+            Transport::Perf { data, processes, doorbell, ending } => {
                 let bss = self.skel.maps.bss_data.as_deref_mut();
                 let bss = bss.context("the BPF object has no counters")?;
                 // SAFETY: valid, aligned integers in the mapped .bss, also used
@@ -353,7 +425,9 @@ impl Tracer {
                 }
                 fence(Ordering::SeqCst);
                 doorbell.consume().context("failed to read the doorbell")?;
-                data.consume().context("failed to read the perf buffer")?;
+                for buffer in std::iter::once(&*data).chain(processes.as_ref()) {
+                    buffer.consume().context("failed to read the perf buffer")?;
+                }
                 // SAFETY: as above.
                 let era = unsafe { (&raw const bss.era).read_volatile() };
                 // The clock comes first: who enters the other era after this
@@ -388,29 +462,33 @@ impl Tracer {
             lost.stash = counters.stash + self.unreturned;
             lost.flows = counters.flows;
             lost.family = counters.family + self.skipped_forks;
+            lost.process = counters.process + self.skipped_processes;
         }
         lost
     }
 
     /// Asks the kernel how often it skipped our programs: a system call for each.
     pub fn count_skipped(&mut self) {
-        let misses = |wanted: &[&str]| -> u64 {
-            let programs = self.skel.object().progs();
-            programs
-                .filter(|p| wanted.iter().any(|&name| p.name() == name))
-                .map(|p| recursion_misses(p.as_fd().as_raw_fd()))
-                .sum()
-        };
-        // A kretprobe's misses are seen by its entry probe instead.
-        let counted = self.connect.iter().copied().filter(|n| !n.starts_with("kret"));
-        let programs = misses(&counted.collect::<Vec<_>>());
-        let forks = misses(&FAMILY_PROGRAMS[..1]);
+        let misses = |fds: &[RawFd]| fds.iter().map(|&fd| recursion_misses(fd)).sum::<u64>();
+        let programs = misses(&self.counted.connect);
+        let forks = misses(&self.counted.fork);
+        let processes = misses(&self.counted.process);
         let probes: u64 = match self.rung {
             Rung::Kprobe => self.links.iter().filter_map(entry_probe_misses).sum(),
             _ => 0,
         };
         self.skipped = self.skipped.max(programs + probes);
         self.skipped_forks = self.skipped_forks.max(forks);
+        self.skipped_processes = self.skipped_processes.max(processes);
+    }
+
+    /// The processes that exist now, as the kernel knows them.
+    pub fn list_processes(&self) -> Result<Vec<ProcessEvent>> {
+        let link = self.list.as_ref().context("the list of processes was not asked for")?;
+        let mut bytes = Vec::new();
+        let mut list = Iter::new(link).context("failed to list the processes")?;
+        list.read_to_end(&mut bytes).context("failed to list the processes")?;
+        decode_list(&bytes).context("failed to list the processes")
     }
 
     /// Ends tracing; what is in the buffer can still be drained.
@@ -513,6 +591,16 @@ struct Setup<'a> {
     buffer_bytes: usize,
     roots: Vec<u32>,
     cgroups: Vec<u64>,
+    /// Names of --container and --unit.
+    patterns: Vec<Pattern>,
+    /// Records of all processes are wanted.
+    processes: bool,
+    /// They come from the perf side of the tracepoints.
+    twins: Cell<bool>,
+    /// Records of all cgroups are wanted.
+    cgroup_names: bool,
+    /// The pid namespace that pids are of, unless the initial one.
+    pidns: Option<u32>,
     netns: Option<u32>,
     cgroupmap: Option<MapHandle>,
     mntnsmap: Option<MapHandle>,
@@ -527,15 +615,38 @@ impl<'a> Setup<'a> {
             // From kernel 5.8 on.
             Buffer::Auto => MapType::RingBuf.is_supported().unwrap_or(false),
         };
-        let default = if ring { DEFAULT_RING_BYTES } else { DEFAULT_PERF_BYTES };
+        let default = match (ring, config.follows_processes()) {
+            (true, false) => DEFAULT_RING_BYTES,
+            (true, true) => PROCESS_RING_BYTES,
+            (false, _) => DEFAULT_PERF_BYTES,
+        };
         // Both kinds want a power of two, in whole pages.
         let buffer_bytes =
             config.buffer_size.unwrap_or(default).next_power_of_two().max(page_size());
         let roots = filter.pids.iter().copied().chain(command).collect();
         let cgroups = filter.cgroups.iter().map(|p| cgroup::id(p)).collect::<Result<_, _>>()?;
         let netns = filter.netns.as_deref().map(cgroup::netns).transpose()?;
+        let containers = filter.containers.iter().flat_map(|text| container::patterns(text));
+        let units = filter.units.iter().map(|name| Pattern::whole(name.as_str()));
+        let patterns: Vec<_> = containers.chain(units).collect();
+        if patterns.len() > MAX_PATTERNS {
+            bail!("too many of --container and --unit: trace them in two runs");
+        }
+        let cgroup_names = config.names_cgroups();
+        if (cgroup_names || !patterns.is_empty()) && cgroup::mount().is_none() {
+            bail!(
+                "--container, --unit, --container-id and --cgroup-path need cgroup v2, and none is \
+                 mounted here; see mount -t cgroup2"
+            );
+        }
+        let pidns = cgroup::own_pidns();
         Ok(Setup {
             config,
+            patterns,
+            processes: config.follows_processes(),
+            twins: Cell::new(privilege::needs_perf_tracepoints()),
+            cgroup_names,
+            pidns,
             ring,
             buffer_bytes,
             roots,
@@ -550,6 +661,31 @@ impl<'a> Setup<'a> {
         self.config.mode == Mode::Rows
     }
 
+    fn level(&self) -> Level {
+        let filter = &self.config.filter;
+        if self.processes
+            || self.config.who.vpid
+            || self.config.who.container_id
+            || self.pidns.is_some()
+        {
+            Level::All
+        } else if self.config.format == Format::Json
+            || self.config.who != Who::default()
+            || self.cgroup_set()
+            || self.netns.is_some()
+            || filter.cgroupmap.is_some()
+            || filter.mntnsmap.is_some()
+        {
+            Level::More
+        } else {
+            Level::Table
+        }
+    }
+
+    fn cgroup_set(&self) -> bool {
+        !self.cgroups.is_empty() || !self.patterns.is_empty()
+    }
+
     /// Several pids, or any that change while tracing, are looked up in a map.
     fn pid_set(&self) -> bool {
         self.roots.len() > 1 || self.config.filter.children
@@ -562,25 +698,18 @@ impl<'a> Setup<'a> {
         }
         let family = self.config.filter.family;
         let (v4, v6) = (family != Family::V6, family != Family::V4);
-        match self.try_programs(rung, rung.programs(v4, v6))? {
+        match self.try_programs(rung, rung.programs(self.level(), v4, v6))? {
             Err(why) if v4 && v6 && why.contains("tcp_v6_connect") => {
                 say(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
-                self.try_programs(rung, rung.programs(true, false))
+                self.try_programs(rung, rung.programs(self.level(), true, false))
             }
             result => Ok(result),
         }
     }
 
-    fn try_programs(
-        &self,
-        rung: Rung,
-        connect: Vec<&'static str>,
-    ) -> Result<Result<Tracer, Refusal>> {
+    fn try_programs(&self, rung: Rung, connect: Vec<String>) -> Result<Result<Tracer, Refusal>> {
         take_log();
-        let family: &[&'static str] = match self.config.filter.children {
-            true => &FAMILY_PROGRAMS,
-            false => &[],
-        };
+        let followed = self.followers();
         let mut object = ObjectBuilder::default();
         if let Some(path) = &self.config.btf {
             object.btf_custom_path(path).context("failed to set the BTF file")?;
@@ -593,7 +722,8 @@ impl<'a> Setup<'a> {
         let mut open = builder.open(storage).context("failed to open the BPF object")?;
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_owned();
-            program.set_autoload(connect.iter().chain(family).any(|&n| name == n));
+            let wanted = connect.iter().chain(&followed).any(|n| name.to_str() == Some(n));
+            program.set_autoload(wanted || self.processes && name == LIST_PROGRAM);
         }
         self.set_constants(&mut open)?;
         self.size_maps(&mut open, rung)?;
@@ -616,21 +746,39 @@ impl<'a> Setup<'a> {
             unreturned: 0,
             skipped: 0,
             skipped_forks: 0,
+            skipped_processes: 0,
+            counted: Counted::default(),
+            list: None,
         };
+        tracer.counted = self.counted(&tracer, &followed);
         if !self.rows() {
             let table = new_flows()?;
             tracer.put_flows(&table)?;
             tracer.flows = Some(table);
         }
-        for &name in family {
+        for name in &followed {
             if let Err(e) = tracer.attach(name) {
+                if self.twins.replace(false) {
+                    // Debian's perf_event_paranoid=3 asks for CAP_SYS_ADMIN.
+                    drop(tracer);
+                    return self.try_programs(rung, connect);
+                }
                 return Ok(Err(refusal(rung, name, &e, &take_log())));
             }
         }
         if self.config.filter.children {
             self.adopt_descendants(&tracer)?;
         }
-        for &name in &connect {
+        if self.processes {
+            match tracer.program(LIST_PROGRAM).attach() {
+                Ok(link) => tracer.list = Some(link),
+                Err(e) => return Ok(Err(refusal(rung, LIST_PROGRAM, &e, &take_log()))),
+            }
+        }
+        if !self.patterns.is_empty() {
+            self.adopt_cgroups(&tracer)?;
+        }
+        for name in &connect {
             if let Err(e) = tracer.attach(name) {
                 return Ok(Err(refusal(rung, name, &e, &take_log())));
             }
@@ -638,8 +786,42 @@ impl<'a> Setup<'a> {
         Ok(Ok(tracer))
     }
 
+    fn counted(&self, tracer: &Tracer, followed: &[String]) -> Counted {
+        let fds = |names: &mut dyn Iterator<Item = &String>| -> Vec<RawFd> {
+            names.map(|name| tracer.program(name).as_fd().as_raw_fd()).collect()
+        };
+        let forks = |name: &&String| self.config.filter.children && name.starts_with(PROCESS_FORK);
+        let tells = self.processes || self.cgroup_names;
+        Counted {
+            // A kretprobe's misses are seen by its entry probe instead.
+            connect: fds(&mut tracer.connect.iter().filter(|name| !name.starts_with("kret"))),
+            fork: fds(&mut followed.iter().filter(forks)),
+            process: fds(&mut followed.iter().filter(|_| tells)),
+        }
+    }
+
+    /// What is attached beside the hooks of the rung.
+    fn followers(&self) -> Vec<String> {
+        let of_processes = match self.twins.get() {
+            true => TWIN_PROGRAMS,
+            false => PROCESS_PROGRAMS,
+        };
+        let mut programs = Vec::new();
+        if self.processes {
+            programs.extend(of_processes);
+        } else if self.config.filter.children {
+            programs.extend(&of_processes[..2]);
+        }
+        if self.cgroup_names || !self.patterns.is_empty() {
+            programs.extend(CGROUP_PROGRAMS);
+        }
+        programs.into_iter().map(str::to_owned).collect()
+    }
+
     fn report(&self, tracer: &Tracer, say: &dyn Fn(&str)) {
-        say(&format!("attached {} ({})", tracer.rung.name(), tracer.connect.join(", ")));
+        let programs: Vec<_> =
+            tracer.connect.iter().map(|n| n.trim_end_matches(self.level().suffix())).collect();
+        say(&format!("attached {} ({})", tracer.rung.name(), programs.join(", ")));
         if self.rows() {
             let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
             say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
@@ -656,11 +838,21 @@ impl<'a> Setup<'a> {
         let json = self.config.format == Format::Json;
         let data = open.maps.rodata_data.as_deref_mut();
         let data = data.context("the BPF object has no constants")?;
+        data.task_is_typed = privilege::has_typed_task();
         data.use_ring = self.ring;
         data.count_only = !self.rows();
-        data.want_leader_comm = json;
-        data.want_netns_id = json;
-        data.want_cgroup_id = json;
+        data.want_leader_comm = json || self.processes;
+        data.want_netns_id = json || self.config.who.netns_id;
+        data.want_cgroup_id = json || self.cgroup_names;
+        data.want_processes = self.processes;
+        data.want_process = self.processes || self.config.who.container_id;
+        data.want_prompt = self.config.procs.is_some();
+        data.want_paths = privilege::lockdown() != "confidentiality";
+        data.want_vpid = self.config.who.vpid;
+        data.want_pidns = self.pidns.unwrap_or(0);
+        data.want_cgroup_names = self.cgroup_names;
+        data.wanted_cgroup_names = u32::try_from(self.patterns.len())?;
+        data.ring_bytes = u32::try_from(self.buffer_bytes)?;
         match self.pid_set() {
             true => data.want_pid_set = true,
             false => data.want_pid = self.roots.first().copied().unwrap_or(0),
@@ -682,7 +874,7 @@ impl<'a> Setup<'a> {
         data.want_ports = filter.ports.is_some();
         data.want_nets = filter.nets.is_some();
         data.nets_default = filter.nets.as_ref().is_some_and(|n| n.default).into();
-        data.want_cgroups = !self.cgroups.is_empty();
+        data.want_cgroups = self.cgroup_set();
         data.want_cgroupmap = self.cgroupmap.is_some();
         data.want_mntnsmap = self.mntnsmap.is_some();
         data.want_ip = match filter.family {
@@ -701,6 +893,10 @@ impl<'a> Setup<'a> {
             true => MAX_FAMILY,
             false => u32::try_from(self.roots.len())?,
         };
+        let cgroups = match self.patterns.is_empty() {
+            true => u32::try_from(self.cgroups.len())?,
+            false => MAX_CGROUPS,
+        };
         let maps = &mut open.maps;
         let perf = self.rows() && !self.ring;
         let bytes = u32::try_from(self.buffer_bytes)?;
@@ -709,10 +905,13 @@ impl<'a> Setup<'a> {
             // 0 entries: libbpf makes it one for each possible CPU.
             (&mut maps.perf, perf, None),
             (&mut maps.doorbell, perf, None),
+            (&mut maps.process_perf, perf && (self.processes || self.cgroup_names), None),
+            (&mut maps.exec_scratch, self.processes, None),
+            (&mut maps.cgroup_names, !self.patterns.is_empty(), None),
             (&mut maps.pids, self.pid_set(), Some(pids)),
             (&mut maps.ports, filter.ports.is_some(), None),
             (&mut maps.nets, nets > 0, Some(u32::try_from(nets)?)),
-            (&mut maps.cgroups, !self.cgroups.is_empty(), Some(u32::try_from(self.cgroups.len())?)),
+            (&mut maps.cgroups, self.cgroup_set(), Some(cgroups)),
             (&mut maps.cgroupmap, self.cgroupmap.is_some(), None),
             (&mut maps.mntnsmap, self.mntnsmap.is_some(), None),
             (&mut maps.flows, !self.rows(), None),
@@ -754,6 +953,13 @@ impl<'a> Setup<'a> {
         for id in &self.cgroups {
             maps.cgroups.update(&id.to_ne_bytes(), &one, any)?;
         }
+        for (i, pattern) in self.patterns.iter().enumerate() {
+            let mut name = [0; size_of::<types::cgroup_name>()];
+            name[..4].copy_from_slice(&(pattern.text.len() as u32).to_ne_bytes());
+            name[4..8].copy_from_slice(&u32::from(pattern.whole).to_ne_bytes());
+            name[8..][..pattern.text.len()].copy_from_slice(pattern.text.as_bytes());
+            maps.cgroup_names.update(&(i as u32).to_ne_bytes(), &name, any)?;
+        }
         let pins = [
             (&maps.cgroupmap, &self.cgroupmap, "--cgroupmap", &filter.cgroupmap),
             (&maps.mntnsmap, &self.mntnsmap, "--mntnsmap", &filter.mntnsmap),
@@ -791,9 +997,13 @@ impl<'a> Setup<'a> {
         let map_fd = skel.maps.perf.as_fd().as_raw_fd();
         let data =
             QuietPerfBuffer::new(map_fd, pages, Rc::clone(sink)).map_err(|e| bad(text_of(&e)))?;
+        let processes = (self.processes || self.cgroup_names).then(|| {
+            let map_fd = skel.maps.process_perf.as_fd().as_raw_fd();
+            QuietPerfBuffer::new(map_fd, pages, Rc::clone(sink)).map_err(|e| bad(text_of(&e)))
+        });
         let doorbell = PerfBufferBuilder::new(&skel.maps.doorbell).pages(1).sample_cb(|_, _| ());
         let doorbell = doorbell.build().map_err(|e| bad(text_of(&e)))?;
-        Ok(Transport::Perf { data, doorbell, ending: None })
+        Ok(Transport::Perf { data, processes: processes.transpose()?, doorbell, ending: None })
     }
 
     /// Processes born before the fork hook was there. Repeated until nothing is
@@ -818,11 +1028,32 @@ impl<'a> Setup<'a> {
     }
 }
 
+impl Setup<'_> {
+    /// The cgroups with a wanted name. One made meanwhile is added by its hook.
+    fn adopt_cgroups(&self, tracer: &Tracer) -> Result<()> {
+        let found = Cgroups::scan().matching(&self.patterns);
+        if found.is_empty() {
+            let names = self.config.filter.containers.iter().chain(&self.config.filter.units);
+            let names: Vec<_> = names.map(String::as_str).collect();
+            tell(&format!("tcpconnect: no cgroup of {} now; waiting for one", names.join(", ")));
+        }
+        for id in found {
+            let added = tracer.skel.maps.cgroups.update(&id.to_ne_bytes(), &[0; 4], MapFlags::ANY);
+            added.context("failed to follow a cgroup")?;
+        }
+        Ok(())
+    }
+}
+
 impl Tracer {
-    fn attach(&mut self, name: &str) -> libbpf_rs::Result<()> {
+    fn program(&self, name: &str) -> ProgramMut<'_> {
         let program = self.skel.object().progs_mut().find(|p| p.name() == name);
-        let program = program.expect("program names are those of the object");
-        let link = if name == "sockops_connect" {
+        program.expect("program names are those of the object")
+    }
+
+    fn attach(&mut self, name: &str) -> libbpf_rs::Result<()> {
+        let program = self.program(name);
+        let link = if name.starts_with("sockops") {
             let mount = cgroup::mount().expect("this rung is tried only with cgroup v2");
             let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
             program.attach_cgroup(root.as_raw_fd())?

@@ -23,7 +23,7 @@ const TCPCONNECT: &str = env!("CARGO_BIN_EXE_tcpconnect");
 const NOBODY: u32 = 65534;
 
 /// What a finished run left.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Done {
     code: Option<i32>,
     stdout: String,
@@ -219,10 +219,25 @@ fn an_unknown_choice_or_option_is_refused() {
         ("hook", &["--attach", "bogus"], hooks),
         ("transport", &["--buffer", "bogus"], buffers),
         ("long option", &["--bogus"], "unexpected argument '--bogus' found"),
-        ("short option", &["-x"], "unexpected argument '-x' found"),
-        ("short option behind another", &["-tx"], "unexpected argument '-x' found"),
+        ("short option", &["-z"], "unexpected argument '-z' found"),
+        ("short option behind another", &["-tz"], "unexpected argument '-z' found"),
         ("a command without --", &["curl"], "unexpected argument 'curl' found"),
         ("a value for a flag", &["--lport=1"], no_value),
+        (
+            "other process events",
+            &["--procs=x"],
+            "invalid value 'x' for '--procs[=<WHAT>]' [possible values: with, only]",
+        ),
+        (
+            "a unit in a path",
+            &["--unit", "a/b"],
+            "invalid value 'a/b' for '--unit <NAME>': 'a/b' is a path; use --cgroup for it",
+        ),
+        (
+            "a container without a name",
+            &["--container="],
+            "invalid value '' for '--container <ID|NAME>': the name is empty",
+        ),
         ("no output file", &["--output", ""], no_file),
         ("negative descriptor", &["--ready-fd", "-1"], "unexpected argument '-1' found"),
     ]);
@@ -254,6 +269,16 @@ fn options_that_do_not_go_together_are_refused() {
             "names before their time",
             &["-d"],
             "-d is not available yet; leave it out to trace without names",
+        ),
+        (
+            "counting and who",
+            &["-c", "--exe"],
+            "-c counts connects, whoever made them; leave out what tells who",
+        ),
+        (
+            "process events of a container",
+            &["--procs", "--container", "abcdef"],
+            "--procs can be narrowed by -p, --children, -u and --comm only",
         ),
         (
             "an interval without counting",
@@ -290,7 +315,10 @@ fn counting_with_names_is_refused_in_bccs_words() {
 #[test]
 fn long_options_can_be_abbreviated() {
     let bcc = refusal(2, "Error: you may not specify -d/--dns with -c/--count.");
-    check([("count and dns", vec!["--cou", "--dn"], bcc)]);
+    check([
+        ("count and dns", vec!["--cou", "--dn"], bcc.clone()),
+        ("count and dns, as short as BCC takes them", vec!["--co", "--d"], bcc),
+    ]);
     let no_port = "invalid value '0' for '--port <PORTS>': \
                    '0' is not a port from 1 to 65535 or a range of them";
     let no_pid = "invalid value '0' for '--pid <PID[,PID]>': '0' is not a pid from 1 to 4194304";
@@ -303,6 +331,7 @@ fn long_options_can_be_abbreviated() {
         ("lport", &["--l=1"], &flag("lport")),
         ("print-uid", &["--pr=1"], &flag("print-uid")),
         ("timestamp", &["--timest=1"], &flag("timestamp")),
+        ("timestamp, not time", &["--t=1"], &flag("timestamp")),
         ("time is no abbreviation", &["--time=1"], &flag("time")),
         ("pid, port or print-uid", &["--p", "1"], "unexpected argument '--p' found"),
         ("ipv4 or ipv6", &["--ipv"], "unexpected argument '--ipv' found"),

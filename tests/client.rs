@@ -10,7 +10,8 @@
 //! `{"ready":true,...}`.
 //!
 //! Options: `--netns` (own network namespace, `lo` up), `--inside` (the caller isolated us),
-//! `--comm NAME` (the leader's name, `\xNN` escapes), `--list` (case names).
+//! `--comm NAME` (the leader's name, `\xNN` escapes), `--list` (case names), `--act STEP...` (the
+//! steps of the case `act`, by this very process).
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
@@ -76,6 +77,9 @@ const CASES: &[(&str, Case)] = &[
     ("listen", listen),
     ("sleep", sleep),
     ("exit", exit_now),
+    ("act", act),
+    ("swarm", swarm),
+    ("herd", herd),
 ];
 
 const LO4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -137,6 +141,9 @@ fn main() {
         out: Arc::new(File::from(stdout.expect("no standard output"))),
         isolated: false,
     };
+    if std::env::args_os().nth(1).is_some_and(|word| word == "--act") {
+        exit(become_actor(&mut ctx));
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let mut words: Vec<&str> = args.iter().map(String::as_str).collect();
     while words.first().is_some_and(|word| word.starts_with("--")) {
@@ -495,12 +502,7 @@ fn other_uid(ctx: &Ctx, args: &[&str]) -> Res {
     let id = number(args, 0, Some(65_534))?;
     let listener = listener(LO4)?;
     in_child(ctx, fork, |ctx| {
-        // SAFETY: plain system calls; the list is empty.
-        unsafe {
-            sys("setgroups", libc::setgroups(0, null()))?;
-            sys("setresgid", libc::setresgid(id, id, id))?;
-            sys("setresuid", libc::setresuid(id, id, id))?;
-        }
+        become_user(id)?;
         ctx.connect_plainly(&listener)
     })
 }
@@ -589,17 +591,21 @@ fn high_pid(ctx: &Ctx) -> Res {
 fn fork_high() -> Res<pid_t> {
     let mut result = Err("no pid tried".into());
     for pid in 123_456..123_556 {
-        // struct clone_args: [4] exit_signal, [8] set_tid, [9] set_tid_size.
-        let mut args = [0u64; 10];
-        (args[4], args[8], args[9]) = (libc::SIGCHLD as u64, (&raw const pid) as u64, 1);
-        let (at, size) = (args.as_ptr(), size_of_val(&args));
-        // SAFETY: without CLONE_VM this is fork(): the child has its own copy of everything.
-        result = sys("clone3", unsafe { libc::syscall(libc::SYS_clone3, at, size) } as c_int);
+        result = fork_to(pid);
         if result.is_ok() || errno() != libc::EEXIST {
             break;
         }
     }
     result
+}
+
+fn fork_to(pid: pid_t) -> Res<pid_t> {
+    // struct clone_args: [4] exit_signal, [8] set_tid, [9] set_tid_size.
+    let mut args = [0u64; 10];
+    (args[4], args[8], args[9]) = (libc::SIGCHLD as u64, (&raw const pid) as u64, 1);
+    let (at, size) = (args.as_ptr(), size_of_val(&args));
+    // SAFETY: without CLONE_VM this is fork(): the child has its own copy of everything.
+    sys("clone3", unsafe { libc::syscall(libc::SYS_clone3, at, size) } as c_int)
 }
 
 fn fork() -> Res<pid_t> {
@@ -708,6 +714,275 @@ fn vfork(ctx: &Ctx) -> Res {
     let result = relay(ctx, lines);
     wait(pid)?;
     result
+}
+
+// ---- cases: what a process does in its life -----------------------------------------------------
+
+/// A child performs the steps; `exec` and its like pass the rest on to the program they start.
+fn act(ctx: &Ctx, steps: &[&str]) -> Res {
+    let (lines, out) = pipe().map_err(text)?;
+    let pid = fork()?;
+    if pid == 0 {
+        let quiet = File::options().read(true).write(true).open("/dev/null").map_err(text)?;
+        for (from, to) in [(quiet.as_raw_fd(), 0), (out.as_raw_fd(), 1), (quiet.as_raw_fd(), 2)] {
+            // SAFETY: plain system calls; nothing else writes to these.
+            unsafe { libc::dup2(from, to) };
+        }
+        let steps: Vec<_> = steps.iter().map(|step| step.to_string()).collect();
+        exit(perform_and_say(ctx, &steps));
+    }
+    drop(out);
+    let mut result = Ok(());
+    for line in BufReader::new(lines).lines() {
+        let line: Value = serde_json::from_str(&line.map_err(text)?).map_err(text)?;
+        match line["error"].as_str() {
+            Some(e) => result = Err(e.to_owned()),
+            None => ctx.emit(&line),
+        }
+    }
+    wait(pid)?;
+    result
+}
+
+/// What follows `end` is not ours to read.
+fn become_actor(ctx: &mut Ctx) -> c_int {
+    let steps = std::env::args_os().skip(2).take_while(|step| step != "end");
+    let steps: Vec<_> = steps.map(|step| lossy(step.as_bytes())).collect();
+    ctx.case = "act".into();
+    perform_and_say(ctx, &steps)
+}
+
+fn perform_and_say(ctx: &Ctx, steps: &[String]) -> c_int {
+    let result = perform(ctx, steps);
+    if let Err(e) = &result {
+        ctx.emit(&json!({"case": "act", "error": e}));
+    }
+    c_int::from(result.is_err())
+}
+
+fn perform(ctx: &Ctx, mut steps: &[String]) -> Res {
+    while let Some((step, rest)) = steps.split_first() {
+        steps = rest;
+        let (verb, what) = step.split_once('=').unwrap_or((step, ""));
+        let with_rest = |program: &str| {
+            let mut command = Command::new(program);
+            command.arg0("client").arg("--act").args(rest);
+            Err(format!("{program}: {}", command.exec()))
+        };
+        match verb {
+            // Who we are, in a line.
+            "say" => ctx.emit(&identity()),
+            // A refused connect, with a line and without.
+            "knock" | "tap" => {
+                let to = SocketAddr::new(LO4, what.parse().map_err(text)?);
+                let sock = Sock::tcp(LO4)?;
+                let errno = sock.connect(&RawAddr::new(to));
+                if verb == "knock" {
+                    ctx.emit(&fact(&ctx.case, &sock, to, errno));
+                }
+                ensure(errno == libc::ECONNREFUSED, &format!("{step}: errno is {errno}"))?;
+            }
+            // A child does the rest; we wait for it, or do the same after it, or do not wait.
+            "fork" => parent_ends(fork()?)?,
+            "pid" => parent_ends(fork_to(what.parse().map_err(text)?)?)?,
+            "twice" => {
+                let pid = fork()?;
+                if pid != 0 {
+                    wait(pid)?;
+                }
+            }
+            "orphan" => {
+                let before = id();
+                if fork()? != 0 {
+                    exit(0);
+                }
+                patiently(|| ensure(parent_id() != before, "no new parent"))?;
+            }
+            "thread" => {
+                let rest = || perform(ctx, rest);
+                return thread::scope(|scope| join(vec![scope.spawn(rest)])).map(drop);
+            }
+            "exec" => return with_rest(what),
+            "unlinked" => {
+                let file = File::open(what).map_err(text)?;
+                fs::remove_file(what).map_err(text)?;
+                return with_rest(&format!("/proc/self/fd/{}", file.as_raw_fd()));
+            }
+            "memfd" => {
+                let name = CString::new(what).map_err(text)?;
+                // SAFETY: the name ends in NUL.
+                let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+                sys("memfd_create", fd)?;
+                // SAFETY: a new descriptor that nobody else owns.
+                let mut file = unsafe { File::from_raw_fd(fd) };
+                let program = fs::read("/proc/self/exe").map_err(text)?;
+                file.write_all(&program).map_err(text)?;
+                return with_rest(&format!("/proc/self/fd/{fd}"));
+            }
+            // Another program, and its arguments.
+            "run" => {
+                let (program, args) = rest.split_first().ok_or("run wants a program")?;
+                return Err(format!("{program}: {}", Command::new(program).args(args).exec()));
+            }
+            "name" => set_name(what.as_bytes())?,
+            "uid" => become_user(what.parse().map_err(text)?)?,
+            "unlink" => fs::remove_file(what).map_err(text)?,
+            "make" => write(what, "made")?,
+            // Made, and with something in it.
+            "until" => {
+                let made = || fs::metadata(what).is_ok_and(|file| file.len() > 0);
+                while !made() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            "rewrite" => overwrite_arguments()?,
+            "chroot" => change_root(what)?,
+            "namespaces" => {
+                // SAFETY: a plain system call; there is one thread.
+                let moved = unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWPID) };
+                sys("unshare", moved)?;
+                mount("none", "/", "", libc::MS_REC | libc::MS_PRIVATE)?;
+            }
+            "root" => change_root_mount(what, rest.get(1).ok_or("root wants a program")?)?,
+            "pause" => {
+                let before = parent_id();
+                // SAFETY: plain system calls.
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    while parent_id() == before {
+                        libc::pause();
+                    }
+                }
+            }
+            "tag" => {}
+            // A script's own path, which its interpreter gets before its arguments.
+            path if path.starts_with('/') => {}
+            _ => return Err(format!("{step}: no such step")),
+        }
+    }
+    Ok(())
+}
+
+fn parent_ends(child: pid_t) -> Res {
+    match child {
+        0 => Ok(()),
+        pid => wait(pid).map(|()| exit(0)),
+    }
+}
+
+fn become_user(id: u32) -> Res {
+    // SAFETY: plain system calls; the list is empty.
+    unsafe {
+        sys("setgroups", libc::setgroups(0, null()))?;
+        sys("setresgid", libc::setresgid(id, id, id))?;
+        sys("setresuid", libc::setresuid(id, id, id)).map(drop)
+    }
+}
+
+/// What /proc/PID/cmdline shows is this memory.
+fn overwrite_arguments() -> Res {
+    let stat = fs::read_to_string("/proc/self/stat").map_err(text)?;
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    // Fields 48 and 49 of proc(5), the third being the first here.
+    let [start, end] = [45, 46].map(|i| fields.get(i).and_then(|word| word.parse::<usize>().ok()));
+    let (start, end) = start.zip(end).ok_or("no place of the arguments in /proc/self/stat")?;
+    // SAFETY: the process's own argument strings; no reference to them is alive.
+    unsafe { std::ptr::write_bytes(start as *mut u8, b'x', end - start - 1) };
+    Ok(())
+}
+
+fn mount(what: &str, at: &str, kind: &str, flags: libc::c_ulong) -> Res {
+    let words = [what, at, kind].map(|word| CString::new(word).map_err(text));
+    let [what, at, kind] = words;
+    let (what, at, kind) = (what?, at?, kind?);
+    // SAFETY: the strings end in NUL; no data.
+    let done = unsafe { libc::mount(what.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, null()) };
+    sys("mount", done).map(drop)
+}
+
+fn change_root(to: &str) -> Res {
+    std::os::unix::fs::chroot(to).and_then(|()| std::env::set_current_dir("/")).map_err(text)
+}
+
+/// A root file system of its own with nothing but `program` in it, at the same path. As
+/// switch_root does it: pivot_root() cannot leave an initramfs.
+fn change_root_mount(at: &str, program: &str) -> Res {
+    let content = fs::read(at.to_owned() + "/program").map_err(text)?;
+    mount("none", at, "tmpfs", 0)?;
+    let path = std::path::PathBuf::from(at.to_owned() + program);
+    fs::create_dir_all(path.parent().ok_or("no directory")?).map_err(text)?;
+    fs::write(&path, content).map_err(text)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&path, mode).map_err(text)?;
+    std::env::set_current_dir(at).map_err(text)?;
+    mount(".", "/", "", libc::MS_MOVE)?;
+    change_root(".")
+}
+
+/// `swarm N AT_ONCE STEP...`: processes that run this program, perform the steps and end, while
+/// every CPU is busy. The last argument of each is its number. Ends after them and their orphans.
+fn swarm(ctx: &Ctx, args: &[&str]) -> Res {
+    let (n, at_once): (usize, usize) = (number(args, 0, None)?, number(args, 1, None)?);
+    let done = AtomicU32::new(0);
+    let spin = || {
+        while done.load(Ordering::Relaxed) == 0 {
+            std::hint::spin_loop();
+        }
+    };
+    let run_all = || -> Res<Vec<u32>> {
+        let mut running = std::collections::VecDeque::new();
+        let mut pids = Vec::new();
+        for i in 0..n {
+            if running.len() == at_once {
+                wait(running.pop_front().unwrap_or(0))?;
+            }
+            let mut command = actor(&args[2..], i)?;
+            if i % 2 == 1 {
+                // SAFETY: does nothing; that there is one makes it fork() and not vfork().
+                unsafe { command.pre_exec(|| Ok(())) };
+            }
+            let pid = command.spawn().map_err(text)?.id();
+            running.push_back(pid as pid_t);
+            pids.push(pid);
+        }
+        while wait(-1).is_ok() {}
+        Ok(pids)
+    };
+    let adopt_orphans = |on: c_int| {
+        // SAFETY: a plain system call.
+        sys("prctl", unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, on) }).map(drop)
+    };
+    adopt_orphans(1)?;
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let pids = thread::scope(|scope| {
+        (0..cpus).for_each(|_| drop(scope.spawn(spin)));
+        let pids = run_all();
+        done.store(1, Ordering::Relaxed);
+        pids
+    });
+    adopt_orphans(0)?;
+    ctx.emit(&json!({"case": ctx.case, "pids": pids?, "rows": n}));
+    Ok(())
+}
+
+/// `herd N STEP...`: processes that run this program and sleep until we end; the one in the
+/// middle performs the steps.
+fn herd(ctx: &Ctx, args: &[&str]) -> Res {
+    let n: usize = number(args, 0, None)?;
+    let steps = |i| if i == n / 2 { &args[1..] } else { &["pause"] };
+    let pids = (0..n).map(|i| Ok(actor(steps(i), i)?.spawn().map_err(text)?.id()));
+    let pids = pids.collect::<Res<Vec<_>>>()?;
+    ctx.emit(&json!({"case": ctx.case, "pids": pids, "rows": 0}));
+    Ok(())
+}
+
+/// This program with steps and a number.
+fn actor(steps: &[&str], i: usize) -> Res<Command> {
+    use std::process::Stdio;
+    let mut command = Command::new(std::env::current_exe().map_err(text)?);
+    command.arg("--act").args(steps).arg(format!("tag={i}"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command)
 }
 
 // ---- cases: many connects -----------------------------------------------------------------------
@@ -892,7 +1167,7 @@ fn identity() -> Value {
         "gid": number("Gid"), "comm": lossy(&comm), "thread": lossy(&thread),
         "netns": namespace("net"), "mntns": namespace("mnt"),
         "exe": fs::read_link("/proc/thread-self/exe").ok(),
-        "args": std::env::args().collect::<Vec<_>>(),
+        "args": std::env::args_os().map(|word| lossy(word.as_bytes())).collect::<Vec<_>>(),
     });
     for (key, name) in [("comm_hex", comm), ("thread_hex", thread)] {
         if str::from_utf8(&name).is_err() {

@@ -14,12 +14,21 @@ use clap::Parser as _;
 use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
+use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
+use tcpconnect::event::Change;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::Flow;
+use tcpconnect::event::Image;
+use tcpconnect::event::NoticeKind;
+use tcpconnect::event::ProcessEvent;
 use tcpconnect::output;
+use tcpconnect::output::Happening;
 use tcpconnect::output::Lost;
+use tcpconnect::output::Row;
+use tcpconnect::output::What;
+use tcpconnect::process::Processes;
 
 const MAN_PAGE: &str = "man/tcpconnect.8";
 /// README.md's copy of --help stands between these.
@@ -140,7 +149,9 @@ fn comm(name: &str) -> Comm {
 
 #[test]
 fn the_man_page_describes_every_json_field_in_order_and_no_other() {
-    let config = Config::new(Cli::parse_from(["tcpconnect", "-j"]), false).unwrap();
+    let all = "--exe --args --parents --user --container-id --cgroup-path --vpid --netns-id";
+    let words = ["tcpconnect", "-j"].into_iter().chain(all.split(' '));
+    let config = Config::new(Cli::parse_from(words), false).unwrap();
     let mut json = output::new(&config);
     let clock = WallClock::at(0);
     let address = Ipv4Addr::LOCALHOST.into();
@@ -159,16 +170,86 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         daddr: address,
         lport: Some(1),
         dport: 1,
+        start_ns: 2,
+        exec_id: 1,
+        exe_deleted: true,
+        vpid: Some(1),
     };
+    let image =
+        Image { exe: Some(b"/x"[..].into()), exe_deleted: true, args: Some(Args::new(b"x\0")) };
+    let born = ProcessEvent {
+        ts_ns: 1,
+        change: Change::Exec(image.clone()),
+        pid: 1,
+        tid: 1,
+        uid: 1,
+        gid: 1,
+        name: comm("process"),
+        cgroup_id: Some(1),
+        start_ns: 2,
+        parent: 9,
+        parent_start_ns: 1,
+        exec_id: 1,
+        proc_pid: 1,
+    };
+    let mut processes = Processes::default();
+    processes.apply(&ProcessEvent { pid: 9, start_ns: 1, parent: 0, ..born.clone() });
+    processes.apply(&born);
+    let process = processes.of(&connect);
+    let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
+    let row = Row { connect: &connect, process: Some(&process), user, container, cgroup };
+    let happening = |what| Happening {
+        ts_ns: 1,
+        pid: 1,
+        tid: 1,
+        name: comm("process"),
+        ppid: Some(9),
+        uid: Some(1),
+        gid: Some(1),
+        user,
+        container,
+        cgroup,
+        process: Some(&process),
+        what,
+    };
+    let whats = [
+        What::Fork,
+        What::Exec(&image),
+        What::Comm(comm("old")),
+        What::Exit(0),
+        What::Exit(139),
+        What::Notice(NoticeKind::Uid { real: 1, effective: 1 }),
+        What::Notice(NoticeKind::Gid { real: 1, effective: 1 }),
+        What::Notice(NoticeKind::Sid),
+        What::Notice(NoticeKind::Ptrace { tracer: Some(1) }),
+        What::Notice(NoticeKind::Coredump),
+    ];
     let flow = Flow { saddr: address, daddr: address, dport: 1, connects: 1 };
-    let lost = Lost { buffer: 1, skipped: 1, stash: 1, flows: 1, family: 1, undecodable: 1 };
+    let lost =
+        Lost { buffer: 1, skipped: 1, stash: 1, flows: 1, family: 1, process: 1, undecodable: 1 };
     let mut written = Vec::new();
     json.header(&mut written);
-    json.connect(&connect, &clock, &mut written);
+    json.connect(&row, &clock, &mut written);
     json.flows(&[flow], 1, &clock, &mut written);
     json.lost(&lost, 1, &clock, &mut written);
 
+    let mut events = Vec::new();
+    for what in whats {
+        json.process(&happening(what), &clock, &mut events);
+    }
     let page = man_page();
+    let page_section = section(&page, ".SS Object: process event");
+    let fields = tags(&page_section);
+    let fields: Vec<_> = fields.iter().map(|tag| tag.trim_start_matches(".B ")).collect();
+    let events = keys(&events);
+    for event in &events {
+        let in_page = fields.iter().filter(|field| event.iter().any(|key| key == *field));
+        assert!(event.iter().eq(in_page), "{event:?} in the order of {fields:?}");
+    }
+    for field in fields {
+        assert!(events.iter().flatten().any(|key| key == field), "no event has {field}");
+    }
+
     let names = ["connect", "count", "lost"];
     let written = keys(&written);
     assert_eq!(written.len(), names.len());

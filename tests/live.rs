@@ -3,7 +3,12 @@
 //! rejecting, every event accounted for. Runs for each rung and buffer named in
 //! TEST_ATTACH and TEST_BUFFER; `tests/matrix.rs` runs it on other kernels.
 
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as Test)),*] };
+}
+
 mod lab;
+mod live_who;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -66,10 +71,6 @@ const CASES: [&str; 35] = [
     "high_pid",
 ];
 
-macro_rules! tests {
-    ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as Test)),*] };
-}
-
 fn main() {
     let mut args = Arguments::from_args();
     // Tests share the machine's connects, its memory and its two CPUs.
@@ -94,7 +95,7 @@ fn main() {
                     Ok(())
                 }));
             }
-            for (name, test) in TESTS {
+            for (name, test) in TESTS.into_iter().chain(live_who::TESTS) {
                 if WITHOUT_BUFFER.contains(&name) && *buffer != buffers[0] {
                     continue;
                 }

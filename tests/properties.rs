@@ -15,13 +15,18 @@ use serde_json::Value;
 use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
+use tcpconnect::container;
+use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
+use tcpconnect::event::Change;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::DecodeError;
 use tcpconnect::event::Event;
 use tcpconnect::event::FLOW_LEN;
 use tcpconnect::event::Flow;
+use tcpconnect::event::Image;
+use tcpconnect::event::ProcessEvent;
 use tcpconnect::event::decode;
 use tcpconnect::event::decode_flow;
 use tcpconnect::event::sort_flows;
@@ -33,9 +38,11 @@ use tcpconnect::filter::parse_pid;
 use tcpconnect::filter::parse_seconds;
 use tcpconnect::filter::parse_size;
 use tcpconnect::output;
+use tcpconnect::output::Row;
+use tcpconnect::process::Processes;
 
 // src/bpf/tcpconnect.h
-const RECORD_LEN: usize = 112;
+const RECORD_LEN: usize = 128;
 const RECORD_CONNECT: u32 = 1;
 const RECORD_RETRACT: u32 = 2;
 
@@ -59,7 +66,11 @@ struct Record {
     daddr: [u8; 16],
     lport: u16,
     dport: u16,
-    ip: u32,
+    ip: u16,
+    flags: u16,
+    start_ns: u64,
+    exec_id: u32,
+    vpid: u32,
 }
 
 impl Record {
@@ -77,6 +88,10 @@ impl Record {
         bytes.extend(self.lport.to_ne_bytes());
         bytes.extend(self.dport.to_ne_bytes());
         bytes.extend(self.ip.to_ne_bytes());
+        bytes.extend(self.flags.to_ne_bytes());
+        bytes.extend(self.start_ns.to_ne_bytes());
+        bytes.extend(self.exec_id.to_ne_bytes());
+        bytes.extend(self.vpid.to_ne_bytes());
         assert_eq!(bytes.len(), RECORD_LEN);
         bytes
     }
@@ -86,7 +101,7 @@ fn first_four(bytes: [u8; 16]) -> [u8; 4] {
     [bytes[0], bytes[1], bytes[2], bytes[3]]
 }
 
-fn address(ip: u32, bytes: [u8; 16]) -> IpAddr {
+fn address(ip: u16, bytes: [u8; 16]) -> IpAddr {
     match ip {
         4 => IpAddr::from(first_four(bytes)),
         _ => IpAddr::from(bytes),
@@ -101,16 +116,17 @@ fn number() -> impl Strategy<Value = u64> {
 prop_compose! {
     fn record()(
         kind in Just(RECORD_CONNECT),
-        ip in prop_oneof![Just(4u32), Just(6)],
+        ip in prop_oneof![Just(4u16), Just(6)],
         (netns, ts_ns, cgroup_id) in (number(), any::<u64>(), number()),
         task in any::<[u32; 4]>(),
         (comm, leader) in any::<([u8; 16], [u8; 16])>(),
         (saddr, daddr) in any::<([u8; 16], [u8; 16])>(),
         (lport, dport) in (number(), any::<u16>()),
+        (flags, start_ns, exec_id, vpid) in (0..2u16, any::<u64>(), any::<u32>(), number()),
     ) -> Record {
         Record {
             kind, netns: netns as u32, ts_ns, cgroup_id, task, comm, leader, saddr, daddr,
-            lport: lport as u16, dport, ip,
+            lport: lport as u16, dport, ip, flags, start_ns, exec_id, vpid: vpid as u32,
         }
     }
 }
@@ -127,7 +143,7 @@ proptest! {
 
     #[test]
     fn no_record_of_any_kind_makes_decoding_panic(
-        record in record(), kind in 0..4u32, ip in 0..8u32,
+        record in record(), kind in 0..12u32, ip in 0..8u16,
     ) {
         let decoded = decode(&Record { kind, ip, ..record.clone() }.bytes());
         match (kind, ip) {
@@ -137,7 +153,31 @@ proptest! {
                 decoded,
                 Ok(Event::Retract { tid: record.task[1], ts_ns: record.cgroup_id })
             ),
+            // Records of processes are as short, those of cgroups longer.
+            (3..=6, _) => prop_assert!(!matches!(decoded, Err(DecodeError::Kind(_)))),
+            (7..=8, _) => prop_assert_eq!(decoded, Err(DecodeError::Short(RECORD_LEN))),
             _ => prop_assert_eq!(decoded, Err(DecodeError::Kind(kind))),
+        }
+    }
+
+    #[test]
+    fn no_process_or_cgroup_record_makes_decoding_panic(
+        kind in 3..9u32, bytes in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let mut sample = kind.to_ne_bytes().to_vec();
+        sample.extend(bytes);
+        if let Ok(Event::Process(event)) = decode(&sample)
+            && let Change::Exec(image) = event.change
+        {
+            prop_assert!(image.exe.is_none_or(|exe| exe.starts_with(b"/")));
+            prop_assert!(image.args.is_none_or(|args| args.iter().all(|a| !a.contains(&0))));
+        }
+    }
+
+    #[test]
+    fn a_container_id_is_part_of_its_path(path in "(/[a-z0-9:._-]{0,80}){0,4}") {
+        if let Some(id) = container::id_in(&path) {
+            prop_assert!(path.contains(id));
         }
     }
 
@@ -162,6 +202,10 @@ proptest! {
             daddr: address(record.ip, record.daddr),
             lport: (record.lport != 0).then_some(record.lport),
             dport: record.dport,
+            start_ns: record.start_ns,
+            exec_id: record.exec_id,
+            exe_deleted: record.flags & 1 == 1,
+            vpid: (record.vpid != 0).then_some(record.vpid),
         };
         let decoded = decode(&bytes);
         prop_assert_eq!(decoded.as_ref().map(Event::ts_ns), Ok(record.ts_ns));
@@ -203,7 +247,6 @@ proptest! {
         key.extend(dport.to_ne_bytes());
         key.extend(ip.to_ne_bytes());
         let decoded = decode_flow(&key, &connects.to_ne_bytes());
-        let ip = u32::from(ip);
         match ip {
             4 | 6 => prop_assert_eq!(decoded, Ok(Flow {
                 saddr: address(ip, saddr), daddr: address(ip, daddr), dport, connects,
@@ -481,7 +524,7 @@ fn config(args: &[&str]) -> Config {
 
 fn bytes_of(args: &[&str], event: &Connect, clock: &WallClock) -> Vec<u8> {
     let mut out = Vec::new();
-    output::new(&config(args)).connect(event, clock, &mut out);
+    output::new(&config(args)).connect(&Row::bare(event), clock, &mut out);
     out
 }
 
@@ -569,9 +612,9 @@ proptest! {
         let mut output = output::new(&config);
         let mut text = Vec::new();
         output.header(&mut text);
-        output.connect(&event, &WallClock::at(CENTURIES_NS / 4), &mut text);
+        output.connect(&Row::bare(&event), &WallClock::at(CENTURIES_NS / 4), &mut text);
         let later = Connect { ts_ns: event.ts_ns + CENTURIES_NS / 4, ..event };
-        output.connect(&later, &WallClock::at(CENTURIES_NS / 4), &mut text);
+        output.connect(&Row::bare(&later), &WallClock::at(CENTURIES_NS / 4), &mut text);
         let text = String::from_utf8(text).expect("a table is UTF-8");
         let words: Vec<_> = text.lines().map(|line| line.split_whitespace().count()).collect();
         prop_assert_eq!(words, vec![args.len() + 6; 3], "{}", text);
@@ -613,5 +656,53 @@ proptest! {
         let time = DateTime::parse_from_rfc3339(time).expect("a time of RFC 3339");
         let micros = (offset + event.ts_ns) / 1000;
         prop_assert_eq!(u64::try_from(time.timestamp_micros()), Ok(micros));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..settings() })]
+
+    #[test]
+    fn a_shell_takes_the_arguments_back_as_they_were(
+        args in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(1..=255u8, 0..12),
+                "[ -~]{0,12}".prop_map(String::into_bytes),
+                "\\PC{0,6}".prop_map(String::into_bytes),
+            ],
+            1..8,
+        ),
+    ) {
+        let bytes = args.iter().flat_map(|arg| arg.iter().copied().chain([0])).collect::<Vec<_>>();
+        let image = Image { args: Some(Args::new(&bytes)), ..Image::default() };
+        let mut processes = Processes::default();
+        processes.apply(&ProcessEvent {
+            ts_ns: 1,
+            change: Change::Exec(image),
+            pid: 7,
+            tid: 7,
+            uid: 0,
+            gid: 0,
+            name: Comm::default(),
+            cgroup_id: None,
+            start_ns: 5,
+            parent: 0,
+            parent_start_ns: 0,
+            exec_id: 0,
+            proc_pid: 7,
+        });
+        let connect = Connect { pid: 7, start_ns: 5, ..Connect::nowhere() };
+        let process = processes.of(&connect);
+        let row = Row { process: Some(&process), ..Row::bare(&connect) };
+        let mut line = Vec::new();
+        output::new(&config(&["--args"])).connect(&row, &WallClock::at(0), &mut line);
+        let line = String::from_utf8(line).expect("a row is UTF-8");
+        let (before, rest) = line.split_at(line.find(" 0      ").expect("DPORT") + 8);
+        prop_assert!(before.starts_with("7 "));
+        let words = rest.strip_suffix('\n').expect("a row is a line");
+        prop_assert!(!words.chars().any(is_control_or_reorders), "{words:?}");
+        let script = format!("printf '%s\\0' {words}");
+        let shell = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");
+        prop_assert_eq!(shell.stdout, bytes, "{}", script);
     }
 }

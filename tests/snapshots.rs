@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::process::Command;
+use std::rc::Rc;
 
 use chrono::DateTime;
 use chrono::Local;
@@ -13,12 +14,22 @@ use serde::de::DeserializeOwned;
 use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
+use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
+use tcpconnect::event::Change;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::Flow;
+use tcpconnect::event::Image;
+use tcpconnect::event::NoticeKind;
+use tcpconnect::event::ProcessEvent;
 use tcpconnect::output;
+use tcpconnect::output::Happening;
 use tcpconnect::output::Lost;
+use tcpconnect::output::Row;
+use tcpconnect::output::What;
+use tcpconnect::process::Process;
+use tcpconnect::process::Processes;
 
 /// 2026-11-21T04:30:05.123456789Z is this clock's monotonic 1,000 s.
 const CLOCK: (u64, u64) = (1_795_235_405_123_456_789, 1_000_000_000_000);
@@ -65,6 +76,7 @@ fn python3(pid: u32, host: &str, lport: u16, dport: u16) -> Connect {
         daddr: addr(host),
         lport: Some(lport),
         dport,
+        ..Connect::nowhere()
     }
 }
 
@@ -88,13 +100,13 @@ fn shown(config: &Config, events: &[Connect]) -> String {
     written(|out| {
         out.extend_from_slice(output::banner(config));
         output.header(out);
-        events.iter().for_each(|event| output.connect(event, &clock(), out));
+        events.iter().for_each(|event| output.connect(&Row::bare(event), &clock(), out));
     })
 }
 
 /// One line, without banner and header.
 fn line(args: &[&str], event: &Connect) -> String {
-    written(|out| output::new(&config(args)).connect(event, &clock(), out))
+    written(|out| output::new(&config(args)).connect(&Row::bare(event), &clock(), out))
 }
 
 /// The contract's table of printf terms, written a second time.
@@ -360,13 +372,13 @@ fn every_combination_of_columns_follows_the_contract() {
             let mut output = output::new(&config);
             let text = written(|out| {
                 output.header(out);
-                output.connect(event, &clock(), out);
+                output.connect(&Row::bare(event), &clock(), out);
             });
             assert_eq!(text, first, "{args:?}");
 
             let second = after_ms(1_234, *event);
             let want = Printf { event: &second, seconds: 1.234, ..want };
-            let text = written(|out| output.connect(&second, &clock(), out));
+            let text = written(|out| output.connect(&Row::bare(&second), &clock(), out));
             assert_eq!(text, want.row(), "{args:?}, second row");
         }
     }
@@ -379,7 +391,7 @@ fn the_first_row_begins_the_seconds() {
     let start = python3(195, "127.0.0.1", 1, 1);
     let mut seconds = |ns| {
         let event = Connect { ts_ns: CLOCK.1 + ns, ..start };
-        written(|out| output.connect(&event, &clock(), out))[..9].to_owned()
+        written(|out| output.connect(&Row::bare(&event), &clock(), out))[..9].to_owned()
     };
     assert_eq!(seconds(5_000_000_000), "0.000    ");
     assert_eq!(seconds(5_000_499_999), "0.000    ");
@@ -399,8 +411,9 @@ fn wide_values_never_run_into_the_next_column() {
 
     let config = config(&["-t", "-U"]);
     let mut output = output::new(&config);
-    output.connect(&of(0), &clock(), &mut Vec::new());
-    let mut later = |ms, uid| written(|out| output.connect(&after_ms(ms, of(uid)), &clock(), out));
+    output.connect(&Row::bare(&of(0)), &clock(), &mut Vec::new());
+    let mut later =
+        |ms, uid| written(|out| output.connect(&Row::bare(&after_ms(ms, of(uid))), &clock(), out));
     assert_eq!(later(9_999_999, 1), format!("9999.999 1     {rest}"));
     assert_eq!(later(10_000_000, 1), format!("10000.000 1     {rest}"));
     assert_eq!(later(123_456_789, 1_000_000), format!("123456.789 1000000 {rest}"));
@@ -518,6 +531,7 @@ struct LostObject {
     flows: Option<u64>,
     undecodable: Option<u64>,
     family: Option<u64>,
+    process: Option<u64>,
 }
 
 /// Exactly one line, and exactly these fields.
@@ -542,6 +556,7 @@ fn curl() -> Connect {
         daddr: addr("198.51.100.7"),
         lport: Some(40_112),
         dport: 443,
+        ..Connect::nowhere()
     }
 }
 
@@ -578,7 +593,11 @@ fn json_does_not_depend_on_the_tables_columns() {
         assert_eq!(line(&args, &curl()), plain, "{args:?}");
     }
     assert_eq!(
-        written(|out| output::new(&tcpv4connect(&["-j"])).connect(&curl(), &clock(), out)),
+        written(|out| output::new(&tcpv4connect(&["-j"])).connect(
+            &Row::bare(&curl()),
+            &clock(),
+            out
+        )),
         plain
     );
 }
@@ -646,7 +665,15 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         "{\"event\":\"lost\",\"time\":\"2026-11-21T04:30:05.123456Z\",\"count\":7,\"buffer\":7}\n";
     assert_eq!(lost(&["-j"], &some), expected);
 
-    let all = Lost { buffer: 1, skipped: 2, stash: 4, flows: 8, family: 16, undecodable: 32 };
+    let all = Lost {
+        buffer: 1,
+        skipped: 2,
+        stash: 4,
+        flows: 8,
+        family: 16,
+        undecodable: 32,
+        process: 64,
+    };
     let object: LostObject = parse(&lost(&["-j", "-c"], &all));
     let expected = LostObject {
         event: "lost".into(),
@@ -658,6 +685,7 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         flows: Some(8),
         undecodable: Some(32),
         family: Some(16),
+        process: Some(64),
     };
     assert_eq!(object, expected);
 }
@@ -703,7 +731,7 @@ fn a_hostile_name_stays_in_its_column() {
         let old = format!("195    {column} 127.0.0.1        127.0.0.1        18080\n");
         let config = tcpv4connect(&[]);
         assert_eq!(
-            written(|out| output::new(&config).connect(&event, &clock(), out)),
+            written(|out| output::new(&config).connect(&Row::bare(&event), &clock(), out)),
             old,
             "{name}"
         );
@@ -742,4 +770,163 @@ fn the_time_of_day_is_that_of_the_local_zone() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{zone}: {text}");
     }
+}
+
+/// curl, run by a shell, run by init.
+fn family(image: Image) -> Rc<Process> {
+    let mut processes = Processes::default();
+    let people = [(1, 0, "init"), (160, 1, "sh\x1b[2J"), (12_345, 160, "curl")];
+    for (pid, parent, name) in people {
+        processes.apply(&ProcessEvent {
+            ts_ns: 1,
+            change: Change::Exec(match pid {
+                12_345 => image.clone(),
+                _ => Image { exe: Some(b"/bin/\xffsh"[..].into()), ..Image::default() },
+            }),
+            pid,
+            tid: pid,
+            uid: 0,
+            gid: 0,
+            name: comm(name.as_bytes()),
+            cgroup_id: None,
+            start_ns: u64::from(pid) * 1_000_000_000,
+            parent,
+            parent_start_ns: u64::from(parent) * 1_000_000_000,
+            exec_id: 1,
+            proc_pid: pid,
+        });
+    }
+    processes.now(12_345).expect("it was applied")
+}
+
+fn image() -> Image {
+    Image {
+        exe: Some(b"/usr/bin/curl"[..].into()),
+        exe_deleted: false,
+        args: Some(Args::new(b"curl\0-s\0it's\0\x1b[31m\n\0")),
+    }
+}
+
+/// Header and one row with all there is to know.
+fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String {
+    let connect = Connect { vpid: facts.map(|_| 7), netns: facts.map(|_| 4_026_531_840), ..curl() };
+    let cgroup = facts.map(|text| format!("/docker/{text}"));
+    let row = Row {
+        connect: &connect,
+        process,
+        user: facts,
+        container: facts,
+        cgroup: cgroup.as_deref(),
+    };
+    let mut output = output::new(&config(args));
+    written(|out| {
+        output.header(out);
+        output.connect(&row, &clock(), out);
+    })
+}
+
+const ALL_COLUMNS: [&str; 8] = [
+    "--exe",
+    "--args",
+    "--parents",
+    "--user",
+    "--container-id",
+    "--cgroup-path",
+    "--netns-id",
+    "--vpid",
+];
+
+#[test]
+fn the_table_tells_who() {
+    let process = family(image());
+    insta::assert_snapshot!(told(&["-x", "-a", "--parents"], Some(&process), None));
+}
+
+#[test]
+fn the_table_tells_all_there_is_to_know() {
+    let process = family(Image { exe_deleted: true, ..image() });
+    insta::assert_snapshot!(told(&ALL_COLUMNS, Some(&process), Some("4f8a1c6b2d3e\u{202e}\n")));
+}
+
+#[test]
+fn what_is_not_known_is_a_dash() {
+    insta::assert_snapshot!(told(&ALL_COLUMNS, None, None));
+}
+
+#[test]
+fn each_column_can_stand_alone() {
+    let process = family(image());
+    let lines = ALL_COLUMNS.map(|column| told(&[column], Some(&process), Some("name")));
+    insta::assert_snapshot!(lines.concat());
+}
+
+#[test]
+fn json_tells_all_there_is_to_know() {
+    let process = family(image());
+    let args: Vec<_> = ["-j"].into_iter().chain(ALL_COLUMNS).collect();
+    let line = told(&args, Some(&process), Some("4f8a\u{7}"));
+    let object: serde_json::Value = serde_json::from_str(&line).expect("one object");
+    assert_eq!(object["args"], serde_json::json!(["curl", "-s", "it's", "\u{1b}[31m\n"]));
+    assert_eq!(object["parents"][0]["comm"], "sh\u{1b}[2J");
+    assert_eq!(object["parents"][0]["exe"], "/bin/\u{fffd}sh");
+    assert_eq!(object["parents"][1]["pid"], 1);
+    assert_eq!(object["process_id"], "12345-12345000000000");
+    assert_eq!(object["source"], "exec");
+    let known = ["exe", "exe_deleted", "args_truncated", "ppid", "user", "container_id", "cgroup"];
+    assert!(known.iter().all(|key| object.get(key).is_some()), "{object}");
+}
+
+#[test]
+fn json_leaves_out_what_is_not_known() {
+    let process = family(Image::default());
+    let args: Vec<_> = ["-j"].into_iter().chain(ALL_COLUMNS).collect();
+    let line = told(&args, Some(&process), None);
+    let object: serde_json::Value = serde_json::from_str(&line).expect("one object");
+    for key in ["exe", "exe_deleted", "args", "args_truncated", "user", "container_id", "vpid"] {
+        assert_eq!(object.get(key), None, "{key}");
+    }
+}
+
+#[test]
+fn each_process_event_is_a_line() {
+    let process = family(image());
+    let image = image();
+    let whats = [
+        What::Fork,
+        What::Exec(&image),
+        What::Notice(NoticeKind::Uid { real: 1000, effective: 0 }),
+        What::Notice(NoticeKind::Gid { real: 1000, effective: 0 }),
+        What::Notice(NoticeKind::Sid),
+        What::Notice(NoticeKind::Ptrace { tracer: Some(9) }),
+        What::Notice(NoticeKind::Ptrace { tracer: None }),
+        What::Comm(comm(b"old\x07")),
+        What::Notice(NoticeKind::Coredump),
+        What::Exit(0x0700),
+        What::Exit(0x8b),
+    ];
+    let mut table = output::new(&config(&["--procs=only", "-U"]));
+    let mut json = output::new(&config(&["--procs", "-j"]));
+    let mut text = written(|out| table.header(out));
+    for what in whats {
+        let from_bpf = !matches!(what, What::Notice(_));
+        let event = Happening {
+            ts_ns: CLOCK.1,
+            pid: 12_345,
+            tid: 12_345,
+            name: comm(b"curl"),
+            ppid: from_bpf.then_some(160),
+            uid: from_bpf.then_some(1000),
+            gid: from_bpf.then_some(1000),
+            user: from_bpf.then_some("me"),
+            container: None,
+            cgroup: None,
+            process: from_bpf.then_some(&*process),
+            what,
+        };
+        text += &written(|out| table.process(&event, &clock(), out));
+        let object = written(|out| json.process(&event, &clock(), out));
+        let object: serde_json::Value = serde_json::from_str(&object).expect("one object");
+        assert_eq!(object["event"], event.what.name());
+    }
+    insta::assert_snapshot!(text);
 }

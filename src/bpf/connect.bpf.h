@@ -11,6 +11,8 @@ const volatile bool count_only; /* -c */
 const volatile bool want_leader_comm;
 const volatile bool want_netns_id;
 const volatile bool want_cgroup_id;
+const volatile bool want_process; /* which process, beyond its pid */
+const volatile bool want_vpid;
 
 static __always_inline __u64 cgroup_id_of(const bool typed, struct task_struct *task)
 {
@@ -27,13 +29,13 @@ static __always_inline __u64 cgroup_id_of(const bool typed, struct task_struct *
 }
 
 /* The running task, if the filters want it. */
-static __always_inline bool fill_task_from(const bool typed, struct task_struct *task,
-					   struct task_facts *t)
+static __always_inline bool fill_task_from(const int level, const bool typed,
+					   struct task_struct *task, struct task_facts *t)
 {
 	const struct cred *cred;
 
 	LOAD(typed, t->tgid, task->tgid);
-	if (should_skip_pid(t->tgid))
+	if (should_skip_pid(level, task, t->tgid))
 		return false;
 	LOAD(typed, cred, task->cred);
 	LOAD(typed, t->uid, cred->uid.val);
@@ -42,11 +44,14 @@ static __always_inline bool fill_task_from(const bool typed, struct task_struct 
 	load16(typed, t->comm, task->comm);
 	if (should_skip_comm(t->comm))
 		return false;
-	t->cgroup_id = want_cgroup_id || want_cgroupmap ? cgroup_id_of(typed, task) : 0;
-	if (should_skip_cgroupmap(t->cgroup_id))
-		return false;
-	if (should_skip_mntns(typed, task) || should_skip_cgroup(typed, task))
-		return false;
+	t->cgroup_id = 0;
+	if (level >= MORE) {
+		if (want_cgroup_id || want_cgroupmap)
+			t->cgroup_id = cgroup_id_of(typed, task);
+		if (should_skip_cgroupmap(t->cgroup_id) || should_skip_mntns(typed, task) ||
+		    should_skip_cgroup(typed, task))
+			return false;
+	}
 
 	LOAD(typed, t->tid, task->pid);
 	LOAD(typed, t->gid, cred->gid.val);
@@ -61,15 +66,61 @@ static __always_inline bool fill_task_from(const bool typed, struct task_struct 
 	return true;
 }
 
-static __always_inline bool fill_task(struct task_facts *t)
+static __always_inline bool fill_task(const int level, struct task_facts *t)
 {
-	if (task_is_typed())
-		return fill_task_from(true, bpf_get_current_task_btf(), t);
-	return fill_task_from(false, (struct task_struct *)bpf_get_current_task(), t);
+	if (task_is_typed)
+		return fill_task_from(level, true, bpf_get_current_task_btf(), t);
+	return fill_task_from(level, false, (struct task_struct *)bpf_get_current_task(), t);
+}
+
+static __always_inline bool exe_is_deleted(const bool typed, struct task_struct *task)
+{
+	struct mm_struct *mm;
+	struct file *file;
+	struct dentry *dentry;
+	struct hlist_bl_node **pprev;
+
+	LOAD(typed, mm, task->mm);
+	if (!mm)
+		return false;
+	LOAD(typed, file, mm->exe_file);
+	if (!file)
+		return false;
+	LOAD(typed, dentry, file->f_path.dentry);
+	if (!dentry)
+		return false;
+	LOAD(typed, pprev, dentry->d_hash.pprev);
+	return !pprev;
+}
+
+/* Which process the running task belongs to, exactly: a pid can be reused and
+ * a process can run another program. */
+static __always_inline void fill_process_key(const bool typed, struct task_struct *task,
+					     struct connect_record *r)
+{
+	struct task_struct *leader;
+	__u64 exec_id;
+
+	LOAD(typed, leader, task->group_leader);
+	LOAD(typed, r->start_ns, leader->start_boottime);
+	LOAD(typed, exec_id, task->self_exec_id);
+	r->exec_id = exec_id;
+	r->flags = exe_is_deleted(typed, task) ? EXE_DELETED : 0;
+}
+
+static __always_inline void fill_process_facts(struct connect_record *r)
+{
+	if (want_process && task_is_typed)
+		fill_process_key(true, bpf_get_current_task_btf(), r);
+	else if (want_process)
+		fill_process_key(false, (struct task_struct *)bpf_get_current_task(), r);
+	if (want_vpid)
+		r->vpid = pid_in((struct task_struct *)bpf_get_current_task(), 0);
 }
 
 /* The socket's side of the record, if the filters want it. */
-static __always_inline bool fill_flow(const bool typed, struct sock *sk, struct connect_record *r)
+static __always_inline bool fill_flow(const int level, const bool typed, struct sock *sk,
+				      struct connect_record *r)
 {
 	__u16 family, dport;
 	__u32 v4;
@@ -90,7 +141,7 @@ static __always_inline bool fill_flow(const bool typed, struct sock *sk, struct 
 		return false;
 
 	r->netns = 0;
-	if (want_netns || want_netns_id) {
+	if (level >= MORE && (want_netns || want_netns_id)) {
 		struct net *net;
 
 		LOAD(typed, net, sk->__sk_common.skc_net.net);
@@ -188,11 +239,15 @@ static __always_inline void submit_ring(struct connect_record *r)
 	bpf_ringbuf_submit(out, reader_must_wake() ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 
-static __always_inline void emit(void *ctx, struct connect_record *r)
+static __always_inline void emit(const int level, void *ctx, struct connect_record *r)
 {
-	if (count_only)
+	if (count_only) {
 		count_flow(r);
-	else if (use_ring)
+		return;
+	}
+	if (level >= ALL)
+		fill_process_facts(r);
+	if (use_ring)
 		submit_ring(r);
 	else
 		submit_perf(ctx, r);
@@ -214,12 +269,13 @@ static __always_inline bool reported_by_v4(const bool typed, struct sock *sk)
 }
 
 /* A connect by the running task on a socket that is ready to be read. */
-static __always_inline int connect_by_current(void *ctx, const bool typed, struct sock *sk)
+static __always_inline int connect_by_current(const int level, void *ctx, const bool typed,
+					      struct sock *sk)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
 
-	if (fill_task(&r.task) && fill_flow(typed, sk, &r))
-		emit(ctx, &r);
+	if (fill_task(level, &r.task) && fill_flow(level, typed, sk, &r))
+		emit(level, ctx, &r);
 	return 0;
 }
 

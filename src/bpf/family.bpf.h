@@ -8,7 +8,8 @@
 
 static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
 {
-	__u32 parent_pid = parent->tgid, pid = child->tgid, descendant = 0;
+	__u32 parent_pid = known_pid(parent, parent->tgid);
+	__u32 pid = known_pid(child, child->tgid), descendant = 0;
 
 	if (pid == parent_pid || !bpf_map_lookup_elem(&pids, &parent_pid))
 		return;
@@ -21,10 +22,11 @@ static __always_inline void process_forked(struct task_struct *parent, struct ta
  * named by the user stays: it may be a later one with that number. */
 static __always_inline void task_exited(struct task_struct *task)
 {
-	__u32 pid = task->tgid, *named;
+	__u32 pid, *named;
 
 	if (task->signal->live.counter)
 		return;
+	pid = known_pid(task, task->tgid);
 	named = bpf_map_lookup_elem(&pids, &pid);
 	if (named && !*named)
 		bpf_map_delete_elem(&pids, &pid);

@@ -10,12 +10,12 @@ static __always_inline __u64 call_key(const bool v6)
 	return (__u32)bpf_get_current_pid_tgid() | (v6 ? 1ULL << 32 : 0);
 }
 
-static __always_inline int connect_entry(struct sock *sk, const bool v6)
+static __always_inline int connect_entry(const int level, struct sock *sk, const bool v6)
 {
 	__u64 key = call_key(v6), value = (__u64)sk;
 	struct task_facts t;
 
-	if (!fill_task(&t))
+	if (!fill_task(level, &t))
 		return 0;
 	/* A left-over of this thread: its return probe did not run (no free
 	 * kretprobe instance), which no kernel before 6.7 tells. */
@@ -26,7 +26,7 @@ static __always_inline int connect_entry(struct sock *sk, const bool v6)
 	return 0;
 }
 
-static __always_inline int connect_return(void *ctx, int ret, const bool v6)
+static __always_inline int connect_return(const int level, void *ctx, int ret, const bool v6)
 {
 	__u64 key = call_key(v6), *value;
 	struct sock *sk;
@@ -38,7 +38,7 @@ static __always_inline int connect_return(void *ctx, int ret, const bool v6)
 	bpf_map_delete_elem(&calls, &key);
 	if (ret || (v6 && reported_by_v4(false, sk)))
 		return 0;
-	return connect_by_current(ctx, false, sk);
+	return connect_by_current(level, ctx, false, sk);
 }
 
 #endif

@@ -41,6 +41,14 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } doorbell SEC(".maps");
 
+/* Records of processes and cgroups, beside the perf buffer: they must not crowd
+ * out connects. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} process_perf SEC(".maps");
+
 /*
  * tgid -> 1 for a process named by the user, 0 for a descendant.
  * Inserted: user space (-p, COMMAND, descendants alive at start), fork hook.
@@ -71,13 +79,31 @@ struct {
 	__type(value, __u32);
 } nets SEC(".maps");
 
-/* cgroup v2 ids of --cgroup. Inserted: user space. Read: cgroup filter. Set before load. */
+/* cgroup v2 ids of --cgroup, --unit and --container. Inserted: user space, mkdir
+ * hook. Read: cgroup filter. Deleted: rmdir hook. Set before load. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, __u64);
 	__type(value, __u32);
 } cgroups SEC(".maps");
+
+/* Directory names of --unit and --container. Inserted: user space. Read: mkdir hook. */
+#define MAX_CGROUP_NAME 128
+#define MAX_CGROUP_NAMES 64
+
+struct cgroup_name {
+	__u32 len;
+	__u32 whole; /* 0: any name that begins with it */
+	__u8 name[MAX_CGROUP_NAME];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_CGROUP_NAMES);
+	__type(key, __u32);
+	__type(value, struct cgroup_name);
+} cgroup_names SEC(".maps");
 
 /*
  * The pinned maps of --cgroupmap and --mntnsmap, in one slot each: the slot

@@ -30,10 +30,31 @@ static __always_inline void load16(const bool typed, void *dst, const void *src)
 	}
 }
 
-/* The running task. Kernels before 5.11 have no typed pointer to it. */
-static __always_inline bool task_is_typed(void)
+/* Kernels before 5.11 have no typed pointer to the running task. User space says
+ * which it is: a question to the kernel's BTF would cost another search of it. */
+const volatile bool task_is_typed;
+
+/* A pid namespace is at most this deep in another (the kernel's own limit). */
+#define MAX_PIDNS_DEPTH 32
+
+/*
+ * The process's pid in the pid namespace of this inode, 0 if it has none there;
+ * for inode 0, in its own namespace. Always by probe reads: struct pid ended
+ * with an array of one before 6.5, and a typed load past it is refused.
+ */
+static __always_inline __u32 pid_in(struct task_struct *task, __u32 inum)
 {
-	return bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf);
+	struct pid *pid = BPF_CORE_READ(task, group_leader, thread_pid);
+	unsigned int i, level = BPF_CORE_READ(pid, level);
+
+	for (i = 0; i < MAX_PIDNS_DEPTH && i <= level; i++) {
+		struct upid *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+				    i * bpf_core_type_size(struct upid);
+
+		if (inum ? BPF_CORE_READ(upid, ns, ns.inum) == inum : i == level)
+			return BPF_CORE_READ(upid, nr);
+	}
+	return 0;
 }
 
 #endif

@@ -13,7 +13,7 @@
 #ifndef SOCKOPS_BPF_H
 #define SOCKOPS_BPF_H
 
-static __always_inline void connect_callback(struct bpf_sock_ops *ctx)
+static __always_inline void connect_callback(const int level, struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tp;
@@ -22,7 +22,7 @@ static __always_inline void connect_callback(struct bpf_sock_ops *ctx)
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp)
-		connect_by_current(ctx, true, (struct sock *)tp);
+		connect_by_current(level, ctx, true, (struct sock *)tp);
 }
 
 static __always_inline __u32 segs_out(struct sock *sk)
@@ -38,9 +38,9 @@ static __always_inline void syn_sent(void *ctx, struct sock *sk)
 	struct attempt attempt = {};
 	__u64 key = (__u64)sk;
 
-	if (!fill_task(&r.task) || !fill_flow(true, sk, &r))
+	if (!fill_task(ALL, &r.task) || !fill_flow(ALL, true, sk, &r))
 		return;
-	emit(ctx, &r);
+	emit(ALL, ctx, &r);
 	attempt.ts_ns = r.ts_ns;
 	attempt.tid = r.task.tid;
 	attempt.segs_out = segs_out(sk);
@@ -62,7 +62,7 @@ static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newsta
 	    segs_out(sk) == attempt->segs_out) {
 		r.task.tid = attempt->tid;
 		r.task.cgroup_id = attempt->ts_ns;
-		emit(ctx, &r);
+		emit(ALL, ctx, &r);
 	}
 	bpf_map_delete_elem(&attempts, &key);
 }

@@ -16,62 +16,69 @@
 #include "kprobe.bpf.h"
 #include "sockops.bpf.h"
 #include "family.bpf.h"
+#include "process.bpf.h"
+#include "cgroup.bpf.h"
 
 /* For the generated types. */
 const struct connect_record *unused_connect_record __attribute__((unused));
 const struct flow *unused_flow __attribute__((unused));
 const struct net_key *unused_net_key __attribute__((unused));
+const struct process_record *unused_process_record __attribute__((unused));
+const struct cgroup_record *unused_cgroup_record __attribute__((unused));
+const struct cgroup_name *unused_cgroup_name __attribute__((unused));
 const enum record_kind *unused_record_kind __attribute__((unused));
+const enum record_flags *unused_record_flags __attribute__((unused));
 
-/* fentry rung: at exit the arguments and the result are both there. */
+/*
+ * fentry rung: at exit the arguments and the result are both there. kprobe
+ * rung: a pair of probes. sockops rung: to return 1 lets the connect go on.
+ *
+ * Each for each level of filter.bpf.h.
+ */
+#define CONNECT_PROGRAMS(suffix, level)                                                      \
+	SEC("fexit/tcp_v4_connect")                                                         \
+	int BPF_PROG(fexit_v4##suffix, struct sock *sk, void *uaddr, int addr_len, int ret) \
+	{                                                                                   \
+		return ret ? 0 : connect_by_current(level, ctx, true, sk);                    \
+	}                                                                                   \
+	SEC("fexit/tcp_v6_connect")                                                         \
+	int BPF_PROG(fexit_v6##suffix, struct sock *sk, void *uaddr, int addr_len, int ret) \
+	{                                                                                   \
+		return ret || reported_by_v4(true, sk) ?                                    \
+			       0 :                                                          \
+			       connect_by_current(level, ctx, true, sk);                      \
+	}                                                                                   \
+	SEC("kprobe/tcp_v4_connect")                                                        \
+	int BPF_KPROBE(kprobe_v4##suffix, struct sock *sk)                                  \
+	{                                                                                   \
+		return connect_entry(level, sk, false);                                       \
+	}                                                                                   \
+	SEC("kretprobe/tcp_v4_connect")                                                     \
+	int BPF_KRETPROBE(kretprobe_v4##suffix, int ret)                                    \
+	{                                                                                   \
+		return connect_return(level, ctx, ret, false);                                \
+	}                                                                                   \
+	SEC("kprobe/tcp_v6_connect")                                                        \
+	int BPF_KPROBE(kprobe_v6##suffix, struct sock *sk)                                  \
+	{                                                                                   \
+		return connect_entry(level, sk, true);                                        \
+	}                                                                                   \
+	SEC("kretprobe/tcp_v6_connect")                                                     \
+	int BPF_KRETPROBE(kretprobe_v6##suffix, int ret)                                    \
+	{                                                                                   \
+		return connect_return(level, ctx, ret, true);                                 \
+	}                                                                                   \
+	SEC("sockops")                                                                      \
+	int sockops_connect##suffix(struct bpf_sock_ops *ctx)                                       \
+	{                                                                                   \
+		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)                                 \
+			connect_callback(level, ctx);                                         \
+		return 1;                                                                   \
+	}
 
-SEC("fexit/tcp_v4_connect")
-int BPF_PROG(fexit_v4, struct sock *sk, void *uaddr, int addr_len, int ret)
-{
-	return ret ? 0 : connect_by_current(ctx, true, sk);
-}
-
-SEC("fexit/tcp_v6_connect")
-int BPF_PROG(fexit_v6, struct sock *sk, void *uaddr, int addr_len, int ret)
-{
-	return ret || reported_by_v4(true, sk) ? 0 : connect_by_current(ctx, true, sk);
-}
-
-/* kprobe rung */
-
-SEC("kprobe/tcp_v4_connect")
-int BPF_KPROBE(kprobe_v4, struct sock *sk)
-{
-	return connect_entry(sk, false);
-}
-
-SEC("kretprobe/tcp_v4_connect")
-int BPF_KRETPROBE(kretprobe_v4, int ret)
-{
-	return connect_return(ctx, ret, false);
-}
-
-SEC("kprobe/tcp_v6_connect")
-int BPF_KPROBE(kprobe_v6, struct sock *sk)
-{
-	return connect_entry(sk, true);
-}
-
-SEC("kretprobe/tcp_v6_connect")
-int BPF_KRETPROBE(kretprobe_v6, int ret)
-{
-	return connect_return(ctx, ret, true);
-}
-
-/* sockops rung; to return 1 lets the connect go on */
-
-SEC("sockops")
-int sockops_connect(struct bpf_sock_ops *ctx)
-{
-	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		connect_callback(ctx);
-	return 1;
-}
+CONNECT_PROGRAMS(, TABLE)
+CONNECT_PROGRAMS(_more, MORE)
+CONNECT_PROGRAMS(_all, ALL)
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
@@ -80,19 +87,116 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
 	return 0;
 }
 
-/* --children and COMMAND */
+/*
+ * Processes: --children, COMMAND, and who made the connect. From 7.0 on a task
+ * can be preempted inside a tp_btf program, whose other runs on that CPU are
+ * then skipped; a program on the perf side of a tracepoint runs with preemption
+ * off. That one is not told the child; the kernel function that finds it is
+ * from 6.2.
+ */
+
+extern struct task_struct *bpf_task_from_pid(__s32 pid) __ksym __weak;
+extern void bpf_task_release(struct task_struct *task) __ksym __weak;
+
+static __always_inline void forked(void *ctx, struct task_struct *parent, struct task_struct *child)
+{
+	if (want_pid_set)
+		process_forked(parent, child);
+	if (want_processes)
+		report_fork(ctx, child);
+}
+
+static __always_inline void exited(void *ctx, struct task_struct *task)
+{
+	if (want_pid_set)
+		task_exited(task);
+	if (want_processes)
+		report_exit(ctx, task);
+}
 
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
-	process_forked(parent, child);
+	forked(ctx, parent, child);
+	return 0;
+}
+
+SEC("tp/sched/sched_process_fork")
+int process_fork_tp(struct trace_event_raw_sched_process_fork *ctx)
+{
+	struct task_struct *child = bpf_task_from_pid(ctx->child_pid);
+
+	if (child) {
+		forked(ctx, bpf_get_current_task_btf(), child);
+		bpf_task_release(child);
+	}
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(process_exit, struct task_struct *task)
 {
-	task_exited(task);
+	exited(ctx, task);
+	return 0;
+}
+
+SEC("tp/sched/sched_process_exit")
+int process_exit_tp(void *ctx)
+{
+	exited(ctx, bpf_get_current_task_btf());
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *task)
+{
+	report_exec(ctx, task);
+	return 0;
+}
+
+SEC("tp/sched/sched_process_exec")
+int process_exec_tp(void *ctx)
+{
+	report_exec(ctx, bpf_get_current_task_btf());
+	return 0;
+}
+
+SEC("tp_btf/task_rename")
+int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
+{
+	report_rename(ctx, task, task->pid, comm);
+	return 0;
+}
+
+/* A thread can be renamed by another, but only of the same process. */
+SEC("tp/task/task_rename")
+int process_rename_tp(struct trace_event_raw_task_rename *ctx)
+{
+	report_rename(ctx, bpf_get_current_task_btf(), ctx->pid, ctx->newcomm);
+	return 0;
+}
+
+SEC("iter/task")
+int process_list(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+
+	if (task)
+		list_process(ctx->meta->seq, task);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(cgroup_new, struct cgroup *cgrp)
+{
+	cgroup_changed(ctx, cgrp, RECORD_CGROUP_NEW);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(cgroup_gone, struct cgroup *cgrp)
+{
+	cgroup_changed(ctx, cgrp, RECORD_CGROUP_GONE);
 	return 0;
 }
 

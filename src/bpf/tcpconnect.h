@@ -16,7 +16,26 @@ enum record_kind {
 	 * it failed before its SYN was sent. Only without cgroup v2 (see
 	 * sockops.bpf.h); the other fields are zero. */
 	RECORD_RETRACT = 2,
+	/* struct process_record; see process.bpf.h. */
+	RECORD_FORK = 3,
+	RECORD_EXEC = 4,
+	RECORD_EXIT = 5,
+	RECORD_RENAME = 6,
+	/* struct cgroup_record; see cgroup.bpf.h. */
+	RECORD_CGROUP_NEW = 7,
+	RECORD_CGROUP_GONE = 8,
 };
+
+enum record_flags {
+	/* The executable of the connecting process has no name any more. */
+	EXE_DELETED = 1,
+	/* It did not fit, or could not be read. */
+	PATH_UNREADABLE = 2,
+	ARGS_UNREADABLE = 4,
+};
+
+#define MAX_PATH_BYTES 4096
+#define MAX_ARGS_BYTES 4096
 
 /* What is known of the connecting task. */
 struct task_facts {
@@ -38,10 +57,52 @@ struct connect_record {
 	__u8 daddr[16];
 	__u16 lport; /* 0 where the hook cannot know it */
 	__u16 dport;
-	__u32 ip; /* 4 or 6 */
+	__u16 ip;    /* 4 or 6 */
+	__u16 flags; /* enum record_flags; 0 unless asked for */
+	/* The rest is 0 unless asked for. */
+	__u64 start_ns; /* when the process was forked, CLOCK_BOOTTIME */
+	__u32 exec_id;	/* how often the process and its ancestors called exec */
+	__u32 vpid;	/* the pid in the process's own pid namespace */
 };
 
-_Static_assert(sizeof(struct connect_record) == 112, "ABI with src/event.rs");
+_Static_assert(sizeof(struct connect_record) == 128, "ABI with src/event.rs");
+
+/*
+ * A process was born, ran a program, changed its name or died; also one line
+ * of the list of processes made at start. A new program's path and arguments
+ * follow: the path's components from the last to the first, each with a NUL,
+ * then the arguments as the process has them, each with a NUL.
+ */
+struct process_record {
+	__u32 kind;
+	__u32 flags; /* enum record_flags */
+	__u64 ts_ns;
+	struct task_facts task; /* leader: the process's name */
+	__u64 start_ns; /* CLOCK_BOOTTIME; with pid the identity of a process */
+	__u64 parent_start_ns;
+	__u32 parent; /* tgid */
+	__u32 exec_id;
+	__u32 ns_pid; /* in the pid namespace of user space; 0: not visible there */
+	__u16 path_len;
+	__u16 args_len;
+	__u64 args_total; /* before the cut */
+	__u32 exit_code;
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct process_record) == 120, "ABI with src/event.rs");
+
+/* A cgroup v2 directory came or went. */
+struct cgroup_record {
+	__u32 kind;
+	__u32 name_len;
+	__u64 ts_ns;
+	__u64 id;
+	__u64 parent_id;
+	__u8 name[256]; /* the directory's own name, without its path */
+};
+
+_Static_assert(sizeof(struct cgroup_record) == 288, "ABI with src/event.rs");
 
 /* Key of the table of -c; the value is the number of connects. */
 struct flow {
@@ -68,6 +129,7 @@ struct lost_counters {
 	__u64 stash;  /* no room to keep a call between two hooks, or its return was missed */
 	__u64 flows;  /* no room in the table of -c */
 	__u64 family; /* no room to follow another descendant (--children) */
+	__u64 process; /* no room for a record of a process or a cgroup */
 };
 
 #endif

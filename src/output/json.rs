@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use chrono::DateTime;
 use chrono::Datelike as _;
@@ -12,14 +13,31 @@ use chrono::Timelike as _;
 use serde::Serialize;
 use serde::Serializer;
 
+use super::Ended;
+use super::Happening;
 use super::Lost;
 use super::Output;
+use super::Row;
+use super::What;
 use super::text;
+use crate::clock::BootClock;
 use crate::clock::WallClock;
-use crate::event::Connect;
+use crate::config::Who;
 use crate::event::Flow;
+use crate::event::Image;
+use crate::event::NoticeKind;
+use crate::process::Process;
 
-pub struct Json;
+pub struct Json {
+    want: Who,
+    boot: BootClock,
+}
+
+impl Json {
+    pub fn new(want: Who) -> Self {
+        Json { want, boot: BootClock::now() }
+    }
+}
 
 #[derive(Serialize)]
 struct ConnectObject<'a> {
@@ -44,6 +62,130 @@ struct ConnectObject<'a> {
     netns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vpid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup: Option<&'a str>,
+    #[serde(flatten)]
+    process: Option<ProcessFields<'a>>,
+}
+
+/// Present with any of the options that ask who.
+#[derive(Default, Serialize)]
+struct ProcessFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe_deleted: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args: Option<Vec<Cow<'a, str>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ppid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parents: Option<Vec<ParentObject>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'static str>,
+}
+
+/// A process event.
+#[derive(Serialize)]
+struct ProcessObject<'a> {
+    event: &'static str,
+    time: Time,
+    ts_ns: u64,
+    pid: u32,
+    tid: u32,
+    comm: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_comm: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    euid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracer: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_signal: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    core_dumped: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup: Option<&'a str>,
+    #[serde(flatten)]
+    process: ProcessFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ParentObject {
+    pid: u32,
+    comm: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<Time>,
+}
+
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+impl Json {
+    fn parents(&self, process: &Process) -> Vec<ParentObject> {
+        let object = |p: Rc<Process>| ParentObject {
+            pid: p.pid,
+            comm: lossy(p.name().bytes()).into(),
+            exe: p.image().exe.as_deref().map(|exe| lossy(exe).into()),
+            start: self.start(&p),
+        };
+        process.ancestors().map(object).collect()
+    }
+
+    fn start(&self, process: &Process) -> Option<Time> {
+        (process.start_ns != 0).then(|| Time(self.boot.unix_ns(process.start_ns)))
+    }
+
+    /// `image` is that of `process`; `exe_deleted` is what the connect itself saw.
+    fn fields<'a>(
+        &self,
+        want: Who,
+        process: &Process,
+        image: &'a Image,
+        exe_deleted: bool,
+    ) -> ProcessFields<'a> {
+        let exe = image.exe.as_deref().filter(|_| want.exe);
+        let args = image.args.as_ref().filter(|_| want.args);
+        ProcessFields {
+            exe_deleted: exe.map(|_| image.exe_deleted || exe_deleted),
+            exe: exe.map(lossy),
+            args_truncated: args.map(|args| args.truncated),
+            args: args.map(|args| args.iter().map(lossy).collect()),
+            ppid: Some(process.ppid).filter(|&pid| pid != 0),
+            parents: (want.parents && process.has_known_parent()).then(|| self.parents(process)),
+            start: self.start(process),
+            process_id: (process.start_ns != 0)
+                .then(|| format!("{}-{}", process.pid, process.start_ns)),
+            source: Some(process.source().name()),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -107,7 +249,10 @@ fn put(out: &mut Vec<u8>, object: &impl Serialize) {
 impl Output for Json {
     fn header(&mut self, _: &mut Vec<u8>) {}
 
-    fn connect(&mut self, e: &Connect, clock: &WallClock, out: &mut Vec<u8>) {
+    fn connect(&mut self, row: &Row, clock: &WallClock, out: &mut Vec<u8>) {
+        let e = row.connect;
+        let image = row.process.map(Process::image);
+        let fields = row.process.zip(image.as_deref());
         let thread = (e.comm != e.leader).then(|| String::from_utf8_lossy(e.comm.bytes()));
         let object = ConnectObject {
             event: "connect",
@@ -126,7 +271,62 @@ impl Output for Json {
             dport: e.dport,
             netns: e.netns,
             cgroup_id: e.cgroup_id,
+            vpid: e.vpid,
+            user: row.user,
+            container_id: row.container,
+            cgroup: row.cgroup.filter(|_| self.want.cgroup_path),
+            process: fields
+                .map(|(process, image)| self.fields(self.want, process, image, e.exe_deleted)),
         };
+        put(out, &object);
+    }
+
+    fn process(&mut self, e: &Happening, clock: &WallClock, out: &mut Vec<u8>) {
+        let image = e.process.map(Process::image);
+        let fields = e.process.zip(image.as_deref()).map(|(process, image)| {
+            let exec = matches!(e.what, What::Exec(_));
+            let want =
+                Who { exe: exec || self.want.exe, args: exec || self.want.args, ..self.want };
+            self.fields(want, process, image, false)
+        });
+        let mut object = ProcessObject {
+            event: e.what.name(),
+            time: Time(clock.unix_ns(e.ts_ns)),
+            ts_ns: e.ts_ns,
+            pid: e.pid,
+            tid: e.tid,
+            comm: lossy(e.name.bytes()),
+            old_comm: None,
+            uid: e.uid,
+            euid: None,
+            gid: e.gid,
+            egid: None,
+            tracer: None,
+            exit_code: None,
+            exit_signal: None,
+            core_dumped: None,
+            user: e.user,
+            container_id: e.container,
+            cgroup: e.cgroup.filter(|_| self.want.cgroup_path),
+            process: ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() },
+        };
+        match &e.what {
+            What::Comm(old) => object.old_comm = Some(lossy(old.bytes())),
+            What::Notice(NoticeKind::Uid { real, effective }) => {
+                (object.uid, object.euid) = (Some(*real), Some(*effective));
+            }
+            What::Notice(NoticeKind::Gid { real, effective }) => {
+                (object.gid, object.egid) = (Some(*real), Some(*effective));
+            }
+            What::Notice(NoticeKind::Ptrace { tracer }) => object.tracer = *tracer,
+            What::Exit(status) => match Ended::new(*status) {
+                Ended::Code(code) => object.exit_code = Some(code),
+                Ended::Signal { number, core } => {
+                    (object.exit_signal, object.core_dumped) = (Some(number), Some(core));
+                }
+            },
+            _ => {}
+        }
         put(out, &object);
     }
 
@@ -151,7 +351,9 @@ impl Output for Json {
         object.insert("time".into(), Time(clock.unix_ns(now_ns)).to_string().into());
         object.insert("count".into(), lost.total().into());
         let reasons = lost.reasons().map(|(count, reason, _)| (count, reason));
-        for (count, reason) in reasons.into_iter().chain([(lost.family, "family")]) {
+        for (count, reason) in
+            reasons.into_iter().chain([(lost.family, "family"), (lost.process, "process")])
+        {
             if count > 0 {
                 object.insert(reason.into(), count.into());
             }

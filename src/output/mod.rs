@@ -6,12 +6,17 @@ mod json;
 mod table;
 mod text;
 
+use crate::cli::Procs;
 use crate::clock::WallClock;
 use crate::config::Config;
 use crate::config::Format;
 use crate::config::Mode;
+use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Flow;
+use crate::event::Image;
+use crate::event::NoticeKind;
+use crate::process::Process;
 
 /// Events that did not reach the output, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +32,9 @@ pub struct Lost {
     /// Descendants that could not be followed; not part of the total, for
     /// nobody knows how many connects they made.
     pub family: u64,
+    /// Records of processes and cgroups; not part of the total either: they are
+    /// no connects, but the rows of those processes say less.
+    pub process: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
 }
@@ -44,6 +52,7 @@ impl Lost {
             stash: self.stash - earlier.stash,
             flows: self.flows - earlier.flows,
             family: self.family - earlier.family,
+            process: self.process - earlier.process,
             undecodable: self.undecodable - earlier.undecodable,
         }
     }
@@ -60,11 +69,93 @@ impl Lost {
     }
 }
 
+/// A connect and what is known of its process.
+#[derive(Debug)]
+pub struct Row<'a> {
+    pub connect: &'a Connect,
+    /// Set if any option wants to know about processes.
+    pub process: Option<&'a Process>,
+    pub user: Option<&'a str>,
+    /// Full id, or the name of one that has no id.
+    pub container: Option<&'a str>,
+    pub cgroup: Option<&'a str>,
+}
+
+impl<'a> Row<'a> {
+    /// A connect alone.
+    pub fn bare(connect: &'a Connect) -> Self {
+        Row { connect, process: None, user: None, container: None, cgroup: None }
+    }
+}
+
+/// One process event of `--procs`.
+#[derive(Debug)]
+pub struct Happening<'a> {
+    pub ts_ns: u64,
+    pub pid: u32,
+    pub tid: u32,
+    /// Name of the process.
+    pub name: Comm,
+    pub ppid: Option<u32>,
+    /// Real ids before the event; only those that BPF reports have them.
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub user: Option<&'a str>,
+    pub container: Option<&'a str>,
+    pub cgroup: Option<&'a str>,
+    pub process: Option<&'a Process>,
+    pub what: What<'a>,
+}
+
+#[derive(Debug)]
+pub enum What<'a> {
+    Fork,
+    Exec(&'a Image),
+    /// The thread was called this before.
+    Comm(Comm),
+    /// Status as wait(2) gives it.
+    Exit(u32),
+    Notice(NoticeKind),
+}
+
+impl What<'_> {
+    /// As the process connector calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            What::Fork => "fork",
+            What::Exec(_) => "exec",
+            What::Comm(_) => "comm",
+            What::Exit(_) => "exit",
+            What::Notice(NoticeKind::Uid { .. }) => "uid",
+            What::Notice(NoticeKind::Gid { .. }) => "gid",
+            What::Notice(NoticeKind::Sid) => "sid",
+            What::Notice(NoticeKind::Ptrace { .. }) => "ptrace",
+            What::Notice(NoticeKind::Coredump) => "coredump",
+        }
+    }
+}
+
+/// What a status of wait(2) says: exit code, or signal.
+pub enum Ended {
+    Code(u32),
+    Signal { number: u32, core: bool },
+}
+
+impl Ended {
+    pub fn new(status: u32) -> Self {
+        match status & 0x7f {
+            0 => Ended::Code(status >> 8 & 0xff),
+            number => Ended::Signal { number, core: status & 0x80 != 0 },
+        }
+    }
+}
+
 /// One format.
 pub trait Output {
     /// What comes first, before any event.
     fn header(&mut self, out: &mut Vec<u8>);
-    fn connect(&mut self, event: &Connect, clock: &WallClock, out: &mut Vec<u8>);
+    fn connect(&mut self, row: &Row, clock: &WallClock, out: &mut Vec<u8>);
+    fn process(&mut self, event: &Happening, clock: &WallClock, out: &mut Vec<u8>);
     /// The table of `-c`, sorted; `interval` is set when there will be more.
     fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
     /// Only formats that have a place for it; stderr tells in any case.
@@ -73,13 +164,16 @@ pub trait Output {
 
 pub fn new(config: &Config) -> Box<dyn Output> {
     match config.format {
-        Format::Json => Box::new(json::Json),
-        Format::Table(columns) => Box::new(table::Table::new(columns, config.mode)),
+        Format::Json => Box::new(json::Json::new(config.who)),
+        Format::Table(columns) => Box::new(table::Table::new(columns, config.mode, config.procs)),
     }
 }
 
 /// The line that BCC prints before everything; none with JSON or as tcpv4connect.
 pub fn banner(config: &Config) -> &'static [u8] {
+    if config.procs == Some(Procs::Only) && config.format != Format::Json {
+        return b"Tracing processes ... Hit Ctrl-C to end\n";
+    }
     match (config.format, config.mode) {
         (Format::Table(columns), _) if !columns.tcpv4connect => {
             b"Tracing connect ... Hit Ctrl-C to end\n"
@@ -93,8 +187,15 @@ pub fn banner(config: &Config) -> &'static [u8] {
 mod tests {
     use super::*;
 
-    const LOST: Lost =
-        Lost { buffer: 1, skipped: 2, stash: 4, flows: 8, family: 16, undecodable: 32 };
+    const LOST: Lost = Lost {
+        buffer: 1,
+        skipped: 2,
+        stash: 4,
+        flows: 8,
+        family: 16,
+        process: 64,
+        undecodable: 32,
+    };
 
     #[test]
     fn descendants_not_followed_are_no_part_of_the_total() {

@@ -6,17 +6,26 @@ use chrono::DateTime;
 use chrono::Local;
 use chrono::Timelike as _;
 
+use super::Ended;
+use super::Happening;
 use super::Lost;
 use super::Output;
+use super::Row;
+use super::What;
 use super::text;
+use crate::cli::Procs;
 use crate::clock::WallClock;
 use crate::config::Columns;
 use crate::config::Mode;
+use crate::container::SHORT_ID_LEN;
 use crate::event::Connect;
 use crate::event::Flow;
+use crate::event::NoticeKind;
+use crate::process::Process;
 
-/// What a cell may need beside its event.
-struct Row<'a> {
+/// What a cell may need.
+struct Line<'a> {
+    row: &'a Row<'a>,
     event: &'a Connect,
     /// Time of the first row, CLOCK_MONOTONIC ns.
     first_ns: u64,
@@ -37,14 +46,14 @@ struct Column {
     title: &'static str,
     width: usize,
     gap: Gap,
-    cell: fn(&Row, &mut Vec<u8>),
+    cell: fn(&Line, &mut Vec<u8>),
 }
 
 const fn column(
     title: &'static str,
     width: usize,
     gap: Gap,
-    cell: fn(&Row, &mut Vec<u8>),
+    cell: fn(&Line, &mut Vec<u8>),
 ) -> Column {
     Column { title, width, gap, cell }
 }
@@ -78,6 +87,66 @@ const DADDR: Column = column("DADDR", 16, Gap::Blank, |row, out| {
 const DPORT: Column = column("DPORT", 6, Gap::None, |row, out| {
     text::number(out, row.event.dport.into());
 });
+
+const USER: Column = column("USER", 12, Gap::Blank, |line, out| match line.row.user {
+    Some(name) => text::whole_name(out, name.as_bytes()),
+    None => text::number(out, line.event.uid.into()),
+});
+const VPID: Column = column("VPID", 7, Gap::Blank, |line, out| match line.event.vpid {
+    Some(pid) => text::number(out, pid.into()),
+    None => out.push(b'-'),
+});
+const NETNS: Column = column("NETNS", 10, Gap::Blank, |line, out| match line.event.netns {
+    Some(inode) => text::number(out, inode.into()),
+    None => out.push(b'-'),
+});
+const CONTAINER: Column = column("CONTAINER", SHORT_ID_LEN, Gap::Blank, |line, out| {
+    let id = line.row.container.unwrap_or("-");
+    text::name(out, id.as_bytes(), SHORT_ID_LEN);
+});
+const CGROUP: Column = column("CGROUP", 32, Gap::Blank, |line, out| {
+    text::whole_name(out, line.row.cgroup.unwrap_or("-").as_bytes());
+});
+const EXE: Column = column("EXE", 24, Gap::Blank, exe);
+const PARENTS: Column = column("PARENTS", 40, Gap::Blank, parents);
+const ARGS: Column = column("ARGS", 0, Gap::Blank, args);
+
+fn exe(line: &Line, out: &mut Vec<u8>) {
+    let Some(image) = line.row.process.map(Process::image) else { return out.push(b'-') };
+    let Some(exe) = &image.exe else { return out.push(b'-') };
+    text::whole_name(out, exe);
+    if image.exe_deleted || line.event.exe_deleted {
+        out.extend_from_slice(b" (deleted)");
+    }
+}
+
+/// `bash(812) < sshd(640) < systemd(1)`
+fn parents(line: &Line, out: &mut Vec<u8>) {
+    let start = out.len();
+    for parent in line.row.process.iter().flat_map(|process| process.ancestors()) {
+        if out.len() > start {
+            out.extend_from_slice(b" < ");
+        }
+        match parent.name().bytes() {
+            [] => out.push(b'-'),
+            name => text::whole_name(out, name),
+        }
+        out.push(b'(');
+        text::number(out, parent.pid.into());
+        out.push(b')');
+    }
+    if out.len() == start {
+        out.push(b'-');
+    }
+}
+
+fn args(line: &Line, out: &mut Vec<u8>) {
+    let image = line.row.process.map(Process::image);
+    match image.as_ref().and_then(|image| image.args.as_ref()) {
+        Some(args) => text::arguments(out, args),
+        None => out.push(b'-'),
+    }
+}
 
 const OLD_PID: Column = Column { width: 6, ..PID };
 const OLD_DPORT: Column = Column { width: 4, ..DPORT };
@@ -119,7 +188,7 @@ fn seconds(out: &mut Vec<u8>, ns: u64) {
     text::zero_padded(out, ms % 1000, 3);
 }
 
-fn time_of_day(row: &Row, out: &mut Vec<u8>) {
+fn time_of_day(row: &Line, out: &mut Vec<u8>) {
     let unix_ns = row.clock.unix_ns(row.event.ts_ns);
     local_time(out, unix_ns);
     out.push(b'.');
@@ -137,21 +206,79 @@ fn local_time(out: &mut Vec<u8>, unix_ns: u64) {
     }
 }
 
+/// A process event has the columns before IP, then these.
+const EVENT_COLUMNS: [(&str, usize); 3] = [("EVENT", 9), ("PPID", 7), ("DETAILS", 0)];
+
+fn details(event: &Happening, out: &mut Vec<u8>) {
+    let ids = |out: &mut Vec<u8>, name: &str, real: u32, effective: u32| {
+        for (prefix, id) in [("", real), (" e", effective)] {
+            out.extend_from_slice(prefix.as_bytes());
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            text::number(out, id.into());
+        }
+    };
+    match &event.what {
+        What::Fork | What::Notice(NoticeKind::Sid | NoticeKind::Coredump) => out.push(b'-'),
+        What::Exec(image) => {
+            match &image.exe {
+                Some(exe) => text::whole_name(out, exe),
+                None => out.push(b'-'),
+            }
+            if image.exe_deleted {
+                out.extend_from_slice(b" (deleted)");
+            }
+            if let Some(args) = &image.args {
+                out.extend_from_slice(b": ");
+                text::arguments(out, args);
+            }
+        }
+        What::Comm(old) => {
+            out.extend_from_slice(b"was ");
+            text::whole_name(out, old.bytes());
+        }
+        What::Exit(status) => match Ended::new(*status) {
+            Ended::Code(code) => {
+                out.extend_from_slice(b"code=");
+                text::number(out, code.into());
+            }
+            Ended::Signal { number, core } => {
+                out.extend_from_slice(b"signal=");
+                text::number(out, number.into());
+                if core {
+                    out.extend_from_slice(b" core");
+                }
+            }
+        },
+        What::Notice(NoticeKind::Uid { real, effective }) => ids(out, "uid", *real, *effective),
+        What::Notice(NoticeKind::Gid { real, effective }) => ids(out, "gid", *real, *effective),
+        What::Notice(NoticeKind::Ptrace { tracer }) => match tracer {
+            Some(pid) => {
+                out.extend_from_slice(b"tracer=");
+                text::number(out, (*pid).into());
+            }
+            None => out.extend_from_slice(b"ended"),
+        },
+    }
+}
+
 pub struct Table {
     columns: Vec<Column>,
     /// BCC ends each row with its DNS column, empty without -d.
     row_end: &'static [u8],
     mode: Mode,
+    procs: Option<Procs>,
     first_ns: Option<u64>,
 }
 
 impl Table {
-    pub fn new(want: Columns, mode: Mode) -> Self {
+    pub fn new(want: Columns, mode: Mode, procs: Option<Procs>) -> Self {
         let old = want.tcpv4connect;
         let columns = [
             (want.time, TIME),
             (want.timestamp, TIMESTAMP),
-            (want.uid, UID),
+            (want.who.user, USER),
+            (want.uid && !want.who.user, UID),
             (true, if old { OLD_PID } else { PID }),
             (true, COMM),
             (!old, IP),
@@ -159,14 +286,38 @@ impl Table {
             (want.lport, LPORT),
             (true, DADDR),
             (true, if old { OLD_DPORT } else { DPORT }),
+            (want.who.vpid, VPID),
+            (want.who.netns_id, NETNS),
+            (want.who.container_id, CONTAINER),
+            (want.who.cgroup_path, CGROUP),
+            (want.who.exe, EXE),
+            (want.who.parents, PARENTS),
+            (want.who.args, ARGS),
         ];
         let columns = columns.into_iter().filter_map(|(on, column)| on.then_some(column));
+        let mut columns: Vec<_> = columns.collect();
+        let is_bcc = columns.last().is_some_and(|c| c.title == DPORT.title);
+        if !is_bcc {
+            for column in columns.iter_mut().filter(|c| c.title == DPORT.title) {
+                column.gap = Gap::Blank;
+            }
+            if let Some(last) = columns.last_mut() {
+                (last.width, last.gap) = (0, Gap::None);
+            }
+        }
         Table {
-            columns: columns.collect(),
-            row_end: if old { b"\n" } else { b" \n" },
+            columns,
+            row_end: if old || !is_bcc { b"\n" } else { b" \n" },
             mode,
+            procs,
             first_ns: None,
         }
+    }
+}
+
+impl Table {
+    fn before_ip(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().take_while(|column| column.title != IP.title)
     }
 }
 
@@ -175,19 +326,57 @@ impl Output for Table {
         if self.mode != Mode::Rows {
             return;
         }
-        for column in &self.columns {
-            put(out, column.width, column.gap, |out| {
-                out.extend_from_slice(column.title.as_bytes());
-            });
+        let title = |out: &mut Vec<u8>, title: &str, width, gap| {
+            put(out, width, gap, |out| out.extend_from_slice(title.as_bytes()));
+        };
+        if self.procs == Some(Procs::Only) {
+            self.before_ip().for_each(|c| title(out, c.title, c.width, c.gap));
+            EVENT_COLUMNS.iter().for_each(|(name, width)| title(out, name, *width, Gap::Blank));
+            out.pop();
+        } else {
+            self.columns.iter().for_each(|c| title(out, c.title, c.width, c.gap));
         }
         out.push(b'\n');
     }
 
-    fn connect(&mut self, event: &Connect, clock: &WallClock, out: &mut Vec<u8>) {
+    fn process(&mut self, event: &Happening, clock: &WallClock, out: &mut Vec<u8>) {
         let first_ns = *self.first_ns.get_or_insert(event.ts_ns);
-        let row = Row { event, first_ns, clock };
+        // The columns before IP show nothing else of a connect.
+        let connect = Connect {
+            ts_ns: event.ts_ns,
+            pid: event.pid,
+            tid: event.tid,
+            uid: event.uid.unwrap_or_default(),
+            comm: event.name,
+            ..Connect::nowhere()
+        };
+        let row = Row { user: event.user, ..Row::bare(&connect) };
+        let line = Line { row: &row, event: &connect, first_ns, clock };
+        for column in self.before_ip() {
+            let unknown = event.uid.is_none() && [UID.title, USER.title].contains(&column.title);
+            put(out, column.width, column.gap, |out| match unknown {
+                true => out.push(b'-'),
+                false => (column.cell)(&line, out),
+            });
+        }
+        let [(_, event_width), (_, ppid_width), _] = EVENT_COLUMNS;
+        put(out, event_width, Gap::Blank, |out| {
+            out.extend_from_slice(event.what.name().as_bytes())
+        });
+        put(out, ppid_width, Gap::Blank, |out| match event.ppid {
+            Some(pid) => text::number(out, pid.into()),
+            None => out.push(b'-'),
+        });
+        details(event, out);
+        out.push(b'\n');
+    }
+
+    fn connect(&mut self, row: &Row, clock: &WallClock, out: &mut Vec<u8>) {
+        let event = row.connect;
+        let first_ns = *self.first_ns.get_or_insert(event.ts_ns);
+        let line = Line { row, event, first_ns, clock };
         for column in &self.columns {
-            put(out, column.width, column.gap, |out| (column.cell)(&row, out));
+            put(out, column.width, column.gap, |out| (column.cell)(&line, out));
         }
         out.extend_from_slice(self.row_end);
     }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
+use crate::event::Args;
+
 /// Pads what was written since `start` to `width` columns, on the right.
 pub fn pad(out: &mut Vec<u8>, start: usize, width: usize) {
     pad_columns(out, out.len() - start, width);
@@ -70,11 +72,21 @@ fn ipv6(out: &mut Vec<u8>, addr: &Ipv6Addr) {
 /// characters as they are, every other byte as \xNN, so that a row stays one
 /// line and a terminal is told nothing. An escape is shown whole or not at all.
 pub fn name(out: &mut Vec<u8>, bytes: &[u8], width: usize) {
+    let used = untrusted(out, bytes, width);
+    pad_columns(out, used, width);
+}
+
+/// As `name`, whole and without padding.
+pub fn whole_name(out: &mut Vec<u8>, bytes: &[u8]) {
+    untrusted(out, bytes, usize::MAX);
+}
+
+/// Returns the columns used.
+fn untrusted(out: &mut Vec<u8>, bytes: &[u8], width: usize) -> usize {
     if bytes.iter().all(|b| (0x20..0x7f).contains(b)) {
         let shown = &bytes[..bytes.len().min(width)];
         out.extend_from_slice(shown);
-        pad_columns(out, shown.len(), width);
-        return;
+        return shown.len();
     }
     let mut used = 0;
     'all: for chunk in bytes.utf8_chunks() {
@@ -100,7 +112,53 @@ pub fn name(out: &mut Vec<u8>, bytes: &[u8], width: usize) {
             escape(out, b);
         }
     }
-    pad_columns(out, used, width);
+    used
+}
+
+/// Arguments as a shell would take them: `'it'\''s'`, and $'..' (bash, ksh, zsh)
+/// where a byte has no printable form.
+pub fn arguments(out: &mut Vec<u8>, args: &Args) {
+    for (i, arg) in args.iter().enumerate() {
+        if i > 0 {
+            out.push(b' ');
+        }
+        argument(out, arg);
+    }
+    if args.truncated {
+        // To a shell it is a comment.
+        out.extend_from_slice(b" # cut");
+    }
+}
+
+fn argument(out: &mut Vec<u8>, arg: &[u8]) {
+    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(b);
+    if !arg.is_empty() && arg.iter().all(is_plain) {
+        out.extend_from_slice(arg);
+        return;
+    }
+    let printable = std::str::from_utf8(arg).is_ok_and(|text| text.chars().all(is_harmless));
+    out.extend_from_slice(if printable { b"'" } else { b"$'" });
+    for chunk in arg.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let mut utf8 = [0; 4];
+            let utf8 = c.encode_utf8(&mut utf8).as_bytes();
+            match c {
+                '\'' if printable => out.extend_from_slice(b"'\\''"),
+                '\'' | '\\' if !printable => out.extend_from_slice(&[b'\\', c as u8]),
+                '\n' => out.extend_from_slice(b"\\n"),
+                '\t' => out.extend_from_slice(b"\\t"),
+                _ if is_harmless(c) => out.extend_from_slice(utf8),
+                _ => utf8.iter().for_each(|&b| octal(out, b)),
+            }
+        }
+        chunk.invalid().iter().for_each(|&b| octal(out, b));
+    }
+    out.push(b'\'');
+}
+
+/// Always three digits: \xNN would take more in some shells.
+fn octal(out: &mut Vec<u8>, byte: u8) {
+    write!(out, "\\{byte:03o}").expect("writing to a Vec cannot fail");
 }
 
 fn escape(out: &mut Vec<u8>, byte: u8) {
@@ -180,5 +238,23 @@ mod tests {
         number(&mut out, u64::MAX);
         zero_padded(&mut out, 7, 3);
         assert_eq!(out, b"018446744073709551615007");
+    }
+
+    #[test]
+    fn arguments_can_be_pasted_into_a_shell() {
+        let shown = |bytes: &[u8]| {
+            let mut out = Vec::new();
+            arguments(&mut out, &Args::new(bytes));
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(b"curl\0-s\0http://[::1]:80/?a=b\0"), "curl -s 'http://[::1]:80/?a=b'");
+        assert_eq!(shown(b"echo\0it's\0a b\0\0"), "echo 'it'\\''s' 'a b' ''");
+        assert_eq!(shown(b"a\nb\0\x1b[31m\0\xff1\0"), "$'a\\nb' $'\\033[31m' $'\\3771'");
+        assert_eq!(
+            shown("h\u{e4}\0a\u{202e}\\'".as_bytes()),
+            "'h\u{e4}' $'a\\342\\200\\256\\\\\\''"
+        );
+        assert_eq!(shown(b""), "");
+        assert!(shown(&vec![b'x'; 5000]).ends_with("xxx # cut"));
     }
 }

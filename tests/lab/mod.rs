@@ -2,6 +2,7 @@
 //! What live tests share: running the tracer and the client, and where both
 //! are. Owns no assertion about rows.
 
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs;
 use std::fs::File;
@@ -139,6 +140,18 @@ impl Tracer {
         self.wait()
     }
 
+    /// Waits until it has written so many rows; not for ever, so that a test fails
+    /// which loses one.
+    pub fn wait_for_rows(&self, rows: usize) {
+        for _ in 0..10_000 {
+            if self.stdout().matches("\"event\":\"connect\"").count() >= rows {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("{rows} rows do not come: {}", self.stderr());
+    }
+
     /// Waits until it has nothing more to write.
     pub fn settle(&self) {
         let written = || fs::metadata(self.dir.path().join("out")).map_or(0, |m| m.len());
@@ -244,6 +257,20 @@ impl Client {
         self.facts["netns"].to_string()
     }
 
+    /// A program that will start in the client's network namespace.
+    pub fn beside(&self, program: impl AsRef<OsStr>) -> Command {
+        let netns = File::open(format!("/proc/{}/ns/net", self.pid())).expect("the client runs");
+        let mut command = Command::new(program);
+        // SAFETY: setns() is a system call without a lock or memory of its own.
+        unsafe {
+            command.pre_exec(move || match libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        command
+    }
+
     /// The attempts a case made, and why it could not be performed if so.
     pub fn try_case(&mut self, case: &str) -> (Vec<Value>, Option<String>) {
         let stdin = self.stdin.as_mut().expect("the client still runs");
@@ -286,6 +313,20 @@ impl Cgroup {
         let path = mount.join(format!("tcpconnect-test-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).expect("a cgroup can be made");
         Cgroup(path)
+    }
+
+    /// A directory of this name in it.
+    pub fn inside(&self, name: &str) -> Self {
+        let path = self.0.join(name);
+        fs::create_dir(&path).expect("a cgroup can be made");
+        Cgroup(path)
+    }
+
+    /// As /proc/PID/cgroup has it.
+    pub fn path(&self) -> String {
+        let mount = tcpconnect::cgroup::mount().expect("cgroup v2 is mounted");
+        let below = self.0.strip_prefix(mount).expect("a cgroup is below the mount");
+        format!("/{}", below.display())
     }
 
     pub fn adopt(&self, pid: u32) {

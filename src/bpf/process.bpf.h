@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Who a process is: records of fork, exec, rename and exit, taken where they
+ * happen, and the list of processes at start. Only loaded if an option wants
+ * them. Decides nothing about connects.
+ *
+ * Every record of a process is in the buffer before the process can go on to
+ * connect: fork is reported before the child first runs, exec before the new
+ * program does.
+ */
+#ifndef PROCESS_BPF_H
+#define PROCESS_BPF_H
+
+const volatile bool want_processes; /* records of all processes */
+const volatile bool want_prompt;    /* --procs: wake the reader for them */
+const volatile bool want_paths;	    /* they and new names need probe reads */
+const volatile __u32 ring_bytes;
+
+/* Path components walked; a path of PATH_MAX bytes has more only if made to. */
+#define MAX_PATH_PARTS 128
+#define MAX_NAME_BYTES 256
+
+/*
+ * Process records take at most half of the ring, so that no storm of them loses
+ * a connect; the perf buffer has one of their own. The reader's timer is enough
+ * for them unless they are many.
+ */
+static __always_inline void submit_process(void *ctx, void *record, __u64 *ts_ns, __u64 size)
+{
+	__u64 bell = 0;
+	bool wake = want_prompt;
+
+	if (use_ring) {
+		__u64 used = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
+
+		wake = (wake || used > ring_bytes / 8) && reader_must_wake();
+		*ts_ns = bpf_ktime_get_ns();
+		if (used > ring_bytes / 2 ||
+		    bpf_ringbuf_output(&ring, record, size,
+				       wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
+			count_lost(&lost.process);
+	} else {
+		__u32 began = era & 1;
+
+		__sync_fetch_and_add(&in_flight[began], 1);
+		*ts_ns = bpf_ktime_get_ns();
+		if (bpf_perf_event_output(ctx, &process_perf, BPF_F_CURRENT_CPU, record, size) < 0)
+			count_lost(&lost.process);
+		__sync_fetch_and_add(&in_flight[began], -1);
+		if (wake && reader_must_wake())
+			bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell,
+					      sizeof(bell));
+	}
+}
+
+static __always_inline void fill_process(struct task_struct *task, struct process_record *r)
+{
+	struct task_struct *leader = task->group_leader, *parent = task->real_parent;
+
+	r->task.tgid = task->tgid;
+	r->task.tid = task->pid;
+	r->task.uid = task->cred->uid.val;
+	r->task.gid = task->cred->gid.val;
+	r->task.cgroup_id = want_cgroup_id ? cgroup_id_of(true, task) : 0;
+	load16(true, r->task.comm, task->comm);
+	load16(true, r->task.leader, leader->comm);
+	r->start_ns = leader->start_boottime;
+	r->exec_id = task->self_exec_id;
+	r->parent = parent->tgid;
+	r->parent_start_ns = parent->group_leader->start_boottime;
+	r->ns_pid = want_pidns ? pid_in(task, want_pidns) : r->task.tgid;
+}
+
+/* Threads are no processes. */
+static __always_inline void report_fork(void *ctx, struct task_struct *child)
+{
+	struct process_record r = { .kind = RECORD_FORK };
+
+	if (child->pid != child->tgid)
+		return;
+	fill_process(child, &r);
+	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
+}
+
+static __always_inline void report_exit(void *ctx, struct task_struct *task)
+{
+	struct process_record r = { .kind = RECORD_EXIT };
+
+	if (task->signal->live.counter)
+		return;
+	fill_process(task, &r);
+	r.exit_code = task->exit_code;
+	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
+}
+
+/* The tracepoint comes before the change. exec renames, too; its own record
+ * tells the name. */
+static __always_inline void report_rename(void *ctx, struct task_struct *task, __u32 tid,
+					  const char *comm)
+{
+	struct process_record r = { .kind = RECORD_RENAME };
+
+	if (!want_paths || BPF_CORE_READ_BITFIELD(task, in_execve))
+		return;
+	fill_process(task, &r);
+	r.task.tid = tid;
+	bpf_probe_read_kernel(r.task.comm, sizeof(r.task.comm), comm);
+	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
+}
+
+/* A program being run by a CPU keeps its record there: it is too large for the
+ * stack. */
+struct exec_record {
+	struct process_record head;
+	__u8 text[MAX_PATH_BYTES + MAX_ARGS_BYTES + MAX_NAME_BYTES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct exec_record);
+} exec_scratch SEC(".maps");
+
+/*
+ * What /proc/PID/exe would show: names from the file up to the root of its mount
+ * namespace. Between rounds the length is kept in the record and not in a
+ * register, where its range would differ with every way through the loop and
+ * the verifier would follow them all (815,480 instructions on 6.18 for 14,286 now,
+ * and too many on 6.1).
+ */
+static __always_inline void read_path(struct exec_record *r, struct file *file)
+{
+	volatile __u16 *path_len = &r->head.path_len;
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+	struct vfsmount *vfsmount = BPF_CORE_READ(file, f_path.mnt);
+	struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
+	int i;
+
+	/* A file of no directory, as memfd_create() makes. */
+	if (dentry == BPF_CORE_READ(dentry, d_parent)) {
+		long len = bpf_probe_read_kernel_str(r->text, MAX_NAME_BYTES,
+						     BPF_CORE_READ(dentry, d_name.name));
+
+		r->head.flags |= EXE_DELETED;
+		*path_len = len > 0 ? len : 0;
+		return;
+	}
+	for (i = 0; i < MAX_PATH_PARTS; i++) {
+		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+
+		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
+			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+
+			if (above == mount)
+				return;
+			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+			mount = above;
+		} else if (dentry == parent) {
+			return;
+		} else {
+			__u32 at = *path_len;
+			long len;
+
+			if (at > MAX_PATH_BYTES - MAX_NAME_BYTES)
+				break;
+			len = bpf_probe_read_kernel_str(&r->text[at], MAX_NAME_BYTES,
+							BPF_CORE_READ(dentry, d_name.name));
+			if (len <= 0)
+				break;
+			*path_len = at + len;
+			dentry = parent;
+		}
+	}
+	r->head.flags |= PATH_UNREADABLE;
+}
+
+static __always_inline bool is_deleted(struct dentry *dentry)
+{
+	return !dentry->d_hash.pprev;
+}
+
+static __always_inline void read_args(struct exec_record *r, struct mm_struct *mm)
+{
+	__u64 start = mm->arg_start, total = mm->arg_end - start;
+	__u32 at = r->head.path_len, size = total;
+
+	r->head.args_total = total;
+	if (total > MAX_ARGS_BYTES)
+		size = MAX_ARGS_BYTES;
+	if (at > MAX_PATH_BYTES || size > MAX_ARGS_BYTES)
+		return;
+	if (bpf_probe_read_user(&r->text[at], size, (void *)start))
+		r->head.flags |= ARGS_UNREADABLE;
+	else
+		r->head.args_len = size;
+}
+
+static __always_inline void report_exec(void *ctx, struct task_struct *task)
+{
+	struct exec_record *r;
+	struct mm_struct *mm;
+	struct file *file;
+	__u32 zero = 0, size;
+
+	r = bpf_map_lookup_elem(&exec_scratch, &zero);
+	mm = task->mm;
+	if (!r || !mm)
+		return;
+	__builtin_memset(&r->head, 0, sizeof(r->head));
+	r->head.kind = RECORD_EXEC;
+	fill_process(task, &r->head);
+	file = mm->exe_file;
+	if (file) {
+		struct dentry *dentry = file->f_path.dentry;
+
+		if (want_paths)
+			read_path(r, file);
+		else
+			r->head.flags |= PATH_UNREADABLE;
+		if (dentry && is_deleted(dentry))
+			r->head.flags |= EXE_DELETED;
+	}
+	read_args(r, mm);
+	size = r->head.path_len + r->head.args_len;
+	if (size > MAX_PATH_BYTES + MAX_ARGS_BYTES)
+		return;
+	submit_process(ctx, r, &r->head.ts_ns, sizeof(r->head) + size);
+}
+
+/* One line of the list of processes at start. */
+static __always_inline void list_process(struct seq_file *seq, struct task_struct *task)
+{
+	struct process_record r = { .kind = RECORD_FORK };
+
+	if (task->pid != task->tgid)
+		return;
+	fill_process(task, &r);
+	r.ts_ns = bpf_ktime_get_ns();
+	bpf_seq_write(seq, &r, sizeof(r));
+}
+
+#endif

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the name of a cgroup directory says: which container it holds, and
+//! whether it is the container or unit somebody asked for. Pure.
+
+/// Digits of a full id, as docker, containerd, cri-o and podman make them.
+const ID_LEN: usize = 64;
+/// Digits of a short id.
+pub const SHORT_ID_LEN: usize = 12;
+/// Fewer could mean several containers, or be a word.
+const MIN_ID_LEN: usize = 6;
+
+/// The full id of the innermost container that a cgroup path leads to; the name
+/// for LXC, which has no ids.
+///
+/// A runtime's own monitor and a pod as a whole are no containers.
+pub fn id_in(path: &str) -> Option<&str> {
+    path.rsplit('/').find_map(|part| {
+        if part.contains("conmon") || part.contains("_pod_") {
+            return None;
+        }
+        if let Some(name) = part.strip_prefix("lxc.payload.") {
+            return Some(name);
+        }
+        let mut words = part.split(|c: char| !c.is_ascii_alphanumeric());
+        words.find(|word| word.len() == ID_LEN && is_id(word))
+    })
+}
+
+fn is_id(word: &str) -> bool {
+    word.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// A directory name that is wanted, or the beginning of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    pub text: String,
+    /// Nothing may follow.
+    pub whole: bool,
+}
+
+impl Pattern {
+    pub fn whole(text: impl Into<String>) -> Self {
+        Pattern { text: text.into(), whole: true }
+    }
+
+    pub fn matches(&self, name: &[u8]) -> bool {
+        match self.whole {
+            true => name == self.text.as_bytes(),
+            false => name.starts_with(self.text.as_bytes()),
+        }
+    }
+}
+
+/// The directory names that a container of this id or name can have.
+pub fn patterns(container: &str) -> Vec<Pattern> {
+    let mut patterns = Vec::new();
+    if container.len() >= MIN_ID_LEN && is_id(container) {
+        for runtime in ["", "docker-", "cri-containerd-", "crio-", "libpod-", "nerdctl-"] {
+            patterns.push(Pattern { text: format!("{runtime}{container}"), whole: false });
+        }
+    } else {
+        patterns.push(Pattern::whole(container));
+    }
+    for (before, after) in [("lxc.payload.", ""), ("machine-", ".scope"), ("pod", "")] {
+        patterns.push(Pattern::whole(format!("{before}{container}{after}")));
+    }
+    // systemd's slices nest by "-", so a pod's uid has "_" there.
+    let uid = container.replace('-', "_");
+    for class in ["", "-burstable", "-besteffort"] {
+        patterns.push(Pattern::whole(format!("kubepods{class}-pod{uid}.slice")));
+    }
+    patterns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "4f8a1c6b2d3e5f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8";
+
+    #[test]
+    fn the_id_is_found_in_the_paths_of_every_runtime() {
+        let samples = [
+            "/docker/ID",
+            "/system.slice/docker-ID.scope",
+            "/system.slice/docker-ID.scope/init.scope",
+            "/kubepods/burstable/pod5a1e7d0c-7c1e-4a43-9a52-3a2d3c1f0e11/ID",
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod5a1e7d0c_7c1e.slice/\
+             cri-containerd-ID.scope",
+            "/kubepods.slice/kubepods-pod5a1e7d0c_7c1e.slice/crio-ID.scope",
+            "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod1.slice:cri-containerd:ID",
+            "/machine.slice/libpod-ID.scope/container",
+            "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope",
+            "/libpod_parent/libpod-ID",
+            "/default/ID",
+            "/system.slice/nerdctl-ID.scope",
+            "/ecs/0a1b2c3d4e5f60718293a4b5c6d7e8f9/ID",
+            "/actions_job/ID",
+        ];
+        for sample in samples {
+            assert_eq!(id_in(&sample.replace("ID", ID)), Some(ID), "{sample}");
+        }
+        assert_eq!(id_in("/lxc.payload.web01/system.slice/nginx.service"), Some("web01"));
+    }
+
+    #[test]
+    fn of_nested_containers_the_innermost_counts() {
+        let inner = ID.replace('4', "9");
+        let path = format!("/docker/{ID}/docker/{inner}");
+        assert_eq!(id_in(&path), Some(&*inner));
+    }
+
+    #[test]
+    fn what_is_no_container_has_no_id() {
+        let others = [
+            "/",
+            "/system.slice/nginx.service",
+            "/user.slice/user-1000.slice/session-3.scope",
+            "/machine.slice/libpod-conmon-ID.scope",
+            "/kubepods.slice/kubepods-pod1.slice/crio-conmon-ID.scope",
+            "/machine.slice/machine-libpod_pod_ID.slice",
+            "/docker/IDaa",
+            "/docker/4f8a1c6b2d3e",
+        ];
+        for other in others {
+            assert_eq!(id_in(&other.replace("ID", ID)), None, "{other}");
+        }
+        assert_eq!(id_in(&format!("/docker/{}", ID.to_uppercase())), None);
+    }
+
+    fn any_matches(container: &str, name: &str) -> bool {
+        patterns(container).iter().any(|p| p.matches(name.as_bytes()))
+    }
+
+    #[test]
+    fn a_short_id_matches_the_directory_of_every_runtime() {
+        let forms = ["ID", "docker-ID.scope", "cri-containerd-ID.scope", "crio-ID.scope"];
+        for form in forms.iter().chain(&["libpod-ID.scope", "libpod-ID", "nerdctl-ID.scope"]) {
+            let name = form.replace("ID", ID);
+            for id in [ID, &ID[..SHORT_ID_LEN], &ID[..MIN_ID_LEN]] {
+                assert!(any_matches(id, &name), "{id} {name}");
+            }
+        }
+        assert!(!any_matches(&ID[..12], &format!("libpod-conmon-{ID}.scope")));
+        assert!(!any_matches(&ID[1..13], &format!("docker-{ID}.scope")));
+    }
+
+    #[test]
+    fn a_name_matches_as_a_whole() {
+        assert!(any_matches("web01", "lxc.payload.web01"));
+        assert!(any_matches("web01", "machine-web01.scope"));
+        assert!(any_matches("web01", "web01"));
+        assert!(!any_matches("web0", "web01"));
+        let pod = "5a1e7d0c-7c1e-4a43-9a52-3a2d3c1f0e11";
+        assert!(any_matches(pod, &format!("pod{pod}")));
+        assert!(any_matches(
+            pod,
+            &format!("kubepods-burstable-pod{}.slice", pod.replace('-', "_"))
+        ));
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--procs`: which process events are shown, and as what. They come from BPF
+//! (fork, exec, comm, exit) and from the process connector (the rest).
+
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use crate::clock::WallClock;
+use crate::config::Config;
+use crate::config::Filter;
+use crate::connector::Connector;
+use crate::error::tell;
+use crate::event::Change;
+use crate::event::Comm;
+use crate::event::Event;
+use crate::event::Notice;
+use crate::event::ProcessEvent;
+use crate::output::Happening;
+use crate::output::Output;
+use crate::output::What;
+use crate::process::Process;
+use crate::who::Who;
+
+/// Where an event is written.
+pub type To<'t> = (&'t mut (dyn Output + 'static), &'t WallClock, &'t mut Vec<u8>);
+
+pub struct Procs<'a> {
+    filter: &'a Filter,
+    /// Processes that are wanted, by their pids here; empty for all.
+    roots: Vec<u32>,
+    connector: Option<Connector>,
+}
+
+impl<'a> Procs<'a> {
+    /// `None` unless asked for. `command` is the pid of COMMAND.
+    pub fn new(config: &'a Config, command: Option<u32>) -> Option<Self> {
+        config.procs?;
+        let connector = Connector::open();
+        if let Err(why) = &connector {
+            tell(&format!(
+                "tcpconnect: no uid, gid, sid, ptrace and coredump events: they come from the \
+                 process connector, which needs CAP_NET_ADMIN and the initial network and pid \
+                 namespaces ({why})"
+            ));
+        }
+        Some(Procs {
+            filter: &config.filter,
+            roots: config.filter.pids.iter().copied().chain(command).collect(),
+            connector: connector.ok(),
+        })
+    }
+
+    pub fn fd(&self) -> Option<RawFd> {
+        self.connector.as_ref().map(Connector::fd)
+    }
+
+    pub fn drain(&mut self, events: &mut Vec<Event>) {
+        if let Some(connector) = &mut self.connector {
+            connector.drain(events);
+        }
+    }
+
+    /// How often the connector had no room; each time at least one event is lost.
+    pub fn lost(&self) -> u64 {
+        self.connector.as_ref().map_or(0, |connector| connector.overruns)
+    }
+
+    /// Writes the event if it is wanted; true if so.
+    pub fn changed(
+        &self,
+        event: &ProcessEvent,
+        known: Option<(Rc<Process>, Comm)>,
+        who: &mut Who,
+        to: To,
+    ) -> bool {
+        let (process, old_name) = known.unzip();
+        let old_name = old_name.unwrap_or(event.name);
+        let what = match &event.change {
+            Change::Fork => What::Fork,
+            Change::Exec(image) => What::Exec(image),
+            Change::Rename(_) if event.tid != event.pid => return false,
+            Change::Rename(_) => What::Comm(old_name),
+            Change::Exit(status) => What::Exit(*status),
+        };
+        let name = match &event.change {
+            Change::Rename(comm) => *comm,
+            _ => event.name,
+        };
+        let facts = who.beside(Some(event.uid), (event.pid, event.start_ns), event.cgroup_id);
+        let happening = Happening {
+            ts_ns: event.ts_ns,
+            pid: event.pid,
+            tid: event.tid,
+            name,
+            ppid: process.as_ref().map(|p| p.ppid).or(Some(event.parent)).filter(|&pid| pid != 0),
+            uid: Some(event.uid),
+            gid: Some(event.gid),
+            user: facts.user.as_deref(),
+            container: facts.container.as_deref(),
+            cgroup: facts.cgroup.as_deref(),
+            process: process.as_deref(),
+            what,
+        };
+        self.write(&happening, to)
+    }
+
+    /// As `changed`, for an event of the connector.
+    pub fn noticed(&self, notice: &Notice, who: &Who, to: To) -> bool {
+        let process = who.now(notice.pid);
+        let happening = Happening {
+            ts_ns: notice.ts_ns,
+            pid: notice.pid,
+            tid: notice.tid,
+            name: process.as_ref().map(|p| p.name()).unwrap_or_default(),
+            ppid: process.as_ref().map(|p| p.ppid).filter(|&pid| pid != 0),
+            uid: None,
+            gid: None,
+            user: None,
+            container: None,
+            cgroup: None,
+            process: process.as_deref(),
+            what: What::Notice(notice.kind),
+        };
+        self.write(&happening, to)
+    }
+
+    fn write(&self, happening: &Happening, (output, clock, text): To) -> bool {
+        let wanted = self.is_wanted(happening);
+        if wanted {
+            output.process(happening, clock, text);
+        }
+        wanted
+    }
+
+    fn is_wanted(&self, event: &Happening) -> bool {
+        let pid = event.process.map_or(event.pid, Process::proc_pid);
+        let is_root = |pid: u32| self.roots.contains(&pid);
+        let descends = || {
+            let mut ancestors = event.process.into_iter().flat_map(Process::ancestors);
+            self.filter.children && ancestors.any(|p| is_root(p.proc_pid()))
+        };
+        (self.roots.is_empty() || is_root(pid) || descends())
+            && (self.filter.uid.is_none() || self.filter.uid == event.uid)
+            && self.filter.comm.is_none_or(|comm| Comm(comm.0) == event.name)
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Joins a connect with what is known of its process, user, container and
+//! cgroup. Holds only the tables that the options need; without any it does
+//! nothing.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::Result;
+use nix::unistd::Uid;
+use nix::unistd::User;
+
+use crate::cgroup;
+use crate::cgroup::Cgroups;
+use crate::config::Config;
+use crate::container;
+use crate::event::CgroupEvent;
+use crate::event::Comm;
+use crate::event::Connect;
+use crate::event::ProcessEvent;
+use crate::output::Row;
+use crate::process;
+use crate::process::Process;
+use crate::process::Processes;
+use crate::tracer::Tracer;
+
+/// The tables, as they were at the time of the last event applied.
+pub struct Who {
+    processes: Option<Processes>,
+    cgroups: Option<Cgroups>,
+    want_container: bool,
+    /// Names by user id, `None` for one without a name.
+    users: Option<HashMap<u32, Option<Rc<str>>>>,
+}
+
+/// What is known about one connect.
+#[derive(Default)]
+pub struct Facts {
+    process: Option<Rc<Process>>,
+    pub user: Option<Rc<str>>,
+    pub container: Option<String>,
+    pub cgroup: Option<String>,
+}
+
+impl Facts {
+    pub fn row<'a>(&'a self, connect: &'a Connect) -> Row<'a> {
+        Row {
+            connect,
+            process: self.process.as_deref(),
+            user: self.user.as_deref(),
+            container: self.container.as_deref(),
+            cgroup: self.cgroup.as_deref(),
+        }
+    }
+}
+
+impl Who {
+    /// Lists what exists already; the tracer is attached, so that nothing that
+    /// changes meanwhile is missed.
+    pub fn new(config: &Config, tracer: &Tracer) -> Result<Self> {
+        let processes = config.follows_processes();
+        Ok(Who {
+            processes: match processes {
+                true => Some(Processes::scan(|| tracer.list_processes())?),
+                false => None,
+            },
+            cgroups: config.names_cgroups().then(Cgroups::scan),
+            want_container: config.who.container_id,
+            users: (config.who.user || config.procs.is_some()).then(HashMap::new),
+        })
+    }
+
+    pub fn apply_cgroup(&mut self, event: CgroupEvent) {
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.apply(event);
+        }
+    }
+
+    /// Takes note of a change. Returns the process as it is after it, or was
+    /// before if it is gone, and its name before.
+    pub fn apply(&mut self, event: &ProcessEvent) -> Option<(Rc<Process>, Comm)> {
+        let processes = self.processes.as_mut()?;
+        let before = processes.now(event.pid).filter(|p| p.start_ns == event.start_ns);
+        let old_name = before.as_ref().map_or(event.name, |p| p.name());
+        processes.apply(event);
+        Some((processes.now(event.pid).or(before)?, old_name))
+    }
+
+    /// The live process of this number.
+    pub fn now(&self, pid: u32) -> Option<Rc<Process>> {
+        self.processes.as_ref()?.now(pid)
+    }
+
+    /// Facts beside those of the process itself.
+    pub fn beside(
+        &mut self,
+        uid: Option<u32>,
+        (pid, start_ns): (u32, u64),
+        cgroup_id: Option<u64>,
+    ) -> Facts {
+        let mut facts = Facts::default();
+        if let (Some(users), Some(uid)) = (&mut self.users, uid) {
+            facts.user = users.entry(uid).or_insert_with(|| user_name(uid)).clone();
+        }
+        if let (Some(cgroups), Some(id)) = (&self.cgroups, cgroup_id) {
+            facts.cgroup = cgroups.path(id);
+        }
+        if self.want_container {
+            let path = facts.cgroup.as_deref().unwrap_or_default();
+            let id = container::id_in(path).map(str::to_owned);
+            facts.container = id.or_else(|| v1_container(pid, start_ns));
+        }
+        facts
+    }
+
+    pub fn of(&mut self, connect: &Connect) -> Facts {
+        let mut facts =
+            self.beside(Some(connect.uid), (connect.pid, connect.start_ns), connect.cgroup_id);
+        if let Some(processes) = &mut self.processes {
+            facts.process = Some(processes.of(connect));
+        }
+        facts
+    }
+
+    /// Records were lost: who has gone without notice must go.
+    pub fn resync(&mut self) {
+        if let Some(processes) = &mut self.processes {
+            processes.sweep();
+        }
+        if let Some(cgroups) = &mut self.cgroups {
+            *cgroups = Cgroups::scan();
+        }
+    }
+}
+
+/// Only while the process lives: before and after, for a pid can be reused.
+fn v1_container(pid: u32, start_ns: u64) -> Option<String> {
+    let alive = || process::is_alive(pid, start_ns);
+    let container = alive().then(|| cgroup::v1_container(pid)).flatten();
+    container.filter(|_| alive())
+}
+
+/// From the user database, through NSS.
+fn user_name(uid: u32) -> Option<Rc<str>> {
+    let user = User::from_uid(Uid::from_raw(uid)).ok()??;
+    Some(user.name.into())
+}
