@@ -76,6 +76,11 @@ pub fn lockdown() -> String {
     parse_lockdown(&text).unwrap_or("none").to_owned()
 }
 
+/// Whether BPF may read any kernel memory, not just what the verifier has a type for.
+pub fn may_probe() -> bool {
+    lockdown() != "confidentiality"
+}
+
 /// `none [integrity] confidentiality`: the one in brackets.
 fn parse_lockdown(text: &str) -> Option<&str> {
     text.split_once('[')?.1.split_once(']').map(|(mode, _)| mode)

@@ -639,6 +639,12 @@ impl<'a> Setup<'a> {
                  mounted here; see mount -t cgroup2"
             );
         }
+        if (cgroup_names || !patterns.is_empty() || config.who.vpid) && !privilege::may_probe() {
+            bail!(
+                "--container, --unit, --container-id, --cgroup-path and --vpid read kernel memory, \
+                 which lockdown=confidentiality forbids; --cgroup PATH works"
+            );
+        }
         let pidns = cgroup::own_pidns();
         Ok(Setup {
             config,
@@ -847,7 +853,7 @@ impl<'a> Setup<'a> {
         data.want_processes = self.processes;
         data.want_process = self.processes || self.config.who.container_id;
         data.want_prompt = self.config.procs.is_some();
-        data.want_paths = privilege::lockdown() != "confidentiality";
+        data.may_probe = privilege::may_probe();
         data.want_vpid = self.config.who.vpid;
         data.want_pidns = self.pidns.unwrap_or(0);
         data.want_cgroup_names = self.cgroup_names;

@@ -133,6 +133,45 @@ sockops plain_ipv4: status 0, rows 1, lport 1
 ",
     },
     State {
+        name: "lockdown_for_confidentiality_still_tells_the_parents",
+        kernels: &["6.1", "6.12", "7."],
+        cmdline: "lockdown=confidentiality",
+        script: "for hook in fentry sockops; do
+                 	/tcpconnect -j --attach $hook --wide -o /tmp/rows -- /client plain_ipv4 >/dev/null
+                 	for key in exe args ppid start parents; do
+                 		echo $hook $key: $(grep -c '\"source\":\"exec\"' /tmp/rows) rows, \
+                 			$(sed 's/\"parents\".*]/\"parents\"/' /tmp/rows | grep -c \"\\\"$key\\\"\") known
+                 	done
+                 done
+                 /tcpconnect --unit x --duration 1; echo status $?",
+        expected: "\
+fentry exe: 1 rows, 0 known
+fentry args: 1 rows, 0 known
+fentry ppid: 1 rows, 1 known
+fentry start: 1 rows, 1 known
+fentry parents: 1 rows, 1 known
+sockops exe: 1 rows, 0 known
+sockops args: 1 rows, 0 known
+sockops ppid: 1 rows, 1 known
+sockops start: 1 rows, 1 known
+sockops parents: 1 rows, 1 known
+tcpconnect: --container, --unit, --container-id, --cgroup-path and --vpid read kernel memory, which lockdown=confidentiality forbids; --cgroup PATH works
+status 1
+",
+    },
+    State {
+        name: "users_with_capabilities_are_told_who",
+        kernels: &[],
+        cmdline: "kernel.perf_event_paranoid=3",
+        script: "echo 3 > /proc/sys/kernel/perf_event_paranoid
+                 chmod 755 /client; touch /tmp/rows; chmod 666 /tmp/rows
+                 as_user ,+bpf,+perfmon,+sys_resource eval '$user /tcpconnect -j --attach fentry -x -o /tmp/rows -- /client refused >/dev/null'
+                 grep -o '\"exe\":\"[a-z/]*\"' /tmp/rows",
+        expected: "\
+\"exe\":\"/client\"
+",
+    },
+    State {
         name: "lockdown_for_confidentiality_before_5_11_leaves_nothing",
         kernels: &["5.10"],
         cmdline: "lockdown=confidentiality",
