@@ -52,6 +52,8 @@ const EXECS_A_ROUND: usize = 400;
 /// The default limit of pids on hosts with up to 32 CPUs.
 const PROCESSES: u32 = 32_768;
 const PID_MAX: &str = "/proc/sys/kernel/pid_max";
+/// Sleeping processes may not take the rest of this host's memory.
+const MEMORY_LEFT_KIB: u64 = 1 << 20;
 const FORKS: u64 = 1_000_000;
 const FORKS_AT_MOST: Duration = Duration::from_secs(120);
 
@@ -355,11 +357,21 @@ impl Drop for Herd {
     }
 }
 
+/// Memory that this host can still give.
+fn available_kib() -> u64 {
+    let memory = fs::read_to_string("/proc/meminfo").expect("this host's memory");
+    let line = memory.lines().find_map(|l| l.strip_prefix("MemAvailable:")).expect("a known field");
+    line.trim_matches([' ', 'k', 'B']).parse().expect("a number")
+}
+
 /// The mother: makes them, tells how many they are, and ends them when nobody
 /// holds the pipe any more.
 fn raise(size: u32, mut held: PipeReader, mut tell: PipeWriter) -> ! {
     let mut children = Vec::new();
     while (children.len() as u32) < size {
+        if children.len() % 256 == 0 && available_kib() < MEMORY_LEFT_KIB {
+            break;
+        }
         // SAFETY: one thread, and the child only makes system calls.
         match unsafe { libc::fork() } {
             ..0 => break,

@@ -209,6 +209,28 @@ fn a_bad_buffer_size_is_refused() {
 }
 
 #[test]
+fn a_bad_container_or_unit_is_refused() {
+    let long = "a".repeat(97);
+    let too_long = format!("'{long}' is longer than 96 bytes");
+    let cases = [
+        ("empty", "", "the name is empty"),
+        ("a path", "a/b", "'a/b' is a path; use --cgroup for it"),
+        ("a path from the root", "/", "'/' is a path; use --cgroup for it"),
+        ("too long", &long, &too_long),
+    ];
+    refused_values(&["--container"], "--container <ID|NAME>", &cases);
+    refused_values(&["--unit"], "--unit <NAME>", &cases);
+    refused_with_usage_errors(&[
+        (
+            "no container",
+            &["--container"],
+            "a value is required for '--container <ID|NAME>' but none was supplied",
+        ),
+        ("no unit", &["--unit"], "a value is required for '--unit <NAME>' but none was supplied"),
+    ]);
+}
+
+#[test]
 fn an_unknown_choice_or_option_is_refused() {
     let hooks = "invalid value 'bogus' for '--attach <HOOK>' \
                  [possible values: auto, fentry, kprobe, sockops]";
@@ -239,6 +261,7 @@ fn an_unknown_choice_or_option_is_refused() {
             "invalid value '' for '--container <ID|NAME>': the name is empty",
         ),
         ("no output file", &["--output", ""], no_file),
+        ("a value for --wide", &["--wide=1"], &no_value.replace("lport", "wide")),
         ("negative descriptor", &["--ready-fd", "-1"], "unexpected argument '-1' found"),
     ]);
     refused_values(
@@ -274,6 +297,21 @@ fn options_that_do_not_go_together_are_refused() {
             "counting and who",
             &["-c", "--exe"],
             "-c counts connects, whoever made them; leave out what tells who",
+        ),
+        (
+            "counting and all that --wide is",
+            &["--wide", "-c"],
+            "-c counts connects, whoever made them; leave out what tells who",
+        ),
+        (
+            "counting and a user's name",
+            &["-c", "--user"],
+            "-c counts connects, whoever made them; leave out what tells who",
+        ),
+        (
+            "process events of a unit",
+            &["--procs=only", "--unit", "nginx"],
+            "--procs can be narrowed by -p, --children, -u and --comm only",
         ),
         (
             "process events of a container",
@@ -528,6 +566,13 @@ fn the_older_name_shows_ipv4_only() {
     symlink(TCPCONNECT, &link).unwrap();
     let done = finish(limited(&link).arg("-6"));
     assert_eq!(done, usage_error("tcpv4connect shows IPv4 only; use tcpconnect -6"));
+    for option in ["--exe", "-a", "--parents", "--user", "--container-id", "--wide"] {
+        let done = finish(limited(&link).arg(option));
+        let why = "tcpv4connect has no such columns; use tcpconnect";
+        assert_eq!(done, usage_error(why), "{option}");
+    }
+    let done = finish(limited(&link).arg("--procs"));
+    assert_eq!(done, usage_error("tcpv4connect has no process events; use tcpconnect"));
     let renamed = dir.path().join("another-name");
     symlink(TCPCONNECT, &renamed).unwrap();
     let done = finish(limited(&renamed).args(["-6", "--children"]));
@@ -549,13 +594,15 @@ fn as_root(program: &str) -> Command {
 }
 
 /// The binary where every user can run it; gone when the folder is dropped.
+///
+/// Written by another process: a child forked meanwhile by another test would
+/// hold the descriptor open, and then exec fails with ETXTBSY.
 fn for_everybody() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let binary = dir.path().join("tcpconnect");
-    fs::copy(TCPCONNECT, &binary).unwrap();
-    for path in [dir.path(), &binary] {
-        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
-    }
+    let copied = Command::new("install").args(["-m", "755", TCPCONNECT]).arg(&binary).status();
+    assert!(copied.expect("install(1) runs").success());
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     (dir, binary)
 }
 

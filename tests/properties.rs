@@ -29,6 +29,7 @@ use tcpconnect::event::Image;
 use tcpconnect::event::ProcessEvent;
 use tcpconnect::event::decode;
 use tcpconnect::event::decode_flow;
+use tcpconnect::event::decode_list;
 use tcpconnect::event::sort_flows;
 use tcpconnect::filter::CommFilter;
 use tcpconnect::filter::Net;
@@ -39,10 +40,13 @@ use tcpconnect::filter::parse_seconds;
 use tcpconnect::filter::parse_size;
 use tcpconnect::output;
 use tcpconnect::output::Row;
+use tcpconnect::process::Process;
 use tcpconnect::process::Processes;
+use tcpconnect::process::Source;
 
 // src/bpf/tcpconnect.h
 const RECORD_LEN: usize = 128;
+const PROCESS_RECORD_LEN: usize = 120;
 const RECORD_CONNECT: u32 = 1;
 const RECORD_RETRACT: u32 = 2;
 
@@ -175,10 +179,99 @@ proptest! {
     }
 
     #[test]
-    fn a_container_id_is_part_of_its_path(path in "(/[a-z0-9:._-]{0,80}){0,4}") {
+    fn an_exec_decodes_to_what_was_put_in(
+        parts in prop::collection::vec(prop::collection::vec(1..=255u8, 1..20), 0..6),
+        args in prop::collection::vec(prop::collection::vec(1..=255u8, 0..20), 0..6),
+        (flags, more) in (0..8u32, 0..2u64),
+        (ids, starts) in (any::<[u32; 8]>(), any::<[u64; 3]>()),
+        names in any::<[[u8; 16]; 2]>(),
+    ) {
+        let [tgid, tid, uid, gid, parent, exec_id, ns_pid, _] = ids;
+        let [ts_ns, start_ns, parent_start_ns] = starts;
+        let with_nuls = |words: &[Vec<u8>]| {
+            words.iter().flat_map(|w| w.iter().copied().chain([0])).collect::<Vec<u8>>()
+        };
+        let leaf_first: Vec<_> = parts.iter().rev().cloned().collect();
+        let (path, words) = (with_nuls(&leaf_first), with_nuls(&args));
+        let mut sample = Vec::new();
+        [4, flags].iter().for_each(|n: &u32| sample.extend(n.to_ne_bytes()));
+        [ts_ns, 0].iter().for_each(|n: &u64| sample.extend(n.to_ne_bytes()));
+        [tgid, tid, uid, gid].iter().for_each(|n| sample.extend(n.to_ne_bytes()));
+        sample.extend(names.concat());
+        [start_ns, parent_start_ns].iter().for_each(|n| sample.extend(n.to_ne_bytes()));
+        [parent, exec_id, ns_pid].iter().for_each(|n| sample.extend(n.to_ne_bytes()));
+        [path.len(), words.len()].iter().for_each(|n| sample.extend((*n as u16).to_ne_bytes()));
+        sample.extend((words.len() as u64 + more).to_ne_bytes());
+        sample.extend([0; 8]);
+        prop_assert_eq!(sample.len(), PROCESS_RECORD_LEN);
+        sample.extend([&path[..], &words].concat());
+
+        let has = |flag| flags & flag != 0;
+        let whole = parts.iter().flat_map(|part| [b"/", &part[..]].concat()).collect::<Vec<_>>();
+        let Ok(Event::Process(event)) = decode(&sample) else { panic!("no process") };
+        let Change::Exec(image) = &event.change else { panic!("no exec") };
+        let readable = !has(2) && !parts.is_empty();
+        prop_assert_eq!(image.exe.as_deref(), readable.then_some(&whole[..]));
+        prop_assert_eq!(image.exe_deleted, has(1));
+        let decoded = image.args.as_ref().map(|args| {
+            (args.iter().map(<[u8]>::to_vec).collect::<Vec<_>>(), args.truncated)
+        });
+        prop_assert_eq!(decoded, (!has(4)).then_some((args, more == 1)));
+        let expected = ProcessEvent {
+            ts_ns, change: event.change.clone(), pid: tgid, tid, uid, gid, name: Comm(names[1]),
+            cgroup_id: None, start_ns, parent, parent_start_ns, exec_id, proc_pid: ns_pid,
+        };
+        prop_assert_eq!(&*event, &expected);
+        // A sample that ends early is refused.
+        for len in [4, PROCESS_RECORD_LEN - 1, sample.len() - 1] {
+            prop_assert_eq!(decode(&sample[..len]), Err(DecodeError::Short(len)));
+        }
+    }
+
+    #[test]
+    fn no_lengths_in_an_exec_make_decoding_panic(
+        lens in any::<[u16; 2]>(), small in any::<bool>(), tail in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut sample = vec![0u8; PROCESS_RECORD_LEN];
+        sample[0] = 4;
+        for (len, at) in lens.into_iter().zip([92, 94]) {
+            let len = if small { len % 200 } else { len };
+            sample[at..at + 2].copy_from_slice(&len.to_ne_bytes());
+        }
+        sample.extend(tail);
+        let _ = decode(&sample);
+        let _ = decode_list(&sample);
+    }
+
+    #[test]
+    fn a_container_id_is_part_of_its_path(
+        path in prop_oneof![
+            any::<String>(),
+            "(/[a-z0-9:._-]{0,80}){0,4}",
+            "(/(docker-|crio-|libpod-conmon-|lxc\\.payload\\.)?[0-9a-f]{63,65}(\\.scope)?){0,3}",
+        ],
+    ) {
         if let Some(id) = container::id_in(&path) {
             prop_assert!(path.contains(id));
         }
+        prop_assert!(container::patterns(&path).iter().all(|p| p.text.contains(&path)
+            || p.text.contains(&path.replace('-', "_"))));
+    }
+
+    #[test]
+    fn a_container_is_found_by_the_id_in_its_path(
+        id in "[0-9a-f]{64}",
+        (before, after) in prop_oneof![
+            Just(("", "")), Just(("docker-", ".scope")), Just(("cri-containerd-", ".scope")),
+            Just(("crio-", ".scope")), Just(("libpod-", ".scope")), Just(("nerdctl-", ".scope")),
+        ],
+        len in 6..=64usize,
+        inside in "(/[a-z][a-z0-9.]{0,9}){0,3}",
+    ) {
+        let name = format!("{before}{id}{after}");
+        let path = format!("/some.slice/{name}{inside}");
+        prop_assert_eq!(container::id_in(&path), Some(&*id));
+        prop_assert!(container::patterns(&id[..len]).iter().any(|p| p.matches(name.as_bytes())));
     }
 
     #[test]
@@ -560,6 +653,16 @@ fn name() -> impl Strategy<Value = Comm> {
     })
 }
 
+/// What attackers and people put into paths and arguments.
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(1..=255u8, 0..24),
+        "[\\x01-\\x20\\x7f'\"$`\\\\a]{0,16}".prop_map(String::into_bytes),
+        "[\u{80}-\u{9f}\u{200b}-\u{206f}\u{e0001}-\u{e007f}\u{e9}\u{6f22}]{0,8}"
+            .prop_map(String::into_bytes),
+    ]
+}
+
 fn is_control_or_reorders(c: char) -> bool {
     let separators = '\u{2028}'..='\u{2029}';
     let overrides = '\u{202a}'..='\u{202e}';
@@ -705,4 +808,325 @@ proptest! {
         let shell = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");
         prop_assert_eq!(shell.stdout, bytes, "{}", script);
     }
+}
+
+/// No process has such a pid, so nothing is found in /proc.
+const FIRST_PID: u32 = 5_000_000;
+
+fn event(pid: u32, start_ns: u64, exec_id: u32, change: Change) -> ProcessEvent {
+    ProcessEvent {
+        ts_ns: 0,
+        change,
+        pid,
+        tid: pid,
+        uid: 0,
+        gid: 0,
+        name: Comm::default(),
+        cgroup_id: None,
+        start_ns,
+        parent: 0,
+        parent_start_ns: 0,
+        exec_id,
+        proc_pid: pid,
+    }
+}
+
+fn program(n: u64) -> Image {
+    let path = format!("/program/{n}");
+    Image { exe: Some(path.as_bytes().into()), ..Image::default() }
+}
+
+proptest! {
+    #![proptest_config(settings())]
+
+    #[test]
+    fn whatever_a_process_calls_itself_a_row_is_one_line(
+        (exe, args) in (text(), prop::collection::vec(text(), 0..4)),
+        (comm, name, above) in (name(), name(), name()),
+        (user, container, cgroup) in (text(), text(), text()),
+        deleted in any::<bool>(),
+    ) {
+        let args: Vec<u8> = args.iter().flat_map(|a| a.iter().copied().chain([0])).collect();
+        let image = Image {
+            exe: Some(exe.into()),
+            exe_deleted: deleted,
+            args: Some(Args::new(&args)),
+        };
+        let mut processes = Processes::default();
+        let exec = event(FIRST_PID, 1, 1, Change::Exec(image.clone()));
+        processes.apply(&ProcessEvent { name: above, ..exec });
+        let exec = by_init(FIRST_PID + 1, 2, 1, Change::Exec(image));
+        processes.apply(&ProcessEvent { name, ..exec });
+        let pid = FIRST_PID + 1;
+        let connect = Connect { pid, start_ns: 2, exec_id: 1, comm, leader: name, ..Connect::nowhere() };
+        let process = processes.of(&connect);
+        let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
+        let row = Row {
+            connect: &connect,
+            process: Some(&process),
+            user: Some(&user),
+            container: Some(&container),
+            cgroup: Some(&cgroup),
+        };
+        let all = [
+            "--exe", "--args", "--parents", "--user", "--container-id", "--cgroup-path",
+            "--netns-id", "--vpid",
+        ];
+        let mut line = Vec::new();
+        output::new(&config(&all)).connect(&row, &WallClock::at(0), &mut line);
+        let line = String::from_utf8(line).expect("a row is UTF-8");
+        let line = line.strip_suffix('\n').expect("a row is a line");
+        prop_assert!(!line.chars().any(is_control_or_reorders), "{:?}", line);
+
+        let mut line = Vec::new();
+        let all = [&["-j"], &all[..]].concat();
+        output::new(&config(&all)).connect(&row, &WallClock::at(0), &mut line);
+        prop_assert_eq!(line.iter().position(|&b| b == b'\n'), Some(line.len() - 1));
+        let object: Value = serde_json::from_slice(&line).expect("a line is JSON");
+        let exe = lossy(process.image().exe.as_deref().unwrap());
+        let parent = lossy(above.bytes());
+        prop_assert_eq!(object["user"].as_str(), Some(&*user));
+        prop_assert_eq!(object["container_id"].as_str(), Some(&*container));
+        prop_assert_eq!(object["cgroup"].as_str(), Some(&*cgroup));
+        prop_assert_eq!(object["exe"].as_str(), Some(&*exe));
+        prop_assert_eq!(object["parents"][0]["comm"].as_str(), Some(&*parent));
+        let shown = object["args"].as_array().expect("a list").iter();
+        let words = args.strip_suffix(b"\0").map(|args| args.split(|&b| b == 0));
+        let words: Vec<_> = words.into_iter().flatten().map(lossy).collect();
+        prop_assert_eq!(shown.map(|v| v.as_str().unwrap()).collect::<Vec<_>>(), words);
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A process as the kernel has it.
+#[derive(Clone, Debug)]
+struct Task {
+    pid: u32,
+    start_ns: u64,
+    parent: Option<usize>,
+    exec_id: u32,
+    exe: Image,
+    name: Comm,
+    execed: bool,
+    alive: bool,
+}
+
+impl Task {
+    fn event(&self, tasks: &[Task], change: Change) -> ProcessEvent {
+        let (parent, parent_start_ns) =
+            self.parent.map_or((0, 0), |at| (tasks[at].pid, tasks[at].start_ns));
+        ProcessEvent {
+            name: self.name,
+            parent,
+            parent_start_ns,
+            ..event(self.pid, self.start_ns, self.exec_id, change)
+        }
+    }
+}
+
+/// What happens to one of the live processes.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Fork,
+    /// By its first thread, or another.
+    Exec(bool),
+    Rename(bool),
+    Exit,
+}
+
+fn steps() -> impl Strategy<Value = Vec<(Step, prop::sample::Index, bool)>> {
+    let step = prop_oneof![
+        3 => Just(Step::Fork),
+        2 => any::<bool>().prop_map(Step::Exec),
+        1 => any::<bool>().prop_map(Step::Rename),
+        2 => Just(Step::Exit),
+    ];
+    prop::collection::vec((step, any::<prop::sample::Index>(), any::<bool>()), 1..60)
+}
+
+/// Does all steps in a kernel of few pids, and returns its processes, all there
+/// ever were, with the events in their order.
+fn kernel(steps: &[(Step, prop::sample::Index, bool)]) -> (Vec<Task>, Vec<(ProcessEvent, bool)>) {
+    let init = Task {
+        pid: FIRST_PID,
+        start_ns: 1,
+        parent: None,
+        exec_id: 1,
+        exe: program(0),
+        name: Comm(*b"init\0\0\0\0\0\0\0\0\0\0\0\0"),
+        execed: true,
+        alive: true,
+    };
+    let mut events = vec![(init.event(&[], Change::Exec(program(0))), true)];
+    let mut tasks = vec![init];
+    for (i, (step, index, told)) in (2u64..).zip(steps) {
+        let alive: Vec<_> = (0..tasks.len()).filter(|&at| tasks[at].alive).collect();
+        let at = *index.get(&alive);
+        let thread = |first, pid| if first { pid } else { pid + 1_000 };
+        let free = |pid: &u32| !tasks.iter().any(|task| task.alive && task.pid == *pid);
+        let mut name = [0; COMM_LEN];
+        name[..8].copy_from_slice(&i.to_le_bytes().map(|b| b | 0x40));
+        let event = match step {
+            Step::Fork => {
+                let Some(pid) = (FIRST_PID..FIRST_PID + 6).find(free) else { continue };
+                let (start_ns, parent) = (i, Some(at));
+                let child = Task { pid, start_ns, parent, execed: false, ..tasks[at].clone() };
+                tasks.push(child);
+                tasks[tasks.len() - 1].event(&tasks, Change::Fork)
+            }
+            Step::Exec(first) => {
+                let task = &mut tasks[at];
+                (task.exe, task.name, task.execed) = (program(i), Comm(name), true);
+                task.exec_id += 1;
+                let event = tasks[at].event(&tasks, Change::Exec(program(i)));
+                ProcessEvent { tid: thread(*first, event.pid), ..event }
+            }
+            Step::Rename(first) => {
+                if *first {
+                    tasks[at].name = Comm(name);
+                }
+                let event = tasks[at].event(&tasks, Change::Rename(Comm(name)));
+                ProcessEvent { tid: thread(*first, event.pid), ..event }
+            }
+            Step::Exit if at == 0 => continue,
+            Step::Exit => {
+                tasks[at].alive = false;
+                tasks[at].event(&tasks, Change::Exit(0))
+            }
+        };
+        events.push((event, *told));
+    }
+    (tasks, events)
+}
+
+fn ancestors(tasks: &[Task], task: &Task) -> Vec<Task> {
+    let above = |task: &Task| task.parent.map(|at| tasks[at].clone());
+    std::iter::successors(above(task), above).collect()
+}
+
+fn of(processes: &mut Processes, pid: u32, start_ns: u64, exec_id: u32) -> std::rc::Rc<Process> {
+    processes.of(&Connect { pid, start_ns, exec_id, ..Connect::nowhere() })
+}
+
+proptest! {
+    #![proptest_config(settings())]
+
+    #[test]
+    fn the_table_is_what_the_kernel_has(steps in steps()) {
+        let (tasks, events) = kernel(&steps);
+        let mut processes = Processes::default();
+        events.iter().for_each(|(event, _)| processes.apply(event));
+        prop_assert_eq!(processes.len(), tasks.iter().filter(|task| task.alive).count());
+        for task in tasks.iter().filter(|task| task.alive) {
+            let process = of(&mut processes, task.pid, task.start_ns, task.exec_id);
+            prop_assert_eq!(&*process.image(), &task.exe);
+            prop_assert_eq!(process.name(), task.name);
+            prop_assert_eq!(process.source(), if task.execed { Source::Exec } else { Source::Fork });
+            prop_assert_eq!(process.ppid, task.parent.map_or(0, |at| tasks[at].pid));
+            let shown = process.ancestors().map(|p| (p.pid, p.start_ns, p.name(), p.image()));
+            let expected = ancestors(&tasks, task).into_iter();
+            let expected = expected.map(|t| (t.pid, t.start_ns, t.name, t.exe.into()));
+            prop_assert_eq!(shown.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn whatever_events_are_lost_nobody_is_shown_with_a_program_of_others(steps in steps()) {
+        let (tasks, events) = kernel(&steps);
+        let mut processes = Processes::default();
+        let told = events.iter().filter(|(_, told)| *told);
+        told.for_each(|(event, _)| processes.apply(event));
+        for task in tasks.iter().filter(|task| task.alive) {
+            let process = of(&mut processes, task.pid, task.start_ns, task.exec_id);
+            match process.source() {
+                Source::None => prop_assert_eq!(&*process.image(), &Image::default()),
+                Source::Exec => prop_assert!(task.execed),
+                Source::Fork => {}
+                Source::Procfs => prop_assert!(false, "no such pid is in /proc"),
+            }
+            if process.source() != Source::None {
+                prop_assert_eq!(&*process.image(), &task.exe);
+            }
+            let shown: Vec<_> = process.ancestors().map(|p| (p.pid, p.start_ns)).collect();
+            let all = ancestors(&tasks, task).into_iter().map(|t| (t.pid, t.start_ns));
+            prop_assert!(all.collect::<Vec<_>>().starts_with(&shown));
+        }
+    }
+}
+
+/// pid 1 of the tests below; `change` happens to `pid`, forked at `start_ns` by it.
+fn by_init(pid: u32, start_ns: u64, exec_id: u32, change: Change) -> ProcessEvent {
+    ProcessEvent { parent: FIRST_PID, parent_start_ns: 1, ..event(pid, start_ns, exec_id, change) }
+}
+
+fn init() -> Processes {
+    let mut processes = Processes::default();
+    processes.apply(&event(FIRST_PID, 1, 1, Change::Exec(program(1))));
+    processes
+}
+
+#[test]
+fn a_process_is_its_number_and_its_start() {
+    let mut processes = init();
+    let pid = FIRST_PID + 1;
+    processes.apply(&by_init(pid, 70, 2, Change::Exec(program(7))));
+    // Of an earlier process of that number, late.
+    processes.apply(&by_init(pid, 60, 1, Change::Exit(0)));
+    processes.apply(&by_init(pid, 60, 1, Change::Rename(Comm(*b"other\0\0\0\0\0\0\0\0\0\0\0"))));
+    let process = of(&mut processes, pid, 70, 2);
+    assert_eq!((process.source(), process.name()), (Source::Exec, Comm::default()));
+    let other = of(&mut processes, pid, 60, 2);
+    assert_eq!((other.source(), other.image().exe.clone()), (Source::None, None));
+    assert_eq!(processes.len(), 2);
+}
+
+#[test]
+fn exec_by_another_thread_is_the_processs() {
+    let mut processes = init();
+    let pid = FIRST_PID + 1;
+    processes.apply(&by_init(pid, 70, 1, Change::Fork));
+    let exec = by_init(pid, 70, 2, Change::Exec(program(7)));
+    processes.apply(&ProcessEvent { tid: pid + 5, ..exec });
+    assert_eq!(*of(&mut processes, pid, 70, 2).image(), program(7));
+}
+
+#[test]
+fn a_child_of_a_process_that_was_there_before_runs_its_program() {
+    let own = std::process::id();
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let after_name = stat.rsplit(')').next().unwrap();
+    let ticks: u64 = after_name.split_whitespace().nth(19).unwrap().parse().unwrap();
+    let start_ns = ticks * 10_000_000;
+    let listed = event(own, start_ns, 4, Change::Fork);
+    let mut processes = Processes::scan(|| Ok(vec![listed.clone()])).unwrap();
+    assert_eq!(of(&mut processes, own, start_ns, 4).source(), Source::Procfs);
+    let (parent, parent_start_ns) = (own, start_ns);
+    let fork = event(FIRST_PID, start_ns + 1, 4, Change::Fork);
+    processes.apply(&ProcessEvent { parent, parent_start_ns, ..fork });
+    let child = of(&mut processes, FIRST_PID, start_ns + 1, 4);
+    assert_eq!(child.source(), Source::Fork);
+    let exe = std::env::current_exe().unwrap();
+    assert_eq!(child.image().exe.as_deref(), Some(exe.as_os_str().as_encoded_bytes()));
+    assert_eq!(child.ancestors().map(|p| p.pid).collect::<Vec<_>>(), [own]);
+}
+
+/// Each forks the next and dies, before the next does anything.
+#[test]
+fn a_million_processes_in_a_chain_take_no_more_room_than_their_last() {
+    let mut processes = init();
+    let mut parent = (FIRST_PID, 1);
+    for i in 1..=1_000_000 {
+        let child = (FIRST_PID + i, u64::from(i) + 1);
+        let fork = event(child.0, child.1, 1, Change::Fork);
+        processes.apply(&ProcessEvent { parent: parent.0, parent_start_ns: parent.1, ..fork });
+        processes.apply(&event(parent.0, parent.1, 1, Change::Exit(0)));
+        parent = child;
+    }
+    let last = of(&mut processes, parent.0, parent.1, 1);
+    assert_eq!((processes.len(), *last.image() == program(1)), (1, true));
+    assert_eq!(last.source(), Source::Fork);
+    assert!(last.ancestors().count() <= 65);
 }

@@ -861,6 +861,127 @@ fn each_column_can_stand_alone() {
 }
 
 #[test]
+fn wide_is_time_uid_local_port_and_who() {
+    // The time of day depends on the zone.
+    let text = told(&["--wide"], Some(&family(image())), None);
+    let (header, row) = text.split_once('\n').unwrap();
+    assert_eq!(
+        header,
+        "TIME         UID   PID     COMM         IP SADDR            LPORT  DADDR            \
+         DPORT  EXE                      PARENTS                                  ARGS"
+    );
+    assert_eq!(
+        &row[13..],
+        "4294967295 4194304 curl         4  192.0.2.10       40112  198.51.100.7     443    \
+         /usr/bin/curl            sh\\x1b[2J(160) < init(1)                 \
+         curl -s 'it'\\''s' $'\\033[31m\\n'\n"
+    );
+    let same = ["-T", "-U", "-L", "--exe", "--args", "--parents"];
+    assert_eq!(told(&same, Some(&family(image())), None), text);
+}
+
+/// The only row of the table, from EXE on.
+fn who_columns(image: Image) -> String {
+    let text = told(&["-x", "-a", "--parents"], Some(&family(image)), None);
+    text.lines().last().expect("a row")[65..].to_owned()
+}
+
+#[test]
+fn each_fact_can_be_unknown_alone() {
+    let parents = "sh\\x1b[2J(160) < init(1)                ";
+    let exe = Some(b"/x"[..].into());
+    let none = format!("{:24} {parents} -", "-");
+    assert_eq!(who_columns(Image::default()), none);
+    // What has no path is not said to be deleted.
+    assert_eq!(who_columns(Image { exe_deleted: true, ..Image::default() }), none);
+    assert_eq!(who_columns(Image { exe, ..Image::default() }), format!("{:24} {parents} -", "/x"));
+    let args = Some(Args::new(b"a\0"));
+    assert_eq!(who_columns(Image { args, ..Image::default() }), format!("{:24} {parents} a", "-"));
+    // As of a kernel thread, or of a program run without any.
+    let args = Some(Args::new(b""));
+    assert_eq!(who_columns(Image { args, ..Image::default() }), format!("{:24} {parents} ", "-"));
+}
+
+#[test]
+fn what_was_cut_says_so() {
+    let long = [&b"sh\0"[..], &b"x".repeat(5000), b"\0"].concat();
+    let image = Image { args: Some(Args::new(&long)), ..Image::default() };
+    let process = family(image);
+    let row = told(&["-a"], Some(&process), None);
+    assert!(row.ends_with(&format!(" sh {} # cut\n", "x".repeat(4096 - 3))), "{row}");
+    let line = told(&["-j", "-a"], Some(&process), None);
+    let object: serde_json::Value = serde_json::from_str(&line).expect("one object");
+    assert_eq!(object["args_truncated"], true);
+    assert_eq!(object["args"][1].as_str().map(str::len), Some(4096 - 3));
+}
+
+/// Also one that lost its name after its exec, as the connect itself tells.
+#[test]
+fn an_executable_without_a_name_is_deleted() {
+    for (at_exec, at_connect) in [(true, false), (false, true), (true, true)] {
+        let process = family(Image { exe_deleted: at_exec, ..image() });
+        let connect = Connect { exe_deleted: at_connect, ..curl() };
+        let row = Row { process: Some(&process), ..Row::bare(&connect) };
+        let line = written(|out| output::new(&config(&["-x"])).connect(&row, &clock(), out));
+        assert!(line.ends_with("443    /usr/bin/curl (deleted)\n"), "{line}");
+        let json = written(|out| output::new(&config(&["-j", "-x"])).connect(&row, &clock(), out));
+        let json: serde_json::Value = serde_json::from_str(&json).expect("one object");
+        assert_eq!((&json["exe"], &json["exe_deleted"]), (&"/usr/bin/curl".into(), &true.into()));
+    }
+}
+
+#[test]
+fn json_has_what_each_option_asks_for_and_no_more() {
+    let process = family(image());
+    let keys = |args: &[&str]| {
+        let connect = Connect { vpid: None, ..curl() };
+        let option = |name| args.contains(&name);
+        // The columns' own facts are there only if they were asked for.
+        let row = Row {
+            connect: &Connect { vpid: option("--vpid").then_some(7), ..connect },
+            process: (args.len() > 1).then_some(&*process),
+            user: option("--user").then_some("root"),
+            container: option("--container-id").then_some("4f8a1c6b2d3e4f8a1c6b2d3e"),
+            cgroup: (option("--cgroup-path") || option("--container-id")).then_some("/a"),
+        };
+        let line = written(|out| output::new(&config(args)).connect(&row, &clock(), out));
+        let object: serde_json::Map<_, _> = serde_json::from_str(&line).expect("one object");
+        object.keys().cloned().collect::<Vec<_>>()
+    };
+    let plain = keys(&["-j"]);
+    let always = ["ppid", "start", "process_id", "source"];
+    let cases: [(&str, &[&str]); 9] = [
+        ("--exe", &["exe", "exe_deleted"]),
+        ("--args", &["args", "args_truncated"]),
+        ("--parents", &["parents"]),
+        ("--user", &["user"]),
+        ("--container-id", &["container_id"]),
+        ("--cgroup-path", &["cgroup"]),
+        ("--vpid", &["vpid"]),
+        // It is in the plain object.
+        ("--netns-id", &[]),
+        ("--wide", &["exe", "exe_deleted", "args", "args_truncated", "parents"]),
+    ];
+    for (option, own) in cases {
+        let mut added = keys(&["-j", option]);
+        added.retain(|key| !plain.contains(key));
+        let mut expected: Vec<_> = own.iter().chain(&always).collect();
+        added.sort();
+        expected.sort();
+        assert_eq!(added.iter().collect::<Vec<_>>(), expected, "{option}");
+    }
+}
+
+#[test]
+fn the_table_has_the_short_id_and_json_the_full_one() {
+    let id = "4f8a1c6b2d3e5f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8";
+    let row = told(&["--container-id"], None, Some(id));
+    assert!(row.ends_with("443    4f8a1c6b2d3e\n"), "{row}");
+    let line = told(&["-j", "--container-id"], None, Some(id));
+    assert!(line.contains(&format!("\"container_id\":\"{id}\"")), "{line}");
+}
+
+#[test]
 fn json_tells_all_there_is_to_know() {
     let process = family(image());
     let args: Vec<_> = ["-j"].into_iter().chain(ALL_COLUMNS).collect();
