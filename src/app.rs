@@ -44,8 +44,9 @@ const BUSY: Duration = Duration::from_millis(1);
 const IDLE: Duration = Duration::from_millis(100);
 /// Rows that may wait for an older one from a task that was preempted just then.
 const MAX_HELD: usize = 65_536;
-/// Rows that there is always room for: 1 MiB.
-const MAX_IDLE_ROWS: usize = 8_192;
+/// What the reader's buffers keep when they are empty: rows, and bytes of text.
+const MAX_IDLE_ROWS: usize = 2_048;
+const MAX_IDLE_TEXT: usize = 256 << 10;
 /// How long a COMMAND may take to end after the signal that ends us.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -89,6 +90,7 @@ pub fn run(config: &Config) -> Result<u8> {
         pending: Vec::new(),
         horizon_ns: 0,
         text: Vec::with_capacity(64 << 10),
+        more: false,
         printed: 0,
         reported: Lost::default(),
         reported_at: Instant::now(),
@@ -190,6 +192,8 @@ struct App<'a> {
     /// No record up to this time can still come.
     horizon_ns: u64,
     text: Vec<u8>,
+    /// The last batch was a full one.
+    more: bool,
     printed: u64,
     reported: Lost,
     reported_at: Instant,
@@ -206,7 +210,11 @@ impl App<'_> {
         let mut next_table = interval.map(|d| started + d);
         let mut reader = Reader::Settling;
         loop {
-            let mut timeout = if reader == Reader::Idle { IDLE } else { BUSY };
+            let mut timeout = match reader {
+                Reader::Idle => IDLE,
+                _ if self.more => Duration::ZERO,
+                _ => BUSY,
+            };
             for at in [deadline, next_table].into_iter().flatten() {
                 timeout = timeout.min(at.saturating_duration_since(Instant::now()));
             }
@@ -273,7 +281,7 @@ impl App<'_> {
 
     /// True if there was anything.
     fn drain(&mut self) -> Result<bool> {
-        self.tracer.drain(&mut self.events, &mut self.horizon_ns)?;
+        self.more = self.tracer.drain(&mut self.events, &mut self.horizon_ns)?;
         if let Some(procs) = &mut self.procs {
             procs.drain(&mut self.events);
         }
@@ -336,10 +344,13 @@ impl App<'_> {
             }
         }
         if self.pending.is_empty() {
-            // A stall may have made it large.
+            // A stall may have made them large.
             self.pending.shrink_to(MAX_IDLE_ROWS);
+            self.events.shrink_to(MAX_IDLE_ROWS);
         }
-        self.sink.write(&mut self.text)
+        self.sink.write(&mut self.text)?;
+        self.text.shrink_to(MAX_IDLE_TEXT);
+        Ok(())
     }
 
     fn print_flows(&mut self) -> Result<()> {

@@ -29,6 +29,10 @@ use crate::event::ProcessEvent;
 /// die has more, and it would grow without end.
 const MAX_DEAD_ANCESTORS: usize = 64;
 
+/// exec_id of a child whose parent did not fork it (CLONE_PARENT): it runs
+/// another program than its parent.
+const NOT_ITS_PARENTS: u32 = u32::MAX;
+
 /// Where the facts about a process's program come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -106,6 +110,15 @@ impl Process {
         std::iter::successors(above(self), move |process| above(process))
     }
 
+    /// A child has its parent's exec_id, so another one means that the parent's
+    /// last exec was lost. What /proc told of a parent has none.
+    fn forked_as(&self, exec_id: u32) {
+        let mut state = self.state.borrow_mut();
+        if ![0, exec_id].contains(&state.exec_id) && exec_id != NOT_ITS_PARENTS {
+            *state = unknown(state.name, exec_id);
+        }
+    }
+
     fn with_state(pid: u32, start_ns: u64, parent: u32, proc_pid: u32, state: State) -> Self {
         Process {
             pid,
@@ -115,6 +128,16 @@ impl Process {
             proc_pid,
             state: RefCell::new(state),
             dead: Cell::new(false),
+        }
+    }
+}
+
+/// A long line of ancestors must not be dropped by recursion.
+impl Drop for Process {
+    fn drop(&mut self) {
+        let mut next = self.parent.get_mut().take();
+        while let Some(mut process) = next.and_then(|above| Rc::try_unwrap(above).ok()) {
+            next = process.parent.get_mut().take();
         }
     }
 }
@@ -209,6 +232,9 @@ impl Processes {
     fn born(&mut self, event: &ProcessEvent, state: Option<State>) {
         let parent = (event.parent != 0).then(|| self.parent(event));
         let state = state.unwrap_or_else(|| {
+            if let Some(parent) = &parent {
+                parent.forked_as(event.exec_id);
+            }
             let inherited = parent.as_ref().map(|p| p.state.borrow().clone());
             match inherited.filter(|state| state.exec_id == event.exec_id) {
                 Some(state) if state.source == Source::None => State { name: event.name, ..state },
@@ -257,7 +283,8 @@ impl Processes {
                 return Rc::clone(process);
             }
             let late = found_late(connect.pid, connect.start_ns, Some(connect));
-            *process.state.borrow_mut() = late.state.into_inner();
+            let state = late.state.borrow().clone();
+            *process.state.borrow_mut() = state;
             return Rc::clone(process);
         }
         self.found_late(connect.pid, connect.start_ns, Some(connect))
@@ -532,6 +559,26 @@ mod tests {
         let process = processes.of(&connect);
         let ancestors: Vec<_> = process.ancestors().map(|p| p.pid).collect();
         assert_eq!((process.ppid, ancestors), (7, vec![7, 1]));
+    }
+
+    #[test]
+    fn a_child_that_runs_another_program_shows_that_its_parents_exec_was_lost() {
+        let image = Image { exe: Some(b"/bin/old"[..].into()), ..Image::default() };
+        let exec = event(7, 70, 1, Change::Exec(image));
+        let processes = table(&[forked(7, 70, (1, 1), 1), exec, forked(8, 80, (7, 70), 2)]);
+        assert_eq!(processes.now(7).unwrap().source(), Source::None);
+        assert_eq!(processes.now(7).unwrap().image().exe, None);
+        assert_eq!(processes.now(8).unwrap().source(), Source::None);
+    }
+
+    #[test]
+    fn a_child_of_another_forker_says_nothing_of_its_parents_program() {
+        let image = Image { exe: Some(b"/bin/a"[..].into()), ..Image::default() };
+        let exec = event(7, 70, 1, Change::Exec(image));
+        let cloned = forked(8, 80, (7, 70), NOT_ITS_PARENTS);
+        let processes = table(&[forked(7, 70, (1, 1), 1), exec, cloned]);
+        assert_eq!(processes.now(7).unwrap().source(), Source::Exec);
+        assert_eq!(processes.now(8).unwrap().source(), Source::None);
     }
 
     #[test]

@@ -98,8 +98,9 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 const MAX_CALLS: u32 = 65_536;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
-/// Records taken from the ring before the batch is written.
-const BATCH: usize = 8_192;
+/// Records taken from the ring before the batch is written; after a stall this
+/// bounds memory, some 400 bytes for each.
+const BATCH: usize = 1_024;
 /// How much later than its neighbours a record in the ring may be finished.
 const HOLD_NS: u64 = 1_000_000;
 
@@ -390,9 +391,10 @@ impl Tracer {
         fence(Ordering::SeqCst);
     }
 
-    /// Moves what the kernel has into `events`, at most one batch. No record up
-    /// to `horizon_ns`, which only grows, can come later.
-    pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<()> {
+    /// Moves what the kernel has into `events`, at most one batch; true if there
+    /// is more. No record up to `horizon_ns`, which only grows, can come later.
+    pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<bool> {
+        let mut more = false;
         let before_ns = monotonic_ns();
         let mut complete_until_ns = *horizon_ns;
         match &mut self.transport {
@@ -402,10 +404,11 @@ impl Tracer {
                     let error = io::Error::from_raw_os_error(-n);
                     return Err(error).context("failed to read the ring buffer");
                 }
+                more = usize::try_from(n).is_ok_and(|n| n >= BATCH);
                 let taken = &self.sink.borrow().events;
                 // Two records of about the same age may be in the ring in the
                 // other order, one still being written.
-                let end_ns = match usize::try_from(n).is_ok_and(|n| n >= BATCH) {
+                let end_ns = match more {
                     true => taken.last().map_or(before_ns, Event::ts_ns),
                     false => before_ns,
                 };
@@ -444,7 +447,7 @@ impl Tracer {
         }
         *horizon_ns = complete_until_ns.max(*horizon_ns);
         events.append(&mut self.sink.borrow_mut().events);
-        Ok(())
+        Ok(more)
     }
 
     /// What was lost so far. Cheap: reads mapped memory.

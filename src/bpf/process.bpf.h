@@ -72,13 +72,17 @@ static __always_inline void fill_process(struct task_struct *task, struct proces
 }
 
 /* Threads are no processes. */
-static __always_inline void report_fork(void *ctx, struct task_struct *child)
+static __always_inline void report_fork(void *ctx, struct task_struct *forker,
+					struct task_struct *child)
 {
 	struct process_record r = { .kind = RECORD_FORK };
 
 	if (child->pid != child->tgid)
 		return;
 	fill_process(child, &r);
+	/* CLONE_PARENT: it runs its forker's program, not its parent's. */
+	if (forker->tgid != r.parent)
+		r.exec_id = ~0U;
 	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
 }
 

@@ -103,7 +103,7 @@ static __always_inline void forked(void *ctx, struct task_struct *parent, struct
 	if (want_pid_set)
 		process_forked(parent, child);
 	if (want_processes)
-		report_fork(ctx, child);
+		report_fork(ctx, parent, child);
 }
 
 static __always_inline void exited(void *ctx, struct task_struct *task)

@@ -120,16 +120,18 @@ fn exe(line: &Line, out: &mut Vec<u8>) {
     }
 }
 
-/// `bash(812) < sshd(640) < systemd(1)`
+/// `bash(812) < sshd(640) < systemd(1)`; ends with `-` if there are more.
 fn parents(line: &Line, out: &mut Vec<u8>) {
     let start = out.len();
+    let mut above = 0;
     for parent in line.row.process.iter().flat_map(|process| process.ancestors()) {
+        above = parent.ppid;
         if out.len() > start {
             out.extend_from_slice(b" < ");
         }
         match parent.name().bytes() {
             [] => out.push(b'-'),
-            name => text::whole_name(out, name),
+            name => text::link(out, name),
         }
         out.push(b'(');
         text::number(out, parent.pid.into());
@@ -137,6 +139,8 @@ fn parents(line: &Line, out: &mut Vec<u8>) {
     }
     if out.len() == start {
         out.push(b'-');
+    } else if above != 0 {
+        out.extend_from_slice(b" < -");
     }
 }
 

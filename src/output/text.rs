@@ -81,6 +81,16 @@ pub fn whole_name(out: &mut Vec<u8>, bytes: &[u8]) {
     untrusted(out, bytes, usize::MAX);
 }
 
+/// As `whole_name`, for a chain joined by `<`, which no name in it may contain.
+pub fn link(out: &mut Vec<u8>, bytes: &[u8]) {
+    for (i, part) in bytes.split(|&b| b == b'<').enumerate() {
+        if i > 0 {
+            escape(out, b'<');
+        }
+        whole_name(out, part);
+    }
+}
+
 /// Returns the columns used.
 fn untrusted(out: &mut Vec<u8>, bytes: &[u8], width: usize) -> usize {
     if bytes.iter().all(|b| (0x20..0x7f).contains(b)) {
@@ -122,7 +132,7 @@ pub fn arguments(out: &mut Vec<u8>, args: &Args) {
         if i > 0 {
             out.push(b' ');
         }
-        argument(out, arg);
+        argument(out, arg, i == 0);
     }
     if args.truncated {
         // To a shell it is a comment.
@@ -130,9 +140,31 @@ pub fn arguments(out: &mut Vec<u8>, args: &Args) {
     }
 }
 
-fn argument(out: &mut Vec<u8>, arg: &[u8]) {
+fn argument(out: &mut Vec<u8>, arg: &[u8], first: bool) {
+    const RESERVED: [&[u8]; 17] = [
+        b"case",
+        b"coproc",
+        b"do",
+        b"done",
+        b"elif",
+        b"else",
+        b"esac",
+        b"fi",
+        b"for",
+        b"function",
+        b"if",
+        b"in",
+        b"select",
+        b"then",
+        b"time",
+        b"until",
+        b"while",
+    ];
     let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(b);
-    if !arg.is_empty() && arg.iter().all(is_plain) {
+    // As the first word an assignment, a job or a keyword; zsh looks up =command anywhere.
+    let is_special = arg.starts_with(b"=")
+        || first && (arg.contains(&b'=') || arg.starts_with(b"%") || RESERVED.contains(&arg));
+    if !arg.is_empty() && arg.iter().all(is_plain) && !is_special {
         out.extend_from_slice(arg);
         return;
     }
@@ -241,6 +273,13 @@ mod tests {
     }
 
     #[test]
+    fn a_name_cannot_add_a_link_to_a_chain() {
+        let mut out = Vec::new();
+        link(&mut out, b"sh(9) < a\n");
+        assert_eq!(out, b"sh(9) \\x3c a\\x0a");
+    }
+
+    #[test]
     fn arguments_can_be_pasted_into_a_shell() {
         let shown = |bytes: &[u8]| {
             let mut out = Vec::new();
@@ -254,6 +293,8 @@ mod tests {
             shown("h\u{e4}\0a\u{202e}\\'".as_bytes()),
             "'h\u{e4}' $'a\\342\\200\\256\\\\\\''"
         );
+        assert_eq!(shown(b"if\0if\0A=1\0=ls\0"), "'if' if A=1 '=ls'");
+        assert_eq!(shown(b"A=1\0ls"), "'A=1' ls");
         assert_eq!(shown(b""), "");
         assert!(shown(&vec![b'x'; 5000]).ends_with("xxx # cut"));
     }
