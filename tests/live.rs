@@ -4,7 +4,7 @@
 //! TEST_ATTACH and TEST_BUFFER; `tests/matrix.rs` runs it on other kernels.
 
 macro_rules! tests {
-    ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as Test)),*] };
+    ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as _)),*] };
 }
 
 mod lab;
@@ -30,6 +30,7 @@ use lab::in_own_mounts;
 use lab::scaled;
 use libtest_mimic::Arguments;
 use libtest_mimic::Trial;
+use live_who::Shared;
 use serde_json::Value;
 
 /// Each makes one row or none, as the client says; `new_namespaces` has a test of its own.
@@ -99,9 +100,20 @@ fn main() {
                 if WITHOUT_BUFFER.contains(&name) && *buffer != buffers[0] {
                     continue;
                 }
+                if name == ONLY_SOCKOPS && !["auto", "sockops"].contains(&&*attach) {
+                    continue;
+                }
                 let lab = Arc::clone(&lab);
                 trials.push(Trial::test(format!("{attach}::{buffer}::{name}"), move || {
                     test(&lab);
+                    Ok(())
+                }));
+            }
+            let shared = Arc::new(OnceLock::new());
+            for (name, test) in live_who::SHARED {
+                let (lab, shared) = (Arc::clone(&lab), Arc::clone(&shared));
+                trials.push(Trial::test(format!("{attach}::{buffer}::{name}"), move || {
+                    test(shared.get_or_init(|| Shared::new(&lab)));
                     Ok(())
                 }));
             }
@@ -254,8 +266,13 @@ const TESTS: [(&str, Test); 43] = tests![
     without_cgroup_v2_it_still_traces,
 ];
 
+/// Its tracer is told to use this rung whatever the others do.
+const ONLY_SOCKOPS: &str = "without_cgroup_v2_it_still_traces";
+
 /// Nothing passes the buffer in these, so one kind is enough.
-const WITHOUT_BUFFER: [&str; 5] = [
+const WITHOUT_BUFFER: [&str; 7] = [
+    "a_commands_exit_status_is_ours",
+    "a_command_that_cannot_run_has_the_shells_status",
     "counts_are_per_flow_and_highest_first",
     "counts_are_printed_and_reset_at_each_interval",
     "a_full_table_of_counts_is_said",

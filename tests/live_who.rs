@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Mutex;
 
 use chrono::DateTime;
 use chrono::TimeDelta;
@@ -29,30 +30,15 @@ use super::lab::Lab;
 use super::lab::Tracer;
 use super::lab::scaled;
 
-pub const TESTS: [(&str, Test); 35] = tests![
+pub const TESTS: [(&str, Test); 20] = tests![
     a_thousand_short_lives_each_have_their_own_facts,
     a_thousand_orphans_each_have_their_own_dead_parent,
     a_process_from_before_the_tracer_is_told_from_procfs,
     an_executable_unlinked_before_the_tracer_is_marked_deleted,
-    a_forked_process_runs_its_parents_program,
-    every_exec_of_a_process_is_a_new_program,
-    an_exec_from_another_thread_is_the_processs_program,
-    vforked_and_spawned_programs_are_told,
-    a_script_shows_its_interpreter_and_its_own_path,
-    a_program_in_memory_is_marked_deleted,
-    an_executable_unlinked_before_exec_is_marked_deleted,
-    an_executable_unlinked_after_exec_is_marked_deleted,
     a_path_that_looks_deleted_is_not,
-    renames_show_in_the_parents,
     a_user_is_named_after_setuid_and_in_a_setuid_program,
-    a_parent_that_died_before_the_connect_is_shown,
-    a_parent_that_died_before_the_exec_is_shown,
-    a_reused_pid_is_another_process,
-    a_dead_parent_is_not_taken_for_the_next_with_its_pid,
-    a_path_below_a_chroot_is_the_mount_namespaces,
     a_process_in_its_own_namespaces_has_their_path_and_pid,
     arguments_are_exact_whatever_they_hold,
-    arguments_rewritten_later_do_not_change_the_row,
     one_of_many_that_were_asleep_is_told,
     an_exec_storm_loses_no_connect_and_tells_no_wrong_program,
     a_gone_command_has_both_its_shells_in_the_table,
@@ -65,6 +51,26 @@ pub const TESTS: [(&str, Test); 35] = tests![
     no_process_program_is_loaded_unless_asked_for,
     each_of_the_nine_process_events_is_told,
     a_connect_stands_between_the_events_of_its_process,
+];
+
+/// Those that one tracer can do for all: emulated, its start takes longer than
+/// most of them.
+pub const SHARED: [(&str, fn(&Shared)); 15] = tests![
+    a_forked_process_runs_its_parents_program,
+    every_exec_of_a_process_is_a_new_program,
+    an_exec_from_another_thread_is_the_processs_program,
+    vforked_and_spawned_programs_are_told,
+    a_script_shows_its_interpreter_and_its_own_path,
+    a_program_in_memory_is_marked_deleted,
+    an_executable_unlinked_before_exec_is_marked_deleted,
+    an_executable_unlinked_after_exec_is_marked_deleted,
+    renames_show_in_the_parents,
+    a_parent_that_died_before_the_connect_is_shown,
+    a_parent_that_died_before_the_exec_is_shown,
+    a_reused_pid_is_another_process,
+    a_dead_parent_is_not_taken_for_the_next_with_its_pid,
+    a_path_below_a_chroot_is_the_mount_namespaces,
+    arguments_rewritten_later_do_not_change_the_row,
 ];
 
 /// The client's executable as the kernel names it.
@@ -165,12 +171,67 @@ fn only_row(done: &Done) -> Value {
 
 /// Traces one `act` of a new client: what the client said, the row, and the
 /// client with its ancestors.
-fn acted(lab: &Lab, steps: &str) -> (Vec<Value>, Value, Vec<Value>) {
+fn acted(shared: &Shared, steps: &str) -> (Vec<Value>, Value, Vec<Value>) {
     let mut client = Client::new();
-    let tracer = who(lab, &client);
+    let watch = shared.watch(&client);
     let said = client.case(&format!("act {steps}"));
-    let row = only_row(&tracer.stop());
-    (said, row, lineage(client.pid()))
+    let mut rows = watch.rows();
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    (said, rows.remove(0), lineage(client.pid()))
+}
+
+/// A tracer of all connects, for several tests.
+pub struct Shared {
+    tracer: Tracer,
+    marker: Mutex<(Client, u16)>,
+}
+
+impl Shared {
+    pub fn new(lab: &Lab) -> Self {
+        let tracer = lab.trace(&["-j", "--exe", "--args", "--parents"]);
+        Shared { tracer, marker: Mutex::new((Client::new(), 0)) }
+    }
+
+    /// Begins to look at what this client does.
+    fn watch(&self, client: &Client) -> Watch<'_> {
+        let from = self.up_to_now(0).0;
+        Watch { shared: self, netns: client.facts["netns"].clone(), from }
+    }
+
+    /// The rows written from this byte on, and where they end. They come in the
+    /// order of their connects, so all are there once that of a connect made here is.
+    fn up_to_now(&self, from: usize) -> (usize, Vec<Value>) {
+        let mut marker = self.marker.lock().expect("no holder panics");
+        let (client, port) = &mut *marker;
+        *port += 1;
+        client.knock(*port);
+        for _ in 0..10_000 {
+            let text = self.tracer.stdout();
+            let end = text.rfind('\n').map_or(from, |i| i + 1);
+            let parse = |line| serde_json::from_str(line).expect("a line is one object");
+            let rows: Vec<Value> = text[from..end].lines().map(parse).collect();
+            let is_marker = |r: &Value| r["netns"] == client.facts["netns"] && r["dport"] == *port;
+            if rows.iter().any(is_marker) {
+                assert_eq!(self.tracer.stderr(), "");
+                return (end, rows);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("the row of the marker does not come: {}", self.tracer.stderr());
+    }
+}
+
+struct Watch<'a> {
+    shared: &'a Shared,
+    netns: Value,
+    from: usize,
+}
+
+impl Watch<'_> {
+    fn rows(self) -> Vec<Value> {
+        let rows = self.shared.up_to_now(self.from).1.into_iter();
+        rows.filter(|row| row["netns"] == self.netns).collect()
+    }
 }
 
 /// A folder whose files anyone may run.
@@ -285,22 +346,21 @@ fn an_executable_unlinked_before_the_tracer_is_marked_deleted(lab: &Lab) {
     assert_eq!(told(&row), deleted(facts(&copy, &[&copy, "--netns"], "procfs", &parents)));
 }
 
-fn a_forked_process_runs_its_parents_program(lab: &Lab) {
-    let (said, row, parents) = acted(lab, "knock=81");
+fn a_forked_process_runs_its_parents_program(shared: &Shared) {
+    let (said, row, parents) = acted(shared, "knock=81");
     let path = lab::client().into_os_string().into_string().expect("UTF-8");
     assert_eq!(row["pid"], said[0]["pid"]);
     assert_eq!(told(&row), facts(&program(), &[&path, "--netns"], "fork", &parents));
 }
 
-fn every_exec_of_a_process_is_a_new_program(lab: &Lab) {
+fn every_exec_of_a_process_is_a_new_program(shared: &Shared) {
     let (_dir, path) = open_dir();
     let [a, b] = ["a", "b"].map(|name| copy_of(program(), &format!("{path}/{name}")));
     let mut client = Client::new();
-    let tracer = who(lab, &client);
+    let watch = shared.watch(&client);
     let said = client
         .case(&format!("act knock=81 exec={a} knock=82 exec={b} knock=83 fork knock=84 tag=end"));
-    let done = tracer.stop();
-    done.assert_quiet_success();
+    let rows = watch.rows();
     let parents = lineage(client.pid());
     let original = lab::client().into_os_string().into_string().expect("UTF-8");
     let exec_b = format!("exec={b}");
@@ -312,15 +372,15 @@ fn every_exec_of_a_process_is_a_new_program(lab: &Lab) {
         facts(&b, &of_b, "exec", &parents),
         facts(&b, &of_b, "fork", &above(relative_of(&said[2]), &parents)),
     ];
-    let rows = done.rows();
     assert_eq!(rows.iter().map(told).collect::<Vec<_>>(), expected);
     let ids: Vec<_> = rows.iter().map(|r| &r["process_id"]).collect();
     assert!(ids[0] == ids[1] && ids[1] == ids[2] && ids[2] != ids[3], "{ids:?}");
 }
 
-fn an_exec_from_another_thread_is_the_processs_program(lab: &Lab) {
+fn an_exec_from_another_thread_is_the_processs_program(shared: &Shared) {
     let exe = program();
-    let (said, row, parents) = acted(lab, &format!("fork say thread exec={exe} thread knock=81"));
+    let (said, row, parents) =
+        acted(shared, &format!("fork say thread exec={exe} thread knock=81"));
     let args = ["client", "--act", "thread", "knock=81"];
     // The child that says who it is, is the one that execs: its parent is the actor.
     let ppid = said[0]["ppid"].as_u64().expect("a pid") as u32;
@@ -330,59 +390,60 @@ fn an_exec_from_another_thread_is_the_processs_program(lab: &Lab) {
     assert_ne!(row["pid"], row["tid"]);
 }
 
-fn vforked_and_spawned_programs_are_told(lab: &Lab) {
+fn vforked_and_spawned_programs_are_told(shared: &Shared) {
     for case in ["vfork", "posix_spawn", "exec_child"] {
         let mut client = Client::new();
-        let tracer = who(lab, &client);
+        let watch = shared.watch(&client);
         let said = client.case(case).remove(0);
-        let row = only_row(&tracer.stop());
+        let rows = watch.rows();
+        assert_eq!(rows.len(), 1, "{rows:#?}");
+        let row = &rows[0];
         let args: Vec<_> = said["args"].as_array().expect("an array").iter().collect();
         let args: Vec<_> = args.iter().map(|a| a.as_str().expect("a string")).collect();
         let expected = facts(&program(), &args, "exec", &lineage(client.pid()));
-        assert_eq!((told(&row), &row["pid"]), (expected, &said["pid"]), "{case}");
+        assert_eq!((told(row), &row["pid"]), (expected, &said["pid"]), "{case}");
     }
 }
 
-fn a_script_shows_its_interpreter_and_its_own_path(lab: &Lab) {
+fn a_script_shows_its_interpreter_and_its_own_path(shared: &Shared) {
     let (_dir, path) = open_dir();
     // The first line of a script can have 127 bytes.
     let interpreter = copy_of(program(), &format!("{path}/i"));
     let script = format!("{path}/script");
     fs::write(&script, format!("#!{interpreter} --act\n")).expect("a script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("ours");
-    let (_, row, parents) = acted(lab, &format!("run {script} tap=81 tag=x"));
+    let (_, row, parents) = acted(shared, &format!("run {script} tap=81 tag=x"));
     let args = [&interpreter, "--act", &script, "tap=81", "tag=x"];
     assert_eq!(told(&row), facts(&interpreter, &args, "exec", &parents));
     assert_eq!(row["comm"], "script");
 }
 
-fn a_program_in_memory_is_marked_deleted(lab: &Lab) {
-    let (said, row, parents) = acted(lab, "memfd=hidden knock=81");
+fn a_program_in_memory_is_marked_deleted(shared: &Shared) {
+    let (said, row, parents) = acted(shared, "memfd=hidden knock=81");
     let args = ["client", "--act", "knock=81"];
     assert_eq!(said[0]["exe"], "/memfd:hidden (deleted)");
     assert_eq!(told(&row), deleted(facts("/memfd:hidden", &args, "exec", &parents)));
 }
 
-fn an_executable_unlinked_before_exec_is_marked_deleted(lab: &Lab) {
+fn an_executable_unlinked_before_exec_is_marked_deleted(shared: &Shared) {
     let (_dir, path) = open_dir();
     let copy = copy_of(program(), &format!("{path}/gone"));
-    let (said, row, parents) = acted(lab, &format!("unlinked={copy} knock=81"));
+    let (said, row, parents) = acted(shared, &format!("unlinked={copy} knock=81"));
     assert_eq!(said[0]["exe"], format!("{copy} (deleted)"));
     let expected = facts(&copy, &["client", "--act", "knock=81"], "exec", &parents);
     assert_eq!(told(&row), deleted(expected));
 }
 
-fn an_executable_unlinked_after_exec_is_marked_deleted(lab: &Lab) {
+fn an_executable_unlinked_after_exec_is_marked_deleted(shared: &Shared) {
     let (_dir, path) = open_dir();
     let copy = copy_of(program(), &format!("{path}/gone"));
     let (mut client, steps) = (Client::new(), format!("knock=81 unlink={copy} knock=82"));
-    let tracer = who(lab, &client);
+    let watch = shared.watch(&client);
     client.case(&format!("act exec={copy} {steps}"));
-    let done = tracer.stop();
-    done.assert_quiet_success();
+    let rows = watch.rows();
     let args: Vec<_> = ["client", "--act"].into_iter().chain(steps.split(' ')).collect();
     let before = facts(&copy, &args, "exec", &lineage(client.pid()));
-    let rows: Vec<_> = done.rows().iter().map(told).collect();
+    let rows: Vec<_> = rows.iter().map(told).collect();
     assert_eq!(rows, [before.clone(), deleted(before)]);
 }
 
@@ -403,13 +464,11 @@ fn a_path_that_looks_deleted_is_not(lab: &Lab) {
     assert_eq!(shown, [(&exe, &no, &json!("procfs")), (&exe, &no, &json!("exec"))]);
 }
 
-fn renames_show_in_the_parents(lab: &Lab) {
+fn renames_show_in_the_parents(shared: &Shared) {
     let mut client = Client::new();
-    let tracer = who(lab, &client);
+    let watch = shared.watch(&client);
     let said = client.case("act name=first say name=second twice name=third knock=81");
-    let done = tracer.stop();
-    done.assert_quiet_success();
-    let mut rows = done.rows();
+    let mut rows = watch.rows();
     rows.sort_by_key(|row| row["pid"] == said[0]["pid"]);
     let parents = lineage(client.pid());
     let mut between = relative_of(&said[0]);
@@ -439,20 +498,20 @@ fn a_user_is_named_after_setuid_and_in_a_setuid_program(lab: &Lab) {
     assert_eq!(told(&rows[2]), facts(&copy, &args, "exec", &lineage(client.pid())));
 }
 
-fn a_parent_that_died_before_the_connect_is_shown(lab: &Lab) {
+fn a_parent_that_died_before_the_connect_is_shown(shared: &Shared) {
     let exe = program();
     let steps = format!("exec={exe} name=middle say orphan knock=81");
-    let (said, row, parents) = acted(lab, &steps);
+    let (said, row, parents) = acted(shared, &steps);
     let args = ["client", "--act", "name=middle", "say", "orphan", "knock=81"];
     let parents = above(relative_of(&said[0]), &parents);
     assert_eq!(told(&row), facts(&exe, &args, "fork", &parents));
     assert_ne!(row["ppid"], said[1]["ppid"], "it has another parent by now");
 }
 
-fn a_parent_that_died_before_the_exec_is_shown(lab: &Lab) {
+fn a_parent_that_died_before_the_exec_is_shown(shared: &Shared) {
     let exe = program();
     let steps = format!("name=outer say fork name=inner say orphan exec={exe} knock=81");
-    let (said, row, parents) = acted(lab, &steps);
+    let (said, row, parents) = acted(shared, &steps);
     let parents = above(relative_of(&said[0]), &parents);
     let parents = above(relative_of(&said[1]), &parents);
     assert_eq!(told(&row), facts(&exe, &["client", "--act", "knock=81"], "exec", &parents));
@@ -470,12 +529,12 @@ fn until_the_number_is_free<T>(mut attempt: impl FnMut() -> Result<T, String>) -
     panic!("the number is never free");
 }
 
-fn a_reused_pid_is_another_process(lab: &Lab) {
+fn a_reused_pid_is_another_process(shared: &Shared) {
     let (_dir, path) = open_dir();
     let [a, b] = ["a", "b"].map(|name| copy_of(program(), &format!("{path}/{name}")));
     let mut client = Client::new();
-    let (done, said) = until_the_number_is_free(|| {
-        let tracer = who(lab, &client);
+    let (rows, said) = until_the_number_is_free(|| {
+        let watch = shared.watch(&client);
         let mut said = client.case(&format!("act exec={a} knock=81"));
         let pid = &said[0]["pid"].clone();
         for steps in [format!("exec={b} knock=82"), "knock=83".into()] {
@@ -485,10 +544,8 @@ fn a_reused_pid_is_another_process(lab: &Lab) {
             }
             said.extend(lines);
         }
-        Ok((tracer.stop(), said))
+        Ok((watch.rows(), said))
     });
-    done.assert_quiet_success();
-    let rows = done.rows();
     assert_eq!(rows.len(), 3, "{rows:#?}");
     let (exe, parents) = (program(), lineage(client.pid()));
     let path = lab::client().into_os_string().into_string().expect("UTF-8");
@@ -507,14 +564,14 @@ fn a_reused_pid_is_another_process(lab: &Lab) {
     assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
 }
 
-fn a_dead_parent_is_not_taken_for_the_next_with_its_pid(lab: &Lab) {
+fn a_dead_parent_is_not_taken_for_the_next_with_its_pid(shared: &Shared) {
     let exe = program();
     let mut client = Client::new();
-    let (done, dead, steps) = until_the_number_is_free(|| {
+    let (rows, dead, steps) = until_the_number_is_free(|| {
         let (_dir, path) = open_dir();
         let [orphaned, reused, over] =
             ["orphaned", "reused", "over"].map(|name| format!("{path}/{name}"));
-        let tracer = who(lab, &client);
+        let watch = shared.watch(&client);
         let steps = format!("name=dead orphan make={orphaned} until={reused} tap=81 make={over}");
         let mut dead = client.beside(&exe);
         dead.arg("--act").args(steps.split(' '));
@@ -530,10 +587,8 @@ fn a_dead_parent_is_not_taken_for_the_next_with_its_pid(lab: &Lab) {
             fs::write(&reused, "not so").expect("a file");
         }
         end(dead);
-        error.map_or_else(|| Ok((tracer.stop(), pid, steps)), Err)
+        error.map_or_else(|| Ok((watch.rows(), pid, steps)), Err)
     });
-    done.assert_quiet_success();
-    let rows = done.rows();
     assert_eq!((rows.len(), &rows[0]["dport"]), (2, &json!(82)), "{rows:#?}");
     assert_eq!(rows[0]["pid"], dead);
     let args: Vec<_> = [&*exe, "--act"].into_iter().chain(steps.split(' ')).collect();
@@ -542,12 +597,12 @@ fn a_dead_parent_is_not_taken_for_the_next_with_its_pid(lab: &Lab) {
     assert_eq!(told(&rows[1]), facts(&exe, &args, "fork", &parents));
 }
 
-fn a_path_below_a_chroot_is_the_mount_namespaces(lab: &Lab) {
+fn a_path_below_a_chroot_is_the_mount_namespaces(shared: &Shared) {
     let (_dir, path) = open_dir();
     fs::create_dir(format!("{path}/bin")).expect("a folder");
     let copy = copy_of(busybox(), &format!("{path}/bin/busybox"));
     let steps = format!("chroot={path} run /bin/busybox nc 127.0.0.1 81");
-    let (_, row, parents) = acted(lab, &steps);
+    let (_, row, parents) = acted(shared, &steps);
     let args = ["/bin/busybox", "nc", "127.0.0.1", "81"];
     assert_eq!(told(&row), facts(&copy, &args, "exec", &parents));
 }
@@ -639,9 +694,9 @@ fn arguments_are_exact_whatever_they_hold(lab: &Lab) {
     }
 }
 
-fn arguments_rewritten_later_do_not_change_the_row(lab: &Lab) {
+fn arguments_rewritten_later_do_not_change_the_row(shared: &Shared) {
     let exe = program();
-    let (said, row, parents) = acted(lab, &format!("exec={exe} rewrite say knock=81"));
+    let (said, row, parents) = acted(shared, &format!("exec={exe} rewrite say knock=81"));
     let args = ["client", "--act", "rewrite", "say", "knock=81"];
     let cmdline = said[1]["args"][0].as_str().expect("a string");
     assert!(cmdline.starts_with('x'), "{cmdline}");
@@ -958,11 +1013,12 @@ fn no_process_program_is_loaded_unless_asked_for(lab: &Lab) {
             })
             .collect();
         assert!(!ids.is_empty());
-        let names = ids.iter().map(|id| {
-            let output = Command::new("bpftool").args(["prog", "show", "id", id]).output();
-            String::from_utf8_lossy(&output.expect("bpftool runs").stdout).into_owned()
-        });
-        names.filter(|text| ["process_", "cgroup_"].iter().any(|n| text.contains(n))).count()
+        let output = Command::new("bpftool").args(["prog", "show"]).output();
+        let text = String::from_utf8(output.expect("bpftool runs").stdout).expect("UTF-8");
+        let is_ours = |line: &&str| ids.iter().any(|id| line.starts_with(&format!("{id}: ")));
+        let ours: Vec<_> = text.lines().filter(is_ours).collect();
+        assert_eq!(ours.len(), ids.len(), "{text}");
+        ours.iter().filter(|l| ["process_", "cgroup_"].iter().any(|n| l.contains(n))).count()
     };
     assert_eq!(loaded(&["-j", "-p", "1"]), 0);
     assert_eq!(loaded(&["-t", "-U", "-L"]), 0);

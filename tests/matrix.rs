@@ -29,6 +29,8 @@ const RUNGS: &str = "fentry,kprobe,sockops";
 const BUFFERS: &str = "ring,perf";
 /// One for each of the host's two CPUs.
 const MACHINES_AT_ONCE: usize = 2;
+/// Attaching and detaching wait for RCU: 0.38 s a tracer with kprobes for 0.60 s.
+const CMDLINE: &str = "rcupdate.rcu_expedited=1";
 /// Emulation against hardware.
 const SCALE_DOWN: &str = "40";
 const LIMIT_SECONDS: &str = "1500";
@@ -126,7 +128,7 @@ fn run_machine(kernel: &str, programs: &Programs, filter: &str, results: &Result
          TEST_SCALE_DOWN={SCALE_DOWN} /live --color never {filter} 2>&1"
     );
     let mut machine = programs
-        .machine(kernel, "", LIMIT_SECONDS, &script)
+        .machine(kernel, CMDLINE, LIMIT_SECONDS, &script)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
