@@ -52,6 +52,12 @@ pub fn mount_is_root() -> bool {
     mount().and_then(|path| fs::metadata(path).ok()).is_some_and(|m| m.ino() == ROOT_INODE)
 }
 
+/// Whether processes are in hierarchies of version 1 as well.
+pub fn is_hybrid() -> bool {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    text.lines().any(|line| !line.starts_with("0::"))
+}
+
 /// Mount points of type cgroup2; the fields are described in proc(5).
 fn parse_mountinfo(text: &str) -> impl Iterator<Item = PathBuf> {
     text.lines().filter_map(|line| {

@@ -1044,7 +1044,12 @@ impl Setup<'_> {
         if found.is_empty() {
             let names = self.config.filter.containers.iter().chain(&self.config.filter.units);
             let names: Vec<_> = names.map(String::as_str).collect();
-            tell(&format!("tcpconnect: no cgroup of {} now; waiting for one", names.join(", ")));
+            let searched = match cgroup::is_hybrid() {
+                true => " in cgroup v2, version 1 is not searched",
+                false => "",
+            };
+            let names = names.join(", ");
+            tell(&format!("tcpconnect: no cgroup of {names} now{searched}; waiting for one"));
         }
         for id in found {
             let added = tracer.skel.maps.cgroups.update(&id.to_ne_bytes(), &[0; 4], MapFlags::ANY);

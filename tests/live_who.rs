@@ -53,9 +53,11 @@ pub const TESTS: [(&str, Test); 20] = tests![
     a_connect_stands_between_the_events_of_its_process,
 ];
 
+type SharedTest = fn(&Shared);
+
 /// Those that one tracer can do for all: emulated, its start takes longer than
 /// most of them.
-pub const SHARED: [(&str, fn(&Shared)); 15] = tests![
+pub const SHARED: [(&str, SharedTest); 15] = tests![
     a_forked_process_runs_its_parents_program,
     every_exec_of_a_process_is_a_new_program,
     an_exec_from_another_thread_is_the_processs_program,

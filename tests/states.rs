@@ -95,7 +95,8 @@ kprobe plain_ipv4: status 0, rows 1, lport 1
         script: "mkdir /sys/fs/cgroup/unified/t
                  for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook refused --cgroup /t; done
                  echo $$ > /sys/fs/cgroup/unified/t/cgroup.procs
-                 for hook in fentry kprobe sockops; do see $hook refused --cgroup t; done",
+                 for hook in fentry kprobe sockops; do see $hook refused --cgroup t; done
+                 see sockops refused --container t; see sockops refused --container u",
         expected: "\
 fentry plain_ipv4: status 0, rows 1, lport 1
 fentry refused: status 0, rows 0, lport 0
@@ -106,6 +107,9 @@ sockops refused: status 0, rows 0, lport 0
 fentry refused: status 0, rows 1, lport 1
 kprobe refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 1, lport 1
+sockops refused: status 0, rows 1, lport 1
+sockops refused: status 0, rows 0, lport 0
+tcpconnect: no cgroup of u now in cgroup v2, version 1 is not searched; waiting for one
 ",
     },
     State {

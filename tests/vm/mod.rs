@@ -47,12 +47,7 @@ impl Programs {
             assert!(output.status.success(), "cargo {args:?} failed");
             output.stdout
         };
-        cargo(&["build", "--release", "--quiet", "--bin", "tcpconnect"]);
-        // Tests start it thousands of times, and emulated it starts in 5 ms as a
-        // static program at a fixed address, in 32 ms with shared libraries.
-        let fixed = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
-        let client = ["rustc", "--release", "--quiet", "--example", "client", "--"];
-        cargo(&[&client[..], &fixed].concat());
+        cargo(&["build", "--release", "--quiet", "--bin", "tcpconnect", "--example", "client"]);
         let messages = cargo(&["test", "--no-run", "--test", "live", "--message-format=json"]);
         let live = String::from_utf8_lossy(&messages)
             .lines()
