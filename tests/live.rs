@@ -846,10 +846,14 @@ fn a_storm_adds_up_and_memory_does_not_grow(lab: &Lab) {
     let mut client = Client::new();
     let made = scaled(1_000_000);
     let tracer = lab.trace(&["--netns", &client.netns()]);
-    // Enough to have touched every page of a CPU's buffer; with a perf buffer
-    // the client may move to another CPU after that.
-    let first = 24_000;
-    client.case(&format!("storm {first} 1"));
+    // A full batch for the reader; then enough to have touched every page of a
+    // CPU's buffer. With a perf buffer the client may move to another CPU after that.
+    let (stalled, first) = (3_000, 27_000);
+    tracer.signal(libc::SIGSTOP);
+    client.case(&format!("storm {stalled} 1"));
+    tracer.signal(libc::SIGCONT);
+    tracer.settle();
+    client.case(&format!("storm {} 1", first - stalled));
     let room = if lab.buffer == "perf" { 2048 } else { 1024 };
     tracer.settle();
     let before = tracer.rss();

@@ -32,7 +32,7 @@ const MACHINES_AT_ONCE: usize = 2;
 /// Attaching and detaching wait for RCU: 0.38 s a tracer with kprobes for 0.60 s.
 const CMDLINE: &str = "rcupdate.rcu_expedited=1";
 /// Emulation against hardware.
-const SCALE_DOWN: &str = "40";
+const SCALE_DOWN: &str = "100";
 const LIMIT_SECONDS: &str = "1500";
 
 /// What the tests of one machine said so far: name -> output, or why it failed.
