@@ -333,6 +333,15 @@ main() {
 	work=$(mktemp -d "$VM/boot.XXXXXX")
 	build
 	run || result=$?
+	# Nothing of ours ran yet: an emulated 7.2 dies so in one boot of a hundred,
+	# of an int3 that patches the kernel while the other CPU runs there.
+	for _ in 1 2; do
+		if console | grep -q 'Kernel panic' && ! console | grep -q '\] vm: started$'; then
+			say "the kernel panicked before it was up; once more"
+			result=0
+			run || result=$?
+		fi
+	done
 
 	logged=$(console | sed '1,/\] vm: started$/d; /\] vm: status [0-9]*$/,$d')
 	reported=$(console | sed -n 's/.*\] vm: status \([0-9]*\)$/\1/p')
