@@ -65,6 +65,7 @@ Examples:
   tcpconnect --to 10.0.0.0/8 -T     # who talks to this network, and when
   tcpconnect --cgroup system.slice/nginx.service
   tcpconnect --wide                 # with executable, arguments and parents
+  tcpconnect -f                     # also without a route or port, or forbidden
   tcpconnect -c -i 10 --duration 60 # a table every 10 seconds, for a minute";
 
 /// The aliases are the abbreviations that mean one option of BCC's tool and would
@@ -107,6 +108,10 @@ pub struct Cli {
     /// Include QUERY, the DNS name of the destination (not available yet)
     #[arg(short = 'd', long, aliases = ["d"], help_heading = "Columns")]
     pub dns: bool,
+
+    /// Connects that fail at once, too, with ERR
+    #[arg(short = 'f', long, help_heading = "Outcome")]
+    pub failed: bool,
 
     /// Include EXE, the path of the executable
     #[arg(short = 'x', long, help_heading = "Who")]

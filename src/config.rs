@@ -37,6 +37,7 @@ pub struct Columns {
     pub timestamp: bool,
     pub uid: bool,
     pub lport: bool,
+    pub error: bool,
     pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
@@ -94,6 +95,8 @@ pub struct Config {
     pub format: Format,
     pub filter: Filter,
     pub who: Who,
+    /// Connects that fail before their SYN, too.
+    pub failed: bool,
     pub procs: Option<Procs>,
     pub output: Option<PathBuf>,
     pub max_events: Option<u64>,
@@ -179,6 +182,17 @@ impl Config {
         if tcpv4connect && who.any() {
             return Err("tcpv4connect has no such columns; use tcpconnect".into());
         }
+        if cli.count && cli.failed {
+            return Err("-c counts connects that went out; leave out -f".into());
+        }
+        if tcpv4connect && cli.failed {
+            return Err("tcpv4connect has no errors; use tcpconnect".into());
+        }
+        if cli.failed && cli.attach == Attach::Sockops {
+            return Err("-f needs --attach fentry or kprobe: sockops sees no connect that fails \
+                        before its SYN"
+                .into());
+        }
         let children = cli.children || !cli.command.is_empty();
         Ok(Config {
             mode: match cli.count {
@@ -192,6 +206,7 @@ impl Config {
                     timestamp: cli.timestamp,
                     uid: cli.print_uid || cli.wide,
                     lport: cli.lport || cli.wide,
+                    error: cli.failed,
                     who,
                     tcpv4connect,
                 }),
@@ -212,6 +227,7 @@ impl Config {
                 mntnsmap: cli.mntnsmap,
             },
             who,
+            failed: cli.failed,
             procs: cli.procs,
             output: cli.output,
             max_events: cli.max_events,
@@ -347,6 +363,14 @@ mod tests {
     fn counting_does_not_tell_who() {
         assert!(refused(&["-c", "--exe"]).starts_with("-c counts connects"));
         assert!(refused(&["-c", "--procs"]).starts_with("-c counts connects"));
+    }
+
+    #[test]
+    fn failed_connects_need_a_hook_that_sees_them_and_rows() {
+        assert!(new(&["-f"]).failed && !new(&[]).failed);
+        assert!(refused(&["-f", "--attach", "sockops"]).starts_with("-f needs --attach fentry"));
+        assert!(refused(&["-c", "-f"]).starts_with("-c counts connects that went out"));
+        assert!(new_as(true, &["-f"]).unwrap_err().starts_with("tcpv4connect has no errors"));
     }
 
     #[test]

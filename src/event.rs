@@ -82,9 +82,17 @@ pub struct Connect {
     pub exe_deleted: bool,
     /// Pid in the process's own pid namespace; only filled if asked for.
     pub vpid: Option<u32>,
+    /// errno of one that failed before its SYN, else 0. Its `saddr` is unspecified
+    /// unless the program had bound one.
+    pub error: u16,
 }
 
 impl Connect {
+    /// `saddr`, if there is one.
+    pub fn source(&self) -> Option<IpAddr> {
+        Some(self.saddr).filter(|addr| self.error == 0 || !addr.is_unspecified())
+    }
+
     /// All unknown.
     pub fn nowhere() -> Self {
         let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -106,6 +114,7 @@ impl Connect {
             exec_id: 0,
             exe_deleted: false,
             vpid: None,
+            error: 0,
         }
     }
 }
@@ -298,14 +307,15 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
         leader: Comm(r.task.leader),
         cgroup_id: Some(r.task.cgroup_id).filter(|&id| id != 0),
         netns: Some(r.netns).filter(|&inode| inode != 0),
-        saddr: address(r.ip, &r.saddr)?,
-        daddr: address(r.ip, &r.daddr)?,
+        saddr: address(r.ip.into(), &r.saddr)?,
+        daddr: address(r.ip.into(), &r.daddr)?,
         lport: Some(r.lport).filter(|&port| port != 0),
         dport: r.dport,
         start_ns: r.start_ns,
         exec_id: r.exec_id,
         exe_deleted: has(r.flags.into(), types::record_flags::EXE_DELETED),
         vpid: Some(r.vpid).filter(|&pid| pid != 0),
+        error: r.error,
     })
 }
 
@@ -420,7 +430,7 @@ pub fn sort_flows(flows: &mut [Flow]) {
 mod tests {
     use super::*;
 
-    fn record(kind: types::record_kind, ip: u16) -> types::connect_record {
+    fn record(kind: types::record_kind, ip: u8) -> types::connect_record {
         let mut record = types::connect_record { kind: kind.0, ip, ..Default::default() };
         record.task.tid = 7;
         record.saddr[..4].copy_from_slice(&[192, 0, 2, 1]);

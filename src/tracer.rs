@@ -149,7 +149,18 @@ impl Rung {
             _ => (v4, v6),
         };
         let names = of_v4.iter().filter(|_| v4).chain(of_v6.iter().filter(|_| v6));
-        names.map(|name| format!("{name}{}", level.suffix())).collect()
+        let mut names: Vec<_> = names.map(|name| format!("{name}{}", level.suffix())).collect();
+        if level == Level::Failed {
+            let policy = [(true, "security"), (v4, "pre_v4"), (v6, "pre_v6")];
+            let entries: &[_] = match self {
+                Rung::Kprobe => &["kretprobe", "kprobe"],
+                _ => &["fexit"],
+            };
+            for (_, function) in policy.iter().filter(|(wanted, _)| *wanted) {
+                names.extend(entries.iter().map(|entry| format!("{entry}_{function}")));
+            }
+        }
+        names
     }
 }
 
@@ -159,6 +170,7 @@ enum Level {
     Table,
     More,
     All,
+    Failed,
 }
 
 impl Level {
@@ -168,6 +180,7 @@ impl Level {
             Level::Table => "",
             Level::More => "_more",
             Level::All => "_all",
+            Level::Failed => "_failed",
         }
     }
 }
@@ -648,12 +661,15 @@ impl<'a> Setup<'a> {
                  which lockdown=confidentiality forbids; --cgroup PATH works"
             );
         }
+        if config.failed && !privilege::may_probe() {
+            bail!("-f reads kernel memory, which lockdown=confidentiality forbids");
+        }
         let pidns = cgroup::own_pidns();
         Ok(Setup {
             config,
             patterns,
             processes: config.follows_processes(),
-            twins: Cell::new(privilege::needs_perf_tracepoints()),
+            twins: Cell::new(privilege::needs_perf_tracepoints() && privilege::may_probe()),
             cgroup_names,
             pidns,
             ring,
@@ -672,7 +688,9 @@ impl<'a> Setup<'a> {
 
     fn level(&self) -> Level {
         let filter = &self.config.filter;
-        if self.processes
+        if self.config.failed {
+            Level::Failed
+        } else if self.processes
             || self.config.who.vpid
             || self.config.who.container_id
             || self.pidns.is_some()
@@ -702,11 +720,15 @@ impl<'a> Setup<'a> {
 
     /// The outer error is fatal, the inner one sends us to the next rung.
     fn try_rung(&self, rung: Rung, say: &dyn Fn(&str)) -> Result<Result<Tracer, Refusal>> {
+        if rung == Rung::Sockops && self.config.failed {
+            return Ok(Err("it sees no connect that fails before its SYN (-f)".into()));
+        }
         if rung == Rung::Kprobe && !privilege::has_kprobes() {
             return Ok(Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".into()));
         }
         let family = self.config.filter.family;
-        let (v4, v6) = (family != Family::V6, family != Family::V4);
+        // A policy may refuse a mapped connect as one of IPv6.
+        let (v4, v6) = (family != Family::V6, family != Family::V4 || self.config.failed);
         match self.try_programs(rung, rung.programs(self.level(), v4, v6))? {
             Err(why) if v4 && v6 && why.contains("tcp_v6_connect") => {
                 say(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
@@ -828,8 +850,7 @@ impl<'a> Setup<'a> {
     }
 
     fn report(&self, tracer: &Tracer, say: &dyn Fn(&str)) {
-        let programs: Vec<_> =
-            tracer.connect.iter().map(|n| n.trim_end_matches(self.level().suffix())).collect();
+        let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
         say(&format!("attached {} ({})", tracer.rung.name(), programs.join(", ")));
         if self.rows() {
             let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
@@ -1114,17 +1135,24 @@ fn pinned(
     Ok(Some(map))
 }
 
+/// A program's name without its level, which is nobody's business but ours.
+fn plain_name(name: &str) -> &str {
+    let levels = [Level::More, Level::All, Level::Failed];
+    levels.iter().fold(name, |name, level| name.trim_end_matches(level.suffix()))
+}
+
 /// Why the kernel refused, from the error and libbpf's last words.
 fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> Refusal {
     let words = log.iter().rev().find_map(|line| {
         let line = line.trim().strip_prefix("libbpf: ").unwrap_or(line.trim());
         let is_reason = ["failed", "not found", "not supported"].iter().any(|w| line.contains(w));
-        (is_reason && line.starts_with("prog '")).then(|| line.to_owned())
+        let (name, why) = line.strip_prefix("prog '")?.split_once('\'')?;
+        is_reason.then(|| format!("prog '{}'{why}", plain_name(name)))
     });
     let mut why = match words {
         Some(words) => words,
         None if step == "load" => format!("loading: {}", text_of(error)),
-        None => format!("attaching {step}: {}", text_of(error)),
+        None => format!("attaching {}: {}", plain_name(step), text_of(error)),
     };
     if step == "load" && !Path::new(KERNEL_BTF).exists() {
         return "the kernel's own BTF is needed for fentry, --children and COMMAND".into();

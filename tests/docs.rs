@@ -174,6 +174,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         exec_id: 1,
         exe_deleted: true,
         vpid: Some(1),
+        error: 1,
     };
     let image =
         Image { exe: Some(b"/x"[..].into()), exe_deleted: true, args: Some(Args::new(b"x\0")) };

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use lab::Cgroup;
 use lab::Client;
+use lab::Denied;
 use lab::Done;
 use lab::Lab;
 use lab::Pin;
@@ -32,6 +33,7 @@ use libtest_mimic::Arguments;
 use libtest_mimic::Trial;
 use live_who::Shared;
 use serde_json::Value;
+use serde_json::json;
 
 /// Each makes one row or none, as the client says; `new_namespaces` has a test of its own.
 const CASES: [&str; 35] = [
@@ -100,7 +102,9 @@ fn main() {
                 if WITHOUT_BUFFER.contains(&name) && *buffer != buffers[0] {
                     continue;
                 }
-                if name == ONLY_SOCKOPS && !["auto", "sockops"].contains(&&*attach) {
+                if name == ONLY_SOCKOPS && !["auto", "sockops"].contains(&&*attach)
+                    || NOT_SOCKOPS.contains(&name) && !["fentry", "kprobe"].contains(&&*attach)
+                {
                     continue;
                 }
                 let lab = Arc::clone(&lab);
@@ -220,7 +224,7 @@ fn assert_row(row: &Value, attempt: &Value, family: u8) {
 
 type Test = fn(&Lab);
 
-const TESTS: [(&str, Test); 43] = tests![
+const TESTS: [(&str, Test); 45] = tests![
     rows_are_exact_from_a_process_in_its_own_namespaces,
     ipv4_only_shows_mapped_addresses_as_ipv4,
     ipv6_only_shows_mapped_addresses_as_ipv6,
@@ -259,11 +263,19 @@ const TESTS: [(&str, Test); 43] = tests![
     rows_come_in_the_order_of_the_kernels_clock,
     a_tiny_buffer_under_a_storm_adds_up,
     a_storm_adds_up_and_memory_does_not_grow,
+    connects_that_fail_at_once_are_shown_with_their_error,
+    a_filter_holds_for_connects_that_fail_at_once,
     busy_threads_add_up,
     two_tracers_see_the_same,
     nothing_is_left_behind,
     without_btf_it_says_so,
     without_cgroup_v2_it_still_traces,
+];
+
+/// No connect that fails before its SYN comes to this hook.
+const NOT_SOCKOPS: [&str; 2] = [
+    "connects_that_fail_at_once_are_shown_with_their_error",
+    "a_filter_holds_for_connects_that_fail_at_once",
 ];
 
 /// Its tracer is told to use this rung whatever the others do.
@@ -866,6 +878,69 @@ fn a_storm_adds_up_and_memory_does_not_grow(lab: &Lab) {
     // A machine that does not get its CPUs may lose some.
     assert!(lost == 0 || lab.attach != "auto", "{}", done.stderr);
     assert!(after <= before + room, "{before} KiB, then {after} KiB");
+}
+
+/// Error, source, local port and destination of each row, as JSON has them.
+fn outcomes(done: &Done) -> Vec<Value> {
+    done.assert_quiet_success();
+    let pick = |row: Value| {
+        let fields = ["error", "saddr", "lport", "daddr", "dport", "ip"];
+        fields.iter().map(|name| row[name].clone()).collect::<Value>()
+    };
+    done.rows().into_iter().map(pick).collect()
+}
+
+fn connects_that_fail_at_once_are_shown_with_their_error(lab: &Lab) {
+    let cgroup = Cgroup::new("failed");
+    let _denied = Denied::new(&cgroup);
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "-f", "--netns", &client.netns()]);
+    for case in ["no_route", "no_route_ipv6", "no_route_mapped", "af_unspec", "eisconn"] {
+        client.case(case);
+    }
+    let bound = client.case("addr_not_available");
+    cgroup.adopt(client.pid());
+    for to in ["127.0.0.1 81", "::1 82", "::ffff:127.0.0.1 83"] {
+        client.case(&format!("connect {to}"));
+    }
+    let rows = outcomes(&tracer.stop());
+    let failed =
+        |error: &str, daddr: &str, dport: u16, ip: u8| json!([error, null, null, daddr, dport, ip]);
+    let errors: Vec<_> = rows.iter().filter(|row| !row[0].is_null()).cloned().collect();
+    let bound = &bound[1];
+    let expected = [
+        failed("ENETUNREACH", "192.0.2.1", 80, 4),
+        failed("ENETUNREACH", "2001:db8::1", 80, 6),
+        failed("ENETUNREACH", "192.0.2.1", 80, 4),
+        json!(["EADDRNOTAVAIL", bound["saddr"], bound["lport"], bound["daddr"], bound["dport"], 4]),
+        failed("EPERM", "127.0.0.1", 81, 4),
+        failed("EPERM", "::1", 82, 6),
+        failed("EPERM", "127.0.0.1", 83, 4),
+    ];
+    assert_eq!(errors, expected);
+    // Those of af_unspec, eisconn and addr_not_available that went out.
+    assert!(rows.len() > errors.len(), "{rows:?}");
+}
+
+fn a_filter_holds_for_connects_that_fail_at_once(lab: &Lab) {
+    let mut client = Client::new();
+    let (netns, pid) = (client.netns(), client.pid().to_string());
+    let cases = ["no_route", "no_route_ipv6", "no_route_mapped"];
+    let ipv4 = json!(["ENETUNREACH", null, null, "192.0.2.1", 80, 4]);
+    let ipv6 = json!(["ENETUNREACH", null, null, "2001:db8::1", 80, 6]);
+    let mapped = json!(["ENETUNREACH", null, null, "::ffff:192.0.2.1", 80, 6]);
+    for (filter, expected) in [
+        (&["-4", "-p", &pid][..], vec![&ipv4, &ipv4]),
+        (&["-6"], vec![&ipv6, &mapped]),
+        (&["--to", "2001:db8::/32", "-P", "80"], vec![&ipv6]),
+        (&["-P", "81"], vec![]),
+        (&["-p", "1"], vec![]),
+    ] {
+        let tracer = lab.trace(&[&["-j", "-f", "--netns", &netns], filter].concat());
+        cases.iter().for_each(|case| drop(client.case(case)));
+        let rows = outcomes(&tracer.stop());
+        assert_eq!(rows.iter().collect::<Vec<_>>(), expected, "{filter:?}");
+    }
 }
 
 fn busy_threads_add_up(lab: &Lab) {

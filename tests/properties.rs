@@ -70,8 +70,9 @@ struct Record {
     daddr: [u8; 16],
     lport: u16,
     dport: u16,
-    ip: u16,
-    flags: u16,
+    ip: u8,
+    flags: u8,
+    error: u16,
     start_ns: u64,
     exec_id: u32,
     vpid: u32,
@@ -93,6 +94,7 @@ impl Record {
         bytes.extend(self.dport.to_ne_bytes());
         bytes.extend(self.ip.to_ne_bytes());
         bytes.extend(self.flags.to_ne_bytes());
+        bytes.extend(self.error.to_ne_bytes());
         bytes.extend(self.start_ns.to_ne_bytes());
         bytes.extend(self.exec_id.to_ne_bytes());
         bytes.extend(self.vpid.to_ne_bytes());
@@ -120,17 +122,18 @@ fn number() -> impl Strategy<Value = u64> {
 prop_compose! {
     fn record()(
         kind in Just(RECORD_CONNECT),
-        ip in prop_oneof![Just(4u16), Just(6)],
+        ip in prop_oneof![Just(4u8), Just(6)],
         (netns, ts_ns, cgroup_id) in (number(), any::<u64>(), number()),
         task in any::<[u32; 4]>(),
         (comm, leader) in any::<([u8; 16], [u8; 16])>(),
         (saddr, daddr) in any::<([u8; 16], [u8; 16])>(),
         (lport, dport) in (number(), any::<u16>()),
-        (flags, start_ns, exec_id, vpid) in (0..2u16, any::<u64>(), any::<u32>(), number()),
+        (flags, error) in (0..2u8, prop_oneof![Just(0), any::<u16>()]),
+        (start_ns, exec_id, vpid) in (any::<u64>(), any::<u32>(), number()),
     ) -> Record {
         Record {
             kind, netns: netns as u32, ts_ns, cgroup_id, task, comm, leader, saddr, daddr,
-            lport: lport as u16, dport, ip, flags, start_ns, exec_id, vpid: vpid as u32,
+            lport: lport as u16, dport, ip, flags, error, start_ns, exec_id, vpid: vpid as u32,
         }
     }
 }
@@ -147,12 +150,12 @@ proptest! {
 
     #[test]
     fn no_record_of_any_kind_makes_decoding_panic(
-        record in record(), kind in 0..12u32, ip in 0..8u16,
+        record in record(), kind in 0..12u32, ip in 0..8u8,
     ) {
         let decoded = decode(&Record { kind, ip, ..record.clone() }.bytes());
         match (kind, ip) {
             (RECORD_CONNECT, 4 | 6) => prop_assert!(matches!(decoded, Ok(Event::Connect(_)))),
-            (RECORD_CONNECT, _) => prop_assert_eq!(decoded, Err(DecodeError::Ip(ip))),
+            (RECORD_CONNECT, _) => prop_assert_eq!(decoded, Err(DecodeError::Ip(ip.into()))),
             (RECORD_RETRACT, _) => prop_assert_eq!(
                 decoded,
                 Ok(Event::Retract { tid: record.task[1], ts_ns: record.cgroup_id })
@@ -291,14 +294,15 @@ proptest! {
             leader: Comm(record.leader),
             cgroup_id: (record.cgroup_id != 0).then_some(record.cgroup_id),
             netns: (record.netns != 0).then_some(record.netns),
-            saddr: address(record.ip, record.saddr),
-            daddr: address(record.ip, record.daddr),
+            saddr: address(record.ip.into(), record.saddr),
+            daddr: address(record.ip.into(), record.daddr),
             lport: (record.lport != 0).then_some(record.lport),
             dport: record.dport,
             start_ns: record.start_ns,
             exec_id: record.exec_id,
             exe_deleted: record.flags & 1 == 1,
             vpid: (record.vpid != 0).then_some(record.vpid),
+            error: record.error,
         };
         let decoded = decode(&bytes);
         prop_assert_eq!(decoded.as_ref().map(Event::ts_ns), Ok(record.ts_ns));

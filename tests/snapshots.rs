@@ -837,6 +837,24 @@ const ALL_COLUMNS: [&str; 8] = [
 ];
 
 #[test]
+fn a_connect_that_failed_at_once_shows_its_error() {
+    let unreachable =
+        Connect { saddr: addr("0.0.0.0"), lport: None, error: libc::ENETUNREACH as u16, ..curl() };
+    let bound = Connect { error: libc::EADDRNOTAVAIL as u16, ..curl() };
+    let nameless = Connect { error: 4095, ..bound };
+    let shown = [&["-f"][..], &["-f", "-L", "--vpid"], &["-j", "-f"]].map(|args| {
+        let mut output = output::new(&config(args));
+        written(|out| {
+            output.header(out);
+            for connect in [&curl(), &unreachable, &bound, &nameless] {
+                output.connect(&Row::bare(connect), &clock(), out);
+            }
+        })
+    });
+    insta::assert_snapshot!(shown.join("\n"));
+}
+
+#[test]
 fn the_table_tells_who() {
     let process = family(image());
     insta::assert_snapshot!(told(&["-x", "-a", "--parents"], Some(&process), None));

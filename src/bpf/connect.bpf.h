@@ -268,6 +268,95 @@ static __always_inline bool reported_by_v4(const bool typed, struct sock *sk)
 	return is_v4_mapped(daddr);
 }
 
+/*
+ * Where the program wanted to go: of a connect that fails at once the socket
+ * says nothing, but the program's sockaddr, in kernel memory by now, does.
+ */
+static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, const void *uaddr,
+					     __u64 addr_len, struct connect_record *r)
+{
+	/* sockaddr_in6, whose family and port sockaddr_in has, too. */
+	struct {
+		__u16 family;
+		__be16 port;
+		__be32 v4; /* sockaddr_in6: the flow label */
+		__u8 v6[16];
+	} to;
+	struct net *net;
+	__u16 family;
+
+	/* As much as the kernel insists on: SIN6_LEN_RFC2133, sizeof(sockaddr_in). */
+	if (addr_len < 16 || bpf_probe_read_kernel(&to, addr_len < 24 ? 16 : 24, uaddr))
+		return false;
+	__builtin_memset(r->daddr, 0, sizeof(r->daddr));
+	if (to.family == AF_INET) {
+		r->ip = 4;
+		__builtin_memcpy(r->daddr, &to.v4, 4);
+	} else if (to.family == AF_INET6 && addr_len >= 24) {
+		r->ip = want_ip == 6 || !is_v4_mapped(to.v6) ? 6 : 4;
+		if (r->ip == 6)
+			__builtin_memcpy(r->daddr, to.v6, 16);
+		else
+			__builtin_memcpy(r->daddr, to.v6 + 12, 4);
+	} else {
+		return false;
+	}
+	r->dport = bpf_ntohs(to.port);
+	LOAD(typed, net, sk->__sk_common.skc_net.net);
+	LOAD(typed, r->netns, net->ns.inum);
+	if ((want_ip && r->ip != want_ip) || should_skip_port(r->dport) ||
+	    should_skip_netns(r->netns) || should_skip_net(r->ip, r->daddr))
+		return false;
+
+	/* What the program has bound. */
+	__builtin_memset(r->saddr, 0, sizeof(r->saddr));
+	LOAD(typed, family, sk->__sk_common.skc_family);
+	if (r->ip == 6 && family == AF_INET6) {
+		load16(typed, r->saddr, &sk->__sk_common.skc_v6_rcv_saddr);
+	} else if (r->ip == 4) {
+		__u32 v4;
+
+		LOAD(typed, v4, sk->__sk_common.skc_rcv_saddr);
+		__builtin_memcpy(r->saddr, &v4, 4);
+	}
+	LOAD(typed, r->lport, sk->__sk_common.skc_num);
+	return true;
+}
+
+/* -f: a connect by the running task that ended with this error before its SYN. */
+static __always_inline int failed_by_current(void *ctx, const bool typed, struct sock *sk,
+					     const void *uaddr, __u64 addr_len, int error)
+{
+	struct connect_record r = { .kind = RECORD_CONNECT };
+
+	if (fill_task(FAILED, &r.task) && fill_wanted_flow(typed, sk, uaddr, addr_len, &r)) {
+		r.error = -error;
+		emit(FAILED, ctx, &r);
+	}
+	return 0;
+}
+
+/* tcp_v6_connect() failed before it came to tcp_v4_connect(), which would tell. */
+static __always_inline bool failed_in_v6(const bool typed, struct sock *sk, const void *uaddr)
+{
+	__u8 daddr[16];
+
+	if (want_ip == 6 ||
+	    (typed ? BPF_CORE_READ_BITFIELD(sk, __sk_common.skc_ipv6only) :
+		     BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only)))
+		return true;
+	return bpf_probe_read_kernel(daddr, sizeof(daddr), uaddr + 8) || !is_v4_mapped(daddr);
+}
+
+/* Where a connect can be refused by a policy, before TCP: for all protocols. */
+static __always_inline bool is_tcp(const bool typed, struct sock *sk)
+{
+	__u16 protocol;
+
+	LOAD(typed, protocol, sk->sk_protocol);
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP;
+}
+
 /* A connect by the running task on a socket that is ready to be read. */
 static __always_inline int connect_by_current(const int level, void *ctx, const bool typed,
 					      struct sock *sk)

@@ -6,11 +6,13 @@
 #ifndef FAMILY_BPF_H
 #define FAMILY_BPF_H
 
-static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
+static __always_inline void process_forked(const bool typed, struct task_struct *parent,
+					   struct task_struct *child)
 {
-	__u32 parent_pid = known_pid(parent, parent->tgid);
-	__u32 pid = known_pid(child, child->tgid), descendant = 0;
+	__u32 parent_pid = known_pid(parent, parent->tgid), pid, descendant = 0;
 
+	LOAD(typed, pid, child->tgid);
+	pid = known_pid(child, pid);
 	if (pid == parent_pid || !bpf_map_lookup_elem(&pids, &parent_pid))
 		return;
 	if (bpf_map_update_elem(&pids, &pid, &descendant, BPF_NOEXIST) &&

@@ -17,6 +17,7 @@ enum {
 	TABLE, /* what BCC's tables show, and their filters */
 	MORE,  /* JSON; namespaces and cgroups */
 	ALL,   /* who the process is */
+	FAILED, /* connects that fail at once, too */
 };
 
 const volatile __u32 want_pid;	    /* one pid; 0: any */

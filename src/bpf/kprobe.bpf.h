@@ -5,38 +5,51 @@
 #ifndef KPROBE_BPF_H
 #define KPROBE_BPF_H
 
-static __always_inline __u64 call_key(const bool v6)
+enum function { IN_V4, IN_V6, IN_POLICY };
+
+static __always_inline __u64 call_key(const enum function function)
 {
-	return (__u32)bpf_get_current_pid_tgid() | (v6 ? 1ULL << 32 : 0);
+	return (__u32)bpf_get_current_pid_tgid() | (__u64)function << 32;
 }
 
-static __always_inline int connect_entry(const int level, struct sock *sk, const bool v6)
+static __always_inline int connect_entry(const int level, const enum function function,
+					 struct sock *sk, const void *uaddr, int addr_len)
 {
-	__u64 key = call_key(v6), value = (__u64)sk;
+	__u64 key = call_key(function);
+	struct call call = { .sk = (__u64)sk };
 	struct task_facts t;
 
 	if (!fill_task(level, &t))
 		return 0;
+	if (level >= FAILED) {
+		call.uaddr = (__u64)uaddr;
+		call.addr_len = addr_len;
+	}
 	/* A left-over of this thread: its return probe did not run (no free
 	 * kretprobe instance), which no kernel before 6.7 tells. */
-	if (bpf_map_update_elem(&calls, &key, &value, BPF_NOEXIST)) {
+	if (bpf_map_update_elem(&calls, &key, &call, BPF_NOEXIST)) {
 		count_lost(&lost.stash);
-		bpf_map_update_elem(&calls, &key, &value, BPF_ANY);
+		bpf_map_update_elem(&calls, &key, &call, BPF_ANY);
 	}
 	return 0;
 }
 
-static __always_inline int connect_return(const int level, void *ctx, int ret, const bool v6)
+static __always_inline int connect_return(const int level, const enum function function, void *ctx,
+					  int ret)
 {
-	__u64 key = call_key(v6), *value;
+	__u64 key = call_key(function);
+	struct call call, *value;
 	struct sock *sk;
 
 	value = bpf_map_lookup_elem(&calls, &key);
 	if (!value)
 		return 0;
-	sk = (struct sock *)*value;
+	call = *value;
+	sk = (struct sock *)call.sk;
 	bpf_map_delete_elem(&calls, &key);
-	if (ret || (v6 && reported_by_v4(false, sk)))
+	if (ret && level >= FAILED && (function != IN_V6 || failed_in_v6(false, sk, (void *)call.uaddr)))
+		return failed_by_current(ctx, false, sk, (void *)call.uaddr, call.addr_len, ret);
+	if (ret || function == IN_POLICY || (function == IN_V6 && reported_by_v4(false, sk)))
 		return 0;
 	return connect_by_current(level, ctx, false, sk);
 }

@@ -153,9 +153,15 @@ struct {
 	});
 } flows SEC(".maps");
 
+struct call {
+	__u64 sk;
+	__u64 uaddr; /* -f only */
+	__u64 addr_len;
+};
+
 /*
- * kprobe rung: (tid, 1 if IPv6) -> socket of the connect under way; two keys,
- * for a mapped connect is in both functions at once. Inserted: entry probe.
+ * kprobe rung: (tid, function) -> arguments of the call under way; a mapped
+ * connect is in two functions at once. Inserted: entry probe.
  * Read and deleted: return probe. What the return probe missed is overwritten
  * by the thread's next connect, or found at exit by user space; both count as
  * lost. Set before load.
@@ -164,7 +170,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, __u64);
-	__type(value, __u64);
+	__type(value, struct call);
 } calls SEC(".maps");
 
 /*

@@ -53,37 +53,71 @@ static __always_inline void submit_process(void *ctx, void *record, __u64 *ts_ns
 	}
 }
 
-static __always_inline void fill_process(struct task_struct *task, struct process_record *r)
+static __always_inline void fill_process(const bool typed, struct task_struct *task,
+					 struct process_record *r)
 {
-	struct task_struct *leader = task->group_leader, *parent = task->real_parent;
+	struct task_struct *leader, *parent, *parent_leader;
+	const struct cred *cred;
+	__u64 exec_id;
 
-	r->task.tgid = task->tgid;
-	r->task.tid = task->pid;
-	r->task.uid = task->cred->uid.val;
-	r->task.gid = task->cred->gid.val;
-	r->task.cgroup_id = want_cgroup_id ? cgroup_id_of(true, task) : 0;
-	load16(true, r->task.comm, task->comm);
-	load16(true, r->task.leader, leader->comm);
-	r->start_ns = leader->start_boottime;
-	r->exec_id = task->self_exec_id;
-	r->parent = parent->tgid;
-	r->parent_start_ns = parent->group_leader->start_boottime;
+	LOAD(typed, leader, task->group_leader);
+	LOAD(typed, parent, task->real_parent);
+	LOAD(typed, parent_leader, parent->group_leader);
+	LOAD(typed, cred, task->cred);
+	LOAD(typed, exec_id, task->self_exec_id);
+	LOAD(typed, r->task.tgid, task->tgid);
+	LOAD(typed, r->task.tid, task->pid);
+	LOAD(typed, r->task.uid, cred->uid.val);
+	LOAD(typed, r->task.gid, cred->gid.val);
+	r->task.cgroup_id = want_cgroup_id ? cgroup_id_of(typed, task) : 0;
+	load16(typed, r->task.comm, task->comm);
+	load16(typed, r->task.leader, leader->comm);
+	LOAD(typed, r->start_ns, leader->start_boottime);
+	r->exec_id = exec_id;
+	LOAD(typed, r->parent, parent->tgid);
+	LOAD(typed, r->parent_start_ns, parent_leader->start_boottime);
 	r->ns_pid = want_pidns ? pid_in(task, want_pidns) : r->task.tgid;
 }
 
 /* Threads are no processes. */
-static __always_inline void report_fork(void *ctx, struct task_struct *forker,
+static __always_inline void report_fork(void *ctx, const bool typed, struct task_struct *forker,
 					struct task_struct *child)
 {
 	struct process_record r = { .kind = RECORD_FORK };
 
-	if (child->pid != child->tgid)
+	fill_process(typed, child, &r);
+	if (r.task.tid != r.task.tgid)
 		return;
-	fill_process(child, &r);
 	/* CLONE_PARENT: it runs its forker's program, not its parent's. */
 	if (forker->tgid != r.parent)
 		r.exec_id = ~0U;
 	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
+}
+
+/* How far from the end of a list a new child is looked for: others are only
+ * added behind it by orphans that come to this parent, or with CLONE_PARENT. */
+#define MAX_YOUNGER_SIBLINGS 64
+
+/* The child of this pid, from the end of the list; NULL for a thread, which is in
+ * no such list. */
+static __always_inline struct task_struct *child_of(struct task_struct *parent, int pid)
+{
+	struct list_head *at;
+	int i;
+
+	bpf_core_read(&at, sizeof(at), &parent->children.prev);
+	for (i = 0; i < MAX_YOUNGER_SIBLINGS; i++) {
+		struct task_struct *child =
+			(void *)at - bpf_core_field_offset(struct task_struct, sibling);
+
+		if ((void *)at == (void *)parent + bpf_core_field_offset(struct task_struct, children))
+			return 0;
+		if (BPF_CORE_READ(child, pid) == pid)
+			return child;
+		if (bpf_core_read(&at, sizeof(at), &at->prev))
+			return 0;
+	}
+	return 0;
 }
 
 static __always_inline void report_exit(void *ctx, struct task_struct *task)
@@ -92,7 +126,7 @@ static __always_inline void report_exit(void *ctx, struct task_struct *task)
 
 	if (task->signal->live.counter)
 		return;
-	fill_process(task, &r);
+	fill_process(true, task, &r);
 	r.exit_code = task->exit_code;
 	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
 }
@@ -106,7 +140,7 @@ static __always_inline void report_rename(void *ctx, struct task_struct *task, _
 
 	if (!may_probe || BPF_CORE_READ_BITFIELD(task, in_execve))
 		return;
-	fill_process(task, &r);
+	fill_process(true, task, &r);
 	r.task.tid = tid;
 	bpf_probe_read_kernel(r.task.comm, sizeof(r.task.comm), comm);
 	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
@@ -215,7 +249,7 @@ static __always_inline void report_exec(void *ctx, struct task_struct *task)
 		return;
 	__builtin_memset(&r->head, 0, sizeof(r->head));
 	r->head.kind = RECORD_EXEC;
-	fill_process(task, &r->head);
+	fill_process(true, task, &r->head);
 	file = mm->exe_file;
 	if (file) {
 		struct dentry *dentry = file->f_path.dentry;
@@ -241,7 +275,7 @@ static __always_inline void list_process(struct seq_file *seq, struct task_struc
 
 	if (task->pid != task->tgid)
 		return;
-	fill_process(task, &r);
+	fill_process(true, task, &r);
 	r.ts_ns = bpf_ktime_get_ns();
 	bpf_seq_write(seq, &r, sizeof(r));
 }

@@ -35,50 +35,115 @@ const enum record_flags *unused_record_flags __attribute__((unused));
  *
  * Each for each level of filter.bpf.h.
  */
-#define CONNECT_PROGRAMS(suffix, level)                                                      \
-	SEC("fexit/tcp_v4_connect")                                                         \
-	int BPF_PROG(fexit_v4##suffix, struct sock *sk, void *uaddr, int addr_len, int ret) \
-	{                                                                                   \
-		return ret ? 0 : connect_by_current(level, ctx, true, sk);                    \
-	}                                                                                   \
-	SEC("fexit/tcp_v6_connect")                                                         \
-	int BPF_PROG(fexit_v6##suffix, struct sock *sk, void *uaddr, int addr_len, int ret) \
-	{                                                                                   \
-		return ret || reported_by_v4(true, sk) ?                                    \
-			       0 :                                                          \
-			       connect_by_current(level, ctx, true, sk);                      \
-	}                                                                                   \
-	SEC("kprobe/tcp_v4_connect")                                                        \
-	int BPF_KPROBE(kprobe_v4##suffix, struct sock *sk)                                  \
-	{                                                                                   \
-		return connect_entry(level, sk, false);                                       \
-	}                                                                                   \
-	SEC("kretprobe/tcp_v4_connect")                                                     \
-	int BPF_KRETPROBE(kretprobe_v4##suffix, int ret)                                    \
-	{                                                                                   \
-		return connect_return(level, ctx, ret, false);                                \
-	}                                                                                   \
-	SEC("kprobe/tcp_v6_connect")                                                        \
-	int BPF_KPROBE(kprobe_v6##suffix, struct sock *sk)                                  \
-	{                                                                                   \
-		return connect_entry(level, sk, true);                                        \
-	}                                                                                   \
-	SEC("kretprobe/tcp_v6_connect")                                                     \
-	int BPF_KRETPROBE(kretprobe_v6##suffix, int ret)                                    \
-	{                                                                                   \
-		return connect_return(level, ctx, ret, true);                                 \
-	}                                                                                   \
-	SEC("sockops")                                                                      \
-	int sockops_connect##suffix(struct bpf_sock_ops *ctx)                                       \
-	{                                                                                   \
-		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)                                 \
-			connect_callback(level, ctx);                                         \
-		return 1;                                                                   \
+#define CONNECT_PROGRAMS(suffix, level)                                                            \
+	SEC("fexit/tcp_v4_connect")                                                               \
+	int BPF_PROG(fexit_v4##suffix, struct sock *sk, void *uaddr, int addr_len, int ret)       \
+	{                                                                                         \
+		if (ret)                                                                          \
+			return level < FAILED ?                                                   \
+				       0 :                                                        \
+				       failed_by_current(ctx, true, sk, uaddr, addr_len, ret);    \
+		return connect_by_current(level, ctx, true, sk);                                  \
+	}                                                                                         \
+	SEC("fexit/tcp_v6_connect")                                                               \
+	int BPF_PROG(fexit_v6##suffix, struct sock *sk, void *uaddr, int addr_len, int ret)       \
+	{                                                                                         \
+		if (ret)                                                                          \
+			return level < FAILED || !failed_in_v6(true, sk, uaddr) ?                 \
+				       0 :                                                        \
+				       failed_by_current(ctx, true, sk, uaddr, addr_len, ret);    \
+		return reported_by_v4(true, sk) ? 0 : connect_by_current(level, ctx, true, sk);   \
+	}                                                                                         \
+	SEC("kprobe/tcp_v4_connect")                                                              \
+	int BPF_KPROBE(kprobe_v4##suffix, struct sock *sk, void *uaddr, int addr_len)             \
+	{                                                                                         \
+		return connect_entry(level, IN_V4, sk, uaddr, addr_len);                          \
+	}                                                                                         \
+	SEC("kretprobe/tcp_v4_connect")                                                           \
+	int BPF_KRETPROBE(kretprobe_v4##suffix, int ret)                                          \
+	{                                                                                         \
+		return connect_return(level, IN_V4, ctx, ret);                                    \
+	}                                                                                         \
+	SEC("kprobe/tcp_v6_connect")                                                              \
+	int BPF_KPROBE(kprobe_v6##suffix, struct sock *sk, void *uaddr, int addr_len)             \
+	{                                                                                         \
+		return connect_entry(level, IN_V6, sk, uaddr, addr_len);                          \
+	}                                                                                         \
+	SEC("kretprobe/tcp_v6_connect")                                                           \
+	int BPF_KRETPROBE(kretprobe_v6##suffix, int ret)                                          \
+	{                                                                                         \
+		return connect_return(level, IN_V6, ctx, ret);                                    \
 	}
 
 CONNECT_PROGRAMS(, TABLE)
 CONNECT_PROGRAMS(_more, MORE)
 CONNECT_PROGRAMS(_all, ALL)
+CONNECT_PROGRAMS(_failed, FAILED)
+
+#define SOCKOPS_PROGRAM(suffix, level)                      \
+	SEC("sockops")                                      \
+	int sockops_connect##suffix(struct bpf_sock_ops *ctx) \
+	{                                                   \
+		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) \
+			connect_callback(level, ctx);       \
+		return 1;                                   \
+	}
+
+SOCKOPS_PROGRAM(, TABLE)
+SOCKOPS_PROGRAM(_more, MORE)
+SOCKOPS_PROGRAM(_all, ALL)
+
+/*
+ * -f: a policy refuses a connect before TCP has it. Security modules do so in the
+ * first function, cgroup programs (connect4, connect6) in the other two.
+ */
+static __always_inline int refused_by_policy(void *ctx, const bool typed, struct sock *sk,
+					     const void *uaddr, int addr_len, int ret)
+{
+	if (!ret || !is_tcp(typed, sk))
+		return 0;
+	return failed_by_current(ctx, typed, sk, uaddr, addr_len, ret);
+}
+
+SEC("fexit/security_socket_connect")
+int BPF_PROG(fexit_security, struct socket *sock, void *uaddr, int addr_len, int ret)
+{
+	return refused_by_policy(ctx, true, sock->sk, uaddr, addr_len, ret);
+}
+
+SEC("kprobe/security_socket_connect")
+int BPF_KPROBE(kprobe_security, struct socket *sock, void *uaddr, int addr_len)
+{
+	struct sock *sk = BPF_CORE_READ(sock, sk);
+
+	return is_tcp(false, sk) ? connect_entry(FAILED, IN_POLICY, sk, uaddr, addr_len) : 0;
+}
+
+SEC("kretprobe/security_socket_connect")
+int BPF_KRETPROBE(kretprobe_security, int ret)
+{
+	return connect_return(FAILED, IN_POLICY, ctx, ret);
+}
+
+#define POLICY_PROGRAMS(family)                                                             \
+	SEC("fexit/tcp_" #family "_pre_connect")                                            \
+	int BPF_PROG(fexit_pre_##family, struct sock *sk, void *uaddr, int addr_len, int ret) \
+	{                                                                                   \
+		return refused_by_policy(ctx, true, sk, uaddr, addr_len, ret);              \
+	}                                                                                   \
+	SEC("kprobe/tcp_" #family "_pre_connect")                                           \
+	int BPF_KPROBE(kprobe_pre_##family, struct sock *sk, void *uaddr, int addr_len)     \
+	{                                                                                   \
+		return connect_entry(FAILED, IN_POLICY, sk, uaddr, addr_len);               \
+	}                                                                                   \
+	SEC("kretprobe/tcp_" #family "_pre_connect")                                        \
+	int BPF_KRETPROBE(kretprobe_pre_##family, int ret)                                  \
+	{                                                                                   \
+		return connect_return(FAILED, IN_POLICY, ctx, ret);                         \
+	}
+
+POLICY_PROGRAMS(v4)
+POLICY_PROGRAMS(v6)
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
@@ -91,19 +156,18 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
  * Processes: --children, COMMAND, and who made the connect. From 7.0 on a task
  * can be preempted inside a tp_btf program, whose other runs on that CPU are
  * then skipped; a program on the perf side of a tracepoint runs with preemption
- * off. That one is not told the child; the kernel function that finds it is
- * from 6.2.
+ * off. That one is told the child's pid alone. (bpf_task_from_pid() would find
+ * the child, but with a kernel function in it the object does not load where the
+ * kernel has no BTF.)
  */
 
-extern struct task_struct *bpf_task_from_pid(__s32 pid) __ksym __weak;
-extern void bpf_task_release(struct task_struct *task) __ksym __weak;
-
-static __always_inline void forked(void *ctx, struct task_struct *parent, struct task_struct *child)
+static __always_inline void forked(void *ctx, const bool typed, struct task_struct *parent,
+				   struct task_struct *child)
 {
 	if (want_pid_set)
-		process_forked(parent, child);
+		process_forked(typed, parent, child);
 	if (want_processes)
-		report_fork(ctx, parent, child);
+		report_fork(ctx, typed, parent, child);
 }
 
 static __always_inline void exited(void *ctx, struct task_struct *task)
@@ -117,19 +181,20 @@ static __always_inline void exited(void *ctx, struct task_struct *task)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
-	forked(ctx, parent, child);
+	forked(ctx, true, parent, child);
 	return 0;
 }
 
 SEC("tp/sched/sched_process_fork")
 int process_fork_tp(struct trace_event_raw_sched_process_fork *ctx)
 {
-	struct task_struct *child = bpf_task_from_pid(ctx->child_pid);
+	struct task_struct *forker = bpf_get_current_task_btf(), *child;
 
-	if (child) {
-		forked(ctx, bpf_get_current_task_btf(), child);
-		bpf_task_release(child);
-	}
+	child = child_of(forker, ctx->child_pid);
+	if (!child)
+		child = child_of(forker->real_parent, ctx->child_pid);
+	if (child)
+		forked(ctx, false, forker, child);
 	return 0;
 }
 

@@ -57,8 +57,9 @@ struct connect_record {
 	__u8 daddr[16];
 	__u16 lport; /* 0 where the hook cannot know it */
 	__u16 dport;
-	__u16 ip;    /* 4 or 6 */
-	__u16 flags; /* enum record_flags; 0 unless asked for */
+	__u8 ip;     /* 4 or 6 */
+	__u8 flags;  /* enum record_flags; 0 unless asked for */
+	__u16 error; /* errno of a connect that failed at once, else 0 */
 	/* The rest is 0 unless asked for. */
 	__u64 start_ns; /* when the process was forked, CLOCK_BOOTTIME */
 	__u32 exec_id;	/* how often the process and its ancestors called exec */

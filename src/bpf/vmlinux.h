@@ -68,6 +68,7 @@ enum {
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
+#define IPPROTO_MPTCP 262
 
 struct bpf_sock {
 	__u32 family;
@@ -175,6 +176,7 @@ struct sock_common {
 	__be16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;
+	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -184,6 +186,10 @@ struct sock {
 	struct sock_common __sk_common;
 	u16 sk_protocol; /* a bit field before 5.6 */
 	int sk_err;
+};
+
+struct socket {
+	struct sock *sk;
 };
 
 struct tcp_sock {
@@ -291,9 +297,16 @@ struct pid {
 	struct upid numbers[1];
 };
 
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
+	struct list_head children;
+	struct list_head sibling; /* in its parent's children */
 	struct task_struct *group_leader;
 	const struct cred *cred;
 	char comm[16];

@@ -53,11 +53,14 @@ struct ConnectObject<'a> {
     uid: u32,
     gid: u32,
     ip: u8,
-    saddr: Address<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saddr: Option<Address>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lport: Option<u16>,
-    daddr: Address<'a>,
+    daddr: Address,
     dport: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     netns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,12 +192,12 @@ impl Json {
 }
 
 #[derive(Serialize)]
-struct CountObject<'a> {
+struct CountObject {
     event: &'static str,
     time: Time,
     ip: u8,
-    saddr: Address<'a>,
-    daddr: Address<'a>,
+    saddr: Address,
+    daddr: Address,
     dport: u16,
     connects: u64,
 }
@@ -227,14 +230,20 @@ impl Serialize for Time {
 }
 
 /// Written as in the table.
-struct Address<'a>(&'a IpAddr);
+struct Address(IpAddr);
 
-impl Serialize for Address<'_> {
+impl Serialize for Address {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut bytes = Vec::with_capacity(40);
-        text::address(&mut bytes, self.0);
+        text::address(&mut bytes, &self.0);
         serializer.serialize_str(&String::from_utf8_lossy(&bytes))
     }
+}
+
+fn error(errno: u16) -> String {
+    let mut bytes = Vec::new();
+    text::error(&mut bytes, errno);
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn ip(addr: &IpAddr) -> u8 {
@@ -265,10 +274,11 @@ impl Output for Json {
             uid: e.uid,
             gid: e.gid,
             ip: ip(&e.daddr),
-            saddr: Address(&e.saddr),
+            saddr: e.source().map(Address),
             lport: e.lport,
-            daddr: Address(&e.daddr),
+            daddr: Address(e.daddr),
             dport: e.dport,
+            error: (e.error != 0).then(|| error(e.error)),
             netns: e.netns,
             cgroup_id: e.cgroup_id,
             vpid: e.vpid,
@@ -336,8 +346,8 @@ impl Output for Json {
                 event: "count",
                 time: Time(clock.unix_ns(now_ns)),
                 ip: ip(&flow.daddr),
-                saddr: Address(&flow.saddr),
-                daddr: Address(&flow.daddr),
+                saddr: Address(flow.saddr),
+                daddr: Address(flow.daddr),
                 dport: flow.dport,
                 connects: flow.connects,
             };
@@ -375,7 +385,7 @@ mod tests {
 
     #[test]
     fn an_address_is_written_as_in_the_table() {
-        let text = |addr: &str| serde_json::to_string(&Address(&addr.parse().unwrap())).unwrap();
+        let text = |addr: &str| serde_json::to_string(&Address(addr.parse().unwrap())).unwrap();
         assert_eq!(text("192.0.2.1"), "\"192.0.2.1\"");
         assert_eq!(text("::ffff:192.0.2.1"), "\"::ffff:192.0.2.1\"");
         assert_eq!(text("2001:db8:0:0:0:0:0:5"), "\"2001:db8::5\"");

@@ -74,8 +74,9 @@ const COMM: Column = column("COMM", 12, Gap::Blank, |row, out| {
 const IP: Column = column("IP", 2, Gap::Blank, |row, out| {
     out.push(if row.event.daddr.is_ipv4() { b'4' } else { b'6' });
 });
-const SADDR: Column = column("SADDR", 16, Gap::Blank, |row, out| {
-    text::address(out, &row.event.saddr);
+const SADDR: Column = column("SADDR", 16, Gap::Blank, |row, out| match row.event.source() {
+    Some(addr) => text::address(out, &addr),
+    None => out.push(b'-'),
 });
 const LPORT: Column = column("LPORT", 6, Gap::Blank, |row, out| match row.event.lport {
     Some(port) => text::number(out, port.into()),
@@ -86,6 +87,10 @@ const DADDR: Column = column("DADDR", 16, Gap::Blank, |row, out| {
 });
 const DPORT: Column = column("DPORT", 6, Gap::None, |row, out| {
     text::number(out, row.event.dport.into());
+});
+const ERR: Column = column("ERR", 13, Gap::Blank, |row, out| match row.event.error {
+    0 => out.push(b'-'),
+    error => text::error(out, error),
 });
 
 const USER: Column = column("USER", 12, Gap::Blank, |line, out| match line.row.user {
@@ -290,6 +295,7 @@ impl Table {
             (want.lport, LPORT),
             (true, DADDR),
             (true, if old { OLD_DPORT } else { DPORT }),
+            (want.error, ERR),
             (want.who.vpid, VPID),
             (want.who.netns_id, NETNS),
             (want.who.container_id, CONTAINER),

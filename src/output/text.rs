@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
+use nix::errno::Errno;
+
 use crate::event::Args;
 
 /// Pads what was written since `start` to `width` columns, on the right.
@@ -65,6 +67,14 @@ fn ipv6(out: &mut Vec<u8>, addr: &Ipv6Addr) {
         ipv4(out, &Ipv4Addr::new(o[12], o[13], o[14], o[15]));
     } else {
         write!(out, "{addr}").expect("writing to a Vec cannot fail");
+    }
+}
+
+/// The name of an errno, as in errno(3); the number if it has none.
+pub fn error(out: &mut Vec<u8>, errno: u16) {
+    match Errno::from_raw(errno.into()) {
+        Errno::UnknownErrno => number(out, errno.into()),
+        error => write!(out, "{error:?}").expect("writing to a Vec cannot fail"),
     }
 }
 

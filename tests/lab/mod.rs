@@ -11,6 +11,8 @@ use std::io::BufReader;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Child;
@@ -20,6 +22,7 @@ use std::process::Command;
 use std::process::ExitStatus;
 use std::process::Stdio;
 
+use libbpf_rs::libbpf_sys;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -398,4 +401,59 @@ pub fn in_own_mounts(script: &str, envs: &[(&str, OsString)]) -> Done {
         .output()
         .expect("unshare runs");
     Done { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// A policy that refuses every connect from a cgroup, with EPERM.
+pub struct Denied {
+    /// Program and attach type.
+    programs: [(OwnedFd, u32); 2],
+    cgroup: File,
+}
+
+impl Denied {
+    pub fn new(cgroup: &Cgroup) -> Self {
+        let insn = |code, imm| libbpf_sys::bpf_insn { code, imm, ..Default::default() };
+        // r0 = 0; exit
+        let program = [insn(0xb7, 0), insn(0x95, 0)];
+        let kinds = [libbpf_sys::BPF_CGROUP_INET4_CONNECT, libbpf_sys::BPF_CGROUP_INET6_CONNECT];
+        let cgroup = File::open(&cgroup.0).expect("it is there");
+        let programs = kinds.map(|kind| {
+            let mut opts = libbpf_sys::bpf_prog_load_opts {
+                sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as _,
+                expected_attach_type: kind,
+                ..Default::default()
+            };
+            // SAFETY: program and options are valid, and copied during the call.
+            let fd = unsafe {
+                libbpf_sys::bpf_prog_load(
+                    libbpf_sys::BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+                    c"denied".as_ptr(),
+                    c"GPL".as_ptr(),
+                    program.as_ptr(),
+                    program.len() as _,
+                    &mut opts,
+                )
+            };
+            assert!(fd >= 0, "the program loads: {fd}");
+            // SAFETY: the call above made it, for us.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            // SAFETY: takes descriptors and numbers only.
+            let attached =
+                unsafe { libbpf_sys::bpf_prog_attach(fd.as_raw_fd(), cgroup.as_raw_fd(), kind, 0) };
+            assert_eq!(attached, 0, "the program attaches");
+            (fd, kind)
+        });
+        Denied { programs, cgroup }
+    }
+}
+
+impl Drop for Denied {
+    fn drop(&mut self) {
+        for (fd, kind) in &self.programs {
+            // SAFETY: takes descriptors and numbers only.
+            unsafe {
+                libbpf_sys::bpf_prog_detach2(fd.as_raw_fd(), self.cgroup.as_raw_fd(), *kind);
+            }
+        }
+    }
 }
