@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod clock;
 pub mod command;
+pub mod community_id;
 pub mod config;
 pub mod connector;
 pub mod container;

@@ -174,8 +174,9 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         exec_id: 1,
         exe_deleted: true,
         vpid: Some(1),
-        error: 1,
+        error: 0,
     };
+    let failed = Connect { error: 1, ..connect };
     let image =
         Image { exe: Some(b"/x"[..].into()), exe_deleted: true, args: Some(Args::new(b"x\0")) };
     let born = ProcessEvent {
@@ -231,6 +232,9 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let mut written = Vec::new();
     json.header(&mut written);
     json.connect(&row, &clock, &mut written);
+    let failed = Row { connect: &failed, ..row };
+    let mut written_of_failed = Vec::new();
+    json.connect(&failed, &clock, &mut written_of_failed);
     json.flows(&[flow], 1, &clock, &mut written);
     json.lost(&lost, 1, &clock, &mut written);
 
@@ -252,8 +256,14 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     }
 
     let names = ["connect", "count", "lost"];
-    let written = keys(&written);
+    let mut written = keys(&written);
     assert_eq!(written.len(), names.len());
+    // A connect that failed has an error where the others have this.
+    let at = written[0].iter().position(|key| key == "community_id").expect("a flow has an id");
+    written[0].insert(at + 1, "error".into());
+    let mut of_failed = written[0].clone();
+    of_failed.remove(at);
+    assert_eq!(keys(&written_of_failed), [of_failed]);
     for (name, written) in names.iter().zip(written) {
         let tags = tags(&section(&page, &format!(".SS Object: {name}")));
         let described: Vec<_> = tags.iter().map(|tag| tag.trim_start_matches(".B ")).collect();

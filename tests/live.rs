@@ -34,6 +34,7 @@ use libtest_mimic::Trial;
 use live_who::Shared;
 use serde_json::Value;
 use serde_json::json;
+use tcpconnect::community_id;
 
 /// Each makes one row or none, as the client says; `new_namespaces` has a test of its own.
 const CASES: [&str; 35] = [
@@ -215,6 +216,14 @@ fn assert_row(row: &Value, attempt: &Value, family: u8) {
     for name in ["pid", "tid", "uid", "gid", "comm", "lport", "dport", "netns"] {
         assert_eq!(row[name], attempt[name], "{name}: {}", context());
     }
+    let end = |addr: &str, port: &str| {
+        let addr = row[addr].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        Some((addr, u16::try_from(row[port].as_u64()?).expect("a port")))
+    };
+    let id = end("saddr", "lport").zip(end("daddr", "dport"));
+    let id = id.map(|(one, other)| community_id::of(one, other).to_vec());
+    let id = id.map(|id| String::from_utf8(id).expect("ASCII"));
+    assert_eq!(row["community_id"], json!(id), "community_id: {}", context());
     match attempt["thread"] == attempt["comm"] {
         true => assert!(row["thread"].is_null(), "thread: {}", context()),
         false => assert_eq!(row["thread"], attempt["thread"], "thread: {}", context()),

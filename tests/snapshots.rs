@@ -503,6 +503,7 @@ struct ConnectObject {
     lport: Option<u16>,
     daddr: String,
     dport: u16,
+    community_id: Option<String>,
     netns: Option<u32>,
     cgroup_id: Option<u64>,
 }
@@ -563,7 +564,7 @@ fn curl() -> Connect {
 #[test]
 fn a_json_connect_has_every_known_field() {
     let text = line(&["-j"], &curl());
-    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","lport":40112,"daddr":"198.51.100.7","dport":443,"netns":4026531840,"cgroup_id":18446744073709551615}"#);
+    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","lport":40112,"daddr":"198.51.100.7","dport":443,"community_id":"1:FOECh4h99zmQClbwKdZRkA/WxY0=","netns":4026531840,"cgroup_id":18446744073709551615}"#);
     let object = ConnectObject {
         event: "connect".into(),
         time: "2026-11-21T04:30:05.123456Z".into(),
@@ -579,6 +580,7 @@ fn a_json_connect_has_every_known_field() {
         lport: Some(40_112),
         daddr: "198.51.100.7".into(),
         dport: 443,
+        community_id: Some("1:FOECh4h99zmQClbwKdZRkA/WxY0=".into()),
         netns: Some(4_026_531_840),
         cgroup_id: Some(u64::MAX),
     };
@@ -609,6 +611,7 @@ fn a_field_that_is_not_known_is_absent_in_json() {
     insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","daddr":"198.51.100.7","dport":443}"#);
     let object: ConnectObject = parse(&text);
     assert_eq!((object.lport, object.netns, object.cgroup_id), (None, None, None));
+    assert_eq!(object.community_id, None, "it needs the local port");
 }
 
 #[test]

@@ -22,7 +22,9 @@ use super::What;
 use super::text;
 use crate::clock::BootClock;
 use crate::clock::WallClock;
+use crate::community_id;
 use crate::config::Who;
+use crate::event::Connect;
 use crate::event::Flow;
 use crate::event::Image;
 use crate::event::NoticeKind;
@@ -59,6 +61,8 @@ struct ConnectObject<'a> {
     lport: Option<u16>,
     daddr: Address,
     dport: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    community_id: Option<CommunityId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -240,6 +244,22 @@ impl Serialize for Address {
     }
 }
 
+struct CommunityId([u8; community_id::LEN]);
+
+impl CommunityId {
+    /// Of a connection whose both ends are known.
+    fn of(e: &Connect) -> Option<Self> {
+        let lport = e.lport.filter(|_| e.error == 0)?;
+        Some(CommunityId(community_id::of((e.saddr, lport), (e.daddr, e.dport))))
+    }
+}
+
+impl Serialize for CommunityId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
 fn error(errno: u16) -> String {
     let mut bytes = Vec::new();
     text::error(&mut bytes, errno);
@@ -278,6 +298,7 @@ impl Output for Json {
             lport: e.lport,
             daddr: Address(e.daddr),
             dport: e.dport,
+            community_id: CommunityId::of(e),
             error: (e.error != 0).then(|| error(e.error)),
             netns: e.netns,
             cgroup_id: e.cgroup_id,

@@ -289,7 +289,7 @@ EVERYWHERE = [
     "named_thread conn-worker-long",
     "storm 10",
 ]
-NOT_CASES = "control_comm storm flows connect listen sleep exit".split()
+NOT_CASES = "control_comm storm flows connect listen sleep exit act swarm herd".split()
 
 
 def workload(isolated, others):
