@@ -48,6 +48,7 @@ const CASES: &[(&str, Case)] = &[
     ("no_route", |c, _| no_route(c, "192.0.2.1:80")),
     ("no_route_ipv6", |c, _| no_route(c, "[2001:db8::1]:80")),
     ("no_route_mapped", |c, _| no_route(c, "[::ffff:192.0.2.1]:80")),
+    ("no_route_mapped_from_ipv6", |c, _| no_route_mapped_from_ipv6(c)),
     ("addr_not_available", |c, _| addr_not_available(c)),
     ("eisconn", |c, _| eisconn(c)),
     ("af_unspec", |c, _| af_unspec(c)),
@@ -269,6 +270,15 @@ fn no_route(ctx: &Ctx, to: &str) -> Res {
     ctx.need_isolation()?;
     let to: SocketAddr = to.parse().map_err(text)?;
     ctx.connect(&Sock::tcp(to.ip())?, to, libc::ENETUNREACH)
+}
+
+/// What the kernel then has for its IPv4 address is 127.0.0.6.
+fn no_route_mapped_from_ipv6(ctx: &Ctx) -> Res {
+    ctx.need_isolation()?;
+    let to: SocketAddr = "[::ffff:192.0.2.1]:80".parse().map_err(text)?;
+    let sock = Sock::tcp(LO6)?;
+    sock.bind(SocketAddr::new(LO6, 0))?;
+    ctx.connect(&sock, to, libc::ENETUNREACH)
 }
 
 /// The second socket bound to one port cannot have the first one's destination.

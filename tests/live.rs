@@ -907,6 +907,7 @@ fn connects_that_fail_at_once_are_shown_with_their_error(lab: &Lab) {
     for case in ["no_route", "no_route_ipv6", "no_route_mapped", "af_unspec", "eisconn"] {
         client.case(case);
     }
+    let from_ipv6 = client.case("no_route_mapped_from_ipv6");
     let bound = client.case("addr_not_available");
     cgroup.adopt(client.pid());
     for to in ["127.0.0.1 81", "::1 82", "::ffff:127.0.0.1 83"] {
@@ -921,6 +922,7 @@ fn connects_that_fail_at_once_are_shown_with_their_error(lab: &Lab) {
         failed("ENETUNREACH", "192.0.2.1", 80, 4),
         failed("ENETUNREACH", "2001:db8::1", 80, 6),
         failed("ENETUNREACH", "192.0.2.1", 80, 4),
+        json!(["ENETUNREACH", null, from_ipv6[0]["lport"], "192.0.2.1", 80, 4]),
         json!(["EADDRNOTAVAIL", bound["saddr"], bound["lport"], bound["daddr"], bound["dport"], 4]),
         failed("EPERM", "127.0.0.1", 81, 4),
         failed("EPERM", "::1", 82, 6),

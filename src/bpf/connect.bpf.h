@@ -284,6 +284,7 @@ static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, 
 	} to;
 	struct net *net;
 	__u16 family;
+	__u8 bound[16] = {};
 
 	/* As much as the kernel insists on: SIN6_LEN_RFC2133, sizeof(sockaddr_in). */
 	if (addr_len < 16 || bpf_probe_read_kernel(&to, addr_len < 24 ? 16 : 24, uaddr))
@@ -308,12 +309,15 @@ static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, 
 	    should_skip_netns(r->netns) || should_skip_net(r->ip, r->daddr))
 		return false;
 
-	/* What the program has bound. */
+	/* What the program has bound. With an IPv6 address bound, the kernel puts
+	 * 127.0.0.6 where the IPv4 one would be. */
 	__builtin_memset(r->saddr, 0, sizeof(r->saddr));
 	LOAD(typed, family, sk->__sk_common.skc_family);
+	if (family == AF_INET6)
+		load16(typed, bound, &sk->__sk_common.skc_v6_rcv_saddr);
 	if (r->ip == 6 && family == AF_INET6) {
-		load16(typed, r->saddr, &sk->__sk_common.skc_v6_rcv_saddr);
-	} else if (r->ip == 4) {
+		__builtin_memcpy(r->saddr, bound, 16);
+	} else if (r->ip == 4 && (family == AF_INET || is_v4_mapped(bound))) {
 		__u32 v4;
 
 		LOAD(typed, v4, sk->__sk_common.skc_rcv_saddr);
