@@ -470,20 +470,12 @@ fn fork_storm() {
 
 /// What the kernel tells of a child of pid 1.
 fn process_event(pid: u32, change: Change) -> ProcessEvent {
+    let exec_id = if change == Change::Fork { 1 } else { 2 };
     ProcessEvent {
-        ts_ns: u64::from(pid),
-        exec_id: if change == Change::Fork { 1 } else { 2 },
-        change,
-        pid,
-        tid: pid,
-        uid: 0,
-        gid: 0,
         name: Comm(*b"python3\0\0\0\0\0\0\0\0\0"),
-        cgroup_id: None,
-        start_ns: u64::from(pid),
         parent: u32::from(pid != 1),
         parent_start_ns: u64::from(pid != 1),
-        proc_pid: pid,
+        ..ProcessEvent::bare(pid, pid.into(), exec_id, change)
     }
 }
 

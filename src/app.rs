@@ -343,13 +343,13 @@ impl App<'_> {
                 Event::Retract { .. } => {}
             }
         }
+        self.sink.write(&mut self.text)?;
         if self.pending.is_empty() {
             // A stall may have made them large.
             self.pending.shrink_to(MAX_IDLE_ROWS);
             self.events.shrink_to(MAX_IDLE_ROWS);
+            self.text.shrink_to(MAX_IDLE_TEXT);
         }
-        self.sink.write(&mut self.text)?;
-        self.text.shrink_to(MAX_IDLE_TEXT);
         Ok(())
     }
 

@@ -188,6 +188,27 @@ pub struct ProcessEvent {
     pub proc_pid: u32,
 }
 
+impl ProcessEvent {
+    /// Of a process of which no more is known.
+    pub fn bare(pid: u32, start_ns: u64, exec_id: u32, change: Change) -> Self {
+        ProcessEvent {
+            ts_ns: 0,
+            change,
+            pid,
+            tid: pid,
+            uid: 0,
+            gid: 0,
+            name: Comm::default(),
+            cgroup_id: None,
+            start_ns,
+            parent: 0,
+            parent_start_ns: 0,
+            exec_id,
+            proc_pid: pid,
+        }
+    }
+}
+
 /// A change that the process connector tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {

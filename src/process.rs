@@ -470,22 +470,14 @@ mod tests {
         Image { exe: Some(path.as_bytes().into()), ..Image::default() }
     }
 
-    /// Of pid `pid`, forked at `start` by pid 1.
+    /// Of pid `pid`, forked at `start` by pid 1; not to be found in /proc.
     fn event(pid: u32, start: u64, exec_id: u32, change: Change) -> ProcessEvent {
         ProcessEvent {
-            ts_ns: 0,
-            change,
-            pid,
-            tid: pid,
-            uid: 0,
-            gid: 0,
             name: comm("name"),
-            cgroup_id: None,
-            start_ns: start,
             parent: 1,
             parent_start_ns: 1,
-            exec_id,
             proc_pid: u32::MAX,
+            ..ProcessEvent::bare(pid, start, exec_id, change)
         }
     }
 

@@ -166,7 +166,10 @@ fn told(row: &Value) -> Value {
 /// The only row; nothing was lost.
 fn only_row(done: &Done) -> Value {
     done.assert_quiet_success();
-    let mut rows = done.rows();
+    only(done.rows())
+}
+
+fn only(mut rows: Vec<Value>) -> Value {
     assert_eq!(rows.len(), 1, "{rows:#?}");
     rows.remove(0)
 }
@@ -177,9 +180,7 @@ fn acted(shared: &Shared, steps: &str) -> (Vec<Value>, Value, Vec<Value>) {
     let mut client = Client::new();
     let watch = shared.watch(&client);
     let said = client.case(&format!("act {steps}"));
-    let mut rows = watch.rows();
-    assert_eq!(rows.len(), 1, "{rows:#?}");
-    (said, rows.remove(0), lineage(client.pid()))
+    (said, only(watch.rows()), lineage(client.pid()))
 }
 
 /// A tracer of all connects, for several tests.
@@ -397,13 +398,11 @@ fn vforked_and_spawned_programs_are_told(shared: &Shared) {
         let mut client = Client::new();
         let watch = shared.watch(&client);
         let said = client.case(case).remove(0);
-        let rows = watch.rows();
-        assert_eq!(rows.len(), 1, "{rows:#?}");
-        let row = &rows[0];
+        let row = only(watch.rows());
         let args: Vec<_> = said["args"].as_array().expect("an array").iter().collect();
         let args: Vec<_> = args.iter().map(|a| a.as_str().expect("a string")).collect();
         let expected = facts(&program(), &args, "exec", &lineage(client.pid()));
-        assert_eq!((told(row), &row["pid"]), (expected, &said["pid"]), "{case}");
+        assert_eq!((told(&row), &row["pid"]), (expected, &said["pid"]), "{case}");
     }
 }
 

@@ -783,21 +783,7 @@ proptest! {
         let bytes = args.iter().flat_map(|arg| arg.iter().copied().chain([0])).collect::<Vec<_>>();
         let image = Image { args: Some(Args::new(&bytes)), ..Image::default() };
         let mut processes = Processes::default();
-        processes.apply(&ProcessEvent {
-            ts_ns: 1,
-            change: Change::Exec(image),
-            pid: 7,
-            tid: 7,
-            uid: 0,
-            gid: 0,
-            name: Comm::default(),
-            cgroup_id: None,
-            start_ns: 5,
-            parent: 0,
-            parent_start_ns: 0,
-            exec_id: 0,
-            proc_pid: 7,
-        });
+        processes.apply(&ProcessEvent::bare(7, 5, 0, Change::Exec(image)));
         let connect = Connect { pid: 7, start_ns: 5, ..Connect::nowhere() };
         let process = processes.of(&connect);
         let row = Row { process: Some(&process), ..Row::bare(&connect) };
@@ -816,24 +802,6 @@ proptest! {
 
 /// No process has such a pid, so nothing is found in /proc.
 const FIRST_PID: u32 = 5_000_000;
-
-fn event(pid: u32, start_ns: u64, exec_id: u32, change: Change) -> ProcessEvent {
-    ProcessEvent {
-        ts_ns: 0,
-        change,
-        pid,
-        tid: pid,
-        uid: 0,
-        gid: 0,
-        name: Comm::default(),
-        cgroup_id: None,
-        start_ns,
-        parent: 0,
-        parent_start_ns: 0,
-        exec_id,
-        proc_pid: pid,
-    }
-}
 
 fn program(n: u64) -> Image {
     let path = format!("/program/{n}");
@@ -857,7 +825,7 @@ proptest! {
             args: Some(Args::new(&args)),
         };
         let mut processes = Processes::default();
-        let exec = event(FIRST_PID, 1, 1, Change::Exec(image.clone()));
+        let exec = ProcessEvent::bare(FIRST_PID, 1, 1, Change::Exec(image.clone()));
         processes.apply(&ProcessEvent { name: above, ..exec });
         let exec = by_init(FIRST_PID + 1, 2, 1, Change::Exec(image));
         processes.apply(&ProcessEvent { name, ..exec });
@@ -926,7 +894,7 @@ impl Task {
             name: self.name,
             parent,
             parent_start_ns,
-            ..event(self.pid, self.start_ns, self.exec_id, change)
+            ..ProcessEvent::bare(self.pid, self.start_ns, self.exec_id, change)
         }
     }
 }
@@ -1063,12 +1031,16 @@ proptest! {
 
 /// pid 1 of the tests below; `change` happens to `pid`, forked at `start_ns` by it.
 fn by_init(pid: u32, start_ns: u64, exec_id: u32, change: Change) -> ProcessEvent {
-    ProcessEvent { parent: FIRST_PID, parent_start_ns: 1, ..event(pid, start_ns, exec_id, change) }
+    ProcessEvent {
+        parent: FIRST_PID,
+        parent_start_ns: 1,
+        ..ProcessEvent::bare(pid, start_ns, exec_id, change)
+    }
 }
 
 fn init() -> Processes {
     let mut processes = Processes::default();
-    processes.apply(&event(FIRST_PID, 1, 1, Change::Exec(program(1))));
+    processes.apply(&ProcessEvent::bare(FIRST_PID, 1, 1, Change::Exec(program(1))));
     processes
 }
 
@@ -1104,11 +1076,11 @@ fn a_child_of_a_process_that_was_there_before_runs_its_program() {
     let after_name = stat.rsplit(')').next().unwrap();
     let ticks: u64 = after_name.split_whitespace().nth(19).unwrap().parse().unwrap();
     let start_ns = ticks * 10_000_000;
-    let listed = event(own, start_ns, 4, Change::Fork);
+    let listed = ProcessEvent::bare(own, start_ns, 4, Change::Fork);
     let mut processes = Processes::scan(|| Ok(vec![listed.clone()])).unwrap();
     assert_eq!(of(&mut processes, own, start_ns, 4).source(), Source::Procfs);
     let (parent, parent_start_ns) = (own, start_ns);
-    let fork = event(FIRST_PID, start_ns + 1, 4, Change::Fork);
+    let fork = ProcessEvent::bare(FIRST_PID, start_ns + 1, 4, Change::Fork);
     processes.apply(&ProcessEvent { parent, parent_start_ns, ..fork });
     let child = of(&mut processes, FIRST_PID, start_ns + 1, 4);
     assert_eq!(child.source(), Source::Fork);
@@ -1124,9 +1096,9 @@ fn a_million_processes_in_a_chain_take_no_more_room_than_their_last() {
     let mut parent = (FIRST_PID, 1);
     for i in 1..=1_000_000 {
         let child = (FIRST_PID + i, u64::from(i) + 1);
-        let fork = event(child.0, child.1, 1, Change::Fork);
+        let fork = ProcessEvent::bare(child.0, child.1, 1, Change::Fork);
         processes.apply(&ProcessEvent { parent: parent.0, parent_start_ns: parent.1, ..fork });
-        processes.apply(&event(parent.0, parent.1, 1, Change::Exit(0)));
+        processes.apply(&ProcessEvent::bare(parent.0, parent.1, 1, Change::Exit(0)));
         parent = child;
     }
     let last = of(&mut processes, parent.0, parent.1, 1);

@@ -780,23 +780,16 @@ fn family(image: Image) -> Rc<Process> {
     let mut processes = Processes::default();
     let people = [(1, 0, "init"), (160, 1, "sh\x1b[2J"), (12_345, 160, "curl")];
     for (pid, parent, name) in people {
+        let image = match pid {
+            12_345 => image.clone(),
+            _ => Image { exe: Some(b"/bin/\xffsh"[..].into()), ..Image::default() },
+        };
+        let start_ns = |pid| u64::from(pid) * 1_000_000_000;
         processes.apply(&ProcessEvent {
-            ts_ns: 1,
-            change: Change::Exec(match pid {
-                12_345 => image.clone(),
-                _ => Image { exe: Some(b"/bin/\xffsh"[..].into()), ..Image::default() },
-            }),
-            pid,
-            tid: pid,
-            uid: 0,
-            gid: 0,
             name: comm(name.as_bytes()),
-            cgroup_id: None,
-            start_ns: u64::from(pid) * 1_000_000_000,
             parent,
-            parent_start_ns: u64::from(parent) * 1_000_000_000,
-            exec_id: 1,
-            proc_pid: pid,
+            parent_start_ns: start_ns(parent),
+            ..ProcessEvent::bare(pid, start_ns(pid), 1, Change::Exec(image))
         });
     }
     processes.now(12_345).expect("it was applied")

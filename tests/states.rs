@@ -261,36 +261,41 @@ sockops plain_ipv6: status 0, rows 1, lport 1
     },
     State {
         name: "a_btf_file_serves_where_the_kernel_has_none",
-        kernels: &["5.10", "6.1", "6.12"],
+        kernels: &[],
         cmdline: "",
-        script: BTF_FILE,
+        script: "cp /sys/kernel/btf/vmlinux /tmp/btf; mount -t tmpfs none /sys/kernel/btf; mkfifo /tmp/ready
+                 see auto plain_ipv4; see kprobe plain_ipv4 --btf /etc/passwd
+                 for hook in kprobe sockops auto; do
+                 	/tcpconnect -j --attach $hook --btf /tmp/btf -n 1 --comm client --ready-fd 3 3>/tmp/ready >/tmp/rows &
+                 	head -c 1 /tmp/ready >/dev/null; /client plain_ipv4 >/dev/null; wait $!
+                 	echo $hook: status $?, rows $(wc -l < /tmp/rows)
+                 done",
         expected: "\
 auto plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: this kernel has no BTF (/sys/kernel/btf/vmlinux is missing); it needs CONFIG_DEBUG_INFO_BTF, or give a BTF file with --btf FILE
 kprobe plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: cannot read BTF file '/etc/passwd': it holds no BTF; check --btf
-kprobe plain_ipv4: status 1, rows 0, lport 0
-tcpconnect: no hook can be attached: kprobe: the kernel's own BTF is needed for fentry, --children and COMMAND; try --attach auto
 kprobe: status 0, rows 1
 sockops: status 0, rows 1
 auto: status 0, rows 1
 ",
     },
     State {
-        name: "a_btf_file_serves_for_a_command_too_where_tracepoints_need_none",
+        name: "a_command_needs_the_kernels_own_btf_before_7",
+        kernels: &["5.10", "6.1", "6.12"],
+        cmdline: "",
+        script: COMMAND_WITH_BTF_FILE,
+        expected: "\
+kprobe plain_ipv4: status 1, rows 0, lport 0
+tcpconnect: no hook can be attached: kprobe: the kernel's own BTF is needed for fentry, --children and COMMAND; try --attach auto
+",
+    },
+    State {
+        name: "a_command_needs_no_btf_of_the_kernel_from_7_on",
         kernels: &["7."],
         cmdline: "",
-        script: BTF_FILE,
-        expected: "\
-auto plain_ipv4: status 1, rows 0, lport 0
-tcpconnect: this kernel has no BTF (/sys/kernel/btf/vmlinux is missing); it needs CONFIG_DEBUG_INFO_BTF, or give a BTF file with --btf FILE
-kprobe plain_ipv4: status 1, rows 0, lport 0
-tcpconnect: cannot read BTF file '/etc/passwd': it holds no BTF; check --btf
-kprobe plain_ipv4: status 0, rows 1, lport 1
-kprobe: status 0, rows 1
-sockops: status 0, rows 1
-auto: status 0, rows 1
-",
+        script: COMMAND_WITH_BTF_FILE,
+        expected: "kprobe plain_ipv4: status 0, rows 1, lport 1\n",
     },
     State {
         name: "a_hundred_cycles_leave_nothing",
@@ -321,13 +326,8 @@ auto: status 0, rows 1
     },
 ];
 
-const BTF_FILE: &str = "cp /sys/kernel/btf/vmlinux /tmp/btf; mount -t tmpfs none /sys/kernel/btf; mkfifo /tmp/ready
-                 see auto plain_ipv4; see kprobe plain_ipv4 --btf /etc/passwd; see kprobe plain_ipv4 --btf /tmp/btf
-                 for hook in kprobe sockops auto; do
-                 	/tcpconnect -j --attach $hook --btf /tmp/btf -n 1 --comm client --ready-fd 3 3>/tmp/ready >/tmp/rows &
-                 	head -c 1 /tmp/ready >/dev/null; /client plain_ipv4 >/dev/null; wait $!
-                 	echo $hook: status $?, rows $(wc -l < /tmp/rows)
-                 done";
+const COMMAND_WITH_BTF_FILE: &str = "cp /sys/kernel/btf/vmlinux /tmp/btf
+    mount -t tmpfs none /sys/kernel/btf; see kprobe plain_ipv4 --btf /tmp/btf";
 
 /// 8,333 connects, which fit a default buffer even if its reader gets no CPU at
 /// all: what is lost was skipped. The figures are for the log of a failure.

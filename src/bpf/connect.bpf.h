@@ -372,4 +372,18 @@ static __always_inline int connect_by_current(const int level, void *ctx, const 
 	return 0;
 }
 
+/* Where a connect can end; a policy's consent ends none. */
+enum function { IN_V4, IN_V6, IN_POLICY };
+
+static __always_inline int connect_ended(const int level, const enum function function, void *ctx,
+					 const bool typed, struct sock *sk, const void *uaddr,
+					 __u64 addr_len, int ret)
+{
+	if (ret && level >= FAILED && (function != IN_V6 || failed_in_v6(typed, sk, uaddr)))
+		return failed_by_current(ctx, typed, sk, uaddr, addr_len, ret);
+	if (ret || function == IN_POLICY || (function == IN_V6 && reported_by_v4(typed, sk)))
+		return 0;
+	return connect_by_current(level, ctx, typed, sk);
+}
+
 #endif

@@ -5,8 +5,6 @@
 #ifndef KPROBE_BPF_H
 #define KPROBE_BPF_H
 
-enum function { IN_V4, IN_V6, IN_POLICY };
-
 static __always_inline __u64 call_key(const enum function function)
 {
 	return (__u32)bpf_get_current_pid_tgid() | (__u64)function << 32;
@@ -39,19 +37,14 @@ static __always_inline int connect_return(const int level, const enum function f
 {
 	__u64 key = call_key(function);
 	struct call call, *value;
-	struct sock *sk;
 
 	value = bpf_map_lookup_elem(&calls, &key);
 	if (!value)
 		return 0;
 	call = *value;
-	sk = (struct sock *)call.sk;
 	bpf_map_delete_elem(&calls, &key);
-	if (ret && level >= FAILED && (function != IN_V6 || failed_in_v6(false, sk, (void *)call.uaddr)))
-		return failed_by_current(ctx, false, sk, (void *)call.uaddr, call.addr_len, ret);
-	if (ret || function == IN_POLICY || (function == IN_V6 && reported_by_v4(false, sk)))
-		return 0;
-	return connect_by_current(level, ctx, false, sk);
+	return connect_ended(level, function, ctx, false, (struct sock *)call.sk,
+			     (void *)call.uaddr, call.addr_len, ret);
 }
 
 #endif

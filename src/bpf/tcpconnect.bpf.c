@@ -39,20 +39,12 @@ const enum record_flags *unused_record_flags __attribute__((unused));
 	SEC("fexit/tcp_v4_connect")                                                               \
 	int BPF_PROG(fexit_v4##suffix, struct sock *sk, void *uaddr, int addr_len, int ret)       \
 	{                                                                                         \
-		if (ret)                                                                          \
-			return level < FAILED ?                                                   \
-				       0 :                                                        \
-				       failed_by_current(ctx, true, sk, uaddr, addr_len, ret);    \
-		return connect_by_current(level, ctx, true, sk);                                  \
+		return connect_ended(level, IN_V4, ctx, true, sk, uaddr, addr_len, ret);          \
 	}                                                                                         \
 	SEC("fexit/tcp_v6_connect")                                                               \
 	int BPF_PROG(fexit_v6##suffix, struct sock *sk, void *uaddr, int addr_len, int ret)       \
 	{                                                                                         \
-		if (ret)                                                                          \
-			return level < FAILED || !failed_in_v6(true, sk, uaddr) ?                 \
-				       0 :                                                        \
-				       failed_by_current(ctx, true, sk, uaddr, addr_len, ret);    \
-		return reported_by_v4(true, sk) ? 0 : connect_by_current(level, ctx, true, sk);   \
+		return connect_ended(level, IN_V6, ctx, true, sk, uaddr, addr_len, ret);          \
 	}                                                                                         \
 	SEC("kprobe/tcp_v4_connect")                                                              \
 	int BPF_KPROBE(kprobe_v4##suffix, struct sock *sk, void *uaddr, int addr_len)             \
@@ -97,18 +89,18 @@ SOCKOPS_PROGRAM(_all, ALL)
  * -f: a policy refuses a connect before TCP has it. Security modules do so in the
  * first function, cgroup programs (connect4, connect6) in the other two.
  */
-static __always_inline int refused_by_policy(void *ctx, const bool typed, struct sock *sk,
-					     const void *uaddr, int addr_len, int ret)
+static __always_inline int refused_by_policy(void *ctx, struct sock *sk, const void *uaddr,
+					     int addr_len, int ret)
 {
-	if (!ret || !is_tcp(typed, sk))
+	if (!ret || !is_tcp(true, sk))
 		return 0;
-	return failed_by_current(ctx, typed, sk, uaddr, addr_len, ret);
+	return connect_ended(FAILED, IN_POLICY, ctx, true, sk, uaddr, addr_len, ret);
 }
 
 SEC("fexit/security_socket_connect")
 int BPF_PROG(fexit_security, struct socket *sock, void *uaddr, int addr_len, int ret)
 {
-	return refused_by_policy(ctx, true, sock->sk, uaddr, addr_len, ret);
+	return refused_by_policy(ctx, sock->sk, uaddr, addr_len, ret);
 }
 
 SEC("kprobe/security_socket_connect")
@@ -129,7 +121,7 @@ int BPF_KRETPROBE(kretprobe_security, int ret)
 	SEC("fexit/tcp_" #family "_pre_connect")                                            \
 	int BPF_PROG(fexit_pre_##family, struct sock *sk, void *uaddr, int addr_len, int ret) \
 	{                                                                                   \
-		return refused_by_policy(ctx, true, sk, uaddr, addr_len, ret);              \
+		return refused_by_policy(ctx, sk, uaddr, addr_len, ret);                    \
 	}                                                                                   \
 	SEC("kprobe/tcp_" #family "_pre_connect")                                           \
 	int BPF_KPROBE(kprobe_pre_##family, struct sock *sk, void *uaddr, int addr_len)     \
