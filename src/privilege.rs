@@ -97,13 +97,6 @@ pub fn has_kprobes() -> bool {
     fs::metadata("/sys/bus/event_source/devices/kprobe").is_ok()
 }
 
-/// Whether a task can be preempted while it runs a BPF program.
-pub fn kernel_preempts_itself() -> bool {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let dynamic = read("/sys/kernel/debug/sched/preempt");
-    preempts(&dynamic, &read("/proc/sys/kernel/osrelease"), &read("/proc/sys/kernel/version"))
-}
-
 /// From 7.0 on a tp_btf program can be preempted, and then skipped for others;
 /// one on the perf side of the tracepoint cannot. That side is in tracefs only.
 pub fn needs_perf_tracepoints() -> bool {
@@ -112,16 +105,6 @@ pub fn needs_perf_tracepoints() -> bool {
     let id = "events/sched/sched_process_exec/id";
     version(&release) >= (7, 0)
         && tracefs.iter().any(|dir| fs::metadata(format!("{dir}/{id}")).is_ok())
-}
-
-/// `dynamic` is like `none (voluntary) full`, empty where debugfs is not to be
-/// had. Kernel 7.0 removed none and voluntary on the main architectures.
-fn preempts(dynamic: &str, release: &str, build: &str) -> bool {
-    let chosen = dynamic.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
-    if let Some((mode, _)) = chosen {
-        return mode == "full" || mode == "lazy";
-    }
-    self::version(release) >= (7, 0) || build.contains("PREEMPT")
 }
 
 /// Capabilities in a user namespace of one's own do not count for BPF.
@@ -144,18 +127,6 @@ mod tests {
         assert!(text(1 << CAP_BPF).contains("CAP_PERFMON is missing"));
         assert!(text(1 << CAP_PERFMON).contains("CAP_BPF is missing"));
         assert!(text(0).contains("CAP_BPF and CAP_PERFMON are missing"));
-    }
-
-    #[test]
-    fn the_preemption_mode_decides_before_version_and_build() {
-        let dynamic = "#1 SMP PREEMPT_DYNAMIC Debian 6.12";
-        assert!(!preempts("none (voluntary) full lazy\n", "6.12.1", dynamic));
-        assert!(preempts("none voluntary (full)\n", "6.12.1", dynamic));
-        assert!(preempts("full (lazy)\n", "7.2.13", dynamic));
-        // Without debugfs, the mode of a dynamic kernel is not known.
-        assert!(preempts("", "6.12.1", dynamic));
-        assert!(preempts("", "7.0.0", "#1 SMP"));
-        assert!(!preempts("", "5.10.0", "#1 SMP Debian 5.10.262-1"));
     }
 
     #[test]

@@ -359,9 +359,6 @@ impl Tracer {
             Some(Procs::Only) => vec![Rung::Processes],
             _ => ladder(config.attach),
         };
-        if config.attach == Attach::Auto && ladder[0] == Rung::Sockops && ladder.len() > 1 {
-            say("sockops comes first: this kernel preempts itself and may skip other hooks");
-        }
         for rung in ladder {
             match setup.try_rung(rung, say) {
                 Ok(Ok(tracer)) => {
@@ -559,24 +556,21 @@ fn check_btf(path: &Path) -> Result<(), StartError> {
     }
 }
 
-/// The rungs to try, best first. fentry costs least (7.2: 680 instructions added
-/// to a connect of 19,300, sockops 1,050, kprobe 2,600). But where tasks are
-/// preempted inside the kernel, the runs of a tracing program that meet a
-/// preempted one are skipped: 64 threads connecting once each lose 5 to 7 rows
-/// on 7.2. There sockops comes first, provided that it can sit on the root.
+/// The rungs to try, best first. sockops gives the same rows as the others but
+/// for deferred fast open; it starts soonest (6.1, emulated: 80 ms, kprobe 130,
+/// fentry 350, most of which is the wait for a grace period at the first
+/// trampoline), and the kernel never skips a run of it. fentry costs 400
+/// instructions less a connect. Below the root, sockops would not see all tasks.
 fn ladder(attach: Attach) -> Vec<Rung> {
     let sockops = match cgroup::mount() {
         Some(_) => Rung::Sockops,
         None => Rung::StateOnly,
     };
-    let can_lose = privilege::kernel_preempts_itself();
     match attach {
         Attach::Fentry => vec![Rung::Fentry],
         Attach::Kprobe => vec![Rung::Kprobe],
         Attach::Sockops => vec![sockops],
-        Attach::Auto if can_lose && cgroup::mount_is_root() => {
-            vec![sockops, Rung::Fentry, Rung::Kprobe]
-        }
+        Attach::Auto if cgroup::mount_is_root() => vec![sockops, Rung::Fentry, Rung::Kprobe],
         Attach::Auto => vec![Rung::Fentry, Rung::Kprobe, sockops],
     }
 }
@@ -696,7 +690,8 @@ impl<'a> Setup<'a> {
             || self.pidns.is_some()
         {
             Level::All
-        } else if self.config.format == Format::Json
+        } else if self.shows_uid()
+            || filter.uid.is_some()
             || self.config.who != Who::default()
             || self.cgroup_set()
             || self.netns.is_some()
@@ -706,6 +701,13 @@ impl<'a> Setup<'a> {
             Level::More
         } else {
             Level::Table
+        }
+    }
+
+    fn shows_uid(&self) -> bool {
+        match self.config.format {
+            Format::Json => true,
+            Format::Table(columns) => columns.uid,
         }
     }
 

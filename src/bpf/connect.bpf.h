@@ -37,14 +37,18 @@ static __always_inline bool fill_task_from(const int level, const bool typed,
 	LOAD(typed, t->tgid, task->tgid);
 	if (should_skip_pid(level, task, t->tgid))
 		return false;
-	LOAD(typed, cred, task->cred);
-	LOAD(typed, t->uid, cred->uid.val);
-	if (should_skip_uid(t->uid))
-		return false;
+	t->uid = t->gid = 0;
+	t->cgroup_id = 0;
+	if (level >= MORE) {
+		LOAD(typed, cred, task->cred);
+		LOAD(typed, t->uid, cred->uid.val);
+		if (should_skip_uid(t->uid))
+			return false;
+		LOAD(typed, t->gid, cred->gid.val);
+	}
 	load16(typed, t->comm, task->comm);
 	if (should_skip_comm(t->comm))
 		return false;
-	t->cgroup_id = 0;
 	if (level >= MORE) {
 		if (want_cgroup_id || want_cgroupmap)
 			t->cgroup_id = cgroup_id_of(typed, task);
@@ -54,7 +58,6 @@ static __always_inline bool fill_task_from(const int level, const bool typed,
 	}
 
 	LOAD(typed, t->tid, task->pid);
-	LOAD(typed, t->gid, cred->gid.val);
 	if (want_leader_comm) {
 		struct task_struct *leader;
 
@@ -118,34 +121,47 @@ static __always_inline void fill_process_facts(struct connect_record *r)
 		r->vpid = pid_in((struct task_struct *)bpf_get_current_task(), 0);
 }
 
-/* The socket's side of the record, if the filters want it. */
-static __always_inline bool fill_flow(const int level, const bool typed, struct sock *sk,
-				      struct connect_record *r)
+/* Inode of the socket's network namespace, which struct bpf_sock lacks. */
+static __always_inline __u32 netns_of(const enum access access, struct sock *sk)
 {
-	__u16 family, dport;
+	struct net *net;
+	__u32 inum = 0;
+
+	if (access == BY_API)
+		sk = (struct sock *)bpf_skc_to_tcp_sock(sk);
+	if (!sk)
+		return 0;
+	LOAD(access, net, sk->__sk_common.skc_net.net);
+	LOAD(access, inum, net->ns.inum);
+	return inum;
+}
+
+/* The socket's side of the record, if the filters want it. */
+static __always_inline bool fill_flow(const int level, const enum access access,
+				      struct sock *sk, struct connect_record *r)
+{
+	__u16 family;
+	__be16 dport;
 	__u32 v4;
 
-	LOAD(typed, family, sk->__sk_common.skc_family);
+	LOAD_SK(access, family, sk, skc_family, family);
 	r->ip = 4;
 	if (family == AF_INET6) {
-		load16(typed, r->daddr, &sk->__sk_common.skc_v6_daddr);
+		LOAD_SK16(access, r->daddr, sk, skc_v6_daddr, dst_ip6);
 		if (want_ip == 6 || !is_v4_mapped(r->daddr))
 			r->ip = 6;
 	}
 	if (want_ip && r->ip != want_ip)
 		return false;
 
-	LOAD(typed, dport, sk->__sk_common.skc_dport);
+	LOAD_SK(access, dport, sk, skc_dport, dst_port);
 	r->dport = bpf_ntohs(dport);
 	if (should_skip_port(r->dport))
 		return false;
 
 	r->netns = 0;
 	if (level >= MORE && (want_netns || want_netns_id)) {
-		struct net *net;
-
-		LOAD(typed, net, sk->__sk_common.skc_net.net);
-		LOAD(typed, r->netns, net->ns.inum);
+		r->netns = netns_of(access, sk);
 		if (should_skip_netns(r->netns))
 			return false;
 	}
@@ -155,17 +171,17 @@ static __always_inline bool fill_flow(const int level, const bool typed, struct 
 		 * hands the socket to tcp_v4_connect(). */
 		__builtin_memset(r->daddr, 0, sizeof(r->daddr));
 		__builtin_memset(r->saddr, 0, sizeof(r->saddr));
-		LOAD(typed, v4, sk->__sk_common.skc_daddr);
+		LOAD_SK(access, v4, sk, skc_daddr, dst_ip4);
 		__builtin_memcpy(r->daddr, &v4, 4);
-		LOAD(typed, v4, sk->__sk_common.skc_rcv_saddr);
+		LOAD_SK(access, v4, sk, skc_rcv_saddr, src_ip4);
 		__builtin_memcpy(r->saddr, &v4, 4);
 	} else {
-		load16(typed, r->saddr, &sk->__sk_common.skc_v6_rcv_saddr);
+		LOAD_SK16(access, r->saddr, sk, skc_v6_rcv_saddr, src_ip6);
 	}
 	if (should_skip_net(r->ip, r->daddr))
 		return false;
 
-	LOAD(typed, r->lport, sk->__sk_common.skc_num);
+	LOAD_SK(access, r->lport, sk, skc_num, src_port);
 	return true;
 }
 
@@ -282,7 +298,6 @@ static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, 
 		__be32 v4; /* sockaddr_in6: the flow label */
 		__u8 v6[16];
 	} to;
-	struct net *net;
 	__u16 family;
 	__u8 bound[16] = {};
 
@@ -303,8 +318,7 @@ static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, 
 		return false;
 	}
 	r->dport = bpf_ntohs(to.port);
-	LOAD(typed, net, sk->__sk_common.skc_net.net);
-	LOAD(typed, r->netns, net->ns.inum);
+	r->netns = netns_of(typed, sk);
 	if ((want_ip && r->ip != want_ip) || should_skip_port(r->dport) ||
 	    should_skip_netns(r->netns) || should_skip_net(r->ip, r->daddr))
 		return false;
@@ -362,12 +376,12 @@ static __always_inline bool is_tcp(const bool typed, struct sock *sk)
 }
 
 /* A connect by the running task on a socket that is ready to be read. */
-static __always_inline int connect_by_current(const int level, void *ctx, const bool typed,
-					      struct sock *sk)
+static __always_inline int connect_by_current(const int level, void *ctx,
+					      const enum access access, struct sock *sk)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
 
-	if (fill_task(level, &r.task) && fill_flow(level, typed, sk, &r))
+	if (fill_task(level, &r.task) && fill_flow(level, access, sk, &r))
 		emit(level, ctx, &r);
 	return 0;
 }

@@ -14,8 +14,8 @@
  * has a program for each level, compiled without what it is not for.
  */
 enum {
-	TABLE, /* what BCC's tables show, and their filters */
-	MORE,  /* JSON; namespaces and cgroups */
+	TABLE, /* what BCC's default table shows, and its ports */
+	MORE,  /* JSON; users, namespaces and cgroups */
 	ALL,   /* who the process is */
 	FAILED, /* connects that fail at once, too */
 };

@@ -30,6 +30,37 @@ static __always_inline void load16(const bool typed, void *dst, const void *src)
 	}
 }
 
+/*
+ * The third way, for a socket alone: as struct bpf_sock of the user-space API,
+ * which takes no search of the kernel's BTF. Its dst_port was a u32 before 5.17;
+ * as one it can still be read.
+ */
+enum access { BY_PROBE, BY_TYPE, BY_API };
+
+#define LOAD_SK(access, dst, sk, field, api_field)                          \
+	do {                                                                \
+		if (access == BY_API)                                       \
+			(dst) = ((volatile struct bpf_sock *)sk)->api_field; \
+		else                                                        \
+			LOAD(access, dst, (sk)->__sk_common.field);         \
+	} while (0)
+
+#define LOAD_SK16(access, dst, sk, field, api_field)                                     \
+	do {                                                                             \
+		if (access == BY_API)                                                    \
+			load_words(dst, ((volatile struct bpf_sock *)sk)->api_field);    \
+		else                                                                     \
+			load16(access, dst, &(sk)->__sk_common.field);                   \
+	} while (0)
+
+static __always_inline void load_words(void *dst, const volatile __u32 *src)
+{
+	int i;
+
+	for (i = 0; i < 4; i++)
+		((__u32 *)dst)[i] = src[i];
+}
+
 /* Kernels before 5.11 have no typed pointer to the running task. User space says
  * which it is: a question to the kernel's BTF would cost another search of it. */
 const volatile bool task_is_typed;

@@ -16,13 +16,9 @@
 static __always_inline void connect_callback(const int level, struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct tcp_sock *tp;
 
-	if (!sk)
-		return;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp)
-		connect_by_current(level, ctx, true, (struct sock *)tp);
+	if (sk)
+		connect_by_current(level, ctx, BY_API, (struct sock *)sk);
 }
 
 static __always_inline __u32 segs_out(struct sock *sk)

@@ -71,7 +71,18 @@ enum {
 #define IPPROTO_MPTCP 262
 
 struct bpf_sock {
+	__u32 bound_dev_if;
 	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port; /* host byte order */
+	__u32 dst_port; /* network byte order, in the first two bytes */
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
 };
 
 struct bpf_sock_ops {
