@@ -29,10 +29,12 @@ use crate::config::Config;
 use crate::config::Mode;
 use crate::error::tell;
 use crate::event::Event;
+use crate::event::Stage;
 use crate::event::sort_flows;
 use crate::output;
 use crate::output::Lost;
 use crate::output::Output;
+use crate::output::Row;
 use crate::process;
 use crate::procs::Procs;
 use crate::tracer::Tracer;
@@ -315,11 +317,22 @@ impl App<'_> {
         };
         let limit = self.config.max_events.unwrap_or(u64::MAX);
         let clock = WallClock::now();
+        let shows_connects = self.config.shows_connects();
         for event in self.pending.drain(..ready) {
             if self.printed >= limit {
                 break;
             }
             match event {
+                Event::Connect(connect) if !shows_connects && connect.error == 0 => {
+                    self.who.keep(&connect);
+                }
+                Event::Life(life) => {
+                    let is_last = !self.config.life || matches!(life.stage, Stage::Close { .. });
+                    let facts = self.who.of_life(&life, is_last);
+                    let row = Row { life: Some(&life), ..facts.row(&life.connect) };
+                    self.output.connect(&row, &clock, &mut self.text);
+                    self.printed += 1;
+                }
                 Event::Connect(connect) => {
                     let facts = self.who.of(&connect);
                     self.output.connect(&facts.row(&connect), &clock, &mut self.text);
@@ -411,6 +424,9 @@ impl App<'_> {
             self.print_flows()?;
         }
         self.report_lost(Duration::ZERO)?;
+        if self.config.result.is_some() && self.tracer.unanswered > 0 {
+            tell(&format!("tcpconnect: {} connects have no outcome yet", self.tracer.unanswered));
+        }
         let lost = self.reported.total();
         if lost > 0 {
             let reasons = self.reported.reasons();

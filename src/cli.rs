@@ -14,6 +14,7 @@ use crate::filter::CommFilter;
 use crate::filter::Net;
 use crate::filter::PortSet;
 use crate::filter::parse_container;
+use crate::filter::parse_milliseconds;
 use crate::filter::parse_pid;
 use crate::filter::parse_seconds;
 use crate::filter::parse_size;
@@ -98,7 +99,7 @@ pub struct Cli {
     pub time: bool,
 
     /// Include LPORT, the local port
-    #[arg(short = 'L', long, help_heading = "Columns")]
+    #[arg(short = 'L', long, aliases = ["l"], help_heading = "Columns")]
     pub lport: bool,
 
     /// Include UID, the real user id
@@ -112,6 +113,18 @@ pub struct Cli {
     /// Connects that fail at once, too, with ERR
     #[arg(short = 'f', long, help_heading = "Outcome")]
     pub failed: bool,
+
+    /// One row for each connect when its outcome is known, with RESULT and LAT(ms)
+    #[arg(short = 'r', long, help_heading = "Outcome")]
+    pub result: bool,
+
+    /// With -r: only those that took longer, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = parse_milliseconds, help_heading = "Outcome")]
+    pub min_latency: Option<Duration>,
+
+    /// One row for each connection when it ends, with MS, TX_KB, RX_KB and RETR
+    #[arg(long, help_heading = "Outcome")]
+    pub life: bool,
 
     /// Include EXE, the path of the executable
     #[arg(short = 'x', long, help_heading = "Who")]
@@ -292,6 +305,7 @@ pub const EBPF: &str = concat!(
     include_str!("bpf/filter.bpf.h"),
     include_str!("bpf/connect.bpf.h"),
     include_str!("bpf/kprobe.bpf.h"),
+    include_str!("bpf/life.bpf.h"),
     include_str!("bpf/sockops.bpf.h"),
     include_str!("bpf/family.bpf.h"),
     include_str!("bpf/process.bpf.h"),

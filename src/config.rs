@@ -38,6 +38,8 @@ pub struct Columns {
     pub uid: bool,
     pub lport: bool,
     pub error: bool,
+    pub result: bool,
+    pub life: bool,
     pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
@@ -97,6 +99,10 @@ pub struct Config {
     pub who: Who,
     /// Connects that fail before their SYN, too.
     pub failed: bool,
+    /// A row at the outcome of a connect, if it took this long.
+    pub result: Option<Duration>,
+    /// A row at the end of a connection.
+    pub life: bool,
     pub procs: Option<Procs>,
     pub output: Option<PathBuf>,
     pub max_events: Option<u64>,
@@ -119,6 +125,16 @@ impl Config {
             || who.parents
             || self.procs.is_some()
             || who.any() && self.format == Format::Json
+    }
+
+    /// Whether connects themselves have rows.
+    pub fn shows_connects(&self) -> bool {
+        self.result.is_none() && !self.life
+    }
+
+    /// Whether what is known of the process at the connect must be kept for later.
+    pub fn keeps_who(&self) -> bool {
+        !self.shows_connects() && (self.follows_processes() || self.names_cgroups())
     }
 
     /// Whether cgroups must be known by name.
@@ -182,6 +198,20 @@ impl Config {
         if tcpv4connect && who.any() {
             return Err("tcpv4connect has no such columns; use tcpconnect".into());
         }
+        if cli.min_latency.is_some() && !cli.result {
+            return Err("--min-latency needs -r: it is the time to the outcome".into());
+        }
+        if cli.count && (cli.result || cli.life) {
+            return Err(
+                "-c counts connects, whatever became of them; leave out -r and --life".into()
+            );
+        }
+        if tcpv4connect && (cli.result || cli.life) {
+            return Err("tcpv4connect has no outcomes; use tcpconnect".into());
+        }
+        if cli.procs == Some(Procs::Only) && (cli.result || cli.life || cli.failed) {
+            return Err("--procs=only shows no connects; leave out -f, -r and --life".into());
+        }
         if cli.count && cli.failed {
             return Err("-c counts connects that went out; leave out -f".into());
         }
@@ -207,6 +237,8 @@ impl Config {
                     uid: cli.print_uid || cli.wide,
                     lport: cli.lport || cli.wide,
                     error: cli.failed,
+                    result: cli.result,
+                    life: cli.life,
                     who,
                     tcpv4connect,
                 }),
@@ -228,6 +260,8 @@ impl Config {
             },
             who,
             failed: cli.failed,
+            result: cli.result.then(|| cli.min_latency.unwrap_or_default()),
+            life: cli.life,
             procs: cli.procs,
             output: cli.output,
             max_events: cli.max_events,
@@ -371,6 +405,21 @@ mod tests {
         assert!(refused(&["-f", "--attach", "sockops"]).starts_with("-f needs --attach fentry"));
         assert!(refused(&["-c", "-f"]).starts_with("-c counts connects that went out"));
         assert!(new_as(true, &["-f"]).unwrap_err().starts_with("tcpv4connect has no errors"));
+    }
+
+    #[test]
+    fn outcomes_and_ends_are_rows_of_their_own() {
+        let config = new(&["-r", "--min-latency", "1.5", "--life"]);
+        assert_eq!(config.result, Some(Duration::from_micros(1500)));
+        assert!(config.life && !config.shows_connects() && !config.keeps_who());
+        assert_eq!(new(&["-r"]).result, Some(Duration::ZERO));
+        assert!(new(&[]).shows_connects() && new(&["-f"]).shows_connects());
+        assert!(new(&["--life", "--exe"]).keeps_who());
+        assert!(refused(&["--min-latency", "1"]).starts_with("--min-latency needs -r"));
+        assert!(refused(&["-c", "-r"]).starts_with("-c counts connects, whatever"));
+        assert!(refused(&["-c", "--life"]).starts_with("-c counts connects, whatever"));
+        assert!(refused(&["--procs=only", "-r"]).starts_with("--procs=only shows no connects"));
+        assert!(new_as(true, &["-r"]).unwrap_err().starts_with("tcpv4connect has no outcomes"));
     }
 
     #[test]

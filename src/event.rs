@@ -15,13 +15,16 @@ pub const COMM_LEN: usize = 16;
 // SAFETY: `repr(C)`, and every field is an integer or an array of integers, so
 // any bit pattern is a value (rule of src/bpf/tcpconnect.h).
 unsafe impl plain::Plain for types::connect_record {}
+// SAFETY: as above.
+unsafe impl plain::Plain for types::life_record {}
 
 // SAFETY: as above.
 unsafe impl plain::Plain for types::process_record {}
 // SAFETY: as above.
 unsafe impl plain::Plain for types::cgroup_record {}
 
-const _: () = assert!(size_of::<types::connect_record>() == 128);
+const _: () = assert!(size_of::<types::connect_record>() == 136);
+const _: () = assert!(size_of::<types::life_record>() == 168);
 const _: () = assert!(size_of::<types::process_record>() == 120);
 const _: () = assert!(size_of::<types::cgroup_record>() == 288);
 const _: () = assert!(size_of::<types::flow>() == FLOW_LEN);
@@ -85,6 +88,8 @@ pub struct Connect {
     /// errno of one that failed before its SYN, else 0. Its `saddr` is unspecified
     /// unless the program had bound one.
     pub error: u16,
+    /// Of the socket, as sock_diag(7) knows it; only filled if asked for.
+    pub cookie: Option<u64>,
 }
 
 impl Connect {
@@ -115,7 +120,99 @@ impl Connect {
             exe_deleted: false,
             vpid: None,
             error: 0,
+            cookie: None,
         }
+    }
+}
+
+/// What a connect came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    Refused,
+    Timeout,
+    Reset,
+    /// The network said that it cannot be reached.
+    Unreachable,
+    /// Closed on this side before there was an answer.
+    Aborted,
+}
+
+impl Outcome {
+    /// By the error on the socket, `None` for a connection that came about.
+    fn new(answered: bool, error: u16) -> Self {
+        match i32::from(error) {
+            _ if answered => Outcome::Ok,
+            0 | libc::ECONNABORTED => Outcome::Aborted,
+            libc::ECONNREFUSED => Outcome::Refused,
+            libc::ETIMEDOUT => Outcome::Timeout,
+            libc::ECONNRESET | libc::EPIPE => Outcome::Reset,
+            // From an ICMP message: EHOSTUNREACH, ENETUNREACH, EACCES and others.
+            _ => Outcome::Unreachable,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Refused => "refused",
+            Outcome::Timeout => "timeout",
+            Outcome::Reset => "reset",
+            Outcome::Unreachable => "unreachable",
+            Outcome::Aborted => "aborted",
+        }
+    }
+}
+
+/// What ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseBy {
+    Local,
+    Remote,
+    Reset,
+    Timeout,
+}
+
+impl CloseBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            CloseBy::Local => "local",
+            CloseBy::Remote => "remote",
+            CloseBy::Reset => "reset",
+            CloseBy::Timeout => "timeout",
+        }
+    }
+}
+
+/// What became of a connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Result(Outcome),
+    Close {
+        /// Payload, each byte once.
+        tx_bytes: u64,
+        rx_bytes: u64,
+        /// Segments.
+        retransmits: u32,
+        by: Option<CloseBy>,
+    },
+}
+
+/// A connect, later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// As it was, but for `ts_ns`, which is now, and `error`, what the socket
+    /// failed with.
+    pub connect: Connect,
+    /// When the connect was.
+    pub began_ns: u64,
+    pub stage: Stage,
+}
+
+impl Life {
+    /// Since the connect.
+    pub fn elapsed_ns(&self) -> u64 {
+        self.connect.ts_ns.saturating_sub(self.began_ns)
     }
 }
 
@@ -251,6 +348,7 @@ pub struct CgroupEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Connect(Connect),
+    Life(Box<Life>),
     Process(Box<ProcessEvent>),
     Notice(Notice),
     Cgroup(Box<CgroupEvent>),
@@ -266,6 +364,7 @@ impl Event {
     pub fn ts_ns(&self) -> u64 {
         match self {
             Event::Connect(connect) => connect.ts_ns,
+            Event::Life(life) => life.connect.ts_ns,
             Event::Process(event) => event.ts_ns,
             Event::Notice(notice) => notice.ts_ns,
             Event::Cgroup(event) => event.ts_ns,
@@ -283,6 +382,8 @@ pub enum DecodeError {
     Kind(u32),
     #[error("record with IP version {0}")]
     Ip(u16),
+    #[error("connection closed by {0}")]
+    CloseBy(u8),
 }
 
 /// Decodes one sample; a perf buffer may pad it at the end.
@@ -290,6 +391,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     let kind = bytes.first_chunk().ok_or(DecodeError::Short(bytes.len()))?;
     match types::record_kind(u32::from_ne_bytes(*kind)) {
         types::record_kind::RECORD_CONNECT => connect(&record(bytes)?).map(Event::Connect),
+        types::record_kind::RECORD_RESULT | types::record_kind::RECORD_CLOSE => {
+            life(&record(bytes)?).map(|life| Event::Life(Box::new(life)))
+        }
         types::record_kind::RECORD_RETRACT => {
             let record: types::connect_record = record(bytes)?;
             Ok(Event::Retract { tid: record.task.tid, ts_ns: record.task.cgroup_id })
@@ -337,7 +441,34 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
         exe_deleted: has(r.flags.into(), types::record_flags::EXE_DELETED),
         vpid: Some(r.vpid).filter(|&pid| pid != 0),
         error: r.error,
+        cookie: Some(r.cookie).filter(|&cookie| cookie != 0),
     })
+}
+
+fn life(r: &types::life_record) -> Result<Life, DecodeError> {
+    let stage = match types::record_kind(r.connect.kind) {
+        types::record_kind::RECORD_RESULT => {
+            Stage::Result(Outcome::new(r.established != 0, r.connect.error))
+        }
+        _ => Stage::Close {
+            tx_bytes: r.tx_bytes,
+            rx_bytes: r.rx_bytes,
+            retransmits: r.retransmits,
+            by: close_by(r.close_by)?,
+        },
+    };
+    Ok(Life { connect: connect(&r.connect)?, began_ns: r.began_ns, stage })
+}
+
+fn close_by(by: u8) -> Result<Option<CloseBy>, DecodeError> {
+    match types::close_by(by.into()) {
+        types::close_by(0) => Ok(None),
+        types::close_by::CLOSE_LOCAL => Ok(Some(CloseBy::Local)),
+        types::close_by::CLOSE_REMOTE => Ok(Some(CloseBy::Remote)),
+        types::close_by::CLOSE_RESET => Ok(Some(CloseBy::Reset)),
+        types::close_by::CLOSE_TIMEOUT => Ok(Some(CloseBy::Timeout)),
+        types::close_by(_) => Err(DecodeError::CloseBy(by)),
+    }
 }
 
 /// Decodes the list of processes made at start: whole records, back to back.

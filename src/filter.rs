@@ -180,6 +180,15 @@ pub fn parse_seconds(text: &str) -> Result<std::time::Duration, String> {
         .ok_or(format!("'{text}' is not a number of seconds greater than 0"))
 }
 
+/// `50`, `0.5`: milliseconds.
+pub fn parse_milliseconds(text: &str) -> Result<std::time::Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .and_then(|ms| std::time::Duration::try_from_secs_f64(ms / 1000.0).ok())
+        .filter(|time| u64::try_from(time.as_nanos()).is_ok())
+        .ok_or(format!("'{text}' is not a number of milliseconds"))
+}
+
 /// A pid from 1 to the kernel's limit of 2^22.
 pub fn parse_pid(text: &str) -> Result<u32, String> {
     text.parse::<u32>()

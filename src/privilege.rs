@@ -64,6 +64,12 @@ pub fn has_typed_task() -> bool {
     version(&release) >= (5, 11)
 }
 
+/// Whether tracing programs can ask for the cookie of a socket (kernel 5.12).
+pub fn has_cookies() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(&release) >= (5, 12)
+}
+
 /// Major and minor number of a kernel release.
 fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));

@@ -89,6 +89,14 @@ impl Process {
         Rc::clone(&self.state.borrow().image)
     }
 
+    /// As it is now, whatever it runs later. Its ancestors do go on.
+    pub fn frozen(&self) -> Self {
+        let state = self.state.borrow().clone();
+        let process = Self::with_state(self.pid, self.start_ns, self.ppid, self.proc_pid, state);
+        process.parent.replace(self.parent.borrow().clone());
+        process
+    }
+
     /// In the pid namespace of this program.
     pub fn proc_pid(&self) -> u32 {
         self.proc_pid

@@ -96,6 +96,8 @@ const MAX_CGROUPS: u32 = 4_096;
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Connects under way at once, in the rungs that keep them between two hooks.
 const MAX_CALLS: u32 = 65_536;
+/// Connections that -r and --life follow at once; 13 MiB of kernel memory.
+pub const MAX_LIVES: u32 = 65_536;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
 /// Records taken from the ring before the batch is written; after a stall this
@@ -141,7 +143,7 @@ impl Rung {
             Rung::Fentry => (&["fexit_v4"], &["fexit_v6"]),
             Rung::Kprobe => (&["kretprobe_v4", "kprobe_v4"], &["kretprobe_v6", "kprobe_v6"]),
             Rung::Sockops => (&["sockops_connect"], &[]),
-            Rung::StateOnly => return vec!["sock_set_state".into()],
+            Rung::StateOnly => return vec![STATE_PROGRAM.into()],
             Rung::Processes => return Vec::new(),
         };
         let (v4, v6) = match self {
@@ -194,6 +196,8 @@ const TWIN_PROGRAMS: [&str; 4] =
 /// The fork program and its twin begin so.
 const PROCESS_FORK: &str = "process_fork";
 const LIST_PROGRAM: &str = "process_list";
+/// Where sockops has no callback for a change of state.
+const STATE_PROGRAM: &str = "sock_set_state";
 /// The programs that follow cgroups.
 const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_new", "cgroup_gone"];
 
@@ -318,6 +322,10 @@ pub struct Tracer {
     skipped: u64,
     skipped_forks: u64,
     skipped_processes: u64,
+    /// Connections that the kernel dropped from its table.
+    forgotten: u64,
+    /// Connects without an outcome, known at detach.
+    pub unanswered: u64,
     counted: Counted,
     list: Option<Link>,
 }
@@ -476,6 +484,7 @@ impl Tracer {
             lost.flows = counters.flows;
             lost.family = counters.family + self.skipped_forks;
             lost.process = counters.process + self.skipped_processes;
+            lost.lives = counters.lives + self.forgotten;
         }
         lost
     }
@@ -490,6 +499,10 @@ impl Tracer {
             Rung::Kprobe => self.links.iter().filter_map(entry_probe_misses).sum(),
             _ => 0,
         };
+        if let Some((begun, ended)) = self.lives() {
+            let known = begun - ended;
+            self.forgotten = self.forgotten.max(known.saturating_sub(MAX_LIVES.into()));
+        }
         self.skipped = self.skipped.max(programs + probes);
         self.skipped_forks = self.skipped_forks.max(forks);
         self.skipped_processes = self.skipped_processes.max(processes);
@@ -512,9 +525,40 @@ impl Tracer {
             drop(link);
         }
         self.count_skipped();
+        self.close_lives();
         if self.rung == Rung::Kprobe {
             self.unreturned = self.skel.maps.calls.keys().count() as u64;
         }
+    }
+
+    /// Counts the connections that have not ended, and those that were dropped.
+    fn close_lives(&mut self) {
+        let Some((begun, ended)) = self.lives() else { return };
+        let lives = &self.skel.maps.lives;
+        let mut open = 0;
+        for key in lives.keys() {
+            let Ok(Some(value)) = lives.lookup(&key, MapFlags::ANY) else { continue };
+            open += 1;
+            let mut life = types::life_record::default();
+            if plain::copy_from_bytes(&mut life, &value).is_ok() && life.answered == 0 {
+                self.unanswered += 1;
+            }
+        }
+        self.forgotten = self.forgotten.max((begun - ended).saturating_sub(open));
+    }
+
+    /// Connections begun and ended, if they are followed.
+    fn lives(&self) -> Option<(u64, u64)> {
+        let bss = self.skel.maps.bss_data.as_deref()?;
+        // SAFETY: valid, aligned integers in the mapped .bss, also written by the
+        // kernel, hence volatile. The end is read first: it can only lag.
+        let (ended, begun) = unsafe {
+            (
+                (&raw const bss.lives_ended).read_volatile(),
+                (&raw const bss.lives_begun).read_volatile(),
+            )
+        };
+        (begun > 0).then_some((begun, ended))
     }
 
     /// Takes the table of `-c`; the kernel goes on with an empty one.
@@ -680,11 +724,16 @@ impl<'a> Setup<'a> {
         self.config.mode == Mode::Rows
     }
 
+    fn follows_lives(&self) -> bool {
+        !self.config.shows_connects()
+    }
+
     fn level(&self) -> Level {
         let filter = &self.config.filter;
         if self.config.failed {
             Level::Failed
         } else if self.processes
+            || self.follows_lives()
             || self.config.who.vpid
             || self.config.who.container_id
             || self.pidns.is_some()
@@ -742,7 +791,7 @@ impl<'a> Setup<'a> {
 
     fn try_programs(&self, rung: Rung, connect: Vec<String>) -> Result<Result<Tracer, Refusal>> {
         take_log();
-        let followed = self.followers();
+        let followed = self.followers(rung);
         let mut object = ObjectBuilder::default();
         if let Some(path) = &self.config.btf {
             object.btf_custom_path(path).context("failed to set the BTF file")?;
@@ -758,7 +807,7 @@ impl<'a> Setup<'a> {
             let wanted = connect.iter().chain(&followed).any(|n| name.to_str() == Some(n));
             program.set_autoload(wanted || self.processes && name == LIST_PROGRAM);
         }
-        self.set_constants(&mut open)?;
+        self.set_constants(&mut open, rung)?;
         self.size_maps(&mut open, rung)?;
         let skel = match open.load() {
             Ok(skel) => skel,
@@ -780,6 +829,8 @@ impl<'a> Setup<'a> {
             skipped: 0,
             skipped_forks: 0,
             skipped_processes: 0,
+            forgotten: 0,
+            unanswered: 0,
             counted: Counted::default(),
             list: None,
         };
@@ -823,18 +874,20 @@ impl<'a> Setup<'a> {
         let fds = |names: &mut dyn Iterator<Item = &String>| -> Vec<RawFd> {
             names.map(|name| tracer.program(name).as_fd().as_raw_fd()).collect()
         };
+        let states = followed.iter().filter(|name| *name == STATE_PROGRAM);
+        // A kretprobe's misses are seen by its entry probe instead.
+        let seen = |name: &&String| !name.starts_with("kret");
         let forks = |name: &&String| self.config.filter.children && name.starts_with(PROCESS_FORK);
         let tells = self.processes || self.cgroup_names;
         Counted {
-            // A kretprobe's misses are seen by its entry probe instead.
-            connect: fds(&mut tracer.connect.iter().filter(|name| !name.starts_with("kret"))),
+            connect: fds(&mut tracer.connect.iter().chain(states).filter(seen)),
             fork: fds(&mut followed.iter().filter(forks)),
             process: fds(&mut followed.iter().filter(|_| tells)),
         }
     }
 
     /// What is attached beside the hooks of the rung.
-    fn followers(&self) -> Vec<String> {
+    fn followers(&self, rung: Rung) -> Vec<String> {
         let of_processes = match self.twins.get() {
             true => TWIN_PROGRAMS,
             false => PROCESS_PROGRAMS,
@@ -847,6 +900,9 @@ impl<'a> Setup<'a> {
         }
         if self.cgroup_names || !self.patterns.is_empty() {
             programs.extend(CGROUP_PROGRAMS);
+        }
+        if self.follows_lives() && [Rung::Fentry, Rung::Kprobe].contains(&rung) {
+            programs.push(STATE_PROGRAM);
         }
         programs.into_iter().map(str::to_owned).collect()
     }
@@ -865,7 +921,7 @@ impl<'a> Setup<'a> {
         }
     }
 
-    fn set_constants(&self, open: &mut OpenTcpconnectSkel) -> Result<()> {
+    fn set_constants(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
         let filter: &Filter = &self.config.filter;
         let json = self.config.format == Format::Json;
         let data = open.maps.rodata_data.as_deref_mut();
@@ -881,6 +937,14 @@ impl<'a> Setup<'a> {
         data.want_prompt = self.config.procs.is_some();
         data.may_probe = privilege::may_probe();
         data.want_vpid = self.config.who.vpid;
+        data.want_cookie = json;
+        data.has_cookie = privilege::has_cookies();
+        data.follows_lives = self.follows_lives();
+        data.want_connects = self.config.keeps_who();
+        data.want_result = self.config.result.is_some();
+        data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
+        data.want_life = self.config.life;
+        data.only_states = rung == Rung::StateOnly;
         data.want_pidns = self.pidns.unwrap_or(0);
         data.want_cgroup_names = self.cgroup_names;
         data.wanted_cgroup_names = u32::try_from(self.patterns.len())?;
@@ -949,6 +1013,7 @@ impl<'a> Setup<'a> {
             (&mut maps.flows, !self.rows(), None),
             (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
+            (&mut maps.lives, self.follows_lives(), Some(MAX_LIVES)),
         ];
         for (map, needed, entries) in plan {
             map.set_autocreate(needed)?;

@@ -3,6 +3,7 @@
 //! cgroup. Holds only the tables that the options need; without any it does
 //! nothing.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -17,11 +18,13 @@ use crate::container;
 use crate::event::CgroupEvent;
 use crate::event::Comm;
 use crate::event::Connect;
+use crate::event::Life;
 use crate::event::ProcessEvent;
 use crate::output::Row;
 use crate::process;
 use crate::process::Process;
 use crate::process::Processes;
+use crate::tracer::MAX_LIVES;
 use crate::tracer::Tracer;
 
 /// The tables, as they were at the time of the last event applied.
@@ -31,10 +34,15 @@ pub struct Who {
     want_container: bool,
     /// Names by user id, `None` for one without a name.
     users: Option<HashMap<u32, Option<Rc<str>>>>,
+    /// Facts of the connects whose rows come later, by time and tid.
+    kept: Option<BTreeMap<(u64, u32), Facts>>,
 }
 
+/// As many as the kernel follows at once.
+const MAX_KEPT: usize = MAX_LIVES as usize;
+
 /// What is known about one connect.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Facts {
     process: Option<Rc<Process>>,
     pub user: Option<Rc<str>>,
@@ -46,6 +54,7 @@ impl Facts {
     pub fn row<'a>(&'a self, connect: &'a Connect) -> Row<'a> {
         Row {
             connect,
+            life: None,
             process: self.process.as_deref(),
             user: self.user.as_deref(),
             container: self.container.as_deref(),
@@ -67,6 +76,7 @@ impl Who {
             cgroups: config.names_cgroups().then(Cgroups::scan),
             want_container: config.who.container_id,
             users: (config.who.user || config.procs.is_some()).then(HashMap::new),
+            kept: config.keeps_who().then(BTreeMap::new),
         })
     }
 
@@ -120,6 +130,32 @@ impl Who {
             facts.process = Some(processes.of(connect));
         }
         facts
+    }
+
+    /// Takes note of who made a connect that has no row of its own.
+    pub fn keep(&mut self, connect: &Connect) {
+        if self.kept.is_none() {
+            return;
+        }
+        let mut facts = self.of(connect);
+        facts.process = facts.process.map(|process| Rc::new(process.frozen()));
+        if let Some(kept) = &mut self.kept {
+            kept.insert((connect.ts_ns, connect.tid), facts);
+            if kept.len() > MAX_KEPT {
+                kept.pop_first();
+            }
+        }
+    }
+
+    /// Who made the connect, at that time.
+    pub fn of_life(&mut self, life: &Life, is_last: bool) -> Facts {
+        let key = (life.began_ns, life.connect.tid);
+        let kept = self.kept.as_mut();
+        let facts = kept.and_then(|kept| match is_last {
+            true => kept.remove(&key),
+            false => kept.get(&key).cloned(),
+        });
+        facts.unwrap_or_else(|| self.of(&life.connect))
     }
 
     /// Records were lost: who has gone without notice must go.

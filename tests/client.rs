@@ -15,7 +15,7 @@
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Error, PipeReader, Write, pipe};
+use std::io::{BufRead, BufReader, Error, PipeReader, Read as _, Write, pipe};
 use std::mem::zeroed;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -78,6 +78,7 @@ const CASES: &[(&str, Case)] = &[
     ("listen", listen),
     ("sleep", sleep),
     ("exit", exit_now),
+    ("life", life),
     ("act", act),
     ("swarm", swarm),
     ("herd", herd),
@@ -253,13 +254,18 @@ fn refused(ctx: &Ctx, ip: IpAddr) -> Res {
     ctx.connect(&Sock::bound(ip)?, hole.local()?, libc::ECONNREFUSED)
 }
 
-fn timeout(ctx: &Ctx) -> Res {
+/// Its filter (`ret #0`) keeps nothing of a packet, so that a SYN goes unanswered.
+fn silent_listener() -> Res<TcpListener> {
     let listener = listener(LO4)?;
-    // A listener whose filter (`ret #0`) keeps nothing of a packet drops the SYN unanswered.
     // SAFETY: only fills a struct.
     let filter = &mut unsafe { libc::BPF_STMT(libc::BPF_RET as u16, 0) };
     let program = libc::sock_fprog { len: 1, filter };
     set(&listener, SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+    Ok(listener)
+}
+
+fn timeout(ctx: &Ctx) -> Res {
+    let listener = silent_listener()?;
     let sock = Sock::bound(LO4)?;
     set(&sock.0, IPPROTO_TCP, libc::TCP_SYNCNT, &1)?;
     set(&sock.0, IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &100)?;
@@ -334,7 +340,12 @@ fn mptcp(ctx: &Ctx) -> Res {
     listener.bind(SocketAddr::new(LO4, 0))?;
     // SAFETY: a plain system call.
     sys("listen", unsafe { libc::listen(listener.fd(), 8) })?;
-    ctx.connect(&Sock::new(LO4, IPPROTO_MPTCP)?, listener.local()?, 0)
+    let sock = Sock::new(LO4, IPPROTO_MPTCP)?;
+    let errno = sock.connect(&RawAddr::new(listener.local()?));
+    let mut line = fact(&ctx.case, &sock, listener.local()?, errno);
+    // The TCP socket below has another one.
+    line["cookie"] = Value::Null;
+    ctx.report(&line, 0)
 }
 
 // ---- cases: fast open ---------------------------------------------------------------------------
@@ -997,6 +1008,290 @@ fn actor(steps: &[&str], i: usize) -> Res<Command> {
 
 // ---- cases: many connects -----------------------------------------------------------------------
 
+/// `life WHAT [N]`: a whole connection; the line has what is to be known of it at the end:
+/// `result`, `tx_bytes`, `rx_bytes` and `close_by`.
+fn life(ctx: &Ctx, args: &[&str]) -> Res {
+    let what = *args.first().ok_or("life wants a name")?;
+    match what {
+        "local" | "remote" | "reset" | "half" | "mapped" | "fork" => served(ctx, what),
+        "again" => same_ports_again(ctx),
+        "many" => many_at_once(ctx, number(args, 1, None)?),
+        "refused" => {
+            let to = addr(&listener(LO4)?)?;
+            let sock = Sock::bound(LO4)?;
+            let errno = sock.connect(&RawAddr::new(to));
+            ctx.emit(&ended(fact(&ctx.case, &sock, to, errno), "refused", 0, 0, "reset"));
+            Ok(())
+        }
+        "timeout" => {
+            let listener = silent_listener()?;
+            let sock = Sock::bound(LO4)?;
+            set(&sock.0, IPPROTO_TCP, libc::TCP_SYNCNT, &1)?;
+            set(&sock.0, IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &100)?;
+            let errno = sock.connect(&RawAddr::new(addr(&listener)?));
+            let line = fact(&ctx.case, &sock, addr(&listener)?, errno);
+            ctx.emit(&ended(line, "timeout", 0, 0, "timeout"));
+            Ok(())
+        }
+        "aborted" | "unreachable" => unanswered(ctx, what == "unreachable"),
+        "killed" => killed(ctx),
+        "pending" => {
+            let listener = silent_listener()?;
+            let sock = Sock::bound(LO4)?;
+            sock.0.set_nonblocking(true).map_err(text)?;
+            sock.connect(&RawAddr::new(addr(&listener)?));
+            // Stays open as long as this program.
+            std::mem::forget((sock, listener));
+            Ok(())
+        }
+        "exec" => becomes_another(ctx),
+        _ => Err(format!("{what}: no such life")),
+    }
+}
+
+fn ended(mut line: Value, result: &str, tx: usize, rx: usize, by: &str) -> Value {
+    line["result"] = json!(result);
+    line["tx_bytes"] = json!(tx);
+    line["rx_bytes"] = json!(rx);
+    line["close_by"] = json!(by);
+    line
+}
+
+/// Closes with a FIN.
+fn graceful(ip: IpAddr) -> Res<Sock> {
+    let sock = Sock::bound(ip)?;
+    set(&sock.0, SOL_SOCKET, libc::SO_LINGER, &[0, 0])?;
+    Ok(sock)
+}
+
+fn served(ctx: &Ctx, what: &str) -> Res {
+    const TX: usize = 70_001;
+    const RX: usize = 5_003;
+    let listener = listener(LO4)?;
+    let mut to = addr(&listener)?;
+    let ip = if what == "mapped" { Ipv6Addr::UNSPECIFIED.into() } else { LO4 };
+    if what == "mapped" {
+        to.set_ip("::ffff:127.0.0.1".parse().map_err(text)?);
+    }
+    let mut sock = graceful(ip)?;
+    let errno = sock.connect(&RawAddr::new(to));
+    let line = fact(&ctx.case, &sock, to, errno);
+    let (mut peer, _) = listener.accept().map_err(text)?;
+    // The writer may have to wait for the reader.
+    let exchange = |from: &mut TcpStream, to: &mut TcpStream, n: usize| {
+        thread::scope(|scope| {
+            let writer = scope.spawn(move || from.write_all(&vec![b'x'; n]));
+            to.read_exact(&mut vec![0; n]).map_err(text)?;
+            writer.join().map_err(|_| "the writer panicked")?.map_err(text)
+        })
+    };
+    exchange(&mut sock.0, &mut peer, TX)?;
+    exchange(&mut peer, &mut sock.0, RX)?;
+    let mut end = Vec::new();
+    let by = match what {
+        "remote" => {
+            drop(peer);
+            sock.0.read_to_end(&mut end).map_err(text)?;
+            drop(sock);
+            "remote"
+        }
+        "reset" => {
+            set(&peer, SOL_SOCKET, libc::SO_LINGER, &[1, 0])?;
+            drop(peer);
+            ensure(sock.0.read_to_end(&mut end).is_err(), "no reset came")?;
+            drop(sock);
+            "reset"
+        }
+        "half" => {
+            sock.0.shutdown(std::net::Shutdown::Write).map_err(text)?;
+            peer.read_to_end(&mut end).map_err(text)?;
+            peer.write_all(b"late").map_err(text)?;
+            drop(peer);
+            sock.0.read_to_end(&mut end).map_err(text)?;
+            drop(sock);
+            "local"
+        }
+        "fork" => {
+            let child = fork()?;
+            if child == 0 {
+                thread::sleep(Duration::from_millis(50));
+                exit(0);
+            }
+            drop(sock);
+            wait(child)?;
+            peer.read_to_end(&mut end).map_err(text)?;
+            drop(peer);
+            "local"
+        }
+        _ => {
+            drop(sock);
+            peer.read_to_end(&mut end).map_err(text)?;
+            drop(peer);
+            "local"
+        }
+    };
+    let late = if what == "half" { 4 } else { 0 };
+    ctx.emit(&ended(line, "ok", TX, RX + late, by));
+    Ok(())
+}
+
+/// Two connections with the same addresses and ports within a moment.
+fn same_ports_again(ctx: &Ctx) -> Res {
+    let listener = listener(LO4)?;
+    let to = addr(&listener)?;
+    let mut from = SocketAddr::new(LO4, 0);
+    for _ in 0..2 {
+        let sock = Sock::tcp(LO4)?;
+        set(&sock.0, SOL_SOCKET, libc::SO_REUSEADDR, &1)?;
+        sock.bind(from)?;
+        from = sock.local()?;
+        let errno = sock.connect(&RawAddr::new(to));
+        let line = fact(&ctx.case, &sock, to, errno);
+        let accepted = listener.accept().map_err(text)?;
+        // Resets, so that no TIME_WAIT keeps the ports.
+        drop(sock);
+        drop(accepted);
+        ctx.emit(&ended(line, "ok", 0, 0, "local"));
+    }
+    Ok(())
+}
+
+/// The other ends are in a child: a process may have too few descriptors for both.
+fn many_at_once(ctx: &Ctx, n: usize) -> Res {
+    let limit = libc::rlimit { rlim_cur: n as u64 + 64, rlim_max: n as u64 + 64 };
+    // SAFETY: `limit` is valid.
+    sys("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    let listener = listener(LO4)?;
+    // SAFETY: a plain system call.
+    sys("listen", unsafe { libc::listen(listener.as_raw_fd(), 4096) })?;
+    let child = fork()?;
+    if child == 0 {
+        let mut peers: Vec<_> = listener.incoming().take(n).collect();
+        let last = peers.last_mut().and_then(|peer| peer.as_mut().ok());
+        // Until the connections are reset.
+        let _ = last.map(|peer| peer.read(&mut [0]));
+        exit(0);
+    }
+    let mut open = Vec::new();
+    for _ in 0..n {
+        let sock = Sock::tcp(LO4)?;
+        ensure(sock.connect(&RawAddr::new(addr(&listener)?)) == 0, "not connected")?;
+        open.push(sock);
+    }
+    drop(open);
+    wait(child)?;
+    let mut line = identity();
+    line["made"] = json!(n);
+    ctx.emit(&line);
+    Ok(())
+}
+
+/// Closed before the answer, or told by the network that there will be none.
+fn unanswered(ctx: &Ctx, unreachable: bool) -> Res {
+    let listener = silent_listener()?;
+    let to = addr(&listener)?;
+    let segments = match unreachable {
+        true => Some(raw(IPPROTO_TCP)?),
+        false => None,
+    };
+    let mut sock = Sock::bound(LO4)?;
+    sock.0.set_nonblocking(true).map_err(text)?;
+    let errno = sock.connect(&RawAddr::new(to));
+    let line = fact(&ctx.case, &sock, to, errno);
+    let Some(mut segments) = segments else {
+        drop(sock);
+        ctx.emit(&ended(line, "aborted", 0, 0, "local"));
+        return Ok(());
+    };
+    // An ICMP error quotes the header and 8 bytes of the segment it is about.
+    let mut syn = [0; 128];
+    loop {
+        segments.read(&mut syn).map_err(text)?;
+        if syn[20..22] == sock.local()?.port().to_be_bytes()
+            && syn[22..24] == to.port().to_be_bytes()
+        {
+            break;
+        }
+    }
+    let mut message = [0; 8 + 28];
+    (message[0], message[1]) = (3, 1);
+    message[8..].copy_from_slice(&syn[..28]);
+    let words = message.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let sum = words.sum::<u32>();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let icmp = raw(libc::IPPROTO_ICMP)?;
+    let RawAddr(at, len) = RawAddr::new(SocketAddr::new(LO4, 0));
+    let (data, size) = (message.as_ptr().cast(), message.len());
+    // SAFETY: message and address outlive the call and have the lengths given.
+    let sent = unsafe { libc::sendto(icmp.as_raw_fd(), data, size, 0, at.as_ptr().cast(), len) };
+    sys("sendto", sent as c_int)?;
+    let mut poll = libc::pollfd { fd: sock.fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid pollfd.
+    sys("poll", unsafe { libc::poll(&mut poll, 1, 5_000) })?;
+    let error = sock.0.take_error().map_err(text)?.and_then(|e| e.raw_os_error());
+    ensure(error == Some(libc::EHOSTUNREACH), &format!("the socket's error is {error:?}"))?;
+    let _ = sock.0.flush();
+    drop(sock);
+    let mut line = ended(line, "unreachable", 0, 0, "");
+    line["close_by"] = Value::Null;
+    ctx.emit(&line);
+    Ok(())
+}
+
+fn raw(protocol: c_int) -> Res<File> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: a plain system call.
+    let fd = sys("socket", unsafe { libc::socket(AF_INET, kind, protocol) })?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// The connection outlives the program that made it, in the same process.
+fn becomes_another(ctx: &Ctx) -> Res {
+    let listener = listener(LO4)?;
+    let child = fork()?;
+    if child == 0 {
+        let made = (|| {
+            let sock = Sock::bound(LO4)?;
+            let errno = sock.connect(&RawAddr::new(addr(&listener)?));
+            let line = fact(&ctx.case, &sock, addr(&listener)?, errno);
+            ctx.emit(&ended(line, "ok", 0, 0, "local"));
+            // SAFETY: a plain system call.
+            sys("fcntl", unsafe { libc::fcntl(sock.fd(), libc::F_SETFD, 0) })?;
+            Res::Ok(Command::new("/bin/sleep").arg("0.05").exec())
+        })();
+        exit(if made.is_ok() { 127 } else { 1 });
+    }
+    wait(child)
+}
+
+/// In the middle of a connect that waits.
+fn killed(ctx: &Ctx) -> Res {
+    let listener = silent_listener()?;
+    let to = addr(&listener)?;
+    let child = fork()?;
+    if child == 0 {
+        let Ok(sock) = Sock::bound(LO4) else { exit(1) };
+        let line = fact(&ctx.case, &sock, to, libc::EINPROGRESS);
+        ctx.emit(&ended(line, "aborted", 0, 0, "local"));
+        sock.connect(&RawAddr::new(to));
+        exit(1);
+    }
+    let waits = || {
+        fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| stat.contains(") S "))
+    };
+    let started = Instant::now();
+    while !(waits() && started.elapsed() > Duration::from_millis(100)) {
+        ensure(started.elapsed() < Duration::from_secs(10), "the child does not wait")?;
+        thread::sleep(Duration::from_millis(5));
+    }
+    // SAFETY: our own child.
+    sys("kill", unsafe { libc::kill(child, libc::SIGKILL) })?;
+    wait(child)
+}
+
 /// A refused connect is answered in the call itself and leaves the socket reusable: no TIME_WAIT,
 /// no peer, no port used up.
 fn storm(ctx: &Ctx, args: &[&str]) -> Res {
@@ -1146,6 +1441,7 @@ fn fact(case: &str, sock: &Sock, to: SocketAddr, errno: c_int) -> Value {
     line["lport"] = json!(from.map(|from| from.port()));
     line["daddr"] = json!(to.ip());
     line["dport"] = json!(to.port());
+    line["cookie"] = json!(sock.cookie().map(|cookie| cookie.to_string()).ok());
     if to.is_ipv6() && to.ip().to_canonical().is_ipv4() {
         line["saddr4"] = json!(source.map(|ip| ip.to_canonical()));
         line["daddr4"] = json!(to.ip().to_canonical());
@@ -1242,6 +1538,14 @@ impl Sock {
 
     fn local(&self) -> Res<SocketAddr> {
         self.0.local_addr().map_err(text)
+    }
+
+    fn cookie(&self) -> Res<u64> {
+        let (mut cookie, mut len) = (0u64, 8);
+        let at = (&raw mut cookie).cast();
+        // SAFETY: the kernel writes at most len bytes.
+        let got = unsafe { libc::getsockopt(self.fd(), SOL_SOCKET, libc::SO_COOKIE, at, &mut len) };
+        sys("getsockopt(SO_COOKIE)", got).map(|_| cookie)
     }
 
     /// The head of struct tcp_info: [0] the state, [5] the options.

@@ -17,12 +17,16 @@ use tcpconnect::config::Config;
 use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
+use tcpconnect::event::CloseBy;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
+use tcpconnect::event::Life;
 use tcpconnect::event::NoticeKind;
+use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
+use tcpconnect::event::Stage;
 use tcpconnect::output;
 use tcpconnect::output::Happening;
 use tcpconnect::output::Lost;
@@ -175,6 +179,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         exe_deleted: true,
         vpid: Some(1),
         error: 0,
+        cookie: Some(1),
     };
     let failed = Connect { error: 1, ..connect };
     let image =
@@ -199,7 +204,8 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     processes.apply(&born);
     let process = processes.of(&connect);
     let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
-    let row = Row { connect: &connect, process: Some(&process), user, container, cgroup };
+    let row =
+        Row { connect: &connect, life: None, process: Some(&process), user, container, cgroup };
     let happening = |what| Happening {
         ts_ns: 1,
         pid: 1,
@@ -227,8 +233,16 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         What::Notice(NoticeKind::Coredump),
     ];
     let flow = Flow { saddr: address, daddr: address, dport: 1, connects: 1 };
-    let lost =
-        Lost { buffer: 1, skipped: 1, stash: 1, flows: 1, family: 1, process: 1, undecodable: 1 };
+    let lost = Lost {
+        buffer: 1,
+        skipped: 1,
+        stash: 1,
+        flows: 1,
+        family: 1,
+        process: 1,
+        lives: 1,
+        undecodable: 1,
+    };
     let mut written = Vec::new();
     json.header(&mut written);
     json.connect(&row, &clock, &mut written);
@@ -255,6 +269,22 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         assert!(events.iter().flatten().any(|key| key == field), "no event has {field}");
     }
 
+    let stages = [
+        Stage::Result(Outcome::Ok),
+        Stage::Close { tx_bytes: 1, rx_bytes: 1, retransmits: 1, by: Some(CloseBy::Local) },
+    ];
+    let mut lives = Vec::new();
+    for stage in stages {
+        let life = Life { connect: *failed.connect, began_ns: 1, stage };
+        json.connect(&Row { life: Some(&life), ..row }, &clock, &mut lives);
+    }
+    let of_connect = keys(&written).swap_remove(0);
+    let fields = keys(&lives).concat();
+    let fields: Vec<_> = fields.iter().filter(|key| !of_connect.contains(key)).collect();
+    let tags_of_life = tags(&section(&page, ".SS Object: result, close"));
+    let described: Vec<_> = tags_of_life.iter().map(|t| t.trim_start_matches(".B ")).collect();
+    assert_eq!(described, fields);
+
     let names = ["connect", "count", "lost"];
     let mut written = keys(&written);
     assert_eq!(written.len(), names.len());
@@ -262,7 +292,8 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let at = written[0].iter().position(|key| key == "community_id").expect("a flow has an id");
     written[0].insert(at + 1, "error".into());
     let mut of_failed = written[0].clone();
-    of_failed.remove(at);
+    // It came to no connection.
+    of_failed.retain(|key| key != "community_id" && key != "conn_id");
     assert_eq!(keys(&written_of_failed), [of_failed]);
     for (name, written) in names.iter().zip(written) {
         let tags = tags(&section(&page, &format!(".SS Object: {name}")));

@@ -8,6 +8,7 @@ macro_rules! tests {
 }
 
 mod lab;
+mod live_life;
 mod live_who;
 
 use std::collections::BTreeMap;
@@ -99,7 +100,7 @@ fn main() {
                     Ok(())
                 }));
             }
-            for (name, test) in TESTS.into_iter().chain(live_who::TESTS) {
+            for (name, test) in TESTS.into_iter().chain(live_who::TESTS).chain(live_life::TESTS) {
                 if WITHOUT_BUFFER.contains(&name) && *buffer != buffers[0] {
                     continue;
                 }
@@ -224,6 +225,13 @@ fn assert_row(row: &Value, attempt: &Value, family: u8) {
     let id = id.map(|(one, other)| community_id::of(one, other).to_vec());
     let id = id.map(|id| String::from_utf8(id).expect("ASCII"));
     assert_eq!(row["community_id"], json!(id), "community_id: {}", context());
+    let conn_id = row["conn_id"].as_str().unwrap_or_else(|| panic!("no conn_id: {}", context()));
+    match conn_id.split_once('-') {
+        None if attempt["cookie"].is_null() => {}
+        None => assert_eq!(row["conn_id"], attempt["cookie"], "conn_id: {}", context()),
+        // Without bpf_get_socket_cookie(), in kprobes and before 5.12.
+        Some((tid, _)) => assert_eq!(tid, attempt["tid"].to_string(), "conn_id: {}", context()),
+    }
     match attempt["thread"] == attempt["comm"] {
         true => assert!(row["thread"].is_null(), "thread: {}", context()),
         false => assert_eq!(row["thread"], attempt["thread"], "thread: {}", context()),

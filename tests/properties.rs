@@ -19,6 +19,7 @@ use tcpconnect::container;
 use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
+use tcpconnect::event::CloseBy;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::DecodeError;
@@ -26,7 +27,9 @@ use tcpconnect::event::Event;
 use tcpconnect::event::FLOW_LEN;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
+use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
+use tcpconnect::event::Stage;
 use tcpconnect::event::decode;
 use tcpconnect::event::decode_flow;
 use tcpconnect::event::decode_list;
@@ -45,8 +48,10 @@ use tcpconnect::process::Processes;
 use tcpconnect::process::Source;
 
 // src/bpf/tcpconnect.h
-const RECORD_LEN: usize = 128;
+const RECORD_LEN: usize = 136;
 const PROCESS_RECORD_LEN: usize = 120;
+const RECORD_RESULT: u32 = 9;
+const RECORD_CLOSE: u32 = 10;
 const RECORD_CONNECT: u32 = 1;
 const RECORD_RETRACT: u32 = 2;
 
@@ -76,6 +81,7 @@ struct Record {
     start_ns: u64,
     exec_id: u32,
     vpid: u32,
+    cookie: u64,
 }
 
 impl Record {
@@ -98,6 +104,7 @@ impl Record {
         bytes.extend(self.start_ns.to_ne_bytes());
         bytes.extend(self.exec_id.to_ne_bytes());
         bytes.extend(self.vpid.to_ne_bytes());
+        bytes.extend(self.cookie.to_ne_bytes());
         assert_eq!(bytes.len(), RECORD_LEN);
         bytes
     }
@@ -129,11 +136,11 @@ prop_compose! {
         (saddr, daddr) in any::<([u8; 16], [u8; 16])>(),
         (lport, dport) in (number(), any::<u16>()),
         (flags, error) in (0..2u8, prop_oneof![Just(0), any::<u16>()]),
-        (start_ns, exec_id, vpid) in (any::<u64>(), any::<u32>(), number()),
+        (start_ns, exec_id, vpid, cookie) in (any::<u64>(), any::<u32>(), number(), number()),
     ) -> Record {
         Record {
             kind, netns: netns as u32, ts_ns, cgroup_id, task, comm, leader, saddr, daddr,
-            lport: lport as u16, dport, ip, flags, error, start_ns, exec_id, vpid: vpid as u32,
+            lport: lport as u16, dport, ip, flags, error, start_ns, exec_id, vpid: vpid as u32, cookie,
         }
     }
 }
@@ -162,7 +169,7 @@ proptest! {
             ),
             // Records of processes are as short, those of cgroups longer.
             (3..=6, _) => prop_assert!(!matches!(decoded, Err(DecodeError::Kind(_)))),
-            (7..=8, _) => prop_assert_eq!(decoded, Err(DecodeError::Short(RECORD_LEN))),
+            (7..=10, _) => prop_assert_eq!(decoded, Err(DecodeError::Short(RECORD_LEN))),
             _ => prop_assert_eq!(decoded, Err(DecodeError::Kind(kind))),
         }
     }
@@ -303,10 +310,45 @@ proptest! {
             exe_deleted: record.flags & 1 == 1,
             vpid: (record.vpid != 0).then_some(record.vpid),
             error: record.error,
+            cookie: (record.cookie != 0).then_some(record.cookie),
         };
         let decoded = decode(&bytes);
         prop_assert_eq!(decoded.as_ref().map(Event::ts_ns), Ok(record.ts_ns));
         prop_assert_eq!(decoded, Ok(Event::Connect(expected)));
+    }
+
+    #[test]
+    fn what_became_of_a_connect_decodes_to_what_was_put_in(
+        record in record(), is_result in any::<bool>(),
+        (began_ns, tx_bytes, rx_bytes) in any::<(u64, u64, u64)>(),
+        retransmits in any::<u32>(), (by, established, answered) in (0..6u8, 0..2u8, 0..2u8),
+    ) {
+        let kind = if is_result { RECORD_RESULT } else { RECORD_CLOSE };
+        let mut bytes = Record { kind, ..record }.bytes();
+        for word in [began_ns, tx_bytes, rx_bytes] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend(retransmits.to_ne_bytes());
+        bytes.extend([by, established, answered, 0]);
+        let named = [None, Some(CloseBy::Local), Some(CloseBy::Remote), Some(CloseBy::Reset), Some(CloseBy::Timeout)];
+        match (decode(&bytes), named.get(usize::from(by))) {
+            (Err(DecodeError::CloseBy(unknown)), None) => prop_assert_eq!(unknown, by),
+            (Ok(Event::Life(life)), named) => {
+                prop_assert_eq!(life.connect.ts_ns, record.ts_ns);
+                prop_assert_eq!(life.began_ns, began_ns);
+                match life.stage {
+                    Stage::Result(outcome) => {
+                        prop_assert!(is_result);
+                        prop_assert_eq!(outcome == Outcome::Ok, established == 1);
+                    }
+                    Stage::Close { tx_bytes: tx, rx_bytes: rx, retransmits: segments, by } => {
+                        prop_assert_eq!((tx, rx, segments), (tx_bytes, rx_bytes, retransmits));
+                        prop_assert_eq!(Some(&by), named);
+                    }
+                }
+            }
+            other => prop_assert!(false, "{:?}", other),
+        }
     }
 
     #[test]
@@ -835,6 +877,7 @@ proptest! {
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
         let row = Row {
             connect: &connect,
+            life: None,
             process: Some(&process),
             user: Some(&user),
             container: Some(&container),

@@ -17,12 +17,16 @@ use tcpconnect::config::Config;
 use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
+use tcpconnect::event::CloseBy;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
+use tcpconnect::event::Life;
 use tcpconnect::event::NoticeKind;
+use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
+use tcpconnect::event::Stage;
 use tcpconnect::output;
 use tcpconnect::output::Happening;
 use tcpconnect::output::Lost;
@@ -503,6 +507,7 @@ struct ConnectObject {
     lport: Option<u16>,
     daddr: String,
     dport: u16,
+    conn_id: Option<String>,
     community_id: Option<String>,
     netns: Option<u32>,
     cgroup_id: Option<u64>,
@@ -533,6 +538,7 @@ struct LostObject {
     undecodable: Option<u64>,
     family: Option<u64>,
     process: Option<u64>,
+    lives: Option<u64>,
 }
 
 /// Exactly one line, and exactly these fields.
@@ -557,6 +563,7 @@ fn curl() -> Connect {
         daddr: addr("198.51.100.7"),
         lport: Some(40_112),
         dport: 443,
+        cookie: Some(u64::MAX),
         ..Connect::nowhere()
     }
 }
@@ -564,7 +571,7 @@ fn curl() -> Connect {
 #[test]
 fn a_json_connect_has_every_known_field() {
     let text = line(&["-j"], &curl());
-    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","lport":40112,"daddr":"198.51.100.7","dport":443,"community_id":"1:FOECh4h99zmQClbwKdZRkA/WxY0=","netns":4026531840,"cgroup_id":18446744073709551615}"#);
+    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","lport":40112,"daddr":"198.51.100.7","dport":443,"conn_id":"18446744073709551615","community_id":"1:FOECh4h99zmQClbwKdZRkA/WxY0=","netns":4026531840,"cgroup_id":18446744073709551615}"#);
     let object = ConnectObject {
         event: "connect".into(),
         time: "2026-11-21T04:30:05.123456Z".into(),
@@ -580,12 +587,40 @@ fn a_json_connect_has_every_known_field() {
         lport: Some(40_112),
         daddr: "198.51.100.7".into(),
         dport: 443,
+        conn_id: Some("18446744073709551615".into()),
         community_id: Some("1:FOECh4h99zmQClbwKdZRkA/WxY0=".into()),
         netns: Some(4_026_531_840),
         cgroup_id: Some(u64::MAX),
     };
     assert_eq!(parse::<ConnectObject>(&text), object);
     assert!(DateTime::parse_from_rfc3339(&object.time).is_ok());
+}
+
+const LIVES: [Stage; 4] = [
+    Stage::Result(Outcome::Ok),
+    Stage::Result(Outcome::Unreachable),
+    Stage::Close { tx_bytes: 70_000, rx_bytes: 51, retransmits: 2, by: Some(CloseBy::Remote) },
+    Stage::Close { tx_bytes: u64::MAX, rx_bytes: 0, retransmits: u32::MAX, by: None },
+];
+
+#[test]
+fn what_became_of_a_connect_is_a_row_and_an_object() {
+    let mut text = String::new();
+    for args in [&["-r"][..], &["--life"], &["-f", "-r", "--life"], &["-j", "-r", "--life"]] {
+        let mut output = output::new(&config(args));
+        text += &written(|out| output.header(out));
+        for stage in LIVES {
+            let error = match stage {
+                Stage::Result(Outcome::Unreachable) => libc::EHOSTUNREACH as u16,
+                _ => 0,
+            };
+            let connect = Connect { error, ..curl() };
+            let life = Life { connect, began_ns: connect.ts_ns - 1_234_567, stage };
+            let row = Row { life: Some(&life), ..Row::bare(&connect) };
+            text += &written(|out| output.connect(&row, &clock(), out));
+        }
+    }
+    insta::assert_snapshot!(text);
 }
 
 #[test]
@@ -606,9 +641,9 @@ fn json_does_not_depend_on_the_tables_columns() {
 
 #[test]
 fn a_field_that_is_not_known_is_absent_in_json() {
-    let event = Connect { lport: None, netns: None, cgroup_id: None, ..curl() };
+    let event = Connect { lport: None, netns: None, cgroup_id: None, cookie: None, ..curl() };
     let text = line(&["-j"], &event);
-    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","daddr":"198.51.100.7","dport":443}"#);
+    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","daddr":"198.51.100.7","dport":443,"conn_id":"12346-1000000000007"}"#);
     let object: ConnectObject = parse(&text);
     assert_eq!((object.lport, object.netns, object.cgroup_id), (None, None, None));
     assert_eq!(object.community_id, None, "it needs the local port");
@@ -676,12 +711,13 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         family: 16,
         undecodable: 32,
         process: 64,
+        lives: 128,
     };
     let object: LostObject = parse(&lost(&["-j", "-c"], &all));
     let expected = LostObject {
         event: "lost".into(),
         time: "2026-11-21T04:30:05.123456Z".into(),
-        count: 1 + 2 + 4 + 8 + 32,
+        count: 1 + 2 + 4 + 8 + 32 + 128,
         buffer: Some(1),
         skipped: Some(2),
         stash: Some(4),
@@ -689,6 +725,7 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         undecodable: Some(32),
         family: Some(16),
         process: Some(64),
+        lives: Some(128),
     };
     assert_eq!(object, expected);
 }
@@ -808,6 +845,7 @@ fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String
     let connect = Connect { vpid: facts.map(|_| 7), netns: facts.map(|_| 4_026_531_840), ..curl() };
     let cgroup = facts.map(|text| format!("/docker/{text}"));
     let row = Row {
+        life: None,
         connect: &connect,
         process,
         user: facts,
@@ -952,6 +990,7 @@ fn json_has_what_each_option_asks_for_and_no_more() {
         let option = |name| args.contains(&name);
         // The columns' own facts are there only if they were asked for.
         let row = Row {
+            life: None,
             connect: &Connect { vpid: option("--vpid").then_some(7), ..connect },
             process: (args.len() > 1).then_some(&*process),
             user: option("--user").then_some("root"),

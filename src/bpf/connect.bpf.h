@@ -13,6 +13,12 @@ const volatile bool want_netns_id;
 const volatile bool want_cgroup_id;
 const volatile bool want_process; /* which process, beyond its pid */
 const volatile bool want_vpid;
+const volatile bool want_cookie;
+const volatile bool has_cookie; /* bpf_get_socket_cookie() in tracing programs: 5.12 */
+const volatile bool follows_lives; /* any of the next two */
+const volatile bool want_result;   /* -r */
+const volatile bool want_life;	   /* --life */
+const volatile bool want_connects; /* beside them */
 
 static __always_inline __u64 cgroup_id_of(const bool typed, struct task_struct *task)
 {
@@ -225,37 +231,58 @@ static __always_inline bool reader_must_wake(void)
 	return true;
 }
 
-static __always_inline void submit_perf(void *ctx, struct connect_record *r)
+static __always_inline void submit_perf(void *ctx, void *record, __u64 *ts_ns, const __u64 size)
 {
 	__u32 began = era & 1;
 	__u64 bell = 0;
 
 	__sync_fetch_and_add(&in_flight[began], 1);
-	r->ts_ns = bpf_ktime_get_ns();
-	if (bpf_perf_event_output(ctx, &perf, BPF_F_CURRENT_CPU, r, sizeof(*r)) < 0)
+	*ts_ns = bpf_ktime_get_ns();
+	if (bpf_perf_event_output(ctx, &perf, BPF_F_CURRENT_CPU, record, size) < 0)
 		count_lost(&lost.buffer);
 	__sync_fetch_and_add(&in_flight[began], -1);
 	if (reader_must_wake())
 		bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell, sizeof(bell));
 }
 
-static __always_inline void submit_ring(struct connect_record *r)
+static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 size)
 {
-	struct connect_record *out;
+	void *out;
 
-	out = bpf_ringbuf_reserve(&ring, sizeof(*out), 0);
+	out = bpf_ringbuf_reserve(&ring, size, 0);
 	if (!out) {
 		count_lost(&lost.buffer);
 		return;
 	}
 	/* The clock is read inside the reservation: then no record that is
 	 * still to come can be older than one already consumed. */
-	r->ts_ns = bpf_ktime_get_ns();
-	__builtin_memcpy(out, r, sizeof(*out));
+	*ts_ns = bpf_ktime_get_ns();
+	__builtin_memcpy(out, record, size);
 	bpf_ringbuf_submit(out, reader_must_wake() ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 
-static __always_inline void emit(const int level, void *ctx, struct connect_record *r)
+static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const __u64 size)
+{
+	if (use_ring)
+		submit_ring(record, ts_ns, size);
+	else
+		submit_perf(ctx, record, ts_ns, size);
+}
+
+/* From here on life.bpf.h tells what becomes of it. */
+static __always_inline void begin_life(struct sock *sk, const struct connect_record *r)
+{
+	struct life_record life = { .connect = *r, .began_ns = r->ts_ns };
+	__u64 key = (__u64)sk;
+
+	if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY))
+		count_lost(&lost.lives);
+	else
+		__sync_fetch_and_add(&lives_begun, 1);
+}
+
+static __always_inline void emit(const int level, void *ctx, struct sock *sk,
+				 struct connect_record *r)
 {
 	if (count_only) {
 		count_flow(r);
@@ -263,10 +290,14 @@ static __always_inline void emit(const int level, void *ctx, struct connect_reco
 	}
 	if (level >= ALL)
 		fill_process_facts(r);
-	if (use_ring)
-		submit_ring(r);
-	else
-		submit_perf(ctx, r);
+	if (level >= ALL && follows_lives && !r->error) {
+		r->ts_ns = bpf_ktime_get_ns();
+		if (want_connects)
+			submit(ctx, r, &r->ts_ns, sizeof(*r));
+		begin_life(sk, r);
+		return;
+	}
+	submit(ctx, r, &r->ts_ns, sizeof(*r));
 }
 
 /*
@@ -349,7 +380,7 @@ static __always_inline int failed_by_current(void *ctx, const bool typed, struct
 
 	if (fill_task(FAILED, &r.task) && fill_wanted_flow(typed, sk, uaddr, addr_len, &r)) {
 		r.error = -error;
-		emit(FAILED, ctx, &r);
+		emit(FAILED, ctx, sk, &r);
 	}
 	return 0;
 }
@@ -375,15 +406,40 @@ static __always_inline bool is_tcp(const bool typed, struct sock *sk)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP;
 }
 
-/* A connect by the running task on a socket that is ready to be read. */
-static __always_inline int connect_by_current(const int level, void *ctx,
-					      const enum access access, struct sock *sk)
+/* Where the kernel has no helper for it, a socket may not have its cookie yet. */
+static __always_inline __u64 cookie_of(void *ctx, const enum access access, struct sock *sk)
+{
+	__u64 cookie = 0;
+
+	if (access == BY_API)
+		return bpf_get_socket_cookie(ctx);
+	if (access == BY_TYPE && has_cookie)
+		return bpf_get_socket_cookie(sk);
+	LOAD(access, cookie, sk->__sk_common.skc_cookie.counter);
+	return cookie;
+}
+
+/* A connect by the running task on a socket that is ready to be read, if the
+ * filters want it. */
+static __always_inline bool fill_connect(const int level, void *ctx, const enum access access,
+					 struct sock *sk, struct connect_record *r)
+{
+	if (!fill_task(level, &r->task) || !fill_flow(level, access, sk, r))
+		return false;
+	if (level >= MORE && want_cookie)
+		r->cookie = cookie_of(ctx, access, sk);
+	return true;
+}
+
+static __always_inline bool connect_by_current(const int level, void *ctx,
+					       const enum access access, struct sock *sk)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
+	bool wanted = fill_connect(level, ctx, access, sk, &r);
 
-	if (fill_task(level, &r.task) && fill_flow(level, access, sk, &r))
-		emit(level, ctx, &r);
-	return 0;
+	if (wanted)
+		emit(level, ctx, sk, &r);
+	return wanted;
 }
 
 /* Where a connect can end; a policy's consent ends none. */
@@ -397,7 +453,8 @@ static __always_inline int connect_ended(const int level, const enum function fu
 		return failed_by_current(ctx, typed, sk, uaddr, addr_len, ret);
 	if (ret || function == IN_POLICY || (function == IN_V6 && reported_by_v4(typed, sk)))
 		return 0;
-	return connect_by_current(level, ctx, typed, sk);
+	connect_by_current(level, ctx, typed, sk);
+	return 0;
 }
 
 #endif

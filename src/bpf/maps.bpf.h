@@ -191,6 +191,21 @@ struct {
 	__type(value, struct attempt);
 } attempts SEC(".maps");
 
+/*
+ * -r and --life: socket -> what is known of its connection so far. Inserted:
+ * connect hooks. Read and deleted: life.bpf.h. When full, the kernel drops the
+ * one not used for longest; user space counts these: begun, not ended, not there.
+ * Set before load.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, struct life_record);
+} lives SEC(".maps");
+
+__u64 lives_begun, lives_ended;
+
 static __always_inline void count_lost(__u64 *counter)
 {
 	__sync_fetch_and_add(counter, 1);

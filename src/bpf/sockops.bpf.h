@@ -13,12 +13,25 @@
 #ifndef SOCKOPS_BPF_H
 #define SOCKOPS_BPF_H
 
+const volatile bool only_states; /* without cgroup v2 */
+
+/* From 7.0 on a tracepoint's program can be skipped, the state callback never is. */
 static __always_inline void connect_callback(const int level, struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	bool wanted = sk && connect_by_current(level, ctx, BY_API, (struct sock *)sk);
+
+	if (level >= ALL && wanted && follows_lives)
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
+						       BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void state_callback(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 
 	if (sk)
-		connect_by_current(level, ctx, BY_API, (struct sock *)sk);
+		connection_changed(ctx, sk, ctx->args[1]);
 }
 
 static __always_inline __u32 segs_out(struct sock *sk)
@@ -34,9 +47,9 @@ static __always_inline void syn_sent(void *ctx, struct sock *sk)
 	struct attempt attempt = {};
 	__u64 key = (__u64)sk;
 
-	if (!fill_task(ALL, &r.task) || !fill_flow(ALL, true, sk, &r))
+	if (!fill_connect(ALL, ctx, BY_TYPE, sk, &r))
 		return;
-	emit(ALL, ctx, &r);
+	emit(ALL, ctx, sk, &r);
 	attempt.ts_ns = r.ts_ns;
 	attempt.tid = r.task.tid;
 	attempt.segs_out = segs_out(sk);
@@ -56,9 +69,11 @@ static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newsta
 		return;
 	if (newstate == TCP_CLOSE && !sk->sk_err && !count_only &&
 	    segs_out(sk) == attempt->segs_out) {
+		if (follows_lives)
+			forget(key);
 		r.task.tid = attempt->tid;
 		r.task.cgroup_id = attempt->ts_ns;
-		emit(ALL, ctx, &r);
+		submit(ctx, &r, &r.ts_ns, sizeof(r));
 	}
 	bpf_map_delete_elem(&attempts, &key);
 }
@@ -68,10 +83,12 @@ static __always_inline void state_changed(void *ctx, struct sock *sk, int newsta
 	/* MPTCP and SCTP sockets report their states here too. */
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return;
-	if (newstate == TCP_SYN_SENT)
+	if (only_states && newstate == TCP_SYN_SENT)
 		syn_sent(ctx, sk);
-	else
+	else if (only_states)
 		attempt_ended(ctx, sk, newstate);
+	if (follows_lives)
+		connection_changed(ctx, sk, newstate);
 }
 
 #endif

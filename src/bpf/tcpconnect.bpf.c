@@ -14,6 +14,7 @@
 #include "filter.bpf.h"
 #include "connect.bpf.h"
 #include "kprobe.bpf.h"
+#include "life.bpf.h"
 #include "sockops.bpf.h"
 #include "family.bpf.h"
 #include "process.bpf.h"
@@ -24,6 +25,8 @@ const struct connect_record *unused_connect_record __attribute__((unused));
 const struct flow *unused_flow __attribute__((unused));
 const struct net_key *unused_net_key __attribute__((unused));
 const struct process_record *unused_process_record __attribute__((unused));
+const struct life_record *unused_life_record __attribute__((unused));
+const enum close_by *unused_close_by __attribute__((unused));
 const struct cgroup_record *unused_cgroup_record __attribute__((unused));
 const struct cgroup_name *unused_cgroup_name __attribute__((unused));
 const enum record_kind *unused_record_kind __attribute__((unused));
@@ -78,6 +81,8 @@ CONNECT_PROGRAMS(_failed, FAILED)
 	{                                                   \
 		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) \
 			connect_callback(level, ctx);       \
+		else if (level >= ALL && ctx->op == BPF_SOCK_OPS_STATE_CB) \
+			state_callback(ctx);                \
 		return 1;                                   \
 	}
 

@@ -24,6 +24,17 @@ enum record_kind {
 	/* struct cgroup_record; see cgroup.bpf.h. */
 	RECORD_CGROUP_NEW = 7,
 	RECORD_CGROUP_GONE = 8,
+	/* struct life_record; see life.bpf.h. */
+	RECORD_RESULT = 9,
+	RECORD_CLOSE = 10,
+};
+
+/* What ended a connection; 0: not known. */
+enum close_by {
+	CLOSE_LOCAL = 1,
+	CLOSE_REMOTE = 2,
+	CLOSE_RESET = 3,
+	CLOSE_TIMEOUT = 4,
 };
 
 enum record_flags {
@@ -64,9 +75,29 @@ struct connect_record {
 	__u64 start_ns; /* when the process was forked, CLOCK_BOOTTIME */
 	__u32 exec_id;	/* how often the process and its ancestors called exec */
 	__u32 vpid;	/* the pid in the process's own pid namespace */
+	__u64 cookie;	/* of the socket; 0 too where the kernel has none yet */
 };
 
-_Static_assert(sizeof(struct connect_record) == 128, "ABI with src/event.rs");
+_Static_assert(sizeof(struct connect_record) == 136, "ABI with src/event.rs");
+
+/*
+ * What became of a connect: its outcome, or its end. connect.ts_ns is when that
+ * was, connect.error what the socket failed with.
+ */
+struct life_record {
+	struct connect_record connect;
+	__u64 began_ns; /* ts_ns of the connect */
+	/* The rest is of the end only. Payload, each byte once. */
+	__u64 tx_bytes;
+	__u64 rx_bytes;
+	__u32 retransmits; /* segments */
+	__u8 close_by;	   /* enum close_by */
+	__u8 established;  /* the connect succeeded */
+	__u8 answered;	   /* the kernel's own: it succeeded or failed */
+	__u8 pad;
+};
+
+_Static_assert(sizeof(struct life_record) == 168, "ABI with src/event.rs");
 
 /*
  * A process was born, ran a program, changed its name or died; also one line
@@ -131,6 +162,7 @@ struct lost_counters {
 	__u64 flows;  /* no room in the table of -c */
 	__u64 family; /* no room to follow another descendant (--children) */
 	__u64 process; /* no room for a record of a process or a cgroup */
+	__u64 lives;   /* no room to keep a connection until its end */
 };
 
 #endif

@@ -58,11 +58,30 @@ enum {
 
 enum {
 	BPF_SOCK_OPS_TCP_CONNECT_CB = 3,
+	BPF_SOCK_OPS_STATE_CB = 10,
 };
 
 enum {
+	BPF_SOCK_OPS_STATE_CB_FLAG = 4,
+};
+
+enum {
+	TCP_ESTABLISHED = 1,
 	TCP_SYN_SENT = 2,
+	TCP_SYN_RECV = 3,
+	TCP_TIME_WAIT = 6,
 	TCP_CLOSE = 7,
+	TCP_CLOSE_WAIT = 8,
+};
+
+/* enum sock_flags of the kernel: the peer's FIN has come. */
+#define SOCK_DONE 1
+
+enum {
+	ECONNRESET = 104,
+	EPIPE = 32,
+	ETIMEDOUT = 110,
+	ECONNREFUSED = 111,
 };
 
 #define AF_INET 2
@@ -155,6 +174,10 @@ struct pt_regs {
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+typedef struct {
+	s64 counter;
+} atomic64_t;
+
 struct in6_addr {
 	union {
 		__u8 u6_addr8[16];
@@ -191,6 +214,8 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
+	unsigned long skc_flags;
 };
 
 struct sock {
@@ -205,6 +230,10 @@ struct socket {
 
 struct tcp_sock {
 	u32 segs_out;
+	u32 total_retrans;
+	u64 bytes_sent;
+	u64 bytes_retrans;
+	u64 bytes_received;
 };
 
 typedef struct {

@@ -24,10 +24,12 @@ use crate::clock::BootClock;
 use crate::clock::WallClock;
 use crate::community_id;
 use crate::config::Who;
-use crate::event::Connect;
+use crate::event::CloseBy;
 use crate::event::Flow;
 use crate::event::Image;
+use crate::event::Life;
 use crate::event::NoticeKind;
+use crate::event::Stage;
 use crate::process::Process;
 
 pub struct Json {
@@ -62,9 +64,13 @@ struct ConnectObject<'a> {
     daddr: Address,
     dport: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
+    conn_id: Option<ConnId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     community_id: Option<CommunityId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    #[serde(flatten)]
+    life: LifeFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     netns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +85,49 @@ struct ConnectObject<'a> {
     cgroup: Option<&'a str>,
     #[serde(flatten)]
     process: Option<ProcessFields<'a>>,
+}
+
+/// Of events `result` and `close`.
+#[derive(Default, Serialize)]
+struct LifeFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retransmits: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    close_by: Option<&'static str>,
+}
+
+impl LifeFields {
+    /// And the name of the event.
+    fn of(life: &Life) -> (&'static str, Self) {
+        let us = Some(life.elapsed_ns() / 1000);
+        match life.stage {
+            Stage::Result(outcome) => {
+                let result = Some(outcome.name());
+                ("result", LifeFields { result, latency_us: us, ..Default::default() })
+            }
+            Stage::Close { tx_bytes, rx_bytes, retransmits, by } => (
+                "close",
+                LifeFields {
+                    duration_us: us,
+                    tx_bytes: Some(tx_bytes),
+                    rx_bytes: Some(rx_bytes),
+                    retransmits: Some(retransmits),
+                    close_by: by.map(CloseBy::name),
+                    ..Default::default()
+                },
+            ),
+        }
+    }
 }
 
 /// Present with any of the options that ask who.
@@ -246,10 +295,42 @@ impl Serialize for Address {
 
 struct CommunityId([u8; community_id::LEN]);
 
+/// The same in all records of a connection: the socket's cookie, or what else
+/// tells it from all others.
+enum ConnId {
+    Cookie(u64),
+    Made { tid: u32, began_ns: u64 },
+}
+
+impl ConnId {
+    /// `None` for a connect that came to no connection.
+    fn of(row: &Row) -> Option<Self> {
+        let e = row.connect;
+        let began_ns = match row.life {
+            Some(life) => life.began_ns,
+            None if e.error == 0 => e.ts_ns,
+            None => return None,
+        };
+        Some(e.cookie.map_or(ConnId::Made { tid: e.tid, began_ns }, ConnId::Cookie))
+    }
+}
+
+impl Serialize for ConnId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ConnId::Cookie(cookie) => serializer.collect_str(cookie),
+            ConnId::Made { tid, began_ns } => {
+                serializer.collect_str(&format_args!("{tid}-{began_ns}"))
+            }
+        }
+    }
+}
+
 impl CommunityId {
     /// Of a connection whose both ends are known.
-    fn of(e: &Connect) -> Option<Self> {
-        let lport = e.lport.filter(|_| e.error == 0)?;
+    fn of(row: &Row) -> Option<Self> {
+        let e = row.connect;
+        let lport = e.lport.filter(|_| e.error == 0 || row.life.is_some())?;
         Some(CommunityId(community_id::of((e.saddr, lport), (e.daddr, e.dport))))
     }
 }
@@ -283,8 +364,9 @@ impl Output for Json {
         let image = row.process.map(Process::image);
         let fields = row.process.zip(image.as_deref());
         let thread = (e.comm != e.leader).then(|| String::from_utf8_lossy(e.comm.bytes()));
+        let (event, life) = row.life.map_or(("connect", LifeFields::default()), LifeFields::of);
         let object = ConnectObject {
-            event: "connect",
+            event,
             time: Time(clock.unix_ns(e.ts_ns)),
             ts_ns: e.ts_ns,
             pid: e.pid,
@@ -298,8 +380,10 @@ impl Output for Json {
             lport: e.lport,
             daddr: Address(e.daddr),
             dport: e.dport,
-            community_id: CommunityId::of(e),
+            conn_id: ConnId::of(row),
+            community_id: CommunityId::of(row),
             error: (e.error != 0).then(|| error(e.error)),
+            life,
             netns: e.netns,
             cgroup_id: e.cgroup_id,
             vpid: e.vpid,

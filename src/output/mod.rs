@@ -15,6 +15,7 @@ use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Flow;
 use crate::event::Image;
+use crate::event::Life;
 use crate::event::NoticeKind;
 use crate::process::Process;
 
@@ -35,6 +36,8 @@ pub struct Lost {
     /// Records of processes and cgroups; not part of the total either: they are
     /// no connects, but the rows of those processes say less.
     pub process: u64,
+    /// Connections forgotten for want of room before they ended.
+    pub lives: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
 }
@@ -53,17 +56,19 @@ impl Lost {
             flows: self.flows - earlier.flows,
             family: self.family - earlier.family,
             process: self.process - earlier.process,
+            lives: self.lives - earlier.lives,
             undecodable: self.undecodable - earlier.undecodable,
         }
     }
 
     /// Count, JSON name and words of each reason.
-    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 5] {
+    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 6] {
         [
             (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
             (self.skipped, "skipped", "skipped by the kernel (--attach sockops never is)"),
             (self.stash, "stash", "whose return was missed (--attach sockops needs none)"),
             (self.flows, "flows", "of flows beyond the table's size (narrow the filters)"),
+            (self.lives, "lives", "of connections open at once beyond 65,536 (narrow the filters)"),
             (self.undecodable, "undecodable", "not understood"),
         ]
     }
@@ -73,6 +78,8 @@ impl Lost {
 #[derive(Debug)]
 pub struct Row<'a> {
     pub connect: &'a Connect,
+    /// What became of it, in a row of its own.
+    pub life: Option<&'a Life>,
     /// Set if any option wants to know about processes.
     pub process: Option<&'a Process>,
     pub user: Option<&'a str>,
@@ -84,7 +91,7 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     /// A connect alone.
     pub fn bare(connect: &'a Connect) -> Self {
-        Row { connect, process: None, user: None, container: None, cgroup: None }
+        Row { connect, life: None, process: None, user: None, container: None, cgroup: None }
     }
 }
 
@@ -194,12 +201,13 @@ mod tests {
         flows: 8,
         family: 16,
         process: 64,
+        lives: 128,
         undecodable: 32,
     };
 
     #[test]
     fn descendants_not_followed_are_no_part_of_the_total() {
-        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32);
+        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128);
     }
 
     #[test]
@@ -213,6 +221,6 @@ mod tests {
     #[test]
     fn each_reason_has_a_name_of_its_own() {
         let names = LOST.reasons().map(|(_, name, _)| name);
-        assert_eq!(names, ["buffer", "skipped", "stash", "flows", "undecodable"]);
+        assert_eq!(names, ["buffer", "skipped", "stash", "flows", "lives", "undecodable"]);
     }
 }

@@ -20,7 +20,9 @@ use crate::config::Mode;
 use crate::container::SHORT_ID_LEN;
 use crate::event::Connect;
 use crate::event::Flow;
+use crate::event::Life;
 use crate::event::NoticeKind;
+use crate::event::Stage;
 use crate::process::Process;
 
 /// What a cell may need.
@@ -93,6 +95,35 @@ const ERR: Column = column("ERR", 13, Gap::Blank, |row, out| match row.event.err
     error => text::error(out, error),
 });
 
+const RESULT: Column = column("RESULT", 11, Gap::Blank, |row, out| match row.row.life {
+    Some(Life { stage: Stage::Result(outcome), .. }) => {
+        out.extend_from_slice(outcome.name().as_bytes());
+    }
+    _ => out.push(b'-'),
+});
+const LAT: Column = column("LAT(ms)", 9, Gap::Blank, |row, out| match row.row.life {
+    Some(life @ Life { stage: Stage::Result(_), .. }) => milliseconds(out, life),
+    _ => out.push(b'-'),
+});
+const MS: Column = column("MS", 9, Gap::Blank, |row, out| match row.row.life {
+    Some(life @ Life { stage: Stage::Close { .. }, .. }) => milliseconds(out, life),
+    _ => out.push(b'-'),
+});
+const TX_KB: Column = column("TX_KB", 7, Gap::Blank, |row, out| match row.row.life {
+    Some(Life { stage: Stage::Close { tx_bytes, .. }, .. }) => kibibytes(out, *tx_bytes),
+    _ => out.push(b'-'),
+});
+const RX_KB: Column = column("RX_KB", 7, Gap::Blank, |row, out| match row.row.life {
+    Some(Life { stage: Stage::Close { rx_bytes, .. }, .. }) => kibibytes(out, *rx_bytes),
+    _ => out.push(b'-'),
+});
+const RETR: Column = column("RETR", 5, Gap::Blank, |row, out| match row.row.life {
+    Some(Life { stage: Stage::Close { retransmits, .. }, .. }) => {
+        text::number(out, (*retransmits).into());
+    }
+    _ => out.push(b'-'),
+});
+
 const USER: Column = column("USER", 12, Gap::Blank, |line, out| match line.row.user {
     Some(name) => text::whole_name(out, name.as_bytes()),
     None => text::number(out, line.event.uid.into()),
@@ -115,6 +146,22 @@ const CGROUP: Column = column("CGROUP", 32, Gap::Blank, |line, out| {
 const EXE: Column = column("EXE", 24, Gap::Blank, exe);
 const PARENTS: Column = column("PARENTS", 40, Gap::Blank, parents);
 const ARGS: Column = column("ARGS", 0, Gap::Blank, args);
+
+/// Since the connect, with three decimals.
+fn milliseconds(out: &mut Vec<u8>, life: &Life) {
+    let us = (life.elapsed_ns() + 500) / 1000;
+    text::number(out, us / 1000);
+    out.push(b'.');
+    text::zero_padded(out, us % 1000, 3);
+}
+
+/// With one decimal.
+fn kibibytes(out: &mut Vec<u8>, bytes: u64) {
+    let tenths = (u128::from(bytes) * 10 + 512) / 1024;
+    text::number(out, (tenths / 10) as u64);
+    out.push(b'.');
+    text::number(out, (tenths % 10) as u64);
+}
 
 fn exe(line: &Line, out: &mut Vec<u8>) {
     let Some(image) = line.row.process.map(Process::image) else { return out.push(b'-') };
@@ -296,6 +343,12 @@ impl Table {
             (true, DADDR),
             (true, if old { OLD_DPORT } else { DPORT }),
             (want.error, ERR),
+            (want.result, RESULT),
+            (want.result, LAT),
+            (want.life, MS),
+            (want.life, TX_KB),
+            (want.life, RX_KB),
+            (want.life, RETR),
             (want.who.vpid, VPID),
             (want.who.netns_id, NETNS),
             (want.who.container_id, CONTAINER),

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * What becomes of a connect: its outcome (-r) and its end (--life), charged to
+ * the task that connected, for states change in softirqs and in other tasks.
+ * Decides nothing about connects.
+ *
+ * A socket is known by its address, which is used again, so it is forgotten when
+ * it closes. The kernel calls with the socket locked: the states of one
+ * connection come one after the other. TIME_WAIT is never told: a socket that
+ * enters it is closed, its place is taken by a smaller one.
+ */
+#ifndef LIFE_BPF_H
+#define LIFE_BPF_H
+
+const volatile __u64 min_latency_ns;
+
+/* Who left the connected states. */
+static __always_inline __u8 closing_side(int newstate)
+{
+	if (newstate == TCP_ESTABLISHED)
+		return 0;
+	return newstate == TCP_CLOSE_WAIT ? CLOSE_REMOTE : CLOSE_LOCAL;
+}
+
+static __always_inline __u8 closed_by_error(int error)
+{
+	switch (error) {
+	case ECONNREFUSED:
+	case ECONNRESET:
+	case EPIPE: /* a reset after the peer's FIN */
+		return CLOSE_RESET;
+	case ETIMEDOUT:
+		return CLOSE_TIMEOUT;
+	}
+	return 0;
+}
+
+static __always_inline void fill_end(struct tcp_sock *tp, struct life_record *life)
+{
+	struct sock *sk = (struct sock *)tp;
+
+	if (life->connect.error)
+		life->close_by = closed_by_error(life->connect.error);
+	life->tx_bytes = tp->bytes_sent - tp->bytes_retrans;
+	/* The peer's FIN takes a number in the sequence, and counts. */
+	life->rx_bytes = tp->bytes_received - (sk->__sk_common.skc_flags >> SOCK_DONE & 1);
+	life->retransmits = tp->total_retrans;
+}
+
+static __always_inline void forget(__u64 key)
+{
+	if (!bpf_map_delete_elem(&lives, &key))
+		__sync_fetch_and_add(&lives_ended, 1);
+}
+
+static __always_inline void submit_life(void *ctx, struct life_record *life, __u32 kind)
+{
+	life->connect.kind = kind;
+	submit(ctx, life, &life->connect.ts_ns, sizeof(*life));
+}
+
+static __always_inline void connection_changed(void *ctx, void *sk, int newstate)
+{
+	__u64 key = (__u64)sk;
+	struct life_record *life;
+	struct tcp_sock *tp;
+
+	/* SYN_RECV: both ends connect to each other; the answer is still to come. */
+	if (newstate == TCP_SYN_SENT || newstate == TCP_SYN_RECV)
+		return;
+	life = bpf_map_lookup_elem(&lives, &key);
+	if (!life)
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return;
+	if (newstate == TCP_CLOSE)
+		life->connect.error = ((struct sock *)tp)->sk_err;
+	else if (!life->connect.lport)
+		life->connect.lport = ((struct sock *)tp)->__sk_common.skc_num;
+	if (!life->answered) {
+		life->answered = true;
+		life->established = newstate != TCP_CLOSE;
+		if (want_result && bpf_ktime_get_ns() - life->began_ns >= min_latency_ns)
+			submit_life(ctx, life, RECORD_RESULT);
+	}
+	if (!life->close_by)
+		life->close_by = closing_side(newstate);
+	if (newstate == TCP_CLOSE && want_life) {
+		fill_end(tp, life);
+		submit_life(ctx, life, RECORD_CLOSE);
+	}
+	if (newstate == TCP_CLOSE || !want_life)
+		forget(key);
+}
+
+#endif

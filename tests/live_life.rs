@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What became of a connect, on a real kernel: each has one outcome and one end,
+//! with the bytes it carried, charged to the process that connected.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::Test;
+use super::assert_row;
+use super::lab::Client;
+use super::lab::Done;
+use super::lab::Lab;
+use super::lab::scaled;
+
+pub const TESTS: [(&str, Test); 6] = tests![
+    each_connect_has_one_outcome_and_one_end,
+    the_table_tells_outcome_and_end,
+    many_connections_at_once_all_end,
+    only_slow_outcomes_are_shown,
+    a_connect_without_an_outcome_is_said,
+    who_connected_is_told_of_the_end_too,
+];
+
+const LIVES: [&str; 12] = [
+    "local",
+    "remote",
+    "reset",
+    "half",
+    "mapped",
+    "fork",
+    "again",
+    "refused",
+    "timeout",
+    "aborted",
+    "unreachable",
+    "killed",
+];
+
+fn traced(lab: &Lab, args: &[&str], lives: &[&str]) -> (Vec<Value>, Done) {
+    let mut client = Client::new();
+    let tracer = lab.trace(&[&["--netns", &client.netns()], args].concat());
+    let facts = lives.iter().flat_map(|life| client.case(&format!("life {life}"))).collect();
+    let done = tracer.stop();
+    (facts, done)
+}
+
+/// The row of this event and connection; there must be no other.
+fn row_of<'a>(rows: &'a [Value], fact: &Value) -> Vec<&'a Value> {
+    rows.iter().filter(|r| ["pid", "lport", "dport"].iter().all(|f| r[f] == fact[f])).collect()
+}
+
+fn each_connect_has_one_outcome_and_one_end(lab: &Lab) {
+    let (facts, done) = traced(lab, &["-j", "-r", "--life"], &LIVES);
+    done.assert_quiet_success();
+    let (results, closes) = (done.objects("result"), done.objects("close"));
+    assert_eq!((results.len(), closes.len()), (facts.len(), facts.len()), "{done:#?}");
+    assert_eq!(done.rows(), Vec::<Value>::new());
+    let mut ids = Vec::new();
+    for fact in &facts {
+        let context = || format!("{fact:#} in {done:#?}");
+        // Two connections of the case `again` have the same ports.
+        let nth = ids.iter().filter(|(port, _)| *port == fact["lport"]).count();
+        let (result, close) = (row_of(&results, fact)[nth], row_of(&closes, fact)[nth]);
+        assert_row(result, fact, 0);
+        assert_row(close, fact, 0);
+        assert_eq!(result["conn_id"], close["conn_id"], "{}", context());
+        let id = (fact["lport"].clone(), result["conn_id"].clone());
+        assert!(!ids.contains(&id), "{}", context());
+        ids.push(id);
+        assert_eq!(result["result"], fact["result"], "{}", context());
+        for field in ["tx_bytes", "rx_bytes", "close_by"] {
+            assert_eq!(close[field], fact[field], "{field}: {}", context());
+        }
+        assert_eq!(
+            close["retransmits"],
+            if fact["result"] == "timeout" { 1 } else { 0 },
+            "{}",
+            context()
+        );
+        let error = match fact["result"].as_str() {
+            Some("refused") => Some("ECONNREFUSED"),
+            Some("timeout") => Some("ETIMEDOUT"),
+            Some("unreachable") => Some("EHOSTUNREACH"),
+            _ => None,
+        };
+        assert_eq!(result["error"].as_str(), error, "{}", context());
+        let (latency, duration) = (&result["latency_us"], &close["duration_us"]);
+        assert!(latency.as_u64() <= duration.as_u64() && latency.is_u64(), "{}", context());
+        if fact["result"] == "timeout" {
+            assert!(latency.as_u64() >= Some(100_000), "{}", context());
+        }
+    }
+}
+
+fn the_table_tells_outcome_and_end(lab: &Lab) {
+    let (facts, done) = traced(lab, &["-r", "--life"], &["local", "refused"]);
+    done.assert_quiet_success();
+    let words = |row: &str| row.split_whitespace().skip(6).map(str::to_owned).collect::<Vec<_>>();
+    let rows: Vec<_> = done.table().into_iter().map(words).collect();
+    let shown: Vec<Vec<&str>> =
+        rows.iter().map(|r| r.iter().map(String::as_str).collect()).collect();
+    assert_eq!(facts.len(), 2);
+    assert_eq!(shown.len(), 4, "{done:#?}");
+    assert!(matches!(shown[0][..], ["ok", _, "-", "-", "-", "-"]), "{done:#?}");
+    assert!(matches!(shown[1][..], ["-", "-", _, "68.4", "4.9", "0"]), "{done:#?}");
+    assert!(matches!(shown[2][..], ["refused", _, "-", "-", "-", "-"]), "{done:#?}");
+    assert!(matches!(shown[3][..], ["-", "-", _, "0.0", "0.0", "0"]), "{done:#?}");
+}
+
+fn many_connections_at_once_all_end(lab: &Lab) {
+    let made = scaled(10_000);
+    let (_, done) = traced(lab, &["-j", "-r", "--life"], &[&format!("many {made}")]);
+    let lost = done.ledger().map_or(0, |(.., lost)| lost);
+    let (results, closes) = (done.objects("result"), done.objects("close"));
+    assert_eq!(lost, 0, "{}", done.stderr);
+    assert_eq!((results.len() as u64, closes.len() as u64), (made, made));
+    let ids =
+        |rows: &[Value]| -> BTreeSet<_> { rows.iter().map(|r| r["conn_id"].to_string()).collect() };
+    assert_eq!(ids(&results), ids(&closes));
+    assert_eq!(ids(&closes).len() as u64, made);
+}
+
+fn only_slow_outcomes_are_shown(lab: &Lab) {
+    let lives = ["refused", "timeout", "local"];
+    let (facts, done) = traced(lab, &["-j", "-r", "--min-latency", "99"], &lives);
+    done.assert_quiet_success();
+    let results = done.objects("result");
+    assert_eq!(results.len(), 1, "{done:#?}");
+    assert_row(&results[0], &facts[1], 0);
+}
+
+fn a_connect_without_an_outcome_is_said(lab: &Lab) {
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "-r", "--netns", &client.netns()]);
+    client.case("life pending");
+    let done = tracer.stop();
+    assert!(done.status.success(), "{done:#?}");
+    assert_eq!(done.stderr, "tcpconnect: 1 connects have no outcome yet\n");
+    assert_eq!(done.stdout, "");
+}
+
+/// The program has become another one by the time the connection ends.
+fn who_connected_is_told_of_the_end_too(lab: &Lab) {
+    let (facts, done) = traced(lab, &["-j", "-r", "--life", "-x", "-a"], &["exec"]);
+    done.assert_quiet_success();
+    let rows = [done.objects("result"), done.objects("close")].concat();
+    assert_eq!(rows.len(), 2, "{done:#?}");
+    for row in &rows {
+        assert_row(row, &facts[0], 0);
+        assert_eq!(row["exe"], facts[0]["exe"], "{done:#?}");
+        assert_eq!(row["args"], facts[0]["args"], "{done:#?}");
+    }
+}
