@@ -318,14 +318,12 @@ impl App<'_> {
         let limit = self.config.max_events.unwrap_or(u64::MAX);
         let clock = WallClock::now();
         let shows_connects = self.config.shows_connects();
+        let shows_accepts = self.config.shows_accepts();
         for event in self.pending.drain(..ready) {
             if self.printed >= limit {
                 break;
             }
             match event {
-                Event::Connect(connect) if !shows_connects && connect.error == 0 => {
-                    self.who.keep(&connect);
-                }
                 Event::Life(life) => {
                     let is_last = !self.config.life || matches!(life.stage, Stage::Close { .. });
                     let facts = self.who.of_life(&life, is_last);
@@ -334,6 +332,16 @@ impl App<'_> {
                     self.printed += 1;
                 }
                 Event::Connect(connect) => {
+                    if connect.error == 0 {
+                        self.who.keep(&connect);
+                    }
+                    let shown = match connect.accepted {
+                        true => shows_accepts,
+                        false => shows_connects || connect.error != 0,
+                    };
+                    if !shown {
+                        continue;
+                    }
                     let facts = self.who.of(&connect);
                     self.output.connect(&facts.row(&connect), &clock, &mut self.text);
                     self.printed += 1;

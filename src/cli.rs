@@ -126,6 +126,10 @@ pub struct Cli {
     #[arg(long, help_heading = "Outcome")]
     pub life: bool,
 
+    /// Connections that are accepted, too, with T: C connect, A accept, X end
+    #[arg(long, help_heading = "Outcome")]
+    pub accept: bool,
+
     /// Include EXE, the path of the executable
     #[arg(short = 'x', long, help_heading = "Who")]
     pub exe: bool,
@@ -307,6 +311,7 @@ pub const EBPF: &str = concat!(
     include_str!("bpf/kprobe.bpf.h"),
     include_str!("bpf/life.bpf.h"),
     include_str!("bpf/sockops.bpf.h"),
+    include_str!("bpf/accept.bpf.h"),
     include_str!("bpf/family.bpf.h"),
     include_str!("bpf/process.bpf.h"),
     include_str!("bpf/cgroup.bpf.h"),

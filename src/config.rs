@@ -40,6 +40,7 @@ pub struct Columns {
     pub error: bool,
     pub result: bool,
     pub life: bool,
+    pub accept: bool,
     pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
@@ -103,6 +104,8 @@ pub struct Config {
     pub result: Option<Duration>,
     /// A row at the end of a connection.
     pub life: bool,
+    /// Connections that are accepted, too.
+    pub accept: bool,
     pub procs: Option<Procs>,
     pub output: Option<PathBuf>,
     pub max_events: Option<u64>,
@@ -130,6 +133,12 @@ impl Config {
     /// Whether connects themselves have rows.
     pub fn shows_connects(&self) -> bool {
         self.result.is_none() && !self.life
+    }
+
+    /// Whether accepted connections have rows when they are accepted: with an
+    /// outcome each, not with an end alone.
+    pub fn shows_accepts(&self) -> bool {
+        self.accept && (self.result.is_some() || !self.life)
     }
 
     /// Whether what is known of the process at the connect must be kept for later.
@@ -198,6 +207,12 @@ impl Config {
         if tcpv4connect && who.any() {
             return Err("tcpv4connect has no such columns; use tcpconnect".into());
         }
+        if cli.count && cli.accept {
+            return Err("-c counts connects; leave out --accept".into());
+        }
+        if tcpv4connect && cli.accept {
+            return Err("tcpv4connect shows connects only; use tcpconnect".into());
+        }
         if cli.min_latency.is_some() && !cli.result {
             return Err("--min-latency needs -r: it is the time to the outcome".into());
         }
@@ -209,8 +224,10 @@ impl Config {
         if tcpv4connect && (cli.result || cli.life) {
             return Err("tcpv4connect has no outcomes; use tcpconnect".into());
         }
-        if cli.procs == Some(Procs::Only) && (cli.result || cli.life || cli.failed) {
-            return Err("--procs=only shows no connects; leave out -f, -r and --life".into());
+        if cli.procs == Some(Procs::Only) && (cli.result || cli.life || cli.failed || cli.accept) {
+            return Err(
+                "--procs=only shows no connections; leave out -f, -r, --life and --accept".into()
+            );
         }
         if cli.count && cli.failed {
             return Err("-c counts connects that went out; leave out -f".into());
@@ -239,6 +256,7 @@ impl Config {
                     error: cli.failed,
                     result: cli.result,
                     life: cli.life,
+                    accept: cli.accept,
                     who,
                     tcpv4connect,
                 }),
@@ -262,6 +280,7 @@ impl Config {
             failed: cli.failed,
             result: cli.result.then(|| cli.min_latency.unwrap_or_default()),
             life: cli.life,
+            accept: cli.accept,
             procs: cli.procs,
             output: cli.output,
             max_events: cli.max_events,
@@ -418,8 +437,18 @@ mod tests {
         assert!(refused(&["--min-latency", "1"]).starts_with("--min-latency needs -r"));
         assert!(refused(&["-c", "-r"]).starts_with("-c counts connects, whatever"));
         assert!(refused(&["-c", "--life"]).starts_with("-c counts connects, whatever"));
-        assert!(refused(&["--procs=only", "-r"]).starts_with("--procs=only shows no connects"));
+        assert!(refused(&["--procs=only", "-r"]).starts_with("--procs=only shows no connections"));
         assert!(new_as(true, &["-r"]).unwrap_err().starts_with("tcpv4connect has no outcomes"));
+    }
+
+    #[test]
+    fn accepts_have_rows_unless_only_ends_are_wanted() {
+        let shows = |args: &[&str]| new(args).shows_accepts();
+        assert!(shows(&["--accept"]) && shows(&["--accept", "-r"]));
+        assert!(shows(&["--accept", "-r", "--life"]));
+        assert!(!shows(&["--accept", "--life"]) && !shows(&[]));
+        assert!(refused(&["-c", "--accept"]).starts_with("-c counts connects; leave out"));
+        assert!(new_as(true, &["--accept"]).unwrap_err().starts_with("tcpv4connect shows conn"));
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub struct Connect {
     pub error: u16,
     /// Of the socket, as sock_diag(7) knows it; only filled if asked for.
     pub cookie: Option<u64>,
+    /// Taken from a listener, not made: the source is still this end.
+    pub accepted: bool,
 }
 
 impl Connect {
@@ -121,6 +123,7 @@ impl Connect {
             vpid: None,
             error: 0,
             cookie: None,
+            accepted: false,
         }
     }
 }
@@ -442,6 +445,7 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
         vpid: Some(r.vpid).filter(|&pid| pid != 0),
         error: r.error,
         cookie: Some(r.cookie).filter(|&cookie| cookie != 0),
+        accepted: has(r.flags.into(), types::record_flags::ACCEPTED),
     })
 }
 

@@ -196,6 +196,8 @@ const TWIN_PROGRAMS: [&str; 4] =
 /// The fork program and its twin begin so.
 const PROCESS_FORK: &str = "process_fork";
 const LIST_PROGRAM: &str = "process_list";
+/// Of fentry, kprobe and the rest.
+const ACCEPT_PROGRAMS: [&str; 3] = ["fentry_accept", "kprobe_accept", "call_exit"];
 /// Where sockops has no callback for a change of state.
 const STATE_PROGRAM: &str = "sock_set_state";
 /// The programs that follow cgroups.
@@ -365,7 +367,7 @@ impl Tracer {
         let mut refusals = Vec::new();
         let ladder = match config.procs {
             Some(Procs::Only) => vec![Rung::Processes],
-            _ => ladder(config.attach),
+            _ => ladder(config.attach, config.accept),
         };
         for rung in ladder {
             match setup.try_rung(rung, say) {
@@ -605,7 +607,7 @@ fn check_btf(path: &Path) -> Result<(), StartError> {
 /// fentry 350, most of which is the wait for a grace period at the first
 /// trampoline), and the kernel never skips a run of it. fentry costs 400
 /// instructions less a connect. Below the root, sockops would not see all tasks.
-fn ladder(attach: Attach) -> Vec<Rung> {
+fn ladder(attach: Attach, accept: bool) -> Vec<Rung> {
     let sockops = match cgroup::mount() {
         Some(_) => Rung::Sockops,
         None => Rung::StateOnly,
@@ -614,7 +616,10 @@ fn ladder(attach: Attach) -> Vec<Rung> {
         Attach::Fentry => vec![Rung::Fentry],
         Attach::Kprobe => vec![Rung::Kprobe],
         Attach::Sockops => vec![sockops],
-        Attach::Auto if cgroup::mount_is_root() => vec![sockops, Rung::Fentry, Rung::Kprobe],
+        // No hook of the others sees an accept but for the exits of all system calls.
+        Attach::Auto if cgroup::mount_is_root() && !accept => {
+            vec![sockops, Rung::Fentry, Rung::Kprobe]
+        }
         Attach::Auto => vec![Rung::Fentry, Rung::Kprobe, sockops],
     }
 }
@@ -734,6 +739,7 @@ impl<'a> Setup<'a> {
             Level::Failed
         } else if self.processes
             || self.follows_lives()
+            || self.config.accept
             || self.config.who.vpid
             || self.config.who.container_id
             || self.pidns.is_some()
@@ -874,7 +880,9 @@ impl<'a> Setup<'a> {
         let fds = |names: &mut dyn Iterator<Item = &String>| -> Vec<RawFd> {
             names.map(|name| tracer.program(name).as_fd().as_raw_fd()).collect()
         };
-        let states = followed.iter().filter(|name| *name == STATE_PROGRAM);
+        let also =
+            |name: &&String| *name == STATE_PROGRAM || ACCEPT_PROGRAMS.contains(&name.as_str());
+        let states = followed.iter().filter(also);
         // A kretprobe's misses are seen by its entry probe instead.
         let seen = |name: &&String| !name.starts_with("kret");
         let forks = |name: &&String| self.config.filter.children && name.starts_with(PROCESS_FORK);
@@ -903,6 +911,14 @@ impl<'a> Setup<'a> {
         }
         if self.follows_lives() && [Rung::Fentry, Rung::Kprobe].contains(&rung) {
             programs.push(STATE_PROGRAM);
+        }
+        if self.config.accept {
+            let [fentry, kprobe, other] = ACCEPT_PROGRAMS;
+            programs.push(match rung {
+                Rung::Fentry => fentry,
+                Rung::Kprobe => kprobe,
+                _ => other,
+            });
         }
         programs.into_iter().map(str::to_owned).collect()
     }
@@ -941,6 +957,8 @@ impl<'a> Setup<'a> {
         data.has_cookie = privilege::has_cookies();
         data.follows_lives = self.follows_lives();
         data.want_connects = self.config.keeps_who();
+        data.want_accept = self.config.accept;
+        data.want_accepts = self.config.shows_accepts() || self.config.keeps_who();
         data.want_result = self.config.result.is_some();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = self.config.life;

@@ -79,6 +79,7 @@ const CASES: &[(&str, Case)] = &[
     ("sleep", sleep),
     ("exit", exit_now),
     ("life", life),
+    ("accepts", accepts),
     ("act", act),
     ("swarm", swarm),
     ("herd", herd),
@@ -1007,6 +1008,97 @@ fn actor(steps: &[&str], i: usize) -> Res<Command> {
 }
 
 // ---- cases: many connects -----------------------------------------------------------------------
+
+/// `accepts WHAT`: a child takes the connections that this process makes, and both tell; the
+/// child's lines have `accepted`.
+fn accepts(ctx: &Ctx, args: &[&str]) -> Res {
+    let what = *args.first().ok_or("accepts wants a name")?;
+    let ip = if ["ipv6", "mapped"].contains(&what) { LO6 } else { LO4 };
+    let protocol = if what == "mptcp" { IPPROTO_MPTCP } else { IPPROTO_TCP };
+    let (listeners, n) = match what {
+        "reuseport" => (2, 16),
+        "threads" => (1, 24),
+        _ => (1, 1),
+    };
+    let mut at = SocketAddr::new(ip, 0);
+    if what == "mapped" {
+        at.set_ip(Ipv6Addr::UNSPECIFIED.into());
+    }
+    let mut socks = Vec::new();
+    for _ in 0..listeners {
+        let sock = Sock::new(ip, protocol)?;
+        set(&sock.0, SOL_SOCKET, libc::SO_REUSEPORT, &1)?;
+        sock.bind(at)?;
+        at = sock.local()?;
+        // SAFETY: a plain system call.
+        sys("listen", unsafe { libc::listen(sock.fd(), 64) })?;
+        socks.push(sock);
+    }
+    let (lines, out) = pipe().map_err(text)?;
+    let out = Arc::new(File::from(OwnedFd::from(out)));
+    let mut children = Vec::new();
+    for sock in socks {
+        let child = fork()?;
+        if child != 0 {
+            children.push(child);
+            continue;
+        }
+        let case = ctx.case.clone();
+        let ctx = Ctx { case, out: Arc::clone(&out), ..*ctx };
+        let accept = || -> Res {
+            // SAFETY: a plain system call without an address; a new descriptor is ours alone.
+            let taken = unsafe {
+                let fd = libc::accept4(sock.fd(), null_mut(), null_mut(), libc::SOCK_CLOEXEC);
+                Sock(TcpStream::from_raw_fd(sys("accept4", fd)?))
+            };
+            let mut line = fact(&ctx.case, &taken, taken.0.peer_addr().map_err(text)?, 0);
+            line["accepted"] = json!(true);
+            if what == "mptcp" {
+                line["cookie"] = Value::Null;
+            }
+            ctx.emit(&line);
+            // A reset would come before the other end's connect() returns.
+            std::mem::forget(taken);
+            Ok(())
+        };
+        match what {
+            "threads" => thread::scope(|scope| {
+                (0..n).for_each(|_| drop(scope.spawn(accept)));
+            }),
+            _ => while accept().is_ok() {},
+        }
+        exit(0);
+    }
+    drop(out);
+    if what == "threads" {
+        // All wait before the first connection comes.
+        thread::sleep(Duration::from_millis(200));
+    }
+    if what == "mapped" {
+        at.set_ip(LO4);
+    }
+    let mut open = Vec::new();
+    for _ in 0..n {
+        let sock = Sock::new(at.ip(), protocol)?;
+        let errno = sock.connect(&RawAddr::new(at));
+        let mut line = fact(&ctx.case, &sock, at, errno);
+        if what == "mptcp" {
+            line["cookie"] = Value::Null;
+        }
+        ctx.report(&line, 0)?;
+        open.push(sock);
+    }
+    for line in BufReader::new(lines).lines().take(n) {
+        let line: Value = serde_json::from_str(&line.map_err(text)?).map_err(text)?;
+        ctx.emit(&line);
+    }
+    for child in children {
+        // SAFETY: our own child, which may have ended.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        wait(child)?;
+    }
+    Ok(())
+}
 
 /// `life WHAT [N]`: a whole connection; the line has what is to be known of it at the end:
 /// `result`, `tx_bytes`, `rx_bytes` and `close_by`.

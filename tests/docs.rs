@@ -180,6 +180,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         vpid: Some(1),
         error: 0,
         cookie: Some(1),
+        accepted: false,
     };
     let failed = Connect { error: 1, ..connect };
     let image =

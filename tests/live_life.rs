@@ -3,6 +3,7 @@
 //! with the bytes it carried, charged to the process that connected.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use serde_json::Value;
 
@@ -13,13 +14,16 @@ use super::lab::Done;
 use super::lab::Lab;
 use super::lab::scaled;
 
-pub const TESTS: [(&str, Test); 6] = tests![
+pub const TESTS: [(&str, Test); 9] = tests![
     each_connect_has_one_outcome_and_one_end,
     the_table_tells_outcome_and_end,
     many_connections_at_once_all_end,
     only_slow_outcomes_are_shown,
     a_connect_without_an_outcome_is_said,
     who_connected_is_told_of_the_end_too,
+    who_accepted_is_told_and_both_ends_join,
+    a_filter_means_the_listener_of_what_is_accepted,
+    the_table_has_a_letter_for_connect_accept_and_end,
 ];
 
 const LIVES: [&str; 12] = [
@@ -150,5 +154,80 @@ fn who_connected_is_told_of_the_end_too(lab: &Lab) {
         assert_row(row, &facts[0], 0);
         assert_eq!(row["exe"], facts[0]["exe"], "{done:#?}");
         assert_eq!(row["args"], facts[0]["args"], "{done:#?}");
+    }
+}
+
+/// With its own words for one that this kernel cannot do.
+fn accepted(lab: &Lab, args: &[&str]) -> (Vec<Value>, Done) {
+    let mut client = Client::new();
+    let tracer = lab.trace(&[&["-j", "--accept", "--netns", &client.netns()], args].concat());
+    let mut facts = Vec::new();
+    for what in ["plain", "ipv6", "mapped", "reuseport", "threads", "mptcp"] {
+        let (lines, error) = client.try_case(&format!("accepts {what}"));
+        let lacks_mptcp = !fs::exists("/proc/sys/net/mptcp").unwrap_or(false);
+        match error {
+            Some(e) if what == "mptcp" && lacks_mptcp => {
+                assert!(e.contains("Protocol not supported"), "{e}");
+            }
+            error => assert_eq!(error, None, "{what}"),
+        }
+        facts.extend(lines);
+    }
+    let done = tracer.stop();
+    (facts, done)
+}
+
+fn who_accepted_is_told_and_both_ends_join(lab: &Lab) {
+    let (facts, done) = accepted(lab, &[]);
+    done.assert_quiet_success();
+    let (connects, accepts) = (done.rows(), done.objects("accept"));
+    let (taken, made): (Vec<_>, Vec<_>) = facts.iter().partition(|f| f["accepted"] == true);
+    assert_eq!((connects.len(), accepts.len()), (made.len(), taken.len()), "{done:#?}");
+    assert!(taken.len() >= 43);
+    for (rows, facts) in [(&connects, &made), (&accepts, &taken)] {
+        for fact in facts {
+            let rows: Vec<_> = rows.iter().filter(|r| r["tid"] == fact["tid"]).collect();
+            let rows: Vec<_> = rows
+                .into_iter()
+                .filter(|r| r["dport"] == fact["dport"] && r["lport"] == fact["lport"])
+                .collect();
+            assert_eq!(rows.len(), 1, "{fact:#} in {done:#?}");
+            assert_row(rows[0], fact, 0);
+        }
+    }
+    for connect in &connects {
+        let other_end = |a: &&Value| a["community_id"] == connect["community_id"];
+        assert_eq!(accepts.iter().filter(other_end).count(), 1, "{connect:#} in {done:#?}");
+    }
+}
+
+fn a_filter_means_the_listener_of_what_is_accepted(lab: &Lab) {
+    let mut client = Client::new();
+    let netns = client.netns();
+    let one = client.case("accepts plain")[0]["dport"].to_string();
+    let tracer = lab.trace(&["-j", "--accept", "--netns", &netns, "-P", &one]);
+    client.case("accepts plain");
+    let done = tracer.stop();
+    done.assert_quiet_success();
+    assert_eq!(done.stdout, "");
+    for (args, shown) in [(["--to", "127.0.0.1"], 2), (["--to", "192.0.2.1"], 0), (["-6", "-j"], 0)]
+    {
+        let tracer = lab.trace(&[&["-j", "--accept", "--netns", &netns], &args[..]].concat());
+        client.case("accepts plain");
+        let done = tracer.stop();
+        done.assert_quiet_success();
+        assert_eq!(done.rows().len() + done.objects("accept").len(), shown, "{args:?}: {done:#?}");
+    }
+}
+
+fn the_table_has_a_letter_for_connect_accept_and_end(lab: &Lab) {
+    for (args, expected) in
+        [(&[][..], "A C"), (&["-r"], "A C"), (&["--life"], "X X"), (&["-r", "--life"], "A C X X")]
+    {
+        let (_, done) = traced(lab, &[&["--accept"], args].concat(), &["local"]);
+        done.assert_quiet_success();
+        let mut letters: Vec<_> = done.table().into_iter().map(|row| &row[..1]).collect();
+        letters.sort_unstable();
+        assert_eq!(letters.join(" "), expected, "{args:?}: {done:#?}");
     }
 }

@@ -135,7 +135,7 @@ prop_compose! {
         (comm, leader) in any::<([u8; 16], [u8; 16])>(),
         (saddr, daddr) in any::<([u8; 16], [u8; 16])>(),
         (lport, dport) in (number(), any::<u16>()),
-        (flags, error) in (0..2u8, prop_oneof![Just(0), any::<u16>()]),
+        (flags, error) in (prop_oneof![Just(0u8), Just(1), Just(8), Just(9)], prop_oneof![Just(0), any::<u16>()]),
         (start_ns, exec_id, vpid, cookie) in (any::<u64>(), any::<u32>(), number(), number()),
     ) -> Record {
         Record {
@@ -311,6 +311,7 @@ proptest! {
             vpid: (record.vpid != 0).then_some(record.vpid),
             error: record.error,
             cookie: (record.cookie != 0).then_some(record.cookie),
+            accepted: record.flags & 8 != 0,
         };
         let decoded = decode(&bytes);
         prop_assert_eq!(decoded.as_ref().map(Event::ts_ns), Ok(record.ts_ns));
@@ -783,7 +784,7 @@ proptest! {
         let object: Value = serde_json::from_slice(&line).expect("a line is JSON");
         let known = |value: Option<u64>| value.map_or(Value::Null, Value::from);
         let text = |name: Comm| Value::from(String::from_utf8_lossy(name.bytes()));
-        prop_assert_eq!(&object["event"], "connect");
+        prop_assert_eq!(&object["event"], if event.accepted { "accept" } else { "connect" });
         prop_assert_eq!(&object["ts_ns"], event.ts_ns);
         prop_assert_eq!(&object["pid"], event.pid);
         prop_assert_eq!(&object["tid"], event.tid);

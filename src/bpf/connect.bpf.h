@@ -19,6 +19,8 @@ const volatile bool follows_lives; /* any of the next two */
 const volatile bool want_result;   /* -r */
 const volatile bool want_life;	   /* --life */
 const volatile bool want_connects; /* beside them */
+const volatile bool want_accept;   /* --accept */
+const volatile bool want_accepts;  /* beside lives, too */
 
 static __always_inline __u64 cgroup_id_of(const bool typed, struct task_struct *task)
 {
@@ -142,9 +144,13 @@ static __always_inline __u32 netns_of(const enum access access, struct sock *sk)
 	return inum;
 }
 
+/* Which end opened the connection; filters mean the other one. */
+enum side { ACTIVE, PASSIVE };
+
 /* The socket's side of the record, if the filters want it. */
-static __always_inline bool fill_flow(const int level, const enum access access,
-				      struct sock *sk, struct connect_record *r)
+static __always_inline bool fill_flow(const int level, const enum side side,
+				      const enum access access, struct sock *sk,
+				      struct connect_record *r)
 {
 	__u16 family;
 	__be16 dport;
@@ -162,7 +168,8 @@ static __always_inline bool fill_flow(const int level, const enum access access,
 
 	LOAD_SK(access, dport, sk, skc_dport, dst_port);
 	r->dport = bpf_ntohs(dport);
-	if (should_skip_port(r->dport))
+	LOAD_SK(access, r->lport, sk, skc_num, src_port);
+	if (should_skip_port(side == PASSIVE ? r->lport : r->dport))
 		return false;
 
 	r->netns = 0;
@@ -184,11 +191,7 @@ static __always_inline bool fill_flow(const int level, const enum access access,
 	} else {
 		LOAD_SK16(access, r->saddr, sk, skc_v6_rcv_saddr, src_ip6);
 	}
-	if (should_skip_net(r->ip, r->daddr))
-		return false;
-
-	LOAD_SK(access, r->lport, sk, skc_num, src_port);
-	return true;
+	return !should_skip_net(r->ip, side == PASSIVE ? r->saddr : r->daddr);
 }
 
 static __always_inline void count_flow(const struct connect_record *r)
@@ -270,19 +273,21 @@ static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const 
 }
 
 /* From here on life.bpf.h tells what becomes of it. */
-static __always_inline void begin_life(struct sock *sk, const struct connect_record *r)
+static __always_inline void begin_life(const enum side side, struct sock *sk,
+				       const struct connect_record *r)
 {
 	struct life_record life = { .connect = *r, .began_ns = r->ts_ns };
 	__u64 key = (__u64)sk;
 
+	life.answered = side == PASSIVE;
 	if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY))
 		count_lost(&lost.lives);
 	else
 		__sync_fetch_and_add(&lives_begun, 1);
 }
 
-static __always_inline void emit(const int level, void *ctx, struct sock *sk,
-				 struct connect_record *r)
+static __always_inline void emit(const int level, const enum side side, void *ctx,
+				 struct sock *sk, struct connect_record *r)
 {
 	if (count_only) {
 		count_flow(r);
@@ -290,14 +295,17 @@ static __always_inline void emit(const int level, void *ctx, struct sock *sk,
 	}
 	if (level >= ALL)
 		fill_process_facts(r);
-	if (level >= ALL && follows_lives && !r->error) {
-		r->ts_ns = bpf_ktime_get_ns();
-		if (want_connects)
-			submit(ctx, r, &r->ts_ns, sizeof(*r));
-		begin_life(sk, r);
+	if (side == PASSIVE)
+		r->flags |= ACCEPTED;
+	if (level < ALL || !follows_lives || r->error) {
+		submit(ctx, r, &r->ts_ns, sizeof(*r));
 		return;
 	}
-	submit(ctx, r, &r->ts_ns, sizeof(*r));
+	r->ts_ns = bpf_ktime_get_ns();
+	if (side == PASSIVE ? want_accepts : want_connects)
+		submit(ctx, r, &r->ts_ns, sizeof(*r));
+	if (side == ACTIVE || want_life)
+		begin_life(side, sk, r);
 }
 
 /*
@@ -380,7 +388,7 @@ static __always_inline int failed_by_current(void *ctx, const bool typed, struct
 
 	if (fill_task(FAILED, &r.task) && fill_wanted_flow(typed, sk, uaddr, addr_len, &r)) {
 		r.error = -error;
-		emit(FAILED, ctx, sk, &r);
+		emit(FAILED, ACTIVE, ctx, sk, &r);
 	}
 	return 0;
 }
@@ -421,10 +429,11 @@ static __always_inline __u64 cookie_of(void *ctx, const enum access access, stru
 
 /* A connect by the running task on a socket that is ready to be read, if the
  * filters want it. */
-static __always_inline bool fill_connect(const int level, void *ctx, const enum access access,
-					 struct sock *sk, struct connect_record *r)
+static __always_inline bool fill_connect(const int level, const enum side side, void *ctx,
+					 const enum access access, struct sock *sk,
+					 struct connect_record *r)
 {
-	if (!fill_task(level, &r->task) || !fill_flow(level, access, sk, r))
+	if (!fill_task(level, &r->task) || !fill_flow(level, side, access, sk, r))
 		return false;
 	if (level >= MORE && want_cookie)
 		r->cookie = cookie_of(ctx, access, sk);
@@ -435,10 +444,10 @@ static __always_inline bool connect_by_current(const int level, void *ctx,
 					       const enum access access, struct sock *sk)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
-	bool wanted = fill_connect(level, ctx, access, sk, &r);
+	bool wanted = fill_connect(level, ACTIVE, ctx, access, sk, &r);
 
 	if (wanted)
-		emit(level, ctx, sk, &r);
+		emit(level, ACTIVE, ctx, sk, &r);
 	return wanted;
 }
 

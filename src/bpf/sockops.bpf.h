@@ -26,12 +26,25 @@ static __always_inline void connect_callback(const int level, struct bpf_sock_op
 						       BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-static __always_inline void state_callback(struct bpf_sock_ops *ctx)
+/* The state callback is for a connection that is accepted later; and probe reads
+ * find a cookie only if it is there. */
+static __always_inline void passive_callback(struct bpf_sock_ops *ctx)
 {
-	struct bpf_sock *sk = ctx->sk;
+	if (want_life)
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
+						       BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (want_cookie)
+		bpf_get_socket_cookie(ctx);
+}
 
-	if (sk)
-		connection_changed(ctx, sk, ctx->args[1]);
+static __always_inline void sockops_event(const int level, struct bpf_sock_ops *ctx)
+{
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		connect_callback(level, ctx);
+	else if (level >= ALL && follows_lives && ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->sk)
+		connection_changed(ctx, ctx->sk, ctx->args[1]);
+	else if (level >= ALL && want_accept && ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		passive_callback(ctx);
 }
 
 static __always_inline __u32 segs_out(struct sock *sk)
@@ -47,9 +60,9 @@ static __always_inline void syn_sent(void *ctx, struct sock *sk)
 	struct attempt attempt = {};
 	__u64 key = (__u64)sk;
 
-	if (!fill_connect(ALL, ctx, BY_TYPE, sk, &r))
+	if (!fill_connect(ALL, ACTIVE, ctx, BY_TYPE, sk, &r))
 		return;
-	emit(ALL, ctx, sk, &r);
+	emit(ALL, ACTIVE, ctx, sk, &r);
 	attempt.ts_ns = r.ts_ns;
 	attempt.tid = r.task.tid;
 	attempt.segs_out = segs_out(sk);

@@ -16,6 +16,7 @@
 #include "kprobe.bpf.h"
 #include "life.bpf.h"
 #include "sockops.bpf.h"
+#include "accept.bpf.h"
 #include "family.bpf.h"
 #include "process.bpf.h"
 #include "cgroup.bpf.h"
@@ -75,15 +76,12 @@ CONNECT_PROGRAMS(_more, MORE)
 CONNECT_PROGRAMS(_all, ALL)
 CONNECT_PROGRAMS(_failed, FAILED)
 
-#define SOCKOPS_PROGRAM(suffix, level)                      \
-	SEC("sockops")                                      \
+#define SOCKOPS_PROGRAM(suffix, level)                        \
+	SEC("sockops")                                        \
 	int sockops_connect##suffix(struct bpf_sock_ops *ctx) \
-	{                                                   \
-		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) \
-			connect_callback(level, ctx);       \
-		else if (level >= ALL && ctx->op == BPF_SOCK_OPS_STATE_CB) \
-			state_callback(ctx);                \
-		return 1;                                   \
+	{                                                     \
+		sockops_event(level, ctx);                    \
+		return 1;                                     \
 	}
 
 SOCKOPS_PROGRAM(, TABLE)
@@ -141,6 +139,24 @@ int BPF_KRETPROBE(kretprobe_security, int ret)
 
 POLICY_PROGRAMS(v4)
 POLICY_PROGRAMS(v6)
+
+SEC("fentry/security_sock_graft")
+int BPF_PROG(fentry_accept, struct sock *sk)
+{
+	return accepted(ctx, true, sk);
+}
+
+SEC("kprobe/security_sock_graft")
+int BPF_KPROBE(kprobe_accept, struct sock *sk)
+{
+	return accepted(ctx, false, sk);
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(call_exit, struct pt_regs *regs, long ret)
+{
+	return call_ended(ctx, regs, ret);
+}
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)

@@ -43,6 +43,8 @@ enum record_flags {
 	/* It did not fit, or could not be read. */
 	PATH_UNREADABLE = 2,
 	ARGS_UNREADABLE = 4,
+	/* Accepted by the task, not made by it; saddr and lport are this end. */
+	ACCEPTED = 8,
 };
 
 #define MAX_PATH_BYTES 4096

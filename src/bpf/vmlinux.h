@@ -58,6 +58,7 @@ enum {
 
 enum {
 	BPF_SOCK_OPS_TCP_CONNECT_CB = 3,
+	BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB = 5,
 	BPF_SOCK_OPS_STATE_CB = 10,
 };
 
@@ -167,10 +168,24 @@ struct pt_regs {
 		};
 	};
 	u64 orig_x0;
+	s32 syscallno;
 } __attribute__((preserve_access_index));
 #else
 #error "x86-64 and arm64 are supported"
 #endif
+
+/* System calls, in and out of 32-bit programs. */
+#if defined(__TARGET_ARCH_x86)
+#define IS_ACCEPT(regs) ((regs)->orig_ax == 43 || (regs)->orig_ax == 288)
+#define IN_COMPAT(task) (BPF_CORE_READ(task, thread_info.status) & 2 /* TS_COMPAT */)
+#else
+#define IS_ACCEPT(regs) ((regs)->syscallno == 202 || (regs)->syscallno == 242)
+#define IN_COMPAT(task) (BPF_CORE_READ(task, thread_info.flags) >> 22 & 1 /* TIF_32BIT */)
+#endif
+
+#define NULL ((void *)0)
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -313,8 +328,28 @@ struct path {
 	struct dentry *dentry;
 };
 
+struct inode {
+	unsigned short i_mode;
+};
+
 struct file {
 	struct path f_path;
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct thread_info {
+	unsigned long flags;
+	u32 status;
 };
 
 struct mm_struct {
@@ -343,6 +378,8 @@ struct list_head {
 };
 
 struct task_struct {
+	struct thread_info thread_info;
+	struct files_struct *files;
 	int pid;
 	int tgid;
 	struct list_head children;

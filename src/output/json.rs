@@ -364,7 +364,8 @@ impl Output for Json {
         let image = row.process.map(Process::image);
         let fields = row.process.zip(image.as_deref());
         let thread = (e.comm != e.leader).then(|| String::from_utf8_lossy(e.comm.bytes()));
-        let (event, life) = row.life.map_or(("connect", LifeFields::default()), LifeFields::of);
+        let event = if e.accepted { "accept" } else { "connect" };
+        let (event, life) = row.life.map_or((event, LifeFields::default()), LifeFields::of);
         let object = ConnectObject {
             event,
             time: Time(clock.unix_ns(e.ts_ns)),

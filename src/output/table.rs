@@ -95,6 +95,14 @@ const ERR: Column = column("ERR", 13, Gap::Blank, |row, out| match row.event.err
     error => text::error(out, error),
 });
 
+/// The letters of BCC's tcptracer.
+const T: Column = column("T", 1, Gap::Blank, |row, out| {
+    out.push(match row.row.life {
+        Some(Life { stage: Stage::Close { .. }, .. }) => b'X',
+        _ if row.event.accepted => b'A',
+        _ => b'C',
+    });
+});
 const RESULT: Column = column("RESULT", 11, Gap::Blank, |row, out| match row.row.life {
     Some(Life { stage: Stage::Result(outcome), .. }) => {
         out.extend_from_slice(outcome.name().as_bytes());
@@ -335,6 +343,7 @@ impl Table {
             (want.timestamp, TIMESTAMP),
             (want.who.user, USER),
             (want.uid && !want.who.user, UID),
+            (want.accept, T),
             (true, if old { OLD_PID } else { PID }),
             (true, COMM),
             (!old, IP),

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Passive opens (--accept): the process that takes a connection from its
+ * listener. The filters are the same; a port or network means the destination
+ * of the connection, which is this end.
+ *
+ * security_sock_graft() gives an accepted socket to its file descriptor, in the
+ * accepting task and whatever asked for it, io_uring too. It is entered only when
+ * there is a connection, where a return probe of inet_csk_accept() would be held
+ * by every thread that waits for one, and there are ten for all.
+ */
+#ifndef ACCEPT_BPF_H
+#define ACCEPT_BPF_H
+
+static __always_inline int accepted(void *ctx, const bool typed, struct sock *sk)
+{
+	struct connect_record r = { .kind = RECORD_CONNECT };
+
+	if (is_tcp(typed, sk) && fill_connect(ALL, PASSIVE, ctx, typed, sk, &r) && r.dport)
+		emit(ALL, PASSIVE, ctx, sk, &r);
+	return 0;
+}
+
+/*
+ * Where nothing can be attached to a function: the exit of each system call, of
+ * which two are of interest. The descriptor is looked up in the task's table,
+ * where another thread may have put something else by now.
+ */
+static __always_inline struct sock *socket_of(struct task_struct *task, int fd)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd), *file = NULL;
+	struct socket *sock;
+	__u16 mode;
+
+	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	if (!file)
+		return NULL;
+	mode = BPF_CORE_READ(file, f_inode, i_mode);
+	if ((mode & S_IFMT) != S_IFSOCK)
+		return NULL;
+	sock = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(sock, sk);
+}
+
+static __always_inline int call_ended(void *ctx, struct pt_regs *regs, long ret)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct sock *sk;
+
+	if (!IS_ACCEPT(regs) || ret < 0 || IN_COMPAT(task))
+		return 0;
+	sk = socket_of(task, ret);
+	return sk ? accepted(ctx, false, sk) : 0;
+}
+
+#endif
