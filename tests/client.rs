@@ -1067,7 +1067,10 @@ fn accepts(ctx: &Ctx, args: &[&str]) -> Res {
             }),
             _ => while accept().is_ok() {},
         }
-        exit(0);
+        // Its sockets stay open until it is killed.
+        loop {
+            thread::park();
+        }
     }
     drop(out);
     if what == "threads" {
