@@ -3,7 +3,8 @@
 //! not a test: it prints targets beside figures and fails only if it cannot run.
 //!
 //! Needs root, except with `-- format`, which measures user space alone. `-- who`
-//! measures what it costs to know of all processes.
+//! measures what it costs to know of all processes, `-- life` what it costs to
+//! follow each connection to its end.
 
 use std::fs;
 use std::fs::File;
@@ -59,7 +60,7 @@ const FORKS_AT_MOST: Duration = Duration::from_secs(120);
 
 fn main() {
     println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
-    let part = std::env::args().find(|a| ["format", "who"].contains(&a.as_str()));
+    let part = std::env::args().find(|a| ["format", "who", "life"].contains(&a.as_str()));
     if part.is_none() {
         cost_of_tracing();
         storm();
@@ -67,13 +68,18 @@ fn main() {
         start();
         size();
     }
-    if part.as_deref() != Some("format") {
+    let wanted = |name| part.as_deref().is_none_or(|part| part == name);
+    if wanted("life") {
+        cost_of_lives();
+        memory_of_lives();
+    }
+    if wanted("who") {
         cost_of_exec();
         many_processes();
         fork_storm();
+        lookup();
     }
-    lookup();
-    if part.as_deref() != Some("who") {
+    if wanted("format") {
         formatting();
     }
 }
@@ -227,6 +233,54 @@ fn cost_of_tracing() {
         line(&format!("tracer CPU per connect: {name}"), format!("{:.2} us", median(cpu)), target);
     }
     line("connect, untraced", format!("{:.2} us", median(untraced) / 1000.0), "");
+}
+
+const CYCLES: u64 = 30_000;
+
+/// connect, accept and close on loopback, with a row for each.
+fn cost_of_lives() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows = dir.path().join("rows");
+    let rows = rows.to_str().expect("UTF-8");
+    let mut client = Client::new();
+    let netns = client.netns.clone();
+    let cycle = |client: &mut Client| {
+        let facts = client.case(&format!("cycles {CYCLES}"));
+        facts["elapsed_ns"].as_f64().expect("a number") / CYCLES as f64
+    };
+    cycle(&mut client);
+    let mut untraced = Vec::new();
+    let variants: [&[&str]; 3] = [&["-r"], &["-r", "--life"], &["-r", "--life", "--accept"]];
+    for options in variants {
+        let args = [options, &["-o", rows, "--netns", &netns]].concat();
+        let mut ratios = Vec::new();
+        for _ in 0..ROUNDS {
+            let base = cycle(&mut client);
+            let (tracer, _) = trace(&args, Stdio::null());
+            ratios.push(cycle(&mut client) / base);
+            stop(tracer);
+            untraced.push(base);
+        }
+        let target = if options.contains(&"--accept") { "<= 1.10" } else { "" };
+        let name = format!("connect, accept, close: {}", options.join(" "));
+        line(&name, format!("{:.3}", median(ratios)), target);
+    }
+    line("connect, accept, close, untraced", format!("{:.1} us", median(untraced) / 1000.0), "");
+}
+
+const OPEN: u64 = 10_000;
+
+fn memory_of_lives() {
+    let (mut holder, mut client) = (Client::new(), Client::new());
+    let (tracer, _) = trace(&["-r", "--life", "-o", "/dev/null"], Stdio::null());
+    let before = status_kib(tracer.id(), "VmRSS");
+    holder.case(&format!("hold {OPEN}"));
+    client.connect_ns(STORM);
+    std::thread::sleep(Duration::from_millis(200));
+    let name = format!("memory, {OPEN} open, then {STORM} more seen");
+    let after = status_kib(tracer.id(), "VmRSS");
+    line(&name, format!("{:.1}, {:.1} MB", before / 1024.0, after / 1024.0), "");
+    stop(tracer);
 }
 
 /// One long storm with the default buffer: what is lost, and memory.
@@ -510,9 +564,11 @@ fn lookup() {
     );
 }
 
+const RECORD_LEN: usize = 136;
+
 /// A record as the kernel writes it (src/bpf/tcpconnect.h).
-fn record(n: u64) -> [u8; 128] {
-    let mut r = [0; 128];
+fn record(n: u64) -> [u8; RECORD_LEN] {
+    let mut r = [0; RECORD_LEN];
     let mut put = |at: usize, bytes: &[u8]| r[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &1u32.to_ne_bytes());
     put(8, &(1_000_000_000 + n * 5_000).to_ne_bytes());
@@ -540,9 +596,10 @@ fn formatting() {
         for _ in 0..200 {
             let started = Instant::now();
             for record in &records {
-                if let Ok(Event::Connect(connect)) = decode(black_box(record)) {
-                    output.connect(&Row::bare(&connect), &clock, &mut text);
-                }
+                let Ok(Event::Connect(connect)) = decode(black_box(record)) else {
+                    panic!("a record of this program");
+                };
+                output.connect(&Row::bare(&connect), &clock, &mut text);
             }
             black_box(&text);
             text.clear();

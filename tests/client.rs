@@ -80,6 +80,8 @@ const CASES: &[(&str, Case)] = &[
     ("exit", exit_now),
     ("life", life),
     ("accepts", accepts),
+    ("cycles", cycles),
+    ("hold", hold),
     ("act", act),
     ("swarm", swarm),
     ("herd", herd),
@@ -1277,6 +1279,44 @@ fn many_at_once(ctx: &Ctx, n: usize) -> Res {
     wait(child)?;
     let mut line = identity();
     line["made"] = json!(n);
+    ctx.emit(&line);
+    Ok(())
+}
+
+/// `cycles N`: connect, accept and close.
+fn cycles(ctx: &Ctx, args: &[&str]) -> Res {
+    let n: usize = number(args, 0, None)?;
+    let listener = listener(LO4)?;
+    let to = RawAddr::new(addr(&listener)?);
+    let started = Instant::now();
+    for _ in 0..n {
+        let sock = Sock::tcp(LO4)?;
+        ensure(sock.connect(&to) == 0, "not connected")?;
+        drop((sock, listener.accept().map_err(text)?));
+    }
+    let mut line = identity();
+    line["elapsed_ns"] = json!(started.elapsed().as_nanos() as u64);
+    ctx.emit(&line);
+    Ok(())
+}
+
+/// `hold N`: connections that stay open as long as this program.
+fn hold(ctx: &Ctx, args: &[&str]) -> Res {
+    let n: usize = number(args, 0, None)?;
+    // What is not accepted is kept, too, up to the backlog.
+    for at in (0..n).step_by(4_000) {
+        let listener = listener(LO4)?;
+        // SAFETY: a plain system call.
+        sys("listen", unsafe { libc::listen(listener.as_raw_fd(), 4_096) })?;
+        for _ in at..n.min(at + 4_000) {
+            let sock = Sock::tcp(LO4)?;
+            ensure(sock.connect(&RawAddr::new(addr(&listener)?)) == 0, "not connected")?;
+            std::mem::forget(sock);
+        }
+        std::mem::forget(listener);
+    }
+    let mut line = identity();
+    line["open"] = json!(n);
     ctx.emit(&line);
     Ok(())
 }
