@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::config::Mode;
 use crate::error::tell;
 use crate::event::Event;
+use crate::event::Origin;
 use crate::event::Stage;
 use crate::event::sort_flows;
 use crate::output;
@@ -335,9 +336,9 @@ impl App<'_> {
                     if connect.error == 0 {
                         self.who.keep(&connect);
                     }
-                    let shown = match connect.accepted {
-                        true => shows_accepts,
-                        false => shows_connects || connect.error != 0,
+                    let shown = match connect.origin {
+                        Origin::Accepted => shows_accepts,
+                        _ => shows_connects || connect.error != 0,
                     };
                     if !shown {
                         continue;

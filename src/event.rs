@@ -90,8 +90,18 @@ pub struct Connect {
     pub error: u16,
     /// Of the socket, as sock_diag(7) knows it; only filled if asked for.
     pub cookie: Option<u64>,
-    /// Taken from a listener, not made: the source is still this end.
-    pub accepted: bool,
+    pub origin: Origin,
+}
+
+/// How the process came to the connection. The source is this end, always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    #[default]
+    Connected,
+    /// It took it from a listener.
+    Accepted,
+    /// It was there before tracing. What is not known of the process is 0.
+    Existing,
 }
 
 impl Connect {
@@ -123,7 +133,7 @@ impl Connect {
             vpid: None,
             error: 0,
             cookie: None,
-            accepted: false,
+            origin: Origin::Connected,
         }
     }
 }
@@ -213,6 +223,11 @@ pub struct Life {
 }
 
 impl Life {
+    /// The connection was there before tracing; nobody knows since when.
+    pub fn is_partial(&self) -> bool {
+        self.connect.origin == Origin::Existing
+    }
+
     /// Since the connect.
     pub fn elapsed_ns(&self) -> u64 {
         self.connect.ts_ns.saturating_sub(self.began_ns)
@@ -445,7 +460,11 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
         vpid: Some(r.vpid).filter(|&pid| pid != 0),
         error: r.error,
         cookie: Some(r.cookie).filter(|&cookie| cookie != 0),
-        accepted: has(r.flags.into(), types::record_flags::ACCEPTED),
+        origin: match r.flags.into() {
+            flags if has(flags, types::record_flags::ACCEPTED) => Origin::Accepted,
+            flags if has(flags, types::record_flags::EXISTING) => Origin::Existing,
+            _ => Origin::Connected,
+        },
     })
 }
 

@@ -24,6 +24,7 @@ use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
 use tcpconnect::event::Life;
 use tcpconnect::event::NoticeKind;
+use tcpconnect::event::Origin;
 use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
 use tcpconnect::event::Stage;
@@ -180,7 +181,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         vpid: Some(1),
         error: 0,
         cookie: Some(1),
-        accepted: false,
+        origin: Origin::Connected,
     };
     let failed = Connect { error: 1, ..connect };
     let image =

@@ -27,6 +27,7 @@ use tcpconnect::event::Event;
 use tcpconnect::event::FLOW_LEN;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
+use tcpconnect::event::Origin;
 use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
 use tcpconnect::event::Stage;
@@ -311,7 +312,7 @@ proptest! {
             vpid: (record.vpid != 0).then_some(record.vpid),
             error: record.error,
             cookie: (record.cookie != 0).then_some(record.cookie),
-            accepted: record.flags & 8 != 0,
+            origin: if record.flags & 8 != 0 { Origin::Accepted } else { Origin::Connected },
         };
         let decoded = decode(&bytes);
         prop_assert_eq!(decoded.as_ref().map(Event::ts_ns), Ok(record.ts_ns));
@@ -784,7 +785,7 @@ proptest! {
         let object: Value = serde_json::from_slice(&line).expect("a line is JSON");
         let known = |value: Option<u64>| value.map_or(Value::Null, Value::from);
         let text = |name: Comm| Value::from(String::from_utf8_lossy(name.bytes()));
-        prop_assert_eq!(&object["event"], if event.accepted { "accept" } else { "connect" });
+        prop_assert_eq!(&object["event"], if event.origin == Origin::Accepted { "accept" } else { "connect" });
         prop_assert_eq!(&object["ts_ns"], event.ts_ns);
         prop_assert_eq!(&object["pid"], event.pid);
         prop_assert_eq!(&object["tid"], event.tid);

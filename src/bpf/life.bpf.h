@@ -13,6 +13,7 @@
 #define LIFE_BPF_H
 
 const volatile __u64 min_latency_ns;
+const volatile bool want_adopted;
 
 /* Who left the connected states. */
 static __always_inline __u8 closing_side(int newstate)
@@ -64,16 +65,23 @@ static __always_inline void connection_changed(void *ctx, void *sk, int newstate
 	__u64 key = (__u64)sk;
 	struct life_record *life;
 	struct tcp_sock *tp;
+	__u64 cookie = 0;
 
 	/* SYN_RECV: both ends connect to each other; the answer is still to come. */
 	if (newstate == TCP_SYN_SENT || newstate == TCP_SYN_RECV)
 		return;
 	life = bpf_map_lookup_elem(&lives, &key);
-	if (!life)
+	if (!life && !want_adopted)
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return;
+	if (!life) {
+		cookie = ((struct sock *)tp)->__sk_common.skc_cookie.counter;
+		life = bpf_map_lookup_elem(&adopted, &cookie);
+		if (!life)
+			return;
+	}
 	if (newstate == TCP_CLOSE)
 		life->connect.error = ((struct sock *)tp)->sk_err;
 	else if (!life->connect.lport)
@@ -90,7 +98,9 @@ static __always_inline void connection_changed(void *ctx, void *sk, int newstate
 		fill_end(tp, life);
 		submit_life(ctx, life, RECORD_CLOSE);
 	}
-	if (newstate == TCP_CLOSE || !want_life)
+	if (cookie && newstate == TCP_CLOSE)
+		bpf_map_delete_elem(&adopted, &cookie);
+	else if (newstate == TCP_CLOSE || !want_life)
 		forget(key);
 }
 

@@ -204,6 +204,18 @@ struct {
 	__type(value, struct life_record);
 } lives SEC(".maps");
 
+/*
+ * --existing: cookie -> what is known of a connection that was there before.
+ * Inserted: user space. Read and deleted: life.bpf.h. Set before load.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct life_record);
+} adopted SEC(".maps");
+
 __u64 lives_begun, lives_ended;
 
 static __always_inline void count_lost(__u64 *counter)

@@ -45,6 +45,8 @@ enum record_flags {
 	ARGS_UNREADABLE = 4,
 	/* Accepted by the task, not made by it; saddr and lport are this end. */
 	ACCEPTED = 8,
+	/* Open before tracing: put into a map by user space (--existing). */
+	EXISTING = 16,
 };
 
 #define MAX_PATH_BYTES 4096

@@ -29,6 +29,7 @@ use crate::event::Flow;
 use crate::event::Image;
 use crate::event::Life;
 use crate::event::NoticeKind;
+use crate::event::Origin;
 use crate::event::Stage;
 use crate::process::Process;
 
@@ -48,14 +49,19 @@ struct ConnectObject<'a> {
     event: &'static str,
     time: Time,
     ts_ns: u64,
-    pid: u32,
-    tid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tid: Option<u32>,
     /// Bytes that are not UTF-8 become U+FFFD.
-    comm: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comm: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     thread: Option<Cow<'a, str>>,
-    uid: u32,
-    gid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
     ip: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     saddr: Option<Address>,
@@ -104,6 +110,8 @@ struct LifeFields {
     retransmits: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     close_by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial: Option<bool>,
 }
 
 impl LifeFields {
@@ -118,11 +126,12 @@ impl LifeFields {
             Stage::Close { tx_bytes, rx_bytes, retransmits, by } => (
                 "close",
                 LifeFields {
-                    duration_us: us,
+                    duration_us: us.filter(|_| !life.is_partial()),
                     tx_bytes: Some(tx_bytes),
                     rx_bytes: Some(rx_bytes),
                     retransmits: Some(retransmits),
                     close_by: by.map(CloseBy::name),
+                    partial: life.is_partial().then_some(true),
                     ..Default::default()
                 },
             ),
@@ -364,18 +373,23 @@ impl Output for Json {
         let image = row.process.map(Process::image);
         let fields = row.process.zip(image.as_deref());
         let thread = (e.comm != e.leader).then(|| String::from_utf8_lossy(e.comm.bytes()));
-        let event = if e.accepted { "accept" } else { "connect" };
+        let event = match e.origin {
+            Origin::Connected => "connect",
+            Origin::Accepted => "accept",
+            Origin::Existing => "existing",
+        };
+        let known = |number: u32| Some(number).filter(|_| e.pid != 0);
         let (event, life) = row.life.map_or((event, LifeFields::default()), LifeFields::of);
         let object = ConnectObject {
             event,
             time: Time(clock.unix_ns(e.ts_ns)),
             ts_ns: e.ts_ns,
-            pid: e.pid,
-            tid: e.tid,
-            comm: String::from_utf8_lossy(e.leader.bytes()),
+            pid: known(e.pid),
+            tid: known(e.tid).filter(|_| e.tid != 0),
+            comm: known(0).map(|_| String::from_utf8_lossy(e.leader.bytes())),
             thread,
-            uid: e.uid,
-            gid: e.gid,
+            uid: known(e.uid),
+            gid: known(e.gid),
             ip: ip(&e.daddr),
             saddr: e.source().map(Address),
             lport: e.lport,

@@ -22,6 +22,7 @@ use crate::event::Connect;
 use crate::event::Flow;
 use crate::event::Life;
 use crate::event::NoticeKind;
+use crate::event::Origin;
 use crate::event::Stage;
 use crate::process::Process;
 
@@ -67,8 +68,9 @@ const TIMESTAMP: Column = column("TIME(s)", 9, Gap::Tight, |row, out| {
 const UID: Column = column("UID", 6, Gap::Tight, |row, out| {
     text::number(out, row.event.uid.into());
 });
-const PID: Column = column("PID", 7, Gap::Blank, |row, out| {
-    text::number(out, row.event.pid.into());
+const PID: Column = column("PID", 7, Gap::Blank, |row, out| match row.event.pid {
+    0 => out.push(b'-'),
+    pid => text::number(out, pid.into()),
 });
 const COMM: Column = column("COMM", 12, Gap::Blank, |row, out| {
     text::name(out, row.event.comm.bytes(), 12);
@@ -99,8 +101,11 @@ const ERR: Column = column("ERR", 13, Gap::Blank, |row, out| match row.event.err
 const T: Column = column("T", 1, Gap::Blank, |row, out| {
     out.push(match row.row.life {
         Some(Life { stage: Stage::Close { .. }, .. }) => b'X',
-        _ if row.event.accepted => b'A',
-        _ => b'C',
+        _ => match row.event.origin {
+            Origin::Connected => b'C',
+            Origin::Accepted => b'A',
+            Origin::Existing => b'E',
+        },
     });
 });
 const RESULT: Column = column("RESULT", 11, Gap::Blank, |row, out| match row.row.life {
@@ -114,7 +119,9 @@ const LAT: Column = column("LAT(ms)", 9, Gap::Blank, |row, out| match row.row.li
     _ => out.push(b'-'),
 });
 const MS: Column = column("MS", 9, Gap::Blank, |row, out| match row.row.life {
-    Some(life @ Life { stage: Stage::Close { .. }, .. }) => milliseconds(out, life),
+    Some(life @ Life { stage: Stage::Close { .. }, .. }) if !life.is_partial() => {
+        milliseconds(out, life)
+    }
     _ => out.push(b'-'),
 });
 const TX_KB: Column = column("TX_KB", 7, Gap::Blank, |row, out| match row.row.life {
