@@ -4,6 +4,7 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 ARGS ?=
+PART ?=
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
@@ -21,6 +22,7 @@ BUILD_NEEDS := cc:gcc cc:libc6-dev clang:clang pkg-config:pkg-config \
 TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl man:man-db groff:groff-base \
 	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static xz:xz-utils zstd:zstd
 
+BENCH_NEEDS := ss:iproute2 lsof:lsof
 COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
 
 # Silent, and without network or root, when nothing is missing.
@@ -53,7 +55,7 @@ help:
 	@echo 'make build               $(BIN)'
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests'
 	@echo 'make test                make check, and the tests on other kernels in virtual machines'
-	@echo 'make bench               what tracing costs'
+	@echo 'make bench [PART=snapshot]  what tracing costs'
 	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
 	@echo 'make deps                install what build and tests need (deps-build, deps-test)'
@@ -76,8 +78,9 @@ test: check
 	$(CARGO) test --locked --test states
 
 bench: deps build
+	$(call install_missing,$(BENCH_NEEDS))
 	$(CARGO) build --release --locked --example client
-	$(AS_ROOT) $(CARGO) bench --locked --bench bench
+	$(AS_ROOT) $(CARGO) bench --locked --bench bench -- $(PART)
 
 compare: deps
 	$(call install_missing,$(COMPARE_NEEDS))

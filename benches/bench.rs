@@ -4,8 +4,9 @@
 //!
 //! Needs root, except with `-- format`, which measures user space alone. `-- who`
 //! measures what it costs to know of all processes, `-- life` what it costs to
-//! follow each connection to its end.
+//! follow each connection to its end, `-- snapshot` to list the sockets there are.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
 use std::hint::black_box;
@@ -15,6 +16,9 @@ use std::io::PipeReader;
 use std::io::PipeWriter;
 use std::io::Read as _;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -60,7 +64,8 @@ const FORKS_AT_MOST: Duration = Duration::from_secs(120);
 
 fn main() {
     println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
-    let part = std::env::args().find(|a| ["format", "who", "life"].contains(&a.as_str()));
+    let parts = ["format", "who", "life", "snapshot"];
+    let part = std::env::args().find(|a| parts.contains(&a.as_str()));
     if part.is_none() {
         cost_of_tracing();
         storm();
@@ -69,6 +74,10 @@ fn main() {
         size();
     }
     let wanted = |name| part.as_deref().is_none_or(|part| part == name);
+    if wanted("snapshot") {
+        snapshot(10_000);
+        snapshot(100_000);
+    }
     if wanted("life") {
         cost_of_lives();
         memory_of_lives();
@@ -564,6 +573,178 @@ fn lookup() {
     );
 }
 
+const SOCKET_PROCESSES: usize = 100;
+const SNAPSHOTS: usize = 7;
+
+/// Processes with TCP connections to themselves, in a network namespace of their
+/// own, until this is dropped or we are gone.
+struct Crowd {
+    mother: libc::pid_t,
+    hold: Option<PipeWriter>,
+}
+
+impl Crowd {
+    fn new(sockets: usize) -> Self {
+        let (mut told, tell) = std::io::pipe().expect("a pipe");
+        let (held, hold) = std::io::pipe().expect("a pipe");
+        // SAFETY: we have one thread, so that the child may do anything.
+        let mother = unsafe { libc::fork() };
+        if mother == 0 {
+            drop((hold, told));
+            crowd(sockets, held, tell);
+        }
+        assert!(mother > 0, "fork fails");
+        drop(tell);
+        told.read_exact(&mut [0]).expect("the sockets can be made; this needs root");
+        Crowd { mother, hold: Some(hold) }
+    }
+
+    /// How long a program takes in the crowd's network namespace, and what it says.
+    fn time(&self, program: &str, args: &[&str], rows: &Path) -> (f64, String) {
+        let netns = File::open(self.netns()).expect("the mother lives");
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stderr(Stdio::null());
+        command.stdout(File::create(rows).expect("a temporary file"));
+        // SAFETY: setns() is a system call without a lock or memory of its own.
+        unsafe {
+            command.pre_exec(move || match libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let started = Instant::now();
+        let status = command.status().unwrap_or_else(|e| panic!("{program} is installed: {e}"));
+        let took = started.elapsed();
+        assert!(status.success(), "{program} ends with {status}");
+        (took.as_secs_f64() * 1000.0, fs::read_to_string(rows).expect("UTF-8"))
+    }
+
+    fn netns(&self) -> String {
+        format!("/proc/{}/ns/net", self.mother)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        drop(self.hold.take());
+        // SAFETY: our child, not yet waited for; its status is not asked for.
+        unsafe { libc::waitpid(self.mother, std::ptr::null_mut(), 0) };
+    }
+}
+
+/// The mother: a namespace, children with sockets in it, a byte once all are there,
+/// and their end when nobody holds the pipe any more.
+fn crowd(sockets: usize, mut held: PipeReader, mut tell: PipeWriter) -> ! {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: takes a number, and a valid rlimit.
+    let ours = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        libc::unshare(libc::CLONE_NEWNET)
+    };
+    assert_eq!(ours, 0, "a network namespace needs root");
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(up.expect("ip is installed").success());
+    let mut children = Vec::new();
+    for n in 0..SOCKET_PROCESSES {
+        let (mut told, mut done) = std::io::pipe().expect("a pipe");
+        // SAFETY: one thread, so that the child may do anything.
+        match unsafe { libc::fork() } {
+            ..0 => panic!("fork fails"),
+            0 => {
+                // SAFETY: takes numbers only.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                let addr = Ipv4Addr::new(127, 1, 0, 1 + n as u8);
+                let listener = TcpListener::bind((addr, 0)).expect("a port");
+                let to = listener.local_addr().expect("it is bound");
+                let connect = |_| {
+                    let client = TcpStream::connect(to).expect("it listens");
+                    (client, listener.accept().expect("one waits"))
+                };
+                let sockets: Vec<_> = (0..sockets / SOCKET_PROCESSES / 2).map(connect).collect();
+                done.write_all(b"d").expect("the mother reads");
+                loop {
+                    black_box(&sockets);
+                    // SAFETY: waits for a signal.
+                    unsafe { libc::pause() };
+                }
+            }
+            pid => children.push(pid),
+        }
+        drop(done);
+        told.read_exact(&mut [0]).expect("the child has made its sockets");
+    }
+    tell.write_all(b"d").expect("we are waited for");
+    let _ = held.read(&mut [0]);
+    // SAFETY: our own children, not yet waited for; and _exit() returns to nobody.
+    unsafe {
+        for &pid in &children {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+        libc::_exit(0)
+    }
+}
+
+/// Both ends, pid and descriptor of each connection.
+type Connections = BTreeSet<[String; 4]>;
+
+/// `ESTAB 0 0 127.1.0.1:1 127.1.0.2:2 users:(("bench",pid=3,fd=4))`
+fn rows_of_ss(text: &str) -> Connections {
+    let mut rows = Connections::new();
+    for line in text.lines() {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let holders = fields[5].split("pid=").skip(1);
+        rows.extend(holders.map(|holder| {
+            let mut numbers = holder.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+            let mut number = || numbers.next().expect("a number").to_owned();
+            [fields[3].to_owned(), fields[4].to_owned(), number(), number()]
+        }));
+    }
+    rows
+}
+
+fn rows_of_ours(text: &str) -> Connections {
+    let row = |line: &str| {
+        let f: Vec<_> = line.split_whitespace().collect();
+        [format!("{}:{}", f[3], f[4]), format!("{}:{}", f[5], f[6]), f[7].into(), f[8].into()]
+    };
+    text.lines().skip(1).map(row).collect()
+}
+
+/// All namespaces of the host by tcpconnect, one by the others, in turn.
+fn snapshot(sockets: usize) {
+    let crowd = Crowd::new(sockets);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows = dir.path().join("rows");
+    let netns = crowd.netns();
+    let ours = env!("CARGO_BIN_EXE_tcpconnect");
+    let (_, text) = crowd.time(ours, &["--snapshot", "--netns", &netns], &rows);
+    let (_, theirs) = crowd.time("ss", &["-Htnp"], &rows);
+    let (mine, theirs) = (rows_of_ours(&text), rows_of_ss(&theirs));
+    assert_eq!(mine.len(), sockets, "each socket has its row");
+    assert!(mine == theirs, "tcpconnect and ss see the same");
+    let (mut times, mut times_ss) = (Vec::new(), Vec::new());
+    for _ in 0..SNAPSHOTS {
+        times.push(crowd.time(ours, &["--snapshot"], &rows).0);
+        times_ss.push(crowd.time("ss", &["-tnp"], &rows).0);
+    }
+    let (took, took_ss) = (median(times), median(times_ss));
+    let took_lsof = crowd.time("lsof", &["-nP", "-iTCP"], &rows).0;
+    let large = sockets >= 100_000;
+    line(&format!("snapshot of {sockets} sockets"), format!("{took:.0} ms"), "");
+    line(
+        &format!("... by ss -tnp: {took_ss:.0} ms; ratio"),
+        format!("{:.3}", took / took_ss),
+        if large { "<= 0.2" } else { "<= 0.5" },
+    );
+    line(
+        &format!("... by lsof -nP -iTCP: {took_lsof:.0} ms; ratio"),
+        format!("{:.3}", took / took_lsof),
+        if large { "<= 0.1" } else { "" },
+    );
+}
 const RECORD_LEN: usize = 136;
 
 /// A record as the kernel writes it (src/bpf/tcpconnect.h).

@@ -46,6 +46,24 @@ pub enum Procs {
     Only,
 }
 
+/// What a line of JSON looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JsonForm {
+    /// As tcpconnect(8) has it
+    Native,
+    /// With --snapshot: columns of osquery's process_open_sockets
+    Osquery,
+}
+
+/// What `--snapshot` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Snapshot {
+    /// TCP connections
+    Connections,
+    /// TCP, UDP, raw and UNIX sockets in any state
+    All,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   tcpconnect                        # trace all TCP connect()s
@@ -67,7 +85,8 @@ Examples:
   tcpconnect --cgroup system.slice/nginx.service
   tcpconnect --wide                 # with executable, arguments and parents
   tcpconnect -f                     # also without a route or port, or forbidden
-  tcpconnect -c -i 10 --duration 60 # a table every 10 seconds, for a minute";
+  tcpconnect -c -i 10 --duration 60 # a table every 10 seconds, for a minute
+  tcpconnect -s --to 10.0.0.0/8     # who is connected to this network now";
 
 /// The aliases are the abbreviations that mean one option of BCC's tool and would
 /// mean several here.
@@ -171,6 +190,11 @@ pub struct Cli {
           default_missing_value = "with", help_heading = "Who")]
     pub procs: Option<Procs>,
 
+    /// Print the sockets that exist now and who holds them, then exit
+    #[arg(short = 's', long, value_name = "WHAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "connections", help_heading = "Now")]
+    pub snapshot: Option<Snapshot>,
+
     /// Only these processes, any number of them
     #[arg(short = 'p', long, value_name = "PID[,PID]", value_delimiter = ',',
           value_parser = parse_pid, help_heading = "Filters")]
@@ -233,8 +257,9 @@ pub struct Cli {
     pub mntnsmap: Option<PathBuf>,
 
     /// One JSON object a line
-    #[arg(short = 'j', long, help_heading = "Output")]
-    pub json: bool,
+    #[arg(short = 'j', long, value_name = "FORM", num_args = 0..=1, require_equals = true,
+          default_missing_value = "native", help_heading = "Output")]
+    pub json: Option<JsonForm>,
 
     /// Count connects per source address, destination address and port
     #[arg(short = 'c', long, aliases = ["co"], help_heading = "Output")]

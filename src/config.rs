@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::cli::Attach;
 use crate::cli::Buffer;
 use crate::cli::Cli;
+use crate::cli::JsonForm;
 use crate::cli::Procs;
+use crate::cli::Snapshot;
 use crate::filter::CommFilter;
 use crate::filter::NetTable;
 use crate::filter::PortSet;
@@ -107,6 +109,10 @@ pub struct Config {
     /// Connections that are accepted, too.
     pub accept: bool,
     pub procs: Option<Procs>,
+    /// Nothing is traced; the rest of this holds for the sockets there are.
+    pub snapshot: Option<Snapshot>,
+    /// How a socket of `snapshot` is written.
+    pub json: Option<JsonForm>,
     pub output: Option<PathBuf>,
     pub max_events: Option<u64>,
     pub duration: Option<Duration>,
@@ -158,6 +164,19 @@ impl Config {
         }
         if cli.dns {
             return Err("-d is not available yet; leave it out to trace without names".into());
+        }
+        if cli.json == Some(JsonForm::Osquery) && cli.snapshot.is_none() {
+            return Err("--json=osquery needs --snapshot: it lists sockets, not connects".into());
+        }
+        if cli.snapshot.is_some() {
+            if tcpv4connect {
+                return Err("tcpv4connect has no snapshot; use tcpconnect".into());
+            }
+            if let Some(option) = not_of_a_snapshot(&cli) {
+                return Err(format!(
+                    "--snapshot shows what is there now, and no more; leave out {option}"
+                ));
+            }
         }
         if cli.interval.is_some() && !cli.count {
             return Err("-i needs -c: it is how often the table of counts is printed".into());
@@ -247,8 +266,8 @@ impl Config {
                 false => Mode::Rows,
             },
             format: match cli.json {
-                true => Format::Json,
-                false => Format::Table(Columns {
+                Some(_) => Format::Json,
+                None => Format::Table(Columns {
                     time: cli.time || cli.wide,
                     timestamp: cli.timestamp,
                     uid: cli.print_uid || cli.wide,
@@ -282,6 +301,8 @@ impl Config {
             life: cli.life,
             accept: cli.accept,
             procs: cli.procs,
+            snapshot: cli.snapshot,
+            json: cli.json,
             output: cli.output,
             max_events: cli.max_events,
             duration: cli.duration,
@@ -294,6 +315,43 @@ impl Config {
             command: cli.command,
         })
     }
+}
+
+/// The first option given that only tracing has a use for.
+fn not_of_a_snapshot(cli: &Cli) -> Option<&'static str> {
+    let given = [
+        (!cli.command.is_empty(), "COMMAND"),
+        (cli.timestamp, "-t"),
+        (cli.time, "-T"),
+        (cli.lport, "-L"),
+        (cli.print_uid, "-U"),
+        (cli.failed, "-f"),
+        (cli.exe, "--exe"),
+        (cli.args, "--args"),
+        (cli.parents, "--parents"),
+        (cli.user, "--user"),
+        (cli.container_id, "--container-id"),
+        (cli.cgroup_path, "--cgroup-path"),
+        (cli.netns_id, "--netns-id"),
+        (cli.vpid, "--vpid"),
+        (cli.wide, "--wide"),
+        (cli.procs.is_some(), "--procs"),
+        (cli.children, "--children"),
+        (!cli.cgroup.is_empty(), "--cgroup"),
+        (!cli.container.is_empty(), "--container"),
+        (!cli.unit.is_empty(), "--unit"),
+        (cli.cgroupmap.is_some(), "--cgroupmap"),
+        (cli.mntnsmap.is_some(), "--mntnsmap"),
+        (cli.count, "-c"),
+        (cli.interval.is_some(), "-i"),
+        (cli.duration.is_some(), "--duration"),
+        (cli.ready_fd.is_some(), "--ready-fd"),
+        (cli.attach != Attach::Auto, "--attach"),
+        (cli.buffer != Buffer::Auto, "--buffer"),
+        (cli.buffer_size.is_some(), "--buffer-size"),
+        (cli.btf.is_some(), "--btf"),
+    ];
+    given.iter().find_map(|(given, option)| given.then_some(*option))
 }
 
 #[cfg(test)]
@@ -459,6 +517,60 @@ mod tests {
         }
         assert_eq!(new(&["--procs", "-p", "1", "--children"]).procs, Some(Procs::With));
         assert_eq!(new(&["--procs=only", "-u", "0"]).procs, Some(Procs::Only));
+    }
+
+    #[test]
+    fn a_snapshot_has_filters_but_nothing_of_tracing() {
+        let all = "-s=all -j -p 1 -u 0 --comm x -P 80 --to ::1 --not-to ::2 -6 --netns 1 -o x -n 1";
+        let config = new(&all.split(' ').collect::<Vec<_>>());
+        assert_eq!(config.snapshot, Some(Snapshot::All));
+        assert_eq!(new(&["-s"]).snapshot, Some(Snapshot::Connections));
+        for args in [
+            "-c",
+            "-i 1",
+            "--duration 1",
+            "-t",
+            "-T",
+            "-L",
+            "-U",
+            "-f",
+            "-x",
+            "-a",
+            "--parents",
+            "--user",
+            "--container-id",
+            "--cgroup-path",
+            "--netns-id",
+            "--vpid",
+            "--wide",
+            "--procs",
+            "-p 1 --children",
+            "--cgroup /",
+            "--container abcdef",
+            "--unit a",
+            "--cgroupmap x",
+            "--mntnsmap x",
+            "--ready-fd 3",
+            "--attach kprobe",
+            "--buffer perf",
+            "--buffer-size 1",
+            "--btf x",
+            "-- true",
+        ] {
+            let args: Vec<_> = ["-s"].into_iter().chain(args.split(' ')).collect();
+            let why = refused(&args);
+            assert!(why.starts_with("--snapshot shows what is there now"), "{args:?}: {why}");
+        }
+        assert!(refused(&["-s", "-d"]).starts_with("-d is not available yet"));
+        assert!(new_as(true, &["-s"]).unwrap_err().starts_with("tcpv4connect has no snapshot"));
+    }
+
+    #[test]
+    fn osquery_has_sockets_only() {
+        assert!(refused(&["--json=osquery"]).starts_with("--json=osquery needs --snapshot"));
+        assert_eq!(new(&["-s", "--json=osquery"]).json, Some(JsonForm::Osquery));
+        assert_eq!(new(&["-s", "-j"]).json, Some(JsonForm::Native));
+        assert_eq!(new(&["-jt"]).format, Format::Json);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tcpconnect::command::called_as;
 use tcpconnect::config::Config;
 use tcpconnect::error::CommandError;
 use tcpconnect::error::tell;
+use tcpconnect::snapshot;
 
 /// As clap and BCC's argparse do.
 const USAGE: u8 = 2;
@@ -36,7 +37,11 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(why) => return usage_error(&why),
     };
-    match app::run(&config) {
+    let ended = match config.snapshot {
+        Some(wanted) => snapshot::run(&config, wanted).map(|()| 0),
+        None => app::run(&config),
+    };
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             tell(&format!("tcpconnect: {e:#}"));

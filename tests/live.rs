@@ -9,6 +9,7 @@ macro_rules! tests {
 
 mod lab;
 mod live_life;
+mod live_sockets;
 mod live_who;
 
 use std::collections::BTreeMap;
@@ -124,6 +125,13 @@ fn main() {
                 }));
             }
         }
+    }
+    // Nothing is traced in these.
+    for (name, test) in live_sockets::TESTS {
+        trials.push(Trial::test(format!("sockets::snapshot::{name}"), move || {
+            test();
+            Ok(())
+        }));
     }
     libtest_mimic::run(&args, trials).exit();
 }

@@ -3,6 +3,7 @@
 //! once a batch; nothing here does I/O or fails.
 
 mod json;
+pub mod sockets;
 mod table;
 mod text;
 

@@ -63,6 +63,7 @@ impl Programs {
     pub fn machine(&self, kernel: &str, cmdline: &str, seconds: &str, script: &str) -> Command {
         let mut machine = Command::new(root().join("tests/vm/boot.sh"));
         machine.args(["-k", kernel, "-t", seconds, "-m", "1536", "-a", cmdline]);
+        machine.args(["-M", "unix_diag,tcp_diag,udp_diag,raw_diag"]);
         let tool = |name: &str| {
             ["/usr/bin", "/usr/sbin"]
                 .map(|dir| Path::new(dir).join(name))

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--snapshot`: the sockets that exist now, with the processes that hold them.
+//! Joins what `sockets` and `holders` find, filters, puts in order, writes.
+//! Loads no BPF.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use chrono::DateTime;
+use chrono::SecondsFormat;
+
+use crate::cgroup;
+use crate::cgroup::text_of;
+use crate::cli::JsonForm;
+use crate::cli::Snapshot;
+use crate::clock::WallClock;
+use crate::clock::monotonic_ns;
+use crate::config::Config;
+use crate::config::Family as Families;
+use crate::config::Filter;
+use crate::error::StartError;
+use crate::error::tell;
+use crate::event::COMM_LEN;
+use crate::filter::Net;
+use crate::filter::NetTable;
+use crate::holders::Holder;
+use crate::holders::Namespace;
+use crate::holders::Proc;
+use crate::output::sockets as lines;
+use crate::output::sockets::Form;
+use crate::output::sockets::Line;
+use crate::process;
+use crate::sockets;
+use crate::sockets::Ends;
+use crate::sockets::Family;
+use crate::sockets::NumberMap;
+use crate::sockets::Socket;
+use crate::sockets::Want;
+
+/// Bytes of a write.
+const BATCH: usize = 64 << 10;
+/// More threads wait for the same locks of /proc.
+const MAX_SCANNERS: usize = 8;
+
+/// Prints the snapshot.
+pub fn run(config: &Config, what: Snapshot) -> Result<()> {
+    let mut sink = Sink::open(config)?;
+    raise_descriptor_limit();
+    let time = DateTime::from_timestamp_nanos(WallClock::now().unix_ns(monotonic_ns()) as i64);
+    let time = time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let filter = &config.filter;
+    for &pid in filter.pids.iter().filter(|&&pid| !process::exists(pid)) {
+        tell(&format!("tcpconnect: no process has pid {pid}"));
+    }
+    let proc = Proc::open().context("failed to open /proc")?;
+    let seen = look(&proc, filter, what)?;
+    if let Some(line) = seen.unseen() {
+        tell(&format!("tcpconnect: {line}"));
+    }
+    let Seen { sockets, holders, .. } = &seen;
+    if config.verbose {
+        let (namespaces, sockets) = (seen.namespaces, sockets.len());
+        tell(&format!("tcpconnect: {sockets} sockets in {namespaces} network namespaces"));
+    }
+
+    let form = match config.json {
+        None => Form::Table,
+        Some(JsonForm::Native) => Form::Json,
+        Some(JsonForm::Osquery) => Form::Osquery,
+    };
+    let paths = paths(sockets);
+    let mut comms = Comms { proc: &proc, known: HashMap::new() };
+    let mut left = config.max_events.unwrap_or(u64::MAX);
+    lines::header(form, &mut sink.text);
+    'all: for socket in sockets {
+        let ends = socket.unix();
+        let peer_path = ends.and_then(|ends| paths.get(&ends.peer?).copied());
+        let bare = Line { socket, pid: None, fd: None, comm: None, peer_path };
+        let mut each = |line: &Line| -> io::Result<bool> {
+            if filter.comm.is_some_and(|comm| !is_named(line.comm, &comm.0)) {
+                return Ok(true);
+            }
+            if left == 0 {
+                return Ok(false);
+            }
+            left -= 1;
+            lines::line(form, line, &time, &mut sink.text);
+            sink.write(BATCH)?;
+            Ok(true)
+        };
+        let of_socket = of(holders, socket.inode);
+        let unheld = of_socket.is_empty() && filter.pids.is_empty();
+        let result = match unheld {
+            true => each(&bare),
+            false => of_socket
+                .iter()
+                .map(|holder| {
+                    let (pid, fd) = (Some(holder.pid), Some(holder.fd));
+                    each(&Line { pid, fd, comm: comms.of(holder.pid), ..bare })
+                })
+                .find(|result| !matches!(result, Ok(true)))
+                .unwrap_or(Ok(true)),
+        };
+        match result {
+            Ok(true) => {}
+            Ok(false) => break 'all,
+            Err(e) => return end_of_output(e, &sink.name),
+        }
+    }
+    sink.write(0).or_else(|e| end_of_output(e, &sink.name))
+}
+
+/// What was found of sockets and descriptors, both in order.
+struct Seen {
+    sockets: Vec<Socket>,
+    holders: Vec<Holder>,
+    namespaces: usize,
+    /// Namespaces that may not be entered.
+    closed: usize,
+    /// Processes that may not be looked into.
+    denied: usize,
+}
+
+impl Seen {
+    /// What could not be looked at, in one line.
+    fn unseen(&self) -> Option<String> {
+        let plural = |n: usize, thing: &str, ending: &str| match n {
+            1 => format!("1 {thing}"),
+            n => format!("{n} {thing}{ending}"),
+        };
+        let closed = (self.closed > 0).then(|| {
+            let namespaces = plural(self.closed, "other network namespace", "s");
+            format!("the sockets of {namespaces} (needs CAP_SYS_ADMIN)")
+        });
+        let denied = (self.denied > 0).then(|| {
+            let processes = plural(self.denied, "process", "es");
+            format!("the descriptors of {processes} (needs CAP_SYS_PTRACE)")
+        });
+        let parts: Vec<_> = closed.into_iter().chain(denied).collect();
+        (!parts.is_empty()).then(|| format!("no permission to see {}", parts.join(", ")))
+    }
+}
+
+/// Lists the sockets in one thread, which goes from namespace to namespace, while
+/// others look at the descriptors.
+fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
+    let pids = proc.pids().context("failed to read /proc")?;
+    let found = proc.namespaces(&pids);
+    let (namespaces, unknown) = found.context("failed to find network namespaces")?;
+    let only = filter.netns.as_deref().map(cgroup::netns).transpose()?;
+    let list = Listing { want: want(filter, what), filter, only, own: namespaces[0].inode };
+    let scanned: &[u32] = if filter.pids.is_empty() { &pids } else { &filter.pids };
+    let scanners = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_SCANNERS));
+    let (mut listed, found) = std::thread::scope(|scope| {
+        let listed = scope.spawn(|| list.run(&namespaces));
+        let found = proc.scan(scanned, &namespaces, scanners);
+        (listed.join().expect("listing does not panic"), found)
+    });
+    if !found.namespaces.is_empty() {
+        let more = std::thread::scope(|scope| {
+            scope.spawn(|| list.run(&found.namespaces)).join().expect("listing does not panic")
+        });
+        listed.add(more);
+    }
+    let mut known = namespaces.iter().chain(&found.namespaces);
+    if let Some((only, text)) = only.zip(filter.netns.as_ref())
+        && known.all(|namespace| namespace.inode != only)
+    {
+        let why = "no process, mount or descriptor leads to it".into();
+        return Err(StartError::BadNetns(text.clone(), why).into());
+    }
+    let Listed { mut sockets, namespaces, closed, error } = listed;
+    if let Some(error) = error {
+        bail!("the kernel does not list its sockets: {}", text_of(&error));
+    }
+    sockets.sort_unstable();
+    Ok(Seen {
+        sockets,
+        holders: found.holders,
+        namespaces,
+        closed,
+        denied: found.denied.max(unknown),
+    })
+}
+
+/// Asks for no more than can pass the filter.
+fn want(filter: &Filter, what: Snapshot) -> Want {
+    let has_ends = filter.ports.is_some();
+    Want {
+        inet: filter.family != Families::V6,
+        // Mapped addresses are those of IPv6 sockets.
+        inet6: true,
+        unix: filter.family == Families::Both && !has_ends,
+        all: what == Snapshot::All,
+    }
+}
+
+struct Listing<'a> {
+    want: Want,
+    filter: &'a Filter,
+    /// The only namespace to list.
+    only: Option<u32>,
+    own: u32,
+}
+
+#[derive(Default)]
+struct Listed {
+    sockets: Vec<Socket>,
+    namespaces: usize,
+    closed: usize,
+    /// Of the first namespace that could be entered but not listed.
+    error: Option<io::Error>,
+}
+
+impl Listed {
+    fn add(&mut self, more: Listed) {
+        self.sockets.extend(more.sockets);
+        self.namespaces += more.namespaces;
+        self.closed += more.closed;
+        self.error = self.error.take().or(more.error);
+    }
+}
+
+impl Listing<'_> {
+    /// Leaves the calling thread in another network namespace.
+    fn run(&self, namespaces: &[Namespace]) -> Listed {
+        let mut listed = Listed::default();
+        for namespace in namespaces {
+            if self.only.is_some_and(|only| only != namespace.inode) {
+                continue;
+            }
+            let fd = namespace.file.as_raw_fd();
+            // A thread begins in its own.
+            // SAFETY: takes a descriptor and a number.
+            let entered =
+                namespace.inode == self.own || unsafe { libc::setns(fd, libc::CLONE_NEWNET) } == 0;
+            if !entered {
+                listed.closed += 1;
+                continue;
+            }
+            match sockets::list(namespace.inode, self.want, &mut listed.sockets) {
+                Ok(()) => listed.namespaces += 1,
+                Err(e) => listed.error = listed.error.or(Some(e)),
+            }
+        }
+        listed.sockets.retain(|socket| passes(socket, self.filter));
+        listed
+    }
+}
+
+/// Whether a socket passes, whoever holds it.
+fn passes(socket: &Socket, filter: &Filter) -> bool {
+    let remote = socket.ends().and_then(Ends::remote);
+    let family = match filter.family {
+        Families::Both => true,
+        Families::V6 => socket.family == Family::Inet6,
+        Families::V4 => socket.ends().is_some_and(|ends| {
+            let mapped = |addr: IpAddr| addr.to_canonical().is_ipv4();
+            mapped(ends.laddr) || remote.is_some_and(|(addr, _)| mapped(addr))
+        }),
+    };
+    let port =
+        |ports: &crate::filter::PortSet| remote.is_some_and(|(_, port)| ports.contains(port));
+    family
+        && filter.uid.is_none_or(|uid| socket.uid == Some(uid))
+        && filter.ports.as_ref().is_none_or(port)
+        && filter.nets.as_ref().is_none_or(|nets| leads_to(nets, remote.map(|(addr, _)| addr)))
+}
+
+/// What has no other end is in no network.
+fn leads_to(nets: &NetTable, addr: Option<IpAddr>) -> bool {
+    let Some(addr) = addr else { return nets.default };
+    let addr = match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let addr = Net { addr, prefix_len: 128 };
+    let longest = nets
+        .entries
+        .iter()
+        .filter(|(net, _)| net.contains(&addr))
+        .max_by_key(|(net, _)| net.prefix_len);
+    longest.map_or(nets.default, |(_, wanted)| *wanted)
+}
+
+fn is_named(comm: Option<&[u8]>, wanted: &[u8; COMM_LEN]) -> bool {
+    let end = wanted.iter().position(|&b| b == 0).unwrap_or(wanted.len());
+    comm.is_some_and(|comm| comm == &wanted[..end])
+}
+
+/// The holders of an inode; `holders` is sorted.
+fn of(holders: &[Holder], inode: u32) -> &[Holder] {
+    if inode == 0 {
+        return &[];
+    }
+    let first = holders.partition_point(|h| h.inode < inode);
+    let rest = &holders[first..];
+    let count = rest.iter().take_while(|h| h.inode == inode).count();
+    &rest[..count]
+}
+
+/// Where UNIX sockets are bound, by inode.
+fn paths(sockets: &[Socket]) -> NumberMap<u32, &[u8]> {
+    let bound = sockets.iter().filter_map(|socket| {
+        let ends = socket.unix().filter(|ends| !ends.path.is_empty())?;
+        Some((socket.inode, &ends.path[..]))
+    });
+    bound.collect()
+}
+
+/// Names of processes, each read once.
+struct Comms<'a> {
+    proc: &'a Proc,
+    known: HashMap<u32, Option<([u8; COMM_LEN], usize)>>,
+}
+
+impl Comms<'_> {
+    fn of(&mut self, pid: u32) -> Option<&[u8]> {
+        let comm = self.known.entry(pid).or_insert_with(|| self.proc.comm(pid));
+        comm.as_ref().map(|(bytes, len)| &bytes[..*len])
+    }
+}
+
+/// A host may have more namespaces than a program may have files by default.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}
+
+/// A closed pipe is the normal end of `tcpconnect -s | head`.
+fn end_of_output(error: io::Error, name: &str) -> Result<()> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => bail!("failed to write to {name}: {}", text_of(&error)),
+    }
+}
+
+/// Where lines go.
+struct Sink {
+    file: File,
+    name: String,
+    text: Vec<u8>,
+}
+
+impl Sink {
+    fn open(config: &Config) -> Result<Self> {
+        let text = Vec::with_capacity(BATCH + 4096);
+        let Some(path) = &config.output else {
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            let file = File::from(stdout.context("failed to open stdout")?);
+            return Ok(Sink { file, name: "stdout".into(), text });
+        };
+        let name = path.display().to_string();
+        match File::create(path) {
+            Ok(file) => Ok(Sink { file, name, text }),
+            Err(e) => bail!("cannot write to --output '{name}': {}", text_of(&e)),
+        }
+    }
+
+    /// Writes what there is, if that is so much.
+    fn write(&mut self, at_least: usize) -> io::Result<()> {
+        if self.text.len() < at_least {
+            return Ok(());
+        }
+        let result = self.file.write_all(&self.text);
+        self.text.clear();
+        result
+    }
+}
