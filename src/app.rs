@@ -32,6 +32,7 @@ use crate::event::Event;
 use crate::event::Origin;
 use crate::event::Stage;
 use crate::event::sort_flows;
+use crate::existing;
 use crate::output;
 use crate::output::Lost;
 use crate::output::Output;
@@ -95,10 +96,14 @@ pub fn run(config: &Config) -> Result<u8> {
         text: Vec::with_capacity(64 << 10),
         more: false,
         printed: 0,
+        existing: None,
         reported: Lost::default(),
         reported_at: Instant::now(),
     };
     app.output.header(&mut app.text);
+    if config.existing {
+        app.show_existing()?;
+    }
     if let Err(e) = app.sink.write(&mut app.text) {
         return end_of_output(e, &app.sink.name);
     }
@@ -198,6 +203,7 @@ struct App<'a> {
     /// The last batch was a full one.
     more: bool,
     printed: u64,
+    existing: Option<existing::Shown>,
     reported: Lost,
     reported_at: Instant,
 }
@@ -333,6 +339,9 @@ impl App<'_> {
                     self.printed += 1;
                 }
                 Event::Connect(connect) => {
+                    if self.existing.as_ref().is_some_and(|shown| shown.has(&connect)) {
+                        continue;
+                    }
                     if connect.error == 0 {
                         self.who.keep(&connect);
                     }
@@ -371,6 +380,36 @@ impl App<'_> {
             self.pending.shrink_to(MAX_IDLE_ROWS);
             self.events.shrink_to(MAX_IDLE_ROWS);
             self.text.shrink_to(MAX_IDLE_TEXT);
+        }
+        Ok(())
+    }
+
+    /// The connections that are there already, but for those that a hook has told
+    /// of meanwhile.
+    fn show_existing(&mut self) -> Result<()> {
+        let (mut rows, unseen) = existing::find(self.config)?;
+        if !unseen.is_empty() {
+            tell(&format!("tcpconnect: {unseen}"));
+        }
+        while self.drain()? {}
+        let live = self.pending.iter().filter_map(|event| match event {
+            Event::Connect(connect) => Some(*connect),
+            _ => None,
+        });
+        self.existing = Some(existing::dedup(&mut rows, live));
+        let clock = WallClock::now();
+        for row in &mut rows {
+            let facts = self.who.of_existing(row);
+            if self.config.max_events.is_none_or(|limit| self.printed < limit) {
+                self.output.connect(&facts.row(row), &clock, &mut self.text);
+                self.printed += 1;
+            }
+            self.who.keep_facts(row, facts);
+        }
+        if self.config.life {
+            // One process of those that hold it.
+            rows.dedup_by_key(|row| row.cookie);
+            self.tracer.adopt(&rows)?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use crate::filter::CommFilter;
 use crate::filter::Net;
 use crate::filter::PortSet;
+use crate::filter::Remote;
 use crate::filter::parse_container;
 use crate::filter::parse_milliseconds;
 use crate::filter::parse_pid;
@@ -189,6 +190,14 @@ pub struct Cli {
     #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true,
           default_missing_value = "with", help_heading = "Who")]
     pub procs: Option<Procs>,
+
+    /// First the connections that exist, with T: E; then what happens
+    #[arg(short = 'e', long, help_heading = "Now")]
+    pub existing: bool,
+
+    /// Who has, or gets, a connection with this address? -e --accept --wide, only matching rows
+    #[arg(long, value_name = "ADDR[:PORT]", help_heading = "Now")]
+    pub who: Option<Remote>,
 
     /// Print the sockets that exist now and who holds them, then exit
     #[arg(short = 's', long, value_name = "WHAT", num_args = 0..=1, require_equals = true,

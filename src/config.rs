@@ -43,6 +43,7 @@ pub struct Columns {
     pub result: bool,
     pub life: bool,
     pub accept: bool,
+    pub existing: bool,
     pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
@@ -108,6 +109,10 @@ pub struct Config {
     pub life: bool,
     /// Connections that are accepted, too.
     pub accept: bool,
+    /// First the connections that are already there.
+    pub existing: bool,
+    /// Networks and ports mean the other end, whoever connected (--who).
+    pub by_remote: bool,
     pub procs: Option<Procs>,
     /// Nothing is traced; the rest of this holds for the sockets there are.
     pub snapshot: Option<Snapshot>,
@@ -158,7 +163,7 @@ impl Config {
     }
 
     /// The error is one line for the user; it is a usage error.
-    pub fn new(cli: Cli, tcpv4connect: bool) -> Result<Self, String> {
+    pub fn new(mut cli: Cli, tcpv4connect: bool) -> Result<Self, String> {
         if cli.count && cli.dns {
             return Err("Error: you may not specify -d/--dns with -c/--count.".into());
         }
@@ -176,6 +181,22 @@ impl Config {
                 return Err(format!(
                     "--snapshot shows what is there now, and no more; leave out {option}"
                 ));
+            }
+        }
+        if let Some(remote) = cli.who {
+            if !cli.to.is_empty() || !cli.not_to.is_empty() || cli.port.is_some() {
+                return Err("--who names the other end; leave out --to, --not-to and -P".into());
+            }
+            (cli.existing, cli.accept, cli.wide) = (true, true, true);
+            cli.to = vec![remote.net];
+            cli.port = remote.port.map(PortSet::one);
+        }
+        if cli.existing {
+            if tcpv4connect {
+                return Err("tcpv4connect shows connects only; use tcpconnect".into());
+            }
+            if let Some(option) = not_of_existing(&cli) {
+                return Err(format!("-e and --who cannot go with {option}; leave that out"));
             }
         }
         if cli.interval.is_some() && !cli.count {
@@ -276,6 +297,7 @@ impl Config {
                     result: cli.result,
                     life: cli.life,
                     accept: cli.accept,
+                    existing: cli.existing,
                     who,
                     tcpv4connect,
                 }),
@@ -300,6 +322,8 @@ impl Config {
             result: cli.result.then(|| cli.min_latency.unwrap_or_default()),
             life: cli.life,
             accept: cli.accept,
+            existing: cli.existing,
+            by_remote: cli.who.is_some(),
             procs: cli.procs,
             snapshot: cli.snapshot,
             json: cli.json,
@@ -318,6 +342,20 @@ impl Config {
 }
 
 /// The first option given that only tracing has a use for.
+fn not_of_existing(cli: &Cli) -> Option<&'static str> {
+    let given = [
+        (!cli.command.is_empty(), "COMMAND"),
+        (cli.count, "-c"),
+        (cli.procs == Some(Procs::Only), "--procs=only"),
+        (!cli.cgroup.is_empty(), "--cgroup"),
+        (!cli.container.is_empty(), "--container"),
+        (!cli.unit.is_empty(), "--unit"),
+        (cli.cgroupmap.is_some(), "--cgroupmap"),
+        (cli.mntnsmap.is_some(), "--mntnsmap"),
+    ];
+    given.into_iter().find_map(|(is_given, option)| is_given.then_some(option))
+}
+
 fn not_of_a_snapshot(cli: &Cli) -> Option<&'static str> {
     let given = [
         (!cli.command.is_empty(), "COMMAND"),

@@ -111,7 +111,7 @@ impl Connect {
     }
 
     /// All unknown.
-    pub fn nowhere() -> Self {
+    pub const fn nowhere() -> Self {
         let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         Connect {
             ts_ns: 0,
@@ -119,8 +119,8 @@ impl Connect {
             tid: 0,
             uid: 0,
             gid: 0,
-            comm: Comm::default(),
-            leader: Comm::default(),
+            comm: Comm([0; COMM_LEN]),
+            leader: Comm([0; COMM_LEN]),
             cgroup_id: None,
             netns: None,
             saddr: none,
@@ -481,6 +481,43 @@ fn life(r: &types::life_record) -> Result<Life, DecodeError> {
         },
     };
     Ok(Life { connect: connect(&r.connect)?, began_ns: r.began_ns, stage })
+}
+
+/// The entry by which the kernel follows a connection that was there before.
+pub fn encode_existing(c: &Connect) -> types::life_record {
+    let bytes = |addr: IpAddr| match addr {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            bytes
+        }
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let connect = types::connect_record {
+        netns: c.netns.unwrap_or(0),
+        ts_ns: c.ts_ns,
+        task: types::task_facts {
+            cgroup_id: c.cgroup_id.unwrap_or(0),
+            tgid: c.pid,
+            tid: c.tid,
+            uid: c.uid,
+            gid: c.gid,
+            comm: c.comm.0,
+            leader: c.leader.0,
+        },
+        saddr: bytes(c.saddr),
+        daddr: bytes(c.daddr),
+        lport: c.lport.unwrap_or(0),
+        dport: c.dport,
+        ip: if c.daddr.is_ipv4() { 4 } else { 6 },
+        flags: types::record_flags::EXISTING.0 as u8,
+        start_ns: c.start_ns,
+        exec_id: c.exec_id,
+        vpid: c.vpid.unwrap_or(0),
+        cookie: c.cookie.unwrap_or(0),
+        ..Default::default()
+    };
+    types::life_record { connect, began_ns: c.ts_ns, answered: 1, ..Default::default() }
 }
 
 fn close_by(by: u8) -> Result<Option<CloseBy>, DecodeError> {

@@ -12,6 +12,12 @@ use crate::event::COMM_LEN;
 pub struct PortSet(pub Box<[u64; 1024]>);
 
 impl PortSet {
+    pub fn one(port: u16) -> Self {
+        let mut words = Box::new([0u64; 1024]);
+        words[usize::from(port) / 64] = 1 << (port % 64);
+        PortSet(words)
+    }
+
     pub fn contains(&self, port: u16) -> bool {
         self.0[usize::from(port) / 64] >> (port % 64) & 1 == 1
     }
@@ -178,6 +184,37 @@ pub fn parse_seconds(text: &str) -> Result<std::time::Duration, String> {
         .filter(|s| *s > 0.0)
         .and_then(|s| std::time::Duration::try_from_secs_f64(s).ok())
         .ok_or(format!("'{text}' is not a number of seconds greater than 0"))
+}
+
+/// The other end of a connection: an address, and a port if that matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    pub net: Net,
+    pub port: Option<u16>,
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`; a network in
+/// CIDR form is as good as an address.
+impl FromStr for Remote {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("'{text}' is not an address, or ADDR:PORT ([ADDR]:PORT for IPv6)");
+        let (addr, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (addr, rest) = rest.split_once(']').ok_or_else(bad)?;
+                (addr, rest.strip_prefix(':'))
+            }
+            None if text.matches(':').count() == 1 => {
+                let (addr, port) = text.split_once(':').ok_or_else(bad)?;
+                (addr, Some(port))
+            }
+            None => (text, None),
+        };
+        let port =
+            port.map(|port| port.parse().ok().filter(|&port: &u16| port != 0).ok_or_else(bad));
+        Ok(Remote { net: addr.parse().map_err(|_| bad())?, port: port.transpose()? })
+    }
 }
 
 /// `50`, `0.5`: milliseconds.

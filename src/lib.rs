@@ -18,6 +18,7 @@ pub mod connector;
 pub mod container;
 pub mod error;
 pub mod event;
+pub mod existing;
 pub mod filter;
 pub mod holders;
 pub mod output;

@@ -118,6 +118,28 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     sink.write(0).or_else(|e| end_of_output(e, &sink.name))
 }
 
+/// Connections, each with the processes that hold it.
+pub struct Connections {
+    pub rows: Vec<(Socket, Vec<u32>)>,
+    /// What could not be looked at, in words.
+    pub unseen: Option<String>,
+}
+
+/// The connections that pass the filter, but for its comm, which is the holder's.
+pub fn connections(filter: &Filter) -> Result<Connections> {
+    raise_descriptor_limit();
+    let proc = Proc::open().context("failed to open /proc")?;
+    let seen = look(&proc, filter, Snapshot::Connections)?;
+    let unseen = seen.unseen();
+    let rows = seen.sockets.into_iter().filter_map(|socket| {
+        let mut pids: Vec<_> = of(&seen.holders, socket.inode).iter().map(|h| h.pid).collect();
+        pids.dedup();
+        let wanted = !pids.is_empty() || filter.pids.is_empty();
+        wanted.then_some((socket, pids))
+    });
+    Ok(Connections { rows: rows.collect(), unseen })
+}
+
 /// What was found of sockets and descriptors, both in order.
 struct Seen {
     sockets: Vec<Socket>,

@@ -63,6 +63,7 @@ use crate::container::Pattern;
 use crate::error::StartError;
 use crate::error::tell;
 use crate::event::COMM_LEN;
+use crate::event::Connect;
 use crate::event::Event;
 use crate::event::Flow;
 use crate::event::ProcessEvent;
@@ -533,6 +534,19 @@ impl Tracer {
         }
     }
 
+    /// Follows connections that were there before to their end.
+    pub fn adopt(&self, connections: &[Connect]) -> Result<()> {
+        for c in connections {
+            let Some(cookie) = c.cookie else { continue };
+            let life = crate::event::encode_existing(c);
+            // SAFETY: a record is plain data without padding.
+            let bytes = unsafe { plain::as_bytes(&life) };
+            let added = self.skel.maps.adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY);
+            added.context("failed to follow a connection")?;
+        }
+        Ok(())
+    }
+
     /// Counts the connections that have not ended, and those that were dropped.
     fn close_lives(&mut self) {
         let Some((begun, ended)) = self.lives() else { return };
@@ -740,6 +754,7 @@ impl<'a> Setup<'a> {
         } else if self.processes
             || self.follows_lives()
             || self.config.accept
+            || self.config.existing
             || self.config.who.vpid
             || self.config.who.container_id
             || self.pidns.is_some()
@@ -909,7 +924,11 @@ impl<'a> Setup<'a> {
         if self.cgroup_names || !self.patterns.is_empty() {
             programs.extend(CGROUP_PROGRAMS);
         }
-        if self.follows_lives() && [Rung::Fentry, Rung::Kprobe].contains(&rung) {
+        // No callback comes for a socket that was there before.
+        let adopts = self.config.existing && self.config.life;
+        if self.follows_lives() && [Rung::Fentry, Rung::Kprobe].contains(&rung)
+            || adopts && rung == Rung::Sockops
+        {
             programs.push(STATE_PROGRAM);
         }
         if self.config.accept {
@@ -946,19 +965,21 @@ impl<'a> Setup<'a> {
         data.use_ring = self.ring;
         data.count_only = !self.rows();
         data.want_leader_comm = json || self.processes;
-        data.want_netns_id = json || self.config.who.netns_id;
+        data.want_netns_id = json || self.config.who.netns_id || self.config.existing;
         data.want_cgroup_id = json || self.cgroup_names;
         data.want_processes = self.processes;
         data.want_process = self.processes || self.config.who.container_id;
         data.want_prompt = self.config.procs.is_some();
         data.may_probe = privilege::may_probe();
         data.want_vpid = self.config.who.vpid;
-        data.want_cookie = json;
+        data.want_cookie = json || self.config.existing;
         data.has_cookie = privilege::has_cookies();
         data.follows_lives = self.follows_lives();
-        data.want_connects = self.config.keeps_who();
+        data.want_connects = self.config.keeps_who() || self.config.existing;
+        data.by_remote = self.config.by_remote;
+        data.want_adopted = self.config.existing && self.config.life;
         data.want_accept = self.config.accept;
-        data.want_accepts = self.config.shows_accepts() || self.config.keeps_who();
+        data.want_accepts = self.config.shows_accepts() || data.want_connects;
         data.want_result = self.config.result.is_some();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = self.config.life;
@@ -1032,6 +1053,7 @@ impl<'a> Setup<'a> {
             (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
             (&mut maps.lives, self.follows_lives(), Some(MAX_LIVES)),
+            (&mut maps.adopted, self.config.existing && self.config.life, Some(MAX_LIVES)),
         ];
         for (map, needed, entries) in plan {
             map.set_autocreate(needed)?;

@@ -34,8 +34,8 @@ pub struct Who {
     want_container: bool,
     /// Names by user id, `None` for one without a name.
     users: Option<HashMap<u32, Option<Rc<str>>>>,
-    /// Facts of the connects whose rows come later, by time and tid.
-    kept: Option<BTreeMap<(u64, u32), Facts>>,
+    /// Facts of the connects whose rows come later, by time, tid and cookie.
+    kept: Option<BTreeMap<(u64, u32, Option<u64>), Facts>>,
 }
 
 /// As many as the kernel follows at once.
@@ -132,15 +132,28 @@ impl Who {
         facts
     }
 
+    /// Of a connection that was there before: of the process as it is now.
+    pub fn of_existing(&mut self, connect: &mut Connect) -> Facts {
+        let process = self.now(connect.pid);
+        connect.start_ns = process.as_ref().map_or(0, |process| process.start_ns);
+        let uid = Some(connect.uid).filter(|_| connect.pid != 0);
+        let facts = self.beside(uid, (connect.pid, connect.start_ns), connect.cgroup_id);
+        Facts { process, ..facts }
+    }
+
     /// Takes note of who made a connect that has no row of its own.
     pub fn keep(&mut self, connect: &Connect) {
         if self.kept.is_none() {
             return;
         }
-        let mut facts = self.of(connect);
+        let facts = self.of(connect);
+        self.keep_facts(connect, facts);
+    }
+
+    pub fn keep_facts(&mut self, connect: &Connect, mut facts: Facts) {
         facts.process = facts.process.map(|process| Rc::new(process.frozen()));
         if let Some(kept) = &mut self.kept {
-            kept.insert((connect.ts_ns, connect.tid), facts);
+            kept.insert((connect.ts_ns, connect.tid, connect.cookie), facts);
             if kept.len() > MAX_KEPT {
                 kept.pop_first();
             }
@@ -149,7 +162,7 @@ impl Who {
 
     /// Who made the connect, at that time.
     pub fn of_life(&mut self, life: &Life, is_last: bool) -> Facts {
-        let key = (life.began_ns, life.connect.tid);
+        let key = (life.began_ns, life.connect.tid, life.connect.cookie);
         let kept = self.kept.as_mut();
         let facts = kept.and_then(|kept| match is_last {
             true => kept.remove(&key),

@@ -144,7 +144,7 @@ static __always_inline __u32 netns_of(const enum access access, struct sock *sk)
 	return inum;
 }
 
-/* Which end opened the connection; filters mean the other one. */
+/* Which end opened the connection; ports and networks mean the other one. */
 enum side { ACTIVE, PASSIVE };
 
 /* The socket's side of the record, if the filters want it. */
@@ -169,7 +169,7 @@ static __always_inline bool fill_flow(const int level, const enum side side,
 	LOAD_SK(access, dport, sk, skc_dport, dst_port);
 	r->dport = bpf_ntohs(dport);
 	LOAD_SK(access, r->lport, sk, skc_num, src_port);
-	if (should_skip_port(side == PASSIVE ? r->lport : r->dport))
+	if (should_skip_port(side == PASSIVE && !by_remote ? r->lport : r->dport))
 		return false;
 
 	r->netns = 0;
@@ -191,7 +191,7 @@ static __always_inline bool fill_flow(const int level, const enum side side,
 	} else {
 		LOAD_SK16(access, r->saddr, sk, skc_v6_rcv_saddr, src_ip6);
 	}
-	return !should_skip_net(r->ip, side == PASSIVE ? r->saddr : r->daddr);
+	return !should_skip_net(r->ip, side == PASSIVE && !by_remote ? r->saddr : r->daddr);
 }
 
 static __always_inline void count_flow(const struct connect_record *r)

@@ -32,6 +32,7 @@ const volatile __u32 want_netns;    /* inode; 0: any */
 const volatile bool want_ports;
 const volatile bool want_nets;
 const volatile __u32 nets_default;  /* 1: an address in no listed network is wanted */
+const volatile bool by_remote;	    /* ports and networks are those of the other end */
 const volatile bool want_cgroups;
 const volatile bool want_cgroupmap;
 const volatile bool want_mntnsmap;

@@ -98,9 +98,11 @@ static __always_inline void connection_changed(void *ctx, void *sk, int newstate
 		fill_end(tp, life);
 		submit_life(ctx, life, RECORD_CLOSE);
 	}
-	if (cookie && newstate == TCP_CLOSE)
+	if (want_adopted && newstate == TCP_CLOSE) {
+		cookie = ((struct sock *)tp)->__sk_common.skc_cookie.counter;
 		bpf_map_delete_elem(&adopted, &cookie);
-	else if (newstate == TCP_CLOSE || !want_life)
+	}
+	if (newstate == TCP_CLOSE || !want_life)
 		forget(key);
 }
 

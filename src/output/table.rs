@@ -350,7 +350,7 @@ impl Table {
             (want.timestamp, TIMESTAMP),
             (want.who.user, USER),
             (want.uid && !want.who.user, UID),
-            (want.accept, T),
+            (want.accept || want.existing, T),
             (true, if old { OLD_PID } else { PID }),
             (true, COMM),
             (!old, IP),
