@@ -538,6 +538,29 @@ mod tests {
     }
 
     #[test]
+    fn existing_connections_cannot_be_asked_for_everything() {
+        assert!(new(&["-e"]).existing && !new(&[]).existing);
+        for args in [&["-c"][..], &["--procs=only"], &["--cgroup", "/"], &["--", "true"]] {
+            assert!(refused(&[&["-e"], args].concat()).starts_with("-e and --who cannot go with"));
+        }
+        assert!(new_as(true, &["-e"]).unwrap_err().starts_with("tcpv4connect shows connects"));
+    }
+
+    #[test]
+    fn who_means_the_other_end() {
+        let config = new(&["--who", "192.0.2.1:80"]);
+        assert!(config.existing && config.accept && config.by_remote && config.who.exe);
+        assert!(config.filter.ports.is_some_and(|ports| ports.contains(80) && !ports.contains(81)));
+        assert!(new(&["--who", "2001:db8::1"]).filter.ports.is_none());
+        assert!(new(&["--who", "[2001:db8::1]:80"]).filter.ports.is_some());
+        assert!(refused(&["--who", "::1", "-P", "80"]).starts_with("--who names the other end"));
+        for text in ["x", "1.2.3.4:0", "1.2.3.4:x", "[::1", "[::1]:", "::1:80:"] {
+            let args = ["tcpconnect", "--who", text];
+            assert!(Cli::try_parse_from(args).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn accepts_have_rows_unless_only_ends_are_wanted() {
         let shows = |args: &[&str]| new(args).shows_accepts();
         assert!(shows(&["--accept"]) && shows(&["--accept", "-r"]));

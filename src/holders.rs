@@ -247,13 +247,13 @@ impl Scan<'_> {
     }
 
     /// Of a process's task directory: two, and one for each thread.
-    fn links(&self, path: &Name) -> u64 {
+    fn links(&self, path: &Name) -> libc::nlink_t {
         let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
         let (dir, to) = (self.proc.0.as_raw_fd(), stat.as_mut_ptr());
         // SAFETY: the path is NUL-terminated and `stat` has room for a stat.
         match unsafe { libc::fstatat(dir, path.as_c_str().as_ptr(), to, 0) } {
             // SAFETY: fstatat() succeeded, so it filled `stat`.
-            0 => unsafe { stat.assume_init() }.st_nlink.into(),
+            0 => unsafe { stat.assume_init() }.st_nlink,
             _ => 0,
         }
     }

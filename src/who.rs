@@ -34,9 +34,12 @@ pub struct Who {
     want_container: bool,
     /// Names by user id, `None` for one without a name.
     users: Option<HashMap<u32, Option<Rc<str>>>>,
-    /// Facts of the connects whose rows come later, by time, tid and cookie.
-    kept: Option<BTreeMap<(u64, u32, Option<u64>), Facts>>,
+    /// Facts of the connects whose rows come later.
+    kept: Option<BTreeMap<Kept, Facts>>,
 }
+
+/// Time, tid and cookie.
+type Kept = (u64, u32, Option<u64>);
 
 /// As many as the kernel follows at once.
 const MAX_KEPT: usize = MAX_LIVES as usize;

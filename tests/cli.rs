@@ -104,6 +104,30 @@ fn a_bad_pid_is_refused() {
 }
 
 #[test]
+fn a_snapshot_needs_no_privilege_and_refuses_what_only_tracing_has() {
+    refused_with_usage_errors(&[
+        (
+            "osquery's names are for sockets",
+            &["--json=osquery"],
+            "--json=osquery needs --snapshot: it lists sockets, not connects",
+        ),
+        (
+            "nothing is counted",
+            &["-s", "-c"],
+            "--snapshot shows what is there now, and no more; leave out -c",
+        ),
+        ("a value without its sign", &["--snapshot", "all"], "unexpected argument 'all' found"),
+    ]);
+    let own = std::process::id().to_string();
+    let done = run(&["--snapshot", "-p", &own, "-P", "1"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stdout.starts_with("FAMILY ") && done.stdout.lines().count() == 1, "{done:?}");
+    let done = run(&["-s", "-o", "/nowhere/rows"]);
+    let why = "tcpconnect: cannot write to --output '/nowhere/rows': No such file or directory";
+    assert_eq!(done, refusal(1, why));
+}
+
+#[test]
 fn a_bad_port_is_refused() {
     refused_values(
         &["-P"],

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -12,9 +13,10 @@ use super::assert_row;
 use super::lab::Client;
 use super::lab::Done;
 use super::lab::Lab;
+use super::lab::client;
 use super::lab::scaled;
 
-pub const TESTS: [(&str, Test); 9] = tests![
+pub const TESTS: [(&str, Test); 12] = tests![
     each_connect_has_one_outcome_and_one_end,
     the_table_tells_outcome_and_end,
     many_connections_at_once_all_end,
@@ -24,6 +26,9 @@ pub const TESTS: [(&str, Test); 9] = tests![
     who_accepted_is_told_and_both_ends_join,
     a_filter_means_the_listener_of_what_is_accepted,
     the_table_has_a_letter_for_connect_accept_and_end,
+    existing_connections_come_first_and_nothing_twice,
+    a_connection_from_before_is_followed_to_its_end,
+    who_has_a_connection_with_an_address_is_told,
 ];
 
 const LIVES: [&str; 12] = [
@@ -230,4 +235,100 @@ fn the_table_has_a_letter_for_connect_accept_and_end(lab: &Lab) {
         letters.sort_unstable();
         assert_eq!(letters.join(" "), expected, "{args:?}: {done:#?}");
     }
+}
+
+/// This machine may have processes that let nobody look into them.
+fn assert_success(done: &Done) {
+    assert!(done.status.success(), "{done:#?}");
+    let denied = |line: &&str| line.contains("no permission to see the descriptors of");
+    assert_eq!(done.stderr.lines().find(|line| !denied(line)), None);
+}
+
+/// Connects go on while the tracer starts and looks at what exists.
+fn existing_connections_come_first_and_nothing_twice(lab: &Lab) {
+    let mut holder = Client::new();
+    holder.case("hold 20");
+    let mut command = holder.beside(client());
+    command.args(["--inside", "hold", &scaled(2_000).to_string()]).stdout(Stdio::piped());
+    let mut maker = command.spawn().expect("the client starts");
+    let tracer = lab.trace(&["-j", "-e", "--netns", &holder.netns()]);
+    let made = maker.wait().expect("the client ends");
+    assert!(made.success());
+    holder.knock(9);
+    let done = tracer.stop();
+    assert_success(&done);
+    let existing = done.objects("existing");
+    let connects = done.rows();
+    let of_holder = |row: &&Value| row["pid"] == holder.pid();
+    let held: Vec<_> = existing.iter().filter(of_holder).collect();
+    // What nobody has accepted yet has an end that no process holds.
+    assert_eq!(held.len(), 20, "{done:#?}");
+    assert!(
+        held.iter().all(|row| row["uid"] == 0 && row["comm"] == "client" && row["tid"].is_null())
+    );
+    assert_eq!(connects.iter().filter(of_holder).count(), 1, "the knock");
+    let first_connect = done.stdout.find("\"event\":\"connect\"").expect("a connect");
+    let last_existing = done.stdout.rfind("\"event\":\"existing\"").expect("an existing one");
+    assert!(last_existing < first_connect);
+    let end = |row: &Value| {
+        ["saddr", "lport", "daddr", "dport"].map(|field| row[field].to_string()).join(" ")
+    };
+    let mut seen = BTreeSet::new();
+    for row in existing.iter().chain(&connects) {
+        assert!(seen.insert(end(row)), "twice: {row:#}");
+    }
+}
+
+fn a_connection_from_before_is_followed_to_its_end(lab: &Lab) {
+    let mut holder = Client::new();
+    holder.case("hold 3");
+    let (pid, netns) = (holder.pid(), holder.netns());
+    for args in [&["-j", "-e", "--life"][..], &["-j", "-e", "--life", "-x"]] {
+        let mut other = Client::start({
+            let mut command = holder.beside(client());
+            command.arg("--inside");
+            command
+        });
+        other.case("hold 3");
+        let pid = other.pid();
+        let tracer = lab.trace(&[args, &["--netns", &netns]].concat());
+        drop(other);
+        tracer.settle();
+        let done = tracer.stop();
+        assert_success(&done);
+        let of_other = |row: &&Value| row["pid"] == pid;
+        let (existing, closes) = (done.objects("existing"), done.objects("close"));
+        let existing: Vec<_> = existing.iter().filter(of_other).collect();
+        let closes: Vec<_> = closes.iter().filter(of_other).collect();
+        assert_eq!((existing.len(), closes.len()), (3, 3), "{done:#?}");
+        for close in closes {
+            assert_eq!(close["partial"], true, "{done:#?}");
+            assert!(close["duration_us"].is_null() && close["tx_bytes"] == 0, "{done:#?}");
+            assert_eq!(existing.iter().filter(|e| e["conn_id"] == close["conn_id"]).count(), 1);
+            assert_eq!(close["exe"].is_string(), args.contains(&"-x"), "{done:#?}");
+        }
+    }
+    drop((pid, holder));
+}
+
+fn who_has_a_connection_with_an_address_is_told(lab: &Lab) {
+    let mut holder = Client::new();
+    holder.case("hold 1");
+    let tracer = lab.trace(&["-j", "--who", "127.0.0.1", "--netns", &holder.netns()]);
+    let facts = holder.case("accepts plain");
+    holder.case("plain_ipv6");
+    let done = tracer.stop();
+    assert_success(&done);
+    let rows = [done.objects("existing"), done.rows(), done.objects("accept")].concat();
+    let held: Vec<_> = rows.iter().filter(|row| row["pid"].is_u64()).collect();
+    assert_eq!(held.len(), 3, "{done:#?}");
+    assert!(held.iter().all(|row| row["exe"].is_string() && row["args"].is_array()), "{done:#?}");
+    assert!(rows.iter().all(|row| row["daddr"] == "127.0.0.1"), "{done:#?}");
+    let listener = facts[0]["dport"].to_string();
+    let only = format!("127.0.0.1:{listener}");
+    let tracer = lab.trace(&["-j", "--who", &only, "--netns", &holder.netns()]);
+    holder.case("accepts plain");
+    let done = tracer.stop();
+    assert_success(&done);
+    assert_eq!(done.stdout, "");
 }

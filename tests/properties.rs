@@ -44,9 +44,11 @@ use tcpconnect::filter::parse_seconds;
 use tcpconnect::filter::parse_size;
 use tcpconnect::output;
 use tcpconnect::output::Row;
+use tcpconnect::output::sockets as lines;
 use tcpconnect::process::Process;
 use tcpconnect::process::Processes;
 use tcpconnect::process::Source;
+use tcpconnect::sockets;
 
 // src/bpf/tcpconnect.h
 const RECORD_LEN: usize = 136;
@@ -143,6 +145,59 @@ prop_compose! {
             kind, netns: netns as u32, ts_ns, cgroup_id, task, comm, leader, saddr, daddr,
             lport: lport as u16, dport, ip, flags, error, start_ns, exec_id, vpid: vpid as u32, cookie,
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(settings())]
+
+    #[test]
+    fn no_reply_of_the_kernel_upsets_the_parser(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        lens in proptest::collection::vec(0u32..200, 0..8),
+        family in prop_oneof![Just(1u8), Just(2), Just(10), any::<u8>()],
+    ) {
+        let mut reply = bytes.clone();
+        // Plausible lengths, so that more than the first header is read.
+        let mut at = 0;
+        for len in lens {
+            if let Some(header) = reply.get_mut(at..at + 17) {
+                header[..4].copy_from_slice(&len.to_ne_bytes());
+                header[16] = family;
+            }
+            at += len.next_multiple_of(4) as usize;
+        }
+        let total = sockets::messages(&reply).count();
+        prop_assert!(total <= reply.len() / 16);
+        for (message, _) in sockets::messages(&reply) {
+            if let sockets::Message::Row(body) = message {
+                prop_assert!(body.len() + 16 <= reply.len());
+                let socket = sockets::inet_row(body, 1, sockets::TCP);
+                prop_assert!(socket.is_none() || body.len() >= 72);
+            }
+        }
+        let mut row = bytes;
+        if let Some(first) = row.first_mut() {
+            *first = family;
+        }
+        for socket in [sockets::inet_row(&row, 1, sockets::TCP), sockets::unix_row(&row, 1)] {
+            let Some(socket) = socket else { continue };
+            let comm = Some(&row[..]);
+            let line = lines::Line { socket: &socket, pid: None, fd: None, comm, peer_path: comm };
+            for form in [lines::Form::Table, lines::Form::Json, lines::Form::Osquery] {
+                let mut out = Vec::new();
+                lines::line(form, &line, "", &mut out);
+                let text = String::from_utf8(out).unwrap();
+                let one_line = text.strip_suffix('\n').unwrap();
+                prop_assert!(one_line.chars().all(|c| !c.is_control()), "{one_line:?}");
+                if form != lines::Form::Table {
+                    let object: serde_json::Value = serde_json::from_str(one_line).unwrap();
+                    prop_assert!(object.is_object());
+                }
+            }
+        }
+        let text = String::from_utf8_lossy(&row);
+        sockets::proc_row(&text, 1, sockets::Family::Inet6, sockets::TCP);
     }
 }
 
