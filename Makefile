@@ -10,6 +10,8 @@ CARGO_TARGET_DIR ?= target
 
 BIN := $(CARGO_TARGET_DIR)/release/tcpconnect
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# The engines that tests/join.rs asks.
+VENV := $(CARGO_TARGET_DIR)/venv
 SBIN := $(DESTDIR)$(PREFIX)/sbin
 MAN8 := $(DESTDIR)$(PREFIX)/share/man/man8
 
@@ -20,7 +22,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 BUILD_NEEDS := cc:gcc cc:libc6-dev clang:clang pkg-config:pkg-config \
 	/usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
 TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl man:man-db groff:groff-base \
-	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static xz:xz-utils zstd:zstd
+	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static xz:xz-utils zstd:zstd \
+	/usr/bin/python3:python3 /usr/share/doc/python3-venv:python3-venv
 
 BENCH_NEEDS := ss:iproute2 lsof:lsof
 COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
@@ -66,12 +69,13 @@ run: build
 build: deps-build
 	$(CARGO) build --release --locked
 
-check: deps
+check: deps $(VENV)/installed
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked --lib --bins --test cli --test docs --test snapshots --test properties
 	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
+	$(AS_ROOT) $(CARGO) test --locked --test join
 
 test: check
 	$(CARGO) test --locked --test matrix
@@ -103,3 +107,8 @@ deps-test:
 	$(call install_missing,$(TEST_NEEDS))
 	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
 		rustup component add rustfmt clippy
+
+$(VENV)/installed: tests/join/requirements.txt | deps-test
+	/usr/bin/python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --only-binary :all: -r $<
+	@touch $@

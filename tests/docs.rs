@@ -412,3 +412,12 @@ fn every_message_that_the_readme_explains_is_one_of_the_program() {
         }
     }
 }
+
+#[test]
+fn the_readme_joins_hosts_with_the_sql_that_is_tested() {
+    let readme = read("README.md");
+    for engine in ["duckdb", "clickhouse"] {
+        let sql = read(&format!("tests/join/pairs.{engine}.sql"));
+        assert!(readme.contains(&format!("```sql\n{sql}```\n")), "pairs.{engine}.sql");
+    }
+}
