@@ -102,7 +102,9 @@ fn main() {
                 }));
             }
             for (name, test) in TESTS.into_iter().chain(live_who::TESTS).chain(live_life::TESTS) {
-                if WITHOUT_BUFFER.contains(&name) && *buffer != buffers[0] {
+                let one_buffer =
+                    WITHOUT_BUFFER.contains(&name) || live_life::ONE_BUFFER.contains(&name);
+                if one_buffer && *buffer != buffers[0] {
                     continue;
                 }
                 if name == ONLY_SOCKOPS && !["auto", "sockops"].contains(&&*attach)

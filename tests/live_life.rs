@@ -31,6 +31,17 @@ pub const TESTS: [(&str, Test); 12] = tests![
     who_has_a_connection_with_an_address_is_told,
 ];
 
+/// What these ask does not depend on the kind of buffer.
+pub const ONE_BUFFER: [&str; 7] = [
+    "the_table_tells_outcome_and_end",
+    "only_slow_outcomes_are_shown",
+    "a_connect_without_an_outcome_is_said",
+    "a_filter_means_the_listener_of_what_is_accepted",
+    "the_table_has_a_letter_for_connect_accept_and_end",
+    "a_connection_from_before_is_followed_to_its_end",
+    "who_has_a_connection_with_an_address_is_told",
+];
+
 const LIVES: [&str; 12] = [
     "local",
     "remote",
