@@ -2,6 +2,7 @@
 //! The loop: wait, drain, put in order, write, account; and how it ends. One
 //! thread, one write for each batch.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
@@ -28,6 +29,7 @@ use crate::command::Running;
 use crate::config::Config;
 use crate::config::Mode;
 use crate::error::tell;
+use crate::event::Connect;
 use crate::event::Event;
 use crate::event::Origin;
 use crate::event::Stage;
@@ -37,6 +39,9 @@ use crate::output;
 use crate::output::Lost;
 use crate::output::Output;
 use crate::output::Row;
+use crate::peers;
+use crate::peers::Peer;
+use crate::peers::Peers;
 use crate::process;
 use crate::procs::Procs;
 use crate::tracer::Tracer;
@@ -97,12 +102,13 @@ pub fn run(config: &Config) -> Result<u8> {
         more: false,
         printed: 0,
         existing: None,
+        peers: config.peer.map(Peers::new),
         reported: Lost::default(),
         reported_at: Instant::now(),
     };
     app.output.header(&mut app.text);
-    if config.existing {
-        app.show_existing()?;
+    if config.looks_at_existing() {
+        app.look_at_existing()?;
     }
     if let Err(e) = app.sink.write(&mut app.text) {
         return end_of_output(e, &app.sink.name);
@@ -204,6 +210,7 @@ struct App<'a> {
     more: bool,
     printed: u64,
     existing: Option<existing::Shown>,
+    peers: Option<Peers>,
     reported: Lost,
     reported_at: Instant,
 }
@@ -301,7 +308,12 @@ impl App<'_> {
                     Event::Connect(c) => (c.tid, c.ts_ns) != (tid, ts_ns),
                     _ => true,
                 }),
-                event => self.pending.push(event),
+                event => {
+                    if let (Some(peers), Event::Connect(connect)) = (&mut self.peers, &event) {
+                        peers.note(connect);
+                    }
+                    self.pending.push(event);
+                }
             }
         }
         if !self.pending.is_sorted_by_key(Event::ts_ns) {
@@ -315,11 +327,14 @@ impl App<'_> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        // The accept of a connection may still come.
+        let wait_ns = if self.peers.is_some() { peers::WAIT_NS } else { 0 };
+        let due_ns = self.horizon_ns.saturating_sub(wait_ns);
         let ready = match all {
             true => self.pending.len(),
             false => self
                 .pending
-                .partition_point(|e| e.ts_ns() <= self.horizon_ns)
+                .partition_point(|e| e.ts_ns() <= due_ns)
                 .max(self.pending.len().saturating_sub(MAX_HELD)),
         };
         let limit = self.config.max_events.unwrap_or(u64::MAX);
@@ -332,9 +347,24 @@ impl App<'_> {
             }
             match event {
                 Event::Life(life) => {
+                    if let Some(peers) = &mut self.peers {
+                        peers.closed(&life);
+                    }
+                    let is_shown = !life.connect.unwanted
+                        && match life.stage {
+                            Stage::Result(_) => true,
+                            Stage::Close { .. } => {
+                                self.config.life && (self.config.existing || !life.is_partial())
+                            }
+                        };
+                    if !is_shown {
+                        continue;
+                    }
+                    let peer = peer_of(&mut self.peers, &mut self.who, &life.connect);
                     let is_last = !self.config.life || matches!(life.stage, Stage::Close { .. });
                     let facts = self.who.of_life(&life, is_last);
-                    let row = Row { life: Some(&life), ..facts.row(&life.connect) };
+                    let peer = peer.as_ref();
+                    let row = Row { life: Some(&life), peer, ..facts.row(&life.connect) };
                     self.output.connect(&row, &clock, &mut self.text);
                     self.printed += 1;
                 }
@@ -345,7 +375,12 @@ impl App<'_> {
                     if connect.error == 0 {
                         self.who.keep(&connect);
                     }
+                    let peer = peer_of(&mut self.peers, &mut self.who, &connect);
+                    if let Some(peers) = &mut self.peers {
+                        peers.settle(&connect, &self.who.of(&connect));
+                    }
                     let shown = match connect.origin {
+                        _ if connect.unwanted => false,
                         Origin::Accepted => shows_accepts,
                         _ => shows_connects || connect.error != 0,
                     };
@@ -353,7 +388,8 @@ impl App<'_> {
                         continue;
                     }
                     let facts = self.who.of(&connect);
-                    self.output.connect(&facts.row(&connect), &clock, &mut self.text);
+                    let row = Row { peer: peer.as_ref(), ..facts.row(&connect) };
+                    self.output.connect(&row, &clock, &mut self.text);
                     self.printed += 1;
                 }
                 Event::Process(event) => {
@@ -386,8 +422,8 @@ impl App<'_> {
 
     /// The connections that are there already, but for those that a hook has told
     /// of meanwhile.
-    fn show_existing(&mut self) -> Result<()> {
-        let (mut rows, unseen) = existing::find(self.config)?;
+    fn look_at_existing(&mut self) -> Result<()> {
+        let (mut rows, unseen) = existing::find(self.config, &self.config.filter)?;
         if !unseen.is_empty() {
             tell(&format!("tcpconnect: {unseen}"));
         }
@@ -397,21 +433,44 @@ impl App<'_> {
             _ => None,
         });
         self.existing = Some(existing::dedup(&mut rows, live));
+        if self.peers.is_some() {
+            self.note_existing(&rows)?;
+        }
         let clock = WallClock::now();
         for row in &mut rows {
             let facts = self.who.of_existing(row);
-            if self.config.max_events.is_none_or(|limit| self.printed < limit) {
-                self.output.connect(&facts.row(row), &clock, &mut self.text);
+            let peer = peer_of(&mut self.peers, &mut self.who, row);
+            let shown = self.config.existing
+                && self.config.max_events.is_none_or(|limit| self.printed < limit);
+            if shown {
+                let row = Row { peer: peer.as_ref(), ..facts.row(row) };
+                self.output.connect(&row, &clock, &mut self.text);
                 self.printed += 1;
             }
             self.who.keep_facts(row, facts);
         }
-        if self.config.life {
+        if self.config.life || self.peers.is_some() {
             // One process of those that hold it.
             rows.dedup_by_key(|row| row.cookie);
             self.tracer.adopt(&rows)?;
         }
         Ok(())
+    }
+
+    /// Any of the connections that are there may be a peer, wanted or not.
+    fn note_existing(&mut self, wanted: &[Connect]) -> Result<()> {
+        let (mut all, _) = existing::find(self.config, &self.config.all())?;
+        let cookies: HashSet<_> = wanted.iter().filter_map(|row| row.cookie).collect();
+        all.retain(|row| row.cookie.is_none_or(|cookie| !cookies.contains(&cookie)));
+        all.iter_mut().for_each(|row| row.unwanted = true);
+        for row in wanted.iter().chain(&all) {
+            let facts = self.who.of_existing(&mut row.clone());
+            if let Some(peers) = &mut self.peers {
+                peers.note(row);
+                peers.settle(row, &facts);
+            }
+        }
+        self.tracer.adopt(&all)
     }
 
     fn print_flows(&mut self) -> Result<()> {
@@ -490,6 +549,12 @@ impl App<'_> {
         }
         Ok(end)
     }
+}
+
+fn peer_of(peers: &mut Option<Peers>, who: &mut Who, connect: &Connect) -> Option<Peer> {
+    let peers = peers.as_mut()?;
+    peers.sweep(connect.ts_ns);
+    peers.of(connect, |other| who.of(other))
 }
 
 struct Woken {

@@ -150,6 +150,14 @@ pub struct Cli {
     #[arg(long, help_heading = "Outcome")]
     pub accept: bool,
 
+    /// Include PEER, the process on the other end, if that is on this host
+    #[arg(long, help_heading = "Outcome")]
+    pub peer: bool,
+
+    /// With --peer: remember both ends this long after a close [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Outcome")]
+    pub keep: Option<Duration>,
+
     /// Include EXE, the path of the executable
     #[arg(short = 'x', long, help_heading = "Who")]
     pub exe: bool,

@@ -44,6 +44,7 @@ pub struct Columns {
     pub life: bool,
     pub accept: bool,
     pub existing: bool,
+    pub peer: bool,
     pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
@@ -111,6 +112,8 @@ pub struct Config {
     pub accept: bool,
     /// First the connections that are already there.
     pub existing: bool,
+    /// The process on the other end, remembered this long after a close.
+    pub peer: Option<Duration>,
     /// Networks and ports mean the other end, whoever connected (--who).
     pub by_remote: bool,
     pub procs: Option<Procs>,
@@ -138,12 +141,32 @@ impl Config {
             || who.args
             || who.parents
             || self.procs.is_some()
-            || who.any() && self.format == Format::Json
+            || (who.any() || self.peer.is_some()) && self.format == Format::Json
     }
 
     /// Whether connects themselves have rows.
     pub fn shows_connects(&self) -> bool {
         self.result.is_none() && !self.life
+    }
+
+    /// The filter that wants everything.
+    pub fn all(&self) -> Filter {
+        Filter {
+            pids: Vec::new(),
+            children: false,
+            uid: None,
+            comm: None,
+            ports: None,
+            nets: None,
+            family: Family::Both,
+            netns: None,
+            ..self.filter.clone()
+        }
+    }
+
+    /// Whether the connections that are already there matter.
+    pub fn looks_at_existing(&self) -> bool {
+        self.existing || self.peer.is_some()
     }
 
     /// Whether accepted connections have rows when they are accepted: with an
@@ -247,6 +270,14 @@ impl Config {
         if tcpv4connect && who.any() {
             return Err("tcpv4connect has no such columns; use tcpconnect".into());
         }
+        if cli.keep.is_some() && !cli.peer {
+            return Err("--keep needs --peer: it is how long both ends are remembered".into());
+        }
+        if cli.peer && (cli.count || tcpv4connect || cli.procs == Some(Procs::Only)) {
+            return Err("--peer is a column of rows of connections; -c, --procs=only and \
+                        tcpv4connect have none"
+                .into());
+        }
         if cli.count && cli.accept {
             return Err("-c counts connects; leave out --accept".into());
         }
@@ -298,6 +329,7 @@ impl Config {
                     life: cli.life,
                     accept: cli.accept,
                     existing: cli.existing,
+                    peer: cli.peer,
                     who,
                     tcpv4connect,
                 }),
@@ -323,6 +355,7 @@ impl Config {
             life: cli.life,
             accept: cli.accept,
             existing: cli.existing,
+            peer: cli.peer.then(|| cli.keep.unwrap_or(Duration::from_secs(60))),
             by_remote: cli.who.is_some(),
             procs: cli.procs,
             snapshot: cli.snapshot,
@@ -557,6 +590,17 @@ mod tests {
         for text in ["x", "1.2.3.4:0", "1.2.3.4:x", "[::1", "[::1]:", "::1:80:"] {
             let args = ["tcpconnect", "--who", text];
             assert!(Cli::try_parse_from(args).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_remembered_for_a_minute_unless_told() {
+        assert_eq!(new(&["--peer"]).peer, Some(Duration::from_secs(60)));
+        assert_eq!(new(&["--peer", "--keep", "1"]).peer, Some(Duration::from_secs(1)));
+        assert!(new(&["--peer"]).looks_at_existing() && !new(&["--peer"]).existing);
+        assert!(refused(&["--keep", "1"]).starts_with("--keep needs --peer"));
+        for args in [&["-c"][..], &["--procs=only"]] {
+            assert!(refused(&[&["--peer"], args].concat()).starts_with("--peer is a column"));
         }
     }
 

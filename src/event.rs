@@ -91,6 +91,8 @@ pub struct Connect {
     /// Of the socket, as sock_diag(7) knows it; only filled if asked for.
     pub cookie: Option<u64>,
     pub origin: Origin,
+    /// The filters do not want it; it is told because it may be a peer.
+    pub unwanted: bool,
 }
 
 /// How the process came to the connection. The source is this end, always.
@@ -134,6 +136,7 @@ impl Connect {
             error: 0,
             cookie: None,
             origin: Origin::Connected,
+            unwanted: false,
         }
     }
 }
@@ -465,6 +468,7 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
             flags if has(flags, types::record_flags::EXISTING) => Origin::Existing,
             _ => Origin::Connected,
         },
+        unwanted: has(r.flags.into(), types::record_flags::UNWANTED),
     })
 }
 
@@ -510,7 +514,10 @@ pub fn encode_existing(c: &Connect) -> types::life_record {
         lport: c.lport.unwrap_or(0),
         dport: c.dport,
         ip: if c.daddr.is_ipv4() { 4 } else { 6 },
-        flags: types::record_flags::EXISTING.0 as u8,
+        flags: match c.unwanted {
+            true => types::record_flags::EXISTING.0 | types::record_flags::UNWANTED.0,
+            false => types::record_flags::EXISTING.0,
+        } as u8,
         start_ns: c.start_ns,
         exec_id: c.exec_id,
         vpid: c.vpid.unwrap_or(0),

@@ -15,6 +15,7 @@ use crate::cgroup;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Family;
+use crate::config::Filter;
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Origin;
@@ -51,12 +52,12 @@ impl Shown {
     }
 }
 
-/// The connections there are now, without those that `live` tells of; one row for
-/// each process that holds one.
-pub fn find(config: &Config) -> Result<(Vec<Connect>, String)> {
-    let mut filter = config.filter.clone();
+/// The connections there are now; one row for each process that holds one; and in
+/// words what could not be looked at.
+pub fn find(config: &Config, filter: &Filter) -> Result<(Vec<Connect>, String)> {
+    let mut filter = filter.clone();
     if filter.children {
-        filter.pids.extend(process::descendants(&config.filter.pids));
+        filter.pids.extend(process::descendants(&filter.pids));
     }
     let seen = snapshot::connections(&filter).context("failed to list the sockets")?;
     let ts_ns = monotonic_ns();
@@ -65,7 +66,7 @@ pub fn find(config: &Config) -> Result<(Vec<Connect>, String)> {
     for (socket, pids) in &seen.rows {
         let Some(ends) = socket.ends().filter(|_| socket.state != TIME_WAIT) else { continue };
         let Some((raddr, rport)) = ends.remote() else { continue };
-        let shown = |addr: IpAddr| match config.filter.family {
+        let shown = |addr: IpAddr| match filter.family {
             Family::V6 => addr,
             _ => addr.to_canonical(),
         };
@@ -81,7 +82,7 @@ pub fn find(config: &Config) -> Result<(Vec<Connect>, String)> {
             ..Connect::nowhere()
         };
         let held: Vec<_> = pids.iter().filter_map(|&pid| tasks.of(pid)).collect();
-        let named = |task: &&Task| config.filter.comm.is_none_or(|comm| task.comm == Comm(comm.0));
+        let named = |task: &&Task| filter.comm.is_none_or(|comm| task.comm == Comm(comm.0));
         rows.extend(held.iter().filter(named).map(|task| Connect {
             pid: task.pid,
             uid: task.uid,
@@ -92,7 +93,7 @@ pub fn find(config: &Config) -> Result<(Vec<Connect>, String)> {
             vpid: Some(task.vpid).filter(|_| config.who.vpid),
             ..bare
         }));
-        if held.is_empty() && config.filter.comm.is_none() && config.filter.pids.is_empty() {
+        if held.is_empty() && filter.comm.is_none() && filter.pids.is_empty() {
             rows.push(bare);
         }
     }

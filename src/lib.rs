@@ -22,6 +22,7 @@ pub mod existing;
 pub mod filter;
 pub mod holders;
 pub mod output;
+pub mod peers;
 pub mod privilege;
 pub mod process;
 pub mod procs;

@@ -368,7 +368,7 @@ impl Tracer {
         let mut refusals = Vec::new();
         let ladder = match config.procs {
             Some(Procs::Only) => vec![Rung::Processes],
-            _ => ladder(config.attach, config.accept),
+            _ => ladder(config.attach, setup.accepts()),
         };
         for rung in ladder {
             match setup.try_rung(rung, say) {
@@ -744,7 +744,21 @@ impl<'a> Setup<'a> {
     }
 
     fn follows_lives(&self) -> bool {
-        !self.config.shows_connects()
+        !self.config.shows_connects() || self.config.peer.is_some()
+    }
+
+    fn accepts(&self) -> bool {
+        self.config.accept || self.config.peer.is_some()
+    }
+
+    /// Connections that were there before are followed to their end.
+    fn adopts(&self) -> bool {
+        self.config.looks_at_existing() && self.wants_ends()
+    }
+
+    /// Ends of connections, though not to be shown, perhaps.
+    fn wants_ends(&self) -> bool {
+        self.config.life || self.config.peer.is_some()
     }
 
     fn level(&self) -> Level {
@@ -753,7 +767,7 @@ impl<'a> Setup<'a> {
             Level::Failed
         } else if self.processes
             || self.follows_lives()
-            || self.config.accept
+            || self.accepts()
             || self.config.existing
             || self.config.who.vpid
             || self.config.who.container_id
@@ -925,13 +939,12 @@ impl<'a> Setup<'a> {
             programs.extend(CGROUP_PROGRAMS);
         }
         // No callback comes for a socket that was there before.
-        let adopts = self.config.existing && self.config.life;
         if self.follows_lives() && [Rung::Fentry, Rung::Kprobe].contains(&rung)
-            || adopts && rung == Rung::Sockops
+            || self.adopts() && rung == Rung::Sockops
         {
             programs.push(STATE_PROGRAM);
         }
-        if self.config.accept {
+        if self.accepts() {
             let [fentry, kprobe, other] = ACCEPT_PROGRAMS;
             programs.push(match rung {
                 Rung::Fentry => fentry,
@@ -965,24 +978,27 @@ impl<'a> Setup<'a> {
         data.use_ring = self.ring;
         data.count_only = !self.rows();
         data.want_leader_comm = json || self.processes;
-        data.want_netns_id = json || self.config.who.netns_id || self.config.existing;
+        data.want_netns_id =
+            json || self.config.who.netns_id || self.config.existing || self.config.peer.is_some();
         data.want_cgroup_id = json || self.cgroup_names;
         data.want_processes = self.processes;
         data.want_process = self.processes || self.config.who.container_id;
         data.want_prompt = self.config.procs.is_some();
         data.may_probe = privilege::may_probe();
         data.want_vpid = self.config.who.vpid;
-        data.want_cookie = json || self.config.existing;
+        data.want_cookie = json || self.config.existing || self.config.peer.is_some();
         data.has_cookie = privilege::has_cookies();
         data.follows_lives = self.follows_lives();
-        data.want_connects = self.config.keeps_who() || self.config.existing;
+        data.want_connects =
+            self.config.keeps_who() || self.config.existing || self.config.peer.is_some();
         data.by_remote = self.config.by_remote;
-        data.want_adopted = self.config.existing && self.config.life;
-        data.want_accept = self.config.accept;
+        data.want_adopted = self.adopts();
+        data.want_accept = self.accepts();
+        data.want_peer = self.config.peer.is_some();
         data.want_accepts = self.config.shows_accepts() || data.want_connects;
         data.want_result = self.config.result.is_some();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
-        data.want_life = self.config.life;
+        data.want_life = self.wants_ends();
         data.only_states = rung == Rung::StateOnly;
         data.want_pidns = self.pidns.unwrap_or(0);
         data.want_cgroup_names = self.cgroup_names;
@@ -1053,7 +1069,7 @@ impl<'a> Setup<'a> {
             (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
             (&mut maps.lives, self.follows_lives(), Some(MAX_LIVES)),
-            (&mut maps.adopted, self.config.existing && self.config.life, Some(MAX_LIVES)),
+            (&mut maps.adopted, self.adopts(), Some(MAX_LIVES)),
         ];
         for (map, needed, entries) in plan {
             map.set_autocreate(needed)?;

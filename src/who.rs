@@ -21,6 +21,7 @@ use crate::event::Connect;
 use crate::event::Life;
 use crate::event::ProcessEvent;
 use crate::output::Row;
+use crate::peers::Peer;
 use crate::process;
 use crate::process::Process;
 use crate::process::Processes;
@@ -54,10 +55,23 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The process of a connect, to the one on the other end.
+    pub fn peer(&self, connect: &Connect) -> Peer {
+        let image = self.process.as_ref().map(|process| process.image());
+        let named = connect.leader.bytes().is_empty();
+        Peer {
+            pid: connect.pid,
+            comm: if named { connect.comm } else { connect.leader },
+            exe: image.and_then(|image| image.exe.clone()),
+            container: self.container.clone(),
+        }
+    }
+
     pub fn row<'a>(&'a self, connect: &'a Connect) -> Row<'a> {
         Row {
             connect,
             life: None,
+            peer: None,
             process: self.process.as_deref(),
             user: self.user.as_deref(),
             container: self.container.as_deref(),

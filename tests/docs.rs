@@ -34,6 +34,7 @@ use tcpconnect::output::Lost;
 use tcpconnect::output::Row;
 use tcpconnect::output::What;
 use tcpconnect::output::sockets as lines;
+use tcpconnect::peers::Peer;
 use tcpconnect::process::Processes;
 use tcpconnect::sockets;
 
@@ -184,6 +185,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         error: 0,
         cookie: Some(1),
         origin: Origin::Connected,
+        unwanted: false,
     };
     let failed = Connect { error: 1, ..connect };
     let image =
@@ -207,9 +209,17 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     processes.apply(&ProcessEvent { pid: 9, start_ns: 1, parent: 0, ..born.clone() });
     processes.apply(&born);
     let process = processes.of(&connect);
+    let peer = Peer { pid: 1, comm: comm("peer"), exe: None, container: None };
     let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
-    let row =
-        Row { connect: &connect, life: None, process: Some(&process), user, container, cgroup };
+    let row = Row {
+        connect: &connect,
+        life: None,
+        peer: Some(&peer),
+        process: Some(&process),
+        user,
+        container,
+        cgroup,
+    };
     let happening = |what| Happening {
         ts_ns: 1,
         pid: 1,

@@ -16,7 +16,7 @@ use super::lab::Lab;
 use super::lab::client;
 use super::lab::scaled;
 
-pub const TESTS: [(&str, Test); 12] = tests![
+pub const TESTS: [(&str, Test); 14] = tests![
     each_connect_has_one_outcome_and_one_end,
     the_table_tells_outcome_and_end,
     many_connections_at_once_all_end,
@@ -29,10 +29,13 @@ pub const TESTS: [(&str, Test); 12] = tests![
     existing_connections_come_first_and_nothing_twice,
     a_connection_from_before_is_followed_to_its_end,
     who_has_a_connection_with_an_address_is_told,
+    each_end_knows_the_process_of_the_other,
+    a_peer_is_known_though_the_filters_do_not_want_it,
 ];
 
 /// What these ask does not depend on the kind of buffer.
-pub const ONE_BUFFER: [&str; 7] = [
+pub const ONE_BUFFER: [&str; 8] = [
+    "a_peer_is_known_though_the_filters_do_not_want_it",
     "the_table_tells_outcome_and_end",
     "only_slow_outcomes_are_shown",
     "a_connect_without_an_outcome_is_said",
@@ -342,4 +345,43 @@ fn who_has_a_connection_with_an_address_is_told(lab: &Lab) {
     let done = tracer.stop();
     assert_success(&done);
     assert_eq!(done.stdout, "");
+}
+
+fn each_end_knows_the_process_of_the_other(lab: &Lab) {
+    let mut client = Client::new();
+    let args = ["-j", "-r", "--life", "--accept", "--peer", "--netns", &client.netns()];
+    let tracer = lab.trace(&args);
+    let mut facts = Vec::new();
+    for what in ["plain", "ipv6", "mapped", "reuseport"] {
+        facts.extend(client.case(&format!("accepts {what}")));
+    }
+    tracer.settle();
+    let done = tracer.stop();
+    assert_success(&done);
+    let rows = ["result", "accept", "close"].map(|event| done.objects(event));
+    let n = facts.len() / 2;
+    assert_eq!(rows.each_ref().map(Vec::len), [n, n, 2 * n], "{done:#?}");
+    for row in rows.iter().flatten() {
+        let here = |f: &&Value| f["lport"] == row["lport"] && f["dport"] == row["dport"];
+        let there = |f: &&Value| f["lport"] == row["dport"] && f["dport"] == row["lport"];
+        let (here, there) = (facts.iter().find(here), facts.iter().find(there));
+        let (here, there) = here.zip(there).expect("both ends have told");
+        assert_eq!(row["pid"], here["pid"], "{row:#}");
+        assert_eq!(row["peer"]["pid"], there["pid"], "{row:#} in {done:#?}");
+        assert_eq!(row["peer"]["comm"], there["comm"], "{row:#}");
+        assert_eq!(row["peer"]["exe"], there["exe"], "{row:#}");
+    }
+}
+
+fn a_peer_is_known_though_the_filters_do_not_want_it(lab: &Lab) {
+    let mut client = Client::new();
+    let (pid, netns) = (client.pid().to_string(), client.netns());
+    let tracer = lab.trace(&["-j", "--peer", "--netns", &netns, "-p", &pid]);
+    let facts = client.case("accepts plain");
+    let done = tracer.stop();
+    assert_success(&done);
+    let rows = done.rows();
+    assert_eq!(done.stdout.lines().count(), 1, "{done:#?}");
+    assert_eq!(rows[0]["pid"], facts[0]["pid"], "{done:#?}");
+    assert_eq!(rows[0]["peer"]["pid"], facts[1]["pid"], "{done:#?}");
 }

@@ -45,6 +45,7 @@ use tcpconnect::filter::parse_size;
 use tcpconnect::output;
 use tcpconnect::output::Row;
 use tcpconnect::output::sockets as lines;
+use tcpconnect::peers::Peer;
 use tcpconnect::process::Process;
 use tcpconnect::process::Processes;
 use tcpconnect::process::Source;
@@ -367,6 +368,7 @@ proptest! {
             vpid: (record.vpid != 0).then_some(record.vpid),
             error: record.error,
             cookie: (record.cookie != 0).then_some(record.cookie),
+            unwanted: record.flags & 32 != 0,
             origin: if record.flags & 8 != 0 { Origin::Accepted } else { Origin::Connected },
         };
         let decoded = decode(&bytes);
@@ -932,9 +934,11 @@ proptest! {
         let connect = Connect { pid, start_ns: 2, exec_id: 1, comm, leader: name, ..Connect::nowhere() };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
+        let peer = Peer { pid, comm: name, exe: Some(user.as_bytes().into()), container: None };
         let row = Row {
             connect: &connect,
             life: None,
+            peer: Some(&peer),
             process: Some(&process),
             user: Some(&user),
             container: Some(&container),
@@ -942,7 +946,7 @@ proptest! {
         };
         let all = [
             "--exe", "--args", "--parents", "--user", "--container-id", "--cgroup-path",
-            "--netns-id", "--vpid",
+            "--netns-id", "--vpid", "--peer",
         ];
         let mut line = Vec::new();
         output::new(&config(&all)).connect(&row, &WallClock::at(0), &mut line);

@@ -32,6 +32,7 @@ use tcpconnect::output::Happening;
 use tcpconnect::output::Lost;
 use tcpconnect::output::Row;
 use tcpconnect::output::What;
+use tcpconnect::peers::Peer;
 use tcpconnect::process::Process;
 use tcpconnect::process::Processes;
 
@@ -596,6 +597,27 @@ fn a_json_connect_has_every_known_field() {
     assert!(DateTime::parse_from_rfc3339(&object.time).is_ok());
 }
 
+#[test]
+fn the_process_on_the_other_end_is_a_column_and_an_object() {
+    let peer = Peer {
+        pid: 4711,
+        comm: comm(b"ngi\x1b[31mnx"),
+        exe: Some(b"/usr/sbin/nginx"[..].into()),
+        container: Some("0123456789ab".into()),
+    };
+    let mut text = String::new();
+    for args in [&["--peer"][..], &["--peer", "-r", "--exe"], &["--peer", "-j"]] {
+        let mut output = output::new(&config(args));
+        text += &written(|out| output.header(out));
+        for peer in [Some(&peer), None] {
+            let connect = curl();
+            let row = Row { peer, ..Row::bare(&connect) };
+            text += &written(|out| output.connect(&row, &clock(), out));
+        }
+    }
+    insta::assert_snapshot!(text);
+}
+
 const LIVES: [Stage; 4] = [
     Stage::Result(Outcome::Ok),
     Stage::Result(Outcome::Unreachable),
@@ -846,6 +868,7 @@ fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String
     let cgroup = facts.map(|text| format!("/docker/{text}"));
     let row = Row {
         life: None,
+        peer: None,
         connect: &connect,
         process,
         user: facts,
@@ -991,6 +1014,7 @@ fn json_has_what_each_option_asks_for_and_no_more() {
         // The columns' own facts are there only if they were asked for.
         let row = Row {
             life: None,
+            peer: None,
             connect: &Connect { vpid: option("--vpid").then_some(7), ..connect },
             process: (args.len() > 1).then_some(&*process),
             user: option("--user").then_some("root"),

@@ -20,6 +20,7 @@ const volatile bool want_result;   /* -r */
 const volatile bool want_life;	   /* --life */
 const volatile bool want_connects; /* beside them */
 const volatile bool want_accept;   /* --accept */
+const volatile bool want_peer;	   /* --peer */
 const volatile bool want_accepts;  /* beside lives, too */
 
 static __always_inline __u64 cgroup_id_of(const bool typed, struct task_struct *task)
@@ -36,33 +37,43 @@ static __always_inline __u64 cgroup_id_of(const bool typed, struct task_struct *
 	return id;
 }
 
-/* The running task, if the filters want it. */
-static __always_inline bool fill_task_from(const int level, const bool typed,
-					   struct task_struct *task, struct task_facts *t)
+/* What the filters say of a task or a flow. With --peer what they do not want is
+ * told, too: it may be the other end of what they want. */
+enum verdict { SKIPPED, WANTED, OTHER };
+
+#define SKIP_IF(level, verdict, condition)                \
+	do {                                              \
+		if (condition) {                          \
+			if ((level) < ALL || !want_peer)  \
+				return SKIPPED;           \
+			(verdict) = OTHER;                \
+		}                                         \
+	} while (0)
+
+static __always_inline enum verdict fill_task_from(const int level, const bool typed,
+						   struct task_struct *task, struct task_facts *t)
 {
+	enum verdict verdict = WANTED;
 	const struct cred *cred;
 
 	LOAD(typed, t->tgid, task->tgid);
-	if (should_skip_pid(level, task, t->tgid))
-		return false;
+	SKIP_IF(level, verdict, should_skip_pid(level, task, t->tgid));
 	t->uid = t->gid = 0;
 	t->cgroup_id = 0;
 	if (level >= MORE) {
 		LOAD(typed, cred, task->cred);
 		LOAD(typed, t->uid, cred->uid.val);
-		if (should_skip_uid(t->uid))
-			return false;
+		SKIP_IF(level, verdict, should_skip_uid(t->uid));
 		LOAD(typed, t->gid, cred->gid.val);
 	}
 	load16(typed, t->comm, task->comm);
-	if (should_skip_comm(t->comm))
-		return false;
+	SKIP_IF(level, verdict, should_skip_comm(t->comm));
 	if (level >= MORE) {
 		if (want_cgroup_id || want_cgroupmap)
 			t->cgroup_id = cgroup_id_of(typed, task);
-		if (should_skip_cgroupmap(t->cgroup_id) || should_skip_mntns(typed, task) ||
-		    should_skip_cgroup(typed, task))
-			return false;
+		SKIP_IF(level, verdict,
+			should_skip_cgroupmap(t->cgroup_id) || should_skip_mntns(typed, task) ||
+				should_skip_cgroup(typed, task));
 	}
 
 	LOAD(typed, t->tid, task->pid);
@@ -74,10 +85,10 @@ static __always_inline bool fill_task_from(const int level, const bool typed,
 	} else {
 		__builtin_memset(t->leader, 0, sizeof(t->leader));
 	}
-	return true;
+	return verdict;
 }
 
-static __always_inline bool fill_task(const int level, struct task_facts *t)
+static __always_inline enum verdict fill_task(const int level, struct task_facts *t)
 {
 	if (task_is_typed)
 		return fill_task_from(level, true, bpf_get_current_task_btf(), t);
@@ -116,7 +127,8 @@ static __always_inline void fill_process_key(const bool typed, struct task_struc
 	LOAD(typed, r->start_ns, leader->start_boottime);
 	LOAD(typed, exec_id, task->self_exec_id);
 	r->exec_id = exec_id;
-	r->flags = exe_is_deleted(typed, task) ? EXE_DELETED : 0;
+	if (exe_is_deleted(typed, task))
+		r->flags |= EXE_DELETED;
 }
 
 static __always_inline void fill_process_facts(struct connect_record *r)
@@ -147,11 +159,17 @@ static __always_inline __u32 netns_of(const enum access access, struct sock *sk)
 /* Which end opened the connection; ports and networks mean the other one. */
 enum side { ACTIVE, PASSIVE };
 
-/* The socket's side of the record, if the filters want it. */
-static __always_inline bool fill_flow(const int level, const enum side side,
-				      const enum access access, struct sock *sk,
-				      struct connect_record *r)
+static __always_inline bool by_source(const enum side side)
 {
+	return side == PASSIVE && !by_remote;
+}
+
+/* The socket's side of the record. */
+static __always_inline enum verdict fill_flow(const int level, const enum side side,
+					      const enum access access, struct sock *sk,
+					      struct connect_record *r)
+{
+	enum verdict verdict = WANTED;
 	__u16 family;
 	__be16 dport;
 	__u32 v4;
@@ -163,20 +181,17 @@ static __always_inline bool fill_flow(const int level, const enum side side,
 		if (want_ip == 6 || !is_v4_mapped(r->daddr))
 			r->ip = 6;
 	}
-	if (want_ip && r->ip != want_ip)
-		return false;
+	SKIP_IF(level, verdict, want_ip && r->ip != want_ip);
 
 	LOAD_SK(access, dport, sk, skc_dport, dst_port);
 	r->dport = bpf_ntohs(dport);
 	LOAD_SK(access, r->lport, sk, skc_num, src_port);
-	if (should_skip_port(side == PASSIVE && !by_remote ? r->lport : r->dport))
-		return false;
+	SKIP_IF(level, verdict, should_skip_port(by_source(side) ? r->lport : r->dport));
 
 	r->netns = 0;
 	if (level >= MORE && (want_netns || want_netns_id)) {
 		r->netns = netns_of(access, sk);
-		if (should_skip_netns(r->netns))
-			return false;
+		SKIP_IF(level, verdict, should_skip_netns(r->netns));
 	}
 
 	if (r->ip == 4) {
@@ -191,7 +206,8 @@ static __always_inline bool fill_flow(const int level, const enum side side,
 	} else {
 		LOAD_SK16(access, r->saddr, sk, skc_v6_rcv_saddr, src_ip6);
 	}
-	return !should_skip_net(r->ip, side == PASSIVE && !by_remote ? r->saddr : r->daddr);
+	SKIP_IF(level, verdict, should_skip_net(r->ip, by_source(side) ? r->saddr : r->daddr));
+	return verdict;
 }
 
 static __always_inline void count_flow(const struct connect_record *r)
@@ -386,7 +402,8 @@ static __always_inline int failed_by_current(void *ctx, const bool typed, struct
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
 
-	if (fill_task(FAILED, &r.task) && fill_wanted_flow(typed, sk, uaddr, addr_len, &r)) {
+	if (fill_task(FAILED, &r.task) == WANTED &&
+	    fill_wanted_flow(typed, sk, uaddr, addr_len, &r)) {
 		r.error = -error;
 		emit(FAILED, ACTIVE, ctx, sk, &r);
 	}
@@ -433,8 +450,15 @@ static __always_inline bool fill_connect(const int level, const enum side side, 
 					 const enum access access, struct sock *sk,
 					 struct connect_record *r)
 {
-	if (!fill_task(level, &r->task) || !fill_flow(level, side, access, sk, r))
+	enum verdict task = fill_task(level, &r->task), flow;
+
+	if (task == SKIPPED)
 		return false;
+	flow = fill_flow(level, side, access, sk, r);
+	if (flow == SKIPPED)
+		return false;
+	if (level >= ALL && (task == OTHER || flow == OTHER))
+		r->flags |= UNWANTED;
 	if (level >= MORE && want_cookie)
 		r->cookie = cookie_of(ctx, access, sk);
 	return true;

@@ -47,6 +47,8 @@ enum record_flags {
 	ACCEPTED = 8,
 	/* Open before tracing: put into a map by user space (--existing). */
 	EXISTING = 16,
+	/* Not wanted by the filters, but it may be a peer (--peer). */
+	UNWANTED = 32,
 };
 
 #define MAX_PATH_BYTES 4096

@@ -31,6 +31,7 @@ use crate::event::Life;
 use crate::event::NoticeKind;
 use crate::event::Origin;
 use crate::event::Stage;
+use crate::peers::Peer;
 use crate::process::Process;
 
 pub struct Json {
@@ -78,6 +79,8 @@ struct ConnectObject<'a> {
     #[serde(flatten)]
     life: LifeFields,
     #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<PeerObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     netns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_id: Option<u64>,
@@ -91,6 +94,28 @@ struct ConnectObject<'a> {
     cgroup: Option<&'a str>,
     #[serde(flatten)]
     process: Option<ProcessFields<'a>>,
+}
+
+/// The process on the other end.
+#[derive(Serialize)]
+struct PeerObject<'a> {
+    pid: u32,
+    comm: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_id: Option<&'a str>,
+}
+
+impl<'a> PeerObject<'a> {
+    fn of(peer: &'a Peer) -> Self {
+        PeerObject {
+            pid: peer.pid,
+            comm: lossy(peer.comm.bytes()),
+            exe: peer.exe.as_deref().map(lossy),
+            container_id: peer.container.as_deref(),
+        }
+    }
 }
 
 /// Of events `result` and `close`.
@@ -399,6 +424,7 @@ impl Output for Json {
             community_id: CommunityId::of(row),
             error: (e.error != 0).then(|| error(e.error)),
             life,
+            peer: row.peer.map(PeerObject::of),
             netns: e.netns,
             cgroup_id: e.cgroup_id,
             vpid: e.vpid,

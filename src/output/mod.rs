@@ -18,6 +18,7 @@ use crate::event::Flow;
 use crate::event::Image;
 use crate::event::Life;
 use crate::event::NoticeKind;
+use crate::peers::Peer;
 use crate::process::Process;
 
 /// Events that did not reach the output, by reason.
@@ -81,6 +82,8 @@ pub struct Row<'a> {
     pub connect: &'a Connect,
     /// What became of it, in a row of its own.
     pub life: Option<&'a Life>,
+    /// Who is on the other end.
+    pub peer: Option<&'a Peer>,
     /// Set if any option wants to know about processes.
     pub process: Option<&'a Process>,
     pub user: Option<&'a str>,
@@ -92,7 +95,15 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     /// A connect alone.
     pub fn bare(connect: &'a Connect) -> Self {
-        Row { connect, life: None, process: None, user: None, container: None, cgroup: None }
+        Row {
+            connect,
+            life: None,
+            peer: None,
+            process: None,
+            user: None,
+            container: None,
+            cgroup: None,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::clock::WallClock;
 use crate::config::Columns;
 use crate::config::Mode;
 use crate::container::SHORT_ID_LEN;
+use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Flow;
 use crate::event::Life;
@@ -139,6 +140,10 @@ const RETR: Column = column("RETR", 5, Gap::Blank, |row, out| match row.row.life
     _ => out.push(b'-'),
 });
 
+const PEER: Column = column("PEER", 20, Gap::Blank, |line, out| match line.row.peer {
+    Some(peer) => process(out, &peer.comm, peer.pid),
+    None => out.push(b'-'),
+});
 const USER: Column = column("USER", 12, Gap::Blank, |line, out| match line.row.user {
     Some(name) => text::whole_name(out, name.as_bytes()),
     None => text::number(out, line.event.uid.into()),
@@ -187,6 +192,17 @@ fn exe(line: &Line, out: &mut Vec<u8>) {
     }
 }
 
+/// `bash(812)`
+fn process(out: &mut Vec<u8>, name: &Comm, pid: u32) {
+    match name.bytes() {
+        [] => out.push(b'-'),
+        name => text::link(out, name),
+    }
+    out.push(b'(');
+    text::number(out, pid.into());
+    out.push(b')');
+}
+
 /// `bash(812) < sshd(640) < systemd(1)`; ends with `-` if there are more.
 fn parents(line: &Line, out: &mut Vec<u8>) {
     let start = out.len();
@@ -196,13 +212,7 @@ fn parents(line: &Line, out: &mut Vec<u8>) {
         if out.len() > start {
             out.extend_from_slice(b" < ");
         }
-        match parent.name().bytes() {
-            [] => out.push(b'-'),
-            name => text::link(out, name),
-        }
-        out.push(b'(');
-        text::number(out, parent.pid.into());
-        out.push(b')');
+        process(out, &parent.name(), parent.pid);
     }
     if out.len() == start {
         out.push(b'-');
@@ -365,6 +375,7 @@ impl Table {
             (want.life, TX_KB),
             (want.life, RX_KB),
             (want.life, RETR),
+            (want.peer, PEER),
             (want.who.vpid, VPID),
             (want.who.netns_id, NETNS),
             (want.who.container_id, CONTAINER),
