@@ -372,25 +372,27 @@ impl App<'_> {
                     if self.existing.as_ref().is_some_and(|shown| shown.has(&connect)) {
                         continue;
                     }
-                    if connect.error == 0 {
-                        self.who.keep(&connect);
-                    }
                     let peer = peer_of(&mut self.peers, &mut self.who, &connect);
+                    let facts = self.who.of(&connect);
                     if let Some(peers) = &mut self.peers {
-                        peers.settle(&connect, &self.who.of(&connect));
+                        peers.settle(&connect, &facts);
                     }
-                    let shown = match connect.origin {
-                        _ if connect.unwanted => false,
-                        Origin::Accepted => shows_accepts,
-                        _ => shows_connects || connect.error != 0,
-                    };
-                    if !shown {
+                    if connect.unwanted {
                         continue;
                     }
-                    let facts = self.who.of(&connect);
-                    let row = Row { peer: peer.as_ref(), ..facts.row(&connect) };
-                    self.output.connect(&row, &clock, &mut self.text);
-                    self.printed += 1;
+                    let (is_shown, has_more) = match connect.origin {
+                        Origin::Accepted => (shows_accepts, self.config.life),
+                        _ if connect.error != 0 => (true, false),
+                        _ => (shows_connects, !shows_connects),
+                    };
+                    if is_shown {
+                        let row = Row { peer: peer.as_ref(), ..facts.row(&connect) };
+                        self.output.connect(&row, &clock, &mut self.text);
+                        self.printed += 1;
+                    }
+                    if has_more {
+                        self.who.keep(&connect, facts);
+                    }
                 }
                 Event::Process(event) => {
                     let known = self.who.apply(&event);
@@ -432,29 +434,44 @@ impl App<'_> {
             Event::Connect(connect) => Some(*connect),
             _ => None,
         });
-        self.existing = Some(existing::dedup(&mut rows, live));
+        let shown = existing::dedup(&mut rows, live);
         if self.peers.is_some() {
             self.note_existing(&rows)?;
         }
-        let clock = WallClock::now();
-        for row in &mut rows {
-            let facts = self.who.of_existing(row);
-            let peer = peer_of(&mut self.peers, &mut self.who, row);
-            let shown = self.config.existing
-                && self.config.max_events.is_none_or(|limit| self.printed < limit);
-            if shown {
-                let row = Row { peer: peer.as_ref(), ..facts.row(row) };
-                self.output.connect(&row, &clock, &mut self.text);
-                self.printed += 1;
-            }
-            self.who.keep_facts(row, facts);
-        }
-        if self.config.life || self.peers.is_some() {
-            // One process of those that hold it.
-            rows.dedup_by_key(|row| row.cookie);
-            self.tracer.adopt(&rows)?;
+        if self.config.existing {
+            self.existing = Some(shown);
+            self.show_existing(&mut rows);
         }
         Ok(())
+    }
+
+    fn show_existing(&mut self, rows: &mut Vec<Connect>) {
+        let clock = WallClock::now();
+        let left = self.config.max_events.map_or(usize::MAX, |n| n as usize);
+        for row in rows.iter_mut().take(left) {
+            let facts = self.who.of_existing(row);
+            let peer = peer_of(&mut self.peers, &mut self.who, row);
+            let shown = Row { peer: peer.as_ref(), ..facts.row(row) };
+            self.output.connect(&shown, &clock, &mut self.text);
+            self.printed += 1;
+            if self.config.life {
+                self.who.keep(row, facts);
+            }
+        }
+        if self.config.life {
+            // One process of those that hold it.
+            rows.dedup_by_key(|row| row.cookie);
+            self.adopt(rows);
+        }
+    }
+
+    fn adopt(&self, connections: &[Connect]) {
+        let left_out = self.tracer.adopt(connections);
+        if left_out > 0 {
+            tell(&format!(
+                "tcpconnect: {left_out} existing connections are not followed to their end"
+            ));
+        }
     }
 
     /// Any of the connections that are there may be a peer, wanted or not.
@@ -465,12 +482,17 @@ impl App<'_> {
         all.iter_mut().for_each(|row| row.unwanted = true);
         for row in wanted.iter().chain(&all) {
             let facts = self.who.of_existing(&mut row.clone());
-            if let Some(peers) = &mut self.peers {
+            // A hook has told of it, and better.
+            if let Some(peers) = self.peers.as_mut().filter(|peers| !peers.know(row)) {
                 peers.note(row);
                 peers.settle(row, &facts);
             }
         }
-        self.tracer.adopt(&all)
+        if !self.config.life {
+            all.extend(wanted);
+        }
+        self.adopt(&all);
+        Ok(())
     }
 
     fn print_flows(&mut self) -> Result<()> {

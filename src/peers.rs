@@ -83,6 +83,11 @@ impl Peers {
         }
     }
 
+    pub fn know(&self, connect: &Connect) -> bool {
+        let of_key = ends(connect).and_then(|key| self.ends.get(&key));
+        of_key.is_some_and(|of_key| of_key.iter().any(|end| end.connect.netns == connect.netns))
+    }
+
     /// The process of this end is known now, whatever it does later.
     pub fn settle(&mut self, connect: &Connect, facts: &Facts) {
         if let Some(end) = self.end_mut(connect) {

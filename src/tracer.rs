@@ -70,6 +70,7 @@ use crate::event::ProcessEvent;
 use crate::event::decode;
 use crate::event::decode_flow;
 use crate::event::decode_list;
+use crate::event::encode_existing;
 use crate::output::Lost;
 use crate::privilege;
 use crate::process;
@@ -534,17 +535,19 @@ impl Tracer {
         }
     }
 
-    /// Follows connections that were there before to their end.
-    pub fn adopt(&self, connections: &[Connect]) -> Result<()> {
-        for c in connections {
-            let Some(cookie) = c.cookie else { continue };
-            let life = crate::event::encode_existing(c);
+    /// Follows connections that were there before to their end; returns for how
+    /// many there is no room, or no cookie to know them by.
+    pub fn adopt(&self, connections: &[Connect]) -> usize {
+        let adopted = &self.skel.maps.adopted;
+        let is_left_out = |c: &&Connect| {
+            let life = encode_existing(c);
             // SAFETY: a record is plain data without padding.
             let bytes = unsafe { plain::as_bytes(&life) };
-            let added = self.skel.maps.adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY);
-            added.context("failed to follow a connection")?;
-        }
-        Ok(())
+            c.cookie.is_none_or(|cookie| {
+                adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY).is_err()
+            })
+        };
+        connections.iter().filter(is_left_out).count()
     }
 
     /// Counts the connections that have not ended, and those that were dropped.

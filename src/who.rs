@@ -158,19 +158,15 @@ impl Who {
         Facts { process, ..facts }
     }
 
-    /// Takes note of who made a connect that has no row of its own.
-    pub fn keep(&mut self, connect: &Connect) {
+    /// Takes note of who made a connect of which there is more to come.
+    pub fn keep(&mut self, connect: &Connect, mut facts: Facts) {
         if self.kept.is_none() {
             return;
         }
-        let facts = self.of(connect);
-        self.keep_facts(connect, facts);
-    }
-
-    pub fn keep_facts(&mut self, connect: &Connect, mut facts: Facts) {
         facts.process = facts.process.map(|process| Rc::new(process.frozen()));
         if let Some(kept) = &mut self.kept {
-            kept.insert((connect.ts_ns, connect.tid, connect.cookie), facts);
+            // Of several processes that hold it, the first.
+            kept.entry((connect.ts_ns, connect.tid, connect.cookie)).or_insert(facts);
             if kept.len() > MAX_KEPT {
                 kept.pop_first();
             }
