@@ -182,7 +182,7 @@ status 1
         script: "see auto plain_ipv4",
         expected: "\
 auto plain_ipv4: status 1, rows 0, lport 0
-tcpconnect: no hook can be attached: fentry: prog 'fexit_v4': failed to load: -EINVAL; kprobe: prog 'kprobe_v4': failed to load: -EINVAL; sockops: prog 'sockops_connect': failed to load: -EINVAL; the kernel is locked down (confidentiality): kprobes cannot work, and before 5.11 nothing can
+tcpconnect: no hook can be attached: sockops: prog 'sockops_connect': failed to load: -EINVAL; fentry: prog 'fexit_v4': failed to load: -EINVAL; kprobe: prog 'kprobe_v4': failed to load: -EINVAL; the kernel is locked down (confidentiality): kprobes cannot work, and before 5.11 nothing can
 ",
     },
     State {
