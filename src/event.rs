@@ -410,8 +410,11 @@ pub enum DecodeError {
 /// Decodes one sample; a perf buffer may pad it at the end.
 pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     let kind = bytes.first_chunk().ok_or(DecodeError::Short(bytes.len()))?;
-    match types::record_kind(u32::from_ne_bytes(*kind)) {
-        types::record_kind::RECORD_CONNECT => connect(&record(bytes)?).map(Event::Connect),
+    let kind = u32::from_ne_bytes(*kind);
+    match types::record_kind(kind & 0xffff) {
+        types::record_kind::RECORD_CONNECT => {
+            connect(&connect_record(bytes, (kind >> 16) as usize)?).map(Event::Connect)
+        }
         types::record_kind::RECORD_RESULT | types::record_kind::RECORD_CLOSE => {
             life(&record(bytes)?).map(|life| Event::Life(Box::new(life)))
         }
@@ -428,7 +431,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         types::record_kind::RECORD_CGROUP_NEW | types::record_kind::RECORD_CGROUP_GONE => {
             cgroup(&record(bytes)?).map(|event| Event::Cgroup(Box::new(event)))
         }
-        types::record_kind(kind) => Err(DecodeError::Kind(kind)),
+        types::record_kind(_) => Err(DecodeError::Kind(kind)),
     }
 }
 
@@ -436,6 +439,16 @@ fn record<T: plain::Plain + Default>(bytes: &[u8]) -> Result<T, DecodeError> {
     let mut record = T::default();
     plain::copy_from_bytes(&mut record, bytes).map_err(|_| DecodeError::Short(bytes.len()))?;
     Ok(record)
+}
+
+/// Of `len` bytes, 0: all; those that are not there are 0.
+fn connect_record(bytes: &[u8], len: usize) -> Result<types::connect_record, DecodeError> {
+    const WHOLE: usize = size_of::<types::connect_record>();
+    let mut whole = [0; WHOLE];
+    let len = if len == 0 { WHOLE } else { len };
+    let to = whole.get_mut(..len).ok_or(DecodeError::Short(bytes.len()))?;
+    to.copy_from_slice(bytes.get(..len).ok_or(DecodeError::Short(bytes.len()))?);
+    record(&whole)
 }
 
 fn has(flags: u32, flag: types::record_flags) -> bool {

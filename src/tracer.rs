@@ -86,7 +86,7 @@ const DEFAULT_RING_BYTES: usize = 1 << 20;
 /// Records of processes may take half: 5,000 processes that fork, exec and exit,
 /// against the 100 ms in which an idle reader looks again.
 const PROCESS_RING_BYTES: usize = 4 << 20;
-/// Per CPU; a sample takes 128 bytes.
+/// Per CPU; a sample takes as much, and a header.
 const DEFAULT_PERF_BYTES: usize = 1 << 20;
 /// Rows of the table of `-c`; about 7 MB of kernel memory.
 const MAX_FLOWS: u32 = 65_536;

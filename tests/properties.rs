@@ -105,10 +105,10 @@ impl Record {
         bytes.extend(self.ip.to_ne_bytes());
         bytes.extend(self.flags.to_ne_bytes());
         bytes.extend(self.error.to_ne_bytes());
+        bytes.extend(self.cookie.to_ne_bytes());
         bytes.extend(self.start_ns.to_ne_bytes());
         bytes.extend(self.exec_id.to_ne_bytes());
         bytes.extend(self.vpid.to_ne_bytes());
-        bytes.extend(self.cookie.to_ne_bytes());
         assert_eq!(bytes.len(), RECORD_LEN);
         bytes
     }
@@ -374,6 +374,21 @@ proptest! {
         let decoded = decode(&bytes);
         prop_assert_eq!(decoded.as_ref().map(Event::ts_ns), Ok(record.ts_ns));
         prop_assert_eq!(decoded, Ok(Event::Connect(expected)));
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_record_is_not_known(
+        record in record(), len in prop_oneof![Just(112usize), Just(120)],
+        padding in prop::collection::vec(any::<u8>(), 0..8),
+    ) {
+        let whole = Record { start_ns: 0, exec_id: 0, vpid: 0, ..record.clone() };
+        let whole = if len == 112 { Record { cookie: 0, ..whole } } else { whole };
+        let kind = record.kind | (len as u32) << 16;
+        let mut bytes = Record { kind, ..record }.bytes();
+        bytes.truncate(len);
+        prop_assert_eq!(decode(&bytes[..len - 1]), Err(DecodeError::Short(len - 1)));
+        bytes.extend(padding);
+        prop_assert_eq!(decode(&bytes), decode(&whole.bytes()));
     }
 
     #[test]

@@ -302,6 +302,9 @@ static __always_inline void begin_life(const enum side side, struct sock *sk,
 		__sync_fetch_and_add(&lives_begun, 1);
 }
 
+#define TABLE_LEN __builtin_offsetof(struct connect_record, cookie)
+#define MORE_LEN __builtin_offsetof(struct connect_record, start_ns)
+
 static __always_inline void emit(const int level, const enum side side, void *ctx,
 				 struct sock *sk, struct connect_record *r)
 {
@@ -313,7 +316,14 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 		fill_process_facts(r);
 	if (side == PASSIVE)
 		r->flags |= ACCEPTED;
-	if (level < ALL || !follows_lives || r->error) {
+	if (level < ALL) {
+		const __u64 len = level < MORE ? TABLE_LEN : MORE_LEN;
+
+		r->kind |= len << 16;
+		submit(ctx, r, &r->ts_ns, len);
+		return;
+	}
+	if (!follows_lives || r->error) {
 		submit(ctx, r, &r->ts_ns, sizeof(*r));
 		return;
 	}

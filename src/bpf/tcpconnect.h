@@ -65,8 +65,10 @@ struct task_facts {
 	__u8 leader[16]; /* the process's name; zero unless asked for */
 };
 
+/* As much of it leaves the kernel as is asked for: up to cookie, up to start_ns,
+ * or all. */
 struct connect_record {
-	__u32 kind;
+	__u32 kind; /* in the upper half how many bytes there are; 0: all */
 	__u32 netns; /* inode; 0 unless asked for */
 	__u64 ts_ns;
 	struct task_facts task;
@@ -78,10 +80,10 @@ struct connect_record {
 	__u8 flags;  /* enum record_flags; 0 unless asked for */
 	__u16 error; /* errno of a connect that failed at once, else 0 */
 	/* The rest is 0 unless asked for. */
+	__u64 cookie;	/* of the socket; 0 too where the kernel has none yet */
 	__u64 start_ns; /* when the process was forked, CLOCK_BOOTTIME */
 	__u32 exec_id;	/* how often the process and its ancestors called exec */
 	__u32 vpid;	/* the pid in the process's own pid namespace */
-	__u64 cookie;	/* of the socket; 0 too where the kernel has none yet */
 };
 
 _Static_assert(sizeof(struct connect_record) == 136, "ABI with src/event.rs");
