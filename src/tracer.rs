@@ -198,8 +198,8 @@ const TWIN_PROGRAMS: [&str; 4] =
 /// The fork program and its twin begin so.
 const PROCESS_FORK: &str = "process_fork";
 const LIST_PROGRAM: &str = "process_list";
-/// Of fentry, kprobe and the rest.
-const ACCEPT_PROGRAMS: [&str; 3] = ["fentry_accept", "kprobe_accept", "call_exit"];
+/// Of fentry, kprobe and the rest; the last on the perf side of its tracepoint.
+const ACCEPT_PROGRAMS: [&str; 4] = ["fentry_accept", "kprobe_accept", "call_exit", "call_exit_tp"];
 /// Where sockops has no callback for a change of state.
 const STATE_PROGRAM: &str = "sock_set_state";
 /// The programs that follow cgroups.
@@ -922,7 +922,7 @@ impl<'a> Setup<'a> {
         Counted {
             connect: fds(&mut tracer.connect.iter().chain(states).filter(seen)),
             fork: fds(&mut followed.iter().filter(forks)),
-            process: fds(&mut followed.iter().filter(|_| tells)),
+            process: fds(&mut followed.iter().filter(|name| tells && !also(name))),
         }
     }
 
@@ -948,10 +948,11 @@ impl<'a> Setup<'a> {
             programs.push(STATE_PROGRAM);
         }
         if self.accepts() {
-            let [fentry, kprobe, other] = ACCEPT_PROGRAMS;
+            let [fentry, kprobe, other, other_twin] = ACCEPT_PROGRAMS;
             programs.push(match rung {
                 Rung::Fentry => fentry,
                 Rung::Kprobe => kprobe,
+                _ if self.twins.get() => other_twin,
                 _ => other,
             });
         }

@@ -34,7 +34,11 @@ pub const TESTS: [(&str, Test); 14] = tests![
 ];
 
 /// What these ask does not depend on the kind of buffer.
-pub const ONE_BUFFER: [&str; 8] = [
+pub const ONE_BUFFER: [&str; 12] = [
+    "who_connected_is_told_of_the_end_too",
+    "who_accepted_is_told_and_both_ends_join",
+    "existing_connections_come_first_and_nothing_twice",
+    "each_end_knows_the_process_of_the_other",
     "a_peer_is_known_though_the_filters_do_not_want_it",
     "the_table_tells_outcome_and_end",
     "only_slow_outcomes_are_shown",
@@ -294,9 +298,8 @@ fn existing_connections_come_first_and_nothing_twice(lab: &Lab) {
 }
 
 fn a_connection_from_before_is_followed_to_its_end(lab: &Lab) {
-    let mut holder = Client::new();
-    holder.case("hold 3");
-    let (pid, netns) = (holder.pid(), holder.netns());
+    let holder = Client::new();
+    let netns = holder.netns();
     for args in [&["-j", "-e", "--life"][..], &["-j", "-e", "--life", "-x"]] {
         let mut other = Client::start({
             let mut command = holder.beside(client());
@@ -322,7 +325,6 @@ fn a_connection_from_before_is_followed_to_its_end(lab: &Lab) {
             assert_eq!(close["exe"].is_string(), args.contains(&"-x"), "{done:#?}");
         }
     }
-    drop((pid, holder));
 }
 
 fn who_has_a_connection_with_an_address_is_told(lab: &Lab) {

@@ -45,12 +45,12 @@ static __always_inline struct sock *socket_of(struct task_struct *task, int fd)
 	return BPF_CORE_READ(sock, sk);
 }
 
-static __always_inline int call_ended(void *ctx, struct pt_regs *regs, long ret)
+static __always_inline int call_ended(void *ctx, long call, long ret)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct sock *sk;
 
-	if (!IS_ACCEPT(regs) || ret < 0 || IN_COMPAT(task))
+	if (!IS_ACCEPT(call) || ret < 0 || IN_COMPAT(task))
 		return 0;
 	sk = socket_of(task, ret);
 	return sk ? accepted(ctx, false, sk) : 0;

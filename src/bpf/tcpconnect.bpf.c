@@ -155,7 +155,13 @@ int BPF_KPROBE(kprobe_accept, struct sock *sk)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(call_exit, struct pt_regs *regs, long ret)
 {
-	return call_ended(ctx, regs, ret);
+	return call_ended(ctx, SYSCALL_OF(regs), ret);
+}
+
+SEC("tp/raw_syscalls/sys_exit")
+int call_exit_tp(struct trace_event_raw_sys_exit *ctx)
+{
+	return call_ended(ctx, ctx->id, ctx->ret);
 }
 
 SEC("tp_btf/inet_sock_set_state")

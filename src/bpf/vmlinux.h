@@ -176,10 +176,12 @@ struct pt_regs {
 
 /* System calls, in and out of 32-bit programs. */
 #if defined(__TARGET_ARCH_x86)
-#define IS_ACCEPT(regs) ((regs)->orig_ax == 43 || (regs)->orig_ax == 288)
+#define SYSCALL_OF(regs) ((regs)->orig_ax)
+#define IS_ACCEPT(call) ((call) == 43 || (call) == 288)
 #define IN_COMPAT(task) (BPF_CORE_READ(task, thread_info.status) & 2 /* TS_COMPAT */)
 #else
-#define IS_ACCEPT(regs) ((regs)->syscallno == 202 || (regs)->syscallno == 242)
+#define SYSCALL_OF(regs) ((regs)->syscallno)
+#define IS_ACCEPT(call) ((call) == 202 || (call) == 242)
 #define IN_COMPAT(task) (BPF_CORE_READ(task, thread_info.flags) >> 22 & 1 /* TIF_32BIT */)
 #endif
 
@@ -401,6 +403,11 @@ struct task_struct {
 
 struct trace_event_raw_sched_process_fork {
 	int child_pid;
+};
+
+struct trace_event_raw_sys_exit {
+	long id;
+	long ret;
 };
 
 struct trace_event_raw_task_rename {
