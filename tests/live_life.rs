@@ -99,12 +99,9 @@ fn each_connect_has_one_outcome_and_one_end(lab: &Lab) {
         for field in ["tx_bytes", "rx_bytes", "close_by"] {
             assert_eq!(close[field], fact[field], "{field}: {}", context());
         }
-        assert_eq!(
-            close["retransmits"],
-            if fact["result"] == "timeout" { 1 } else { 0 },
-            "{}",
-            context()
-        );
+        // A slow machine may send a segment again by itself.
+        let least = u64::from(fact["result"] == "timeout");
+        assert!(close["retransmits"].as_u64() >= Some(least), "{}", context());
         let error = match fact["result"].as_str() {
             Some("refused") => Some("ECONNREFUSED"),
             Some("timeout") => Some("ETIMEDOUT"),
