@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
-use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
@@ -21,7 +20,6 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 
-use crate::cgroup::text_of;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::command::Paused;
@@ -44,6 +42,8 @@ use crate::peers::Peer;
 use crate::peers::Peers;
 use crate::process;
 use crate::procs::Procs;
+use crate::sink::Sink;
+use crate::sink::end_of_output;
 use crate::tracer::Tracer;
 use crate::who::Who;
 
@@ -84,7 +84,7 @@ pub fn run(config: &Config) -> Result<u8> {
     let mut screen = io::stdout();
     let banner = screen.write_all(output::banner(config)).and_then(|()| screen.flush());
     if let Err(e) = banner {
-        return end_of_output(e, "stdout");
+        return end_of_output(e, "stdout").map(|()| 0);
     }
     tracer.wait_for_wakeup();
     let mut app = App {
@@ -111,7 +111,7 @@ pub fn run(config: &Config) -> Result<u8> {
         app.look_at_existing()?;
     }
     if let Err(e) = app.sink.write(&mut app.text) {
-        return end_of_output(e, &app.sink.name);
+        return end_of_output(e, &app.sink.name).map(|()| 0);
     }
     if let Some(fd) = config.ready_fd {
         // SAFETY: open (checked above), and given to us to close.
@@ -142,14 +142,6 @@ fn come_first() {
     unsafe {
         libc::sched_setscheduler(0, libc::SCHED_BATCH, &param);
         libc::setpriority(libc::PRIO_PROCESS, 0, -20);
-    }
-}
-
-/// A closed pipe is the normal end of `tcpconnect | head`.
-fn end_of_output(error: io::Error, name: &str) -> Result<u8> {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => Ok(0),
-        _ => bail!("failed to write to {name}: {}", text_of(&error)),
     }
 }
 
@@ -238,7 +230,7 @@ impl App<'_> {
             let drained = self.drain()?;
             let written = self.print(false);
             if let Err(e) = written {
-                return end_of_output(e, &self.sink.name).map(|_| End::Closed);
+                return end_of_output(e, &self.sink.name).map(|()| End::Closed);
             }
             if woken.closed {
                 return Ok(End::Closed);
@@ -502,7 +494,7 @@ impl App<'_> {
         let now_ns = monotonic_ns();
         self.output.flows(&flows, now_ns, &WallClock::now(), &mut self.text);
         let written = self.sink.write(&mut self.text);
-        written.or_else(|e| end_of_output(e, &self.sink.name).map(|_| ()))
+        written.or_else(|e| end_of_output(e, &self.sink.name))
     }
 
     /// Says what was lost since the last report, at most once in `at_most`.
@@ -534,7 +526,7 @@ impl App<'_> {
         }
         self.output.lost(&new, monotonic_ns(), &WallClock::now(), &mut self.text);
         let written = self.sink.write(&mut self.text);
-        written.or_else(|e| end_of_output(e, &self.sink.name).map(|_| ()))
+        written.or_else(|e| end_of_output(e, &self.sink.name))
     }
 
     /// Stops the hooks, then prints what they had still to say.
@@ -547,7 +539,7 @@ impl App<'_> {
         std::thread::sleep(BUSY);
         while self.drain()? {}
         if let Err(e) = self.print(true) {
-            return end_of_output(e, &self.sink.name).map(|_| end);
+            return end_of_output(e, &self.sink.name).map(|()| end);
         }
         if let Mode::Count { .. } = self.config.mode {
             self.print_flows()?;
@@ -613,34 +605,6 @@ fn check_open(fd: RawFd) -> Result<()> {
         bail!("--ready-fd {fd}: no such descriptor is open; redirect it, for example {fd}>FILE");
     }
     Ok(())
-}
-
-/// Where rows go.
-struct Sink {
-    file: File,
-    name: String,
-}
-
-impl Sink {
-    fn open(config: &Config) -> Result<Self> {
-        let Some(path) = &config.output else {
-            let stdout = io::stdout().as_fd().try_clone_to_owned();
-            let file = File::from(stdout.context("failed to open stdout")?);
-            return Ok(Sink { file, name: "stdout".into() });
-        };
-        let name = path.display().to_string();
-        match File::create(path) {
-            Ok(file) => Ok(Sink { file, name }),
-            Err(e) => bail!("cannot write to --output '{name}': {}", text_of(&e)),
-        }
-    }
-
-    /// One write for the whole batch.
-    fn write(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
-        let result = self.file.write_all(text);
-        text.clear();
-        result
-    }
 }
 
 /// Set by SIGINT, SIGTERM and SIGHUP.

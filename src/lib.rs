@@ -26,6 +26,7 @@ pub mod peers;
 pub mod privilege;
 pub mod process;
 pub mod procs;
+pub mod sink;
 mod skel;
 pub mod snapshot;
 pub mod sockets;

@@ -4,11 +4,8 @@
 //! Loads no BPF.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 
 use anyhow::Context as _;
@@ -38,6 +35,8 @@ use crate::output::sockets as lines;
 use crate::output::sockets::Form;
 use crate::output::sockets::Line;
 use crate::process;
+use crate::sink::Sink;
+use crate::sink::end_of_output;
 use crate::sockets;
 use crate::sockets::Ends;
 use crate::sockets::Family;
@@ -53,6 +52,7 @@ const MAX_SCANNERS: usize = 8;
 /// Prints the snapshot.
 pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     let mut sink = Sink::open(config)?;
+    let mut text = Vec::with_capacity(BATCH + 4096);
     raise_descriptor_limit();
     let time = DateTime::from_timestamp_nanos(WallClock::now().unix_ns(monotonic_ns()) as i64);
     let time = time.to_rfc3339_opts(SecondsFormat::Micros, true);
@@ -79,7 +79,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     let paths = paths(sockets);
     let mut comms = Comms { proc: &proc, known: HashMap::new() };
     let mut left = config.max_events.unwrap_or(u64::MAX);
-    lines::header(form, &mut sink.text);
+    lines::header(form, &mut text);
     'all: for socket in sockets {
         let ends = socket.unix();
         let peer_path = ends.and_then(|ends| paths.get(&ends.peer?).copied());
@@ -92,8 +92,10 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
                 return Ok(false);
             }
             left -= 1;
-            lines::line(form, line, &time, &mut sink.text);
-            sink.write(BATCH)?;
+            lines::line(form, line, &time, &mut text);
+            if text.len() >= BATCH {
+                sink.write(&mut text)?;
+            }
             Ok(true)
         };
         let of_socket = of(holders, socket.inode);
@@ -115,7 +117,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
             Err(e) => return end_of_output(e, &sink.name),
         }
     }
-    sink.write(0).or_else(|e| end_of_output(e, &sink.name))
+    sink.write(&mut text).or_else(|e| end_of_output(e, &sink.name))
 }
 
 /// Connections, each with the processes that hold it.
@@ -360,46 +362,5 @@ fn raise_descriptor_limit() {
             limit.rlim_cur = limit.rlim_max;
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
-    }
-}
-
-/// A closed pipe is the normal end of `tcpconnect -s | head`.
-fn end_of_output(error: io::Error, name: &str) -> Result<()> {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => Ok(()),
-        _ => bail!("failed to write to {name}: {}", text_of(&error)),
-    }
-}
-
-/// Where lines go.
-struct Sink {
-    file: File,
-    name: String,
-    text: Vec<u8>,
-}
-
-impl Sink {
-    fn open(config: &Config) -> Result<Self> {
-        let text = Vec::with_capacity(BATCH + 4096);
-        let Some(path) = &config.output else {
-            let stdout = io::stdout().as_fd().try_clone_to_owned();
-            let file = File::from(stdout.context("failed to open stdout")?);
-            return Ok(Sink { file, name: "stdout".into(), text });
-        };
-        let name = path.display().to_string();
-        match File::create(path) {
-            Ok(file) => Ok(Sink { file, name, text }),
-            Err(e) => bail!("cannot write to --output '{name}': {}", text_of(&e)),
-        }
-    }
-
-    /// Writes what there is, if that is so much.
-    fn write(&mut self, at_least: usize) -> io::Result<()> {
-        if self.text.len() < at_least {
-            return Ok(());
-        }
-        let result = self.file.write_all(&self.text);
-        self.text.clear();
-        result
     }
 }
