@@ -46,6 +46,14 @@ impl PartialEq for Comm {
 impl Eq for Comm {}
 
 impl Comm {
+    /// Cut as the kernel cuts it.
+    pub fn new(text: &[u8]) -> Self {
+        let mut comm = Comm::default();
+        let len = text.len().min(COMM_LEN - 1);
+        comm.0[..len].copy_from_slice(&text[..len]);
+        comm
+    }
+
     /// The bytes before the first NUL.
     pub fn bytes(&self) -> &[u8] {
         let end = self.0.iter().position(|&b| b == 0).unwrap_or(COMM_LEN);

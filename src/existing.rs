@@ -150,16 +150,12 @@ fn parse(pid: u32, status: &[u8], comm: &[u8]) -> Option<Task> {
         let mut words = line.split_ascii_whitespace();
         if last { words.next_back() } else { words.next() }?.parse().ok()
     };
-    let mut name = Comm::default();
-    let text = comm.strip_suffix(b"\n").unwrap_or(comm);
-    let len = text.len().min(name.0.len() - 1);
-    name.0[..len].copy_from_slice(&text[..len]);
     Some(Task {
         pid,
         uid: field(b"Uid:", false)?,
         gid: field(b"Gid:", false)?,
         vpid: field(b"NSpid:", true).unwrap_or(pid),
-        comm: name,
+        comm: Comm::new(comm.strip_suffix(b"\n").unwrap_or(comm)),
         cgroup_id: None,
     })
 }

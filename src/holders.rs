@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use crate::event::COMM_LEN;
+use crate::event::Comm;
 use crate::sockets::NumberSet;
 
 /// linux/kcmp.h
@@ -147,7 +148,7 @@ impl Proc {
     }
 
     /// The name of a process.
-    pub fn comm(&self, pid: u32) -> Option<([u8; COMM_LEN], usize)> {
+    pub fn comm(&self, pid: u32) -> Option<Comm> {
         let file = open_at(&self.0, Name::new(format_args!("{pid}/comm")).as_c_str(), 0).ok()?;
         let mut comm = [0; COMM_LEN];
         let (to, room) = (comm.as_mut_ptr().cast(), comm.len());
@@ -155,7 +156,7 @@ impl Proc {
         let read = unsafe { libc::read(file.as_raw_fd(), to, room) };
         // Nothing in it is a newline but the last byte, unless the name has one.
         let len = usize::try_from(read).ok()?.checked_sub(1)?;
-        Some((comm, len.min(room)))
+        Some(Comm::new(comm.get(..len)?))
     }
 
     /// The network namespaces of these processes and those with a mount, each
@@ -375,8 +376,8 @@ mod tests {
         let found = proc.scan(&[pid], &[], 2);
         let holder = Holder { inode: inode as u32, pid, fd: one.as_raw_fd() as u32 };
         assert!(found.holders.contains(&holder), "{found:?}");
-        let (comm, len) = proc.comm(pid).unwrap();
+        let comm = proc.comm(pid).unwrap();
         let name = fs::read("/proc/self/comm").unwrap();
-        assert_eq!(&comm[..len], &name[..name.len() - 1]);
+        assert_eq!(comm.bytes(), &name[..name.len() - 1]);
     }
 }

@@ -413,10 +413,7 @@ fn stat_of(pid: u32) -> Option<Stat> {
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let begin = stat.iter().position(|&b| b == b'(')? + 1;
     let end = stat.iter().rposition(|&b| b == b')')?;
-    let mut name = Comm::default();
-    let comm = stat.get(begin..end)?;
-    let len = comm.len().min(name.0.len() - 1);
-    name.0[..len].copy_from_slice(&comm[..len]);
+    let name = Comm::new(stat.get(begin..end)?);
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
     let mut fields = rest.split_ascii_whitespace().skip(1);
     let parent = fields.next()?.parse().ok()?;

@@ -25,7 +25,7 @@ use crate::config::Family as Families;
 use crate::config::Filter;
 use crate::error::StartError;
 use crate::error::tell;
-use crate::event::COMM_LEN;
+use crate::event::Comm;
 use crate::filter::Net;
 use crate::filter::NetTable;
 use crate::holders::Holder;
@@ -85,7 +85,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
         let peer_path = ends.and_then(|ends| paths.get(&ends.peer?).copied());
         let bare = Line { socket, pid: None, fd: None, comm: None, peer_path };
         let mut each = |line: &Line| -> io::Result<bool> {
-            if filter.comm.is_some_and(|comm| !is_named(line.comm, &comm.0)) {
+            if filter.comm.is_some_and(|comm| line.comm != Some(Comm(comm.0).bytes())) {
                 return Ok(true);
             }
             if left == 0 {
@@ -315,11 +315,6 @@ fn leads_to(nets: &NetTable, addr: Option<IpAddr>) -> bool {
     longest.map_or(nets.default, |(_, wanted)| *wanted)
 }
 
-fn is_named(comm: Option<&[u8]>, wanted: &[u8; COMM_LEN]) -> bool {
-    let end = wanted.iter().position(|&b| b == 0).unwrap_or(wanted.len());
-    comm.is_some_and(|comm| comm == &wanted[..end])
-}
-
 /// The holders of an inode; `holders` is sorted.
 fn of(holders: &[Holder], inode: u32) -> &[Holder] {
     if inode == 0 {
@@ -343,13 +338,13 @@ fn paths(sockets: &[Socket]) -> NumberMap<u32, &[u8]> {
 /// Names of processes, each read once.
 struct Comms<'a> {
     proc: &'a Proc,
-    known: HashMap<u32, Option<([u8; COMM_LEN], usize)>>,
+    known: HashMap<u32, Option<Comm>>,
 }
 
 impl Comms<'_> {
     fn of(&mut self, pid: u32) -> Option<&[u8]> {
         let comm = self.known.entry(pid).or_insert_with(|| self.proc.comm(pid));
-        comm.as_ref().map(|(bytes, len)| &bytes[..*len])
+        comm.as_ref().map(Comm::bytes)
     }
 }
 
