@@ -417,7 +417,7 @@ impl App<'_> {
     /// The connections that are there already, but for those that a hook has told
     /// of meanwhile.
     fn look_at_existing(&mut self) -> Result<()> {
-        let (mut rows, unseen) = existing::find(self.config, &self.config.filter)?;
+        let (mut rows, unseen) = existing::find(self.config)?;
         if !unseen.is_empty() {
             tell(&format!("tcpconnect: {unseen}"));
         }
@@ -427,21 +427,33 @@ impl App<'_> {
             _ => None,
         });
         let shown = existing::dedup(&mut rows, live);
-        if self.peers.is_some() {
-            self.note_existing(&rows)?;
+        for row in &mut rows {
+            let facts = self.who.of_existing(row);
+            // A hook has told of it, and better.
+            if let Some(peers) = self.peers.as_mut().filter(|peers| !peers.know(row)) {
+                peers.note(row);
+                peers.settle(row, &facts);
+            }
         }
         if self.config.existing {
             self.existing = Some(shown);
-            self.show_existing(&mut rows);
+            self.show_existing(&rows);
+        }
+        if self.config.life || self.peers.is_some() {
+            // One process of those that hold it, rather one that is wanted.
+            rows.sort_by_key(|row| row.unwanted);
+            let mut known = HashSet::new();
+            rows.retain(|row| row.cookie.is_none_or(|cookie| known.insert(cookie)));
+            self.adopt(&rows);
         }
         Ok(())
     }
 
-    fn show_existing(&mut self, rows: &mut Vec<Connect>) {
+    fn show_existing(&mut self, rows: &[Connect]) {
         let clock = WallClock::now();
         let left = self.config.max_events.map_or(usize::MAX, |n| n as usize);
-        for row in rows.iter_mut().take(left) {
-            let facts = self.who.of_existing(row);
+        for row in rows.iter().filter(|row| !row.unwanted).take(left) {
+            let facts = self.who.of_existing(&mut row.clone());
             let peer = peer_of(&mut self.peers, &mut self.who, row);
             let shown = Row { peer: peer.as_ref(), ..facts.row(row) };
             self.output.connect(&shown, &clock, &mut self.text);
@@ -449,11 +461,6 @@ impl App<'_> {
             if self.config.life {
                 self.who.keep(row, facts);
             }
-        }
-        if self.config.life {
-            // One process of those that hold it.
-            rows.dedup_by_key(|row| row.cookie);
-            self.adopt(rows);
         }
     }
 
@@ -464,27 +471,6 @@ impl App<'_> {
                 "tcpconnect: {left_out} existing connections are not followed to their end"
             ));
         }
-    }
-
-    /// Any of the connections that are there may be a peer, wanted or not.
-    fn note_existing(&mut self, wanted: &[Connect]) -> Result<()> {
-        let (mut all, _) = existing::find(self.config, &self.config.all())?;
-        let cookies: HashSet<_> = wanted.iter().filter_map(|row| row.cookie).collect();
-        all.retain(|row| row.cookie.is_none_or(|cookie| !cookies.contains(&cookie)));
-        all.iter_mut().for_each(|row| row.unwanted = true);
-        for row in wanted.iter().chain(&all) {
-            let facts = self.who.of_existing(&mut row.clone());
-            // A hook has told of it, and better.
-            if let Some(peers) = self.peers.as_mut().filter(|peers| !peers.know(row)) {
-                peers.note(row);
-                peers.settle(row, &facts);
-            }
-        }
-        if !self.config.life {
-            all.extend(wanted);
-        }
-        self.adopt(&all);
-        Ok(())
     }
 
     fn print_flows(&mut self) -> Result<()> {

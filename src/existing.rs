@@ -15,7 +15,6 @@ use crate::cgroup;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Family;
-use crate::config::Filter;
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Origin;
@@ -53,13 +52,20 @@ impl Shown {
 }
 
 /// The connections there are now; one row for each process that holds one; and in
-/// words what could not be looked at.
-pub fn find(config: &Config, filter: &Filter) -> Result<(Vec<Connect>, String)> {
-    let mut filter = filter.clone();
+/// words what could not be looked at. Any may be a peer: with --peer those that the
+/// filter does not want are marked, not left out.
+pub fn find(config: &Config) -> Result<(Vec<Connect>, String)> {
+    let mut filter = config.filter.clone();
     if filter.children {
         filter.pids.extend(process::descendants(&filter.pids));
     }
-    let seen = snapshot::connections(&filter).context("failed to list the sockets")?;
+    let marks = config.peer.is_some();
+    let only = filter.netns.as_deref().filter(|_| marks).map(cgroup::netns).transpose()?;
+    let seen = match marks {
+        true => snapshot::connections(&config.all()),
+        false => snapshot::connections(&filter),
+    };
+    let seen = seen.context("failed to list the sockets")?;
     let ts_ns = monotonic_ns();
     let mut tasks = Tasks::default();
     let mut rows = Vec::new();
@@ -81,9 +87,17 @@ pub fn find(config: &Config, filter: &Filter) -> Result<(Vec<Connect>, String)> 
             origin: Origin::Existing,
             ..Connect::nowhere()
         };
+        let passes = !marks
+            || only.is_none_or(|inode| inode == socket.netns) && snapshot::passes(socket, &filter);
+        let wanted = |task: &Task| {
+            passes
+                && (filter.pids.is_empty() || filter.pids.contains(&task.pid))
+                && filter.comm.is_none_or(|comm| task.comm == Comm(comm.0))
+        };
         let held: Vec<_> = pids.iter().filter_map(|&pid| tasks.of(pid)).collect();
-        let named = |task: &&Task| filter.comm.is_none_or(|comm| task.comm == Comm(comm.0));
-        rows.extend(held.iter().filter(named).map(|task| Connect {
+        let told = held.iter().filter(|task| marks || wanted(task));
+        rows.extend(told.map(|task| Connect {
+            unwanted: !wanted(task),
             pid: task.pid,
             uid: task.uid,
             gid: task.gid,
@@ -93,7 +107,7 @@ pub fn find(config: &Config, filter: &Filter) -> Result<(Vec<Connect>, String)> 
             vpid: Some(task.vpid).filter(|_| config.who.vpid),
             ..bare
         }));
-        if held.is_empty() && filter.comm.is_none() && filter.pids.is_empty() {
+        if held.is_empty() && passes && filter.comm.is_none() && filter.pids.is_empty() {
             rows.push(bare);
         }
     }
@@ -106,7 +120,7 @@ pub fn dedup(rows: &mut Vec<Connect>, live: impl Iterator<Item = Connect>) -> Sh
     let live: HashSet<_> = live.map(|connect| key(&connect)).collect();
     rows.retain(|row| !live.contains(&key(row)));
     let until_ns = monotonic_ns() + LATE_NS;
-    Shown { keys: rows.iter().map(key).collect(), until_ns }
+    Shown { keys: rows.iter().filter(|row| !row.unwanted).map(key).collect(), until_ns }
 }
 
 /// A process as /proc has it now.

@@ -281,7 +281,7 @@ impl Listing<'_> {
 }
 
 /// Whether a socket passes, whoever holds it.
-fn passes(socket: &Socket, filter: &Filter) -> bool {
+pub fn passes(socket: &Socket, filter: &Filter) -> bool {
     let remote = socket.ends().and_then(Ends::remote);
     let family = match filter.family {
         Families::Both => true,

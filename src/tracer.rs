@@ -991,7 +991,7 @@ impl<'a> Setup<'a> {
         data.may_probe = privilege::may_probe();
         data.want_vpid = self.config.who.vpid;
         data.want_cookie = json || self.config.existing || self.config.peer.is_some();
-        data.has_cookie = privilege::has_cookies();
+        data.has_cookie = data.want_cookie && privilege::has_cookies();
         data.follows_lives = self.follows_lives();
         data.want_connects =
             self.config.keeps_who() || self.config.existing || self.config.peer.is_some();
