@@ -21,7 +21,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # thing:package, where a thing is a command, or a file if it begins with /.
 BUILD_NEEDS := cc:gcc cc:libc6-dev clang:clang pkg-config:pkg-config \
 	/usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
-TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl man:man-db groff:groff-base \
+TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl dnsmasq:dnsmasq-base dig:bind9-dnsutils musl-gcc:musl-tools man:man-db groff:groff-base \
 	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static xz:xz-utils zstd:zstd \
 	/usr/bin/python3:python3 /usr/share/doc/python3-venv:python3-venv
 

@@ -4,7 +4,8 @@
 //!
 //! Needs root, except with `-- format`, which measures user space alone. `-- who`
 //! measures what it costs to know of all processes, `-- life` what it costs to
-//! follow each connection to its end, `-- snapshot` to list the sockets there are.
+//! follow each connection to its end, `-- snapshot` to list the sockets there are,
+//! `-- names` to see every packet for the sake of those from port 53.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,6 +20,7 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -64,7 +66,7 @@ const FORKS_AT_MOST: Duration = Duration::from_secs(120);
 
 fn main() {
     println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
-    let parts = ["format", "who", "life", "snapshot"];
+    let parts = ["format", "who", "life", "snapshot", "names"];
     let part = std::env::args().find(|a| parts.contains(&a.as_str()));
     if part.is_none() {
         cost_of_tracing();
@@ -81,6 +83,10 @@ fn main() {
     if wanted("life") {
         cost_of_lives();
         memory_of_lives();
+    }
+    if wanted("names") {
+        cost_of_names();
+        answers();
     }
     if wanted("who") {
         cost_of_exec();
@@ -289,6 +295,109 @@ fn memory_of_lives() {
     let name = format!("memory, {OPEN} open, then {STORM} more seen");
     let after = status_kib(tracer.id(), "VmRSS");
     line(&name, format!("{:.1}, {:.1} MB", before / 1024.0, after / 1024.0), "");
+    stop(tracer);
+}
+
+const NAME_ROUNDS: usize = 31;
+const ROUND_TRIPS: usize = 20_000;
+const STREAM_BYTES: usize = 1 << 30;
+
+/// Nanoseconds for a packet of UDP to another thread and back.
+fn round_trip_ns() -> f64 {
+    let socket = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let (one, other) = (socket(), socket());
+    let connect = |socket: &UdpSocket, to: &UdpSocket| {
+        socket.connect(to.local_addr().expect("an address")).expect("a connected socket");
+    };
+    connect(&one, &other);
+    connect(&other, &one);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut byte = [0];
+            for _ in 0..ROUND_TRIPS {
+                other.recv(&mut byte).expect("a packet");
+                other.send(&byte).expect("sent");
+            }
+        });
+        let started = Instant::now();
+        let mut byte = [0];
+        for _ in 0..ROUND_TRIPS {
+            one.send(&byte).expect("sent");
+            one.recv(&mut byte).expect("a packet");
+        }
+        started.elapsed().as_nanos() as f64 / ROUND_TRIPS as f64
+    })
+}
+
+/// Seconds for a gibibyte over TCP.
+fn stream_s() -> f64 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
+    let to = listener.local_addr().expect("an address");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = TcpStream::connect(to).expect("a connection");
+            let bytes = vec![0; 1 << 18];
+            for _ in 0..STREAM_BYTES / bytes.len() {
+                stream.write_all(&bytes).expect("sent");
+            }
+        });
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut bytes = vec![0; 1 << 18];
+        let started = Instant::now();
+        while stream.read(&mut bytes).expect("bytes") > 0 {}
+        started.elapsed().as_secs_f64()
+    })
+}
+
+/// What `-d` adds to what is no DNS: the ratio, and the run time of the program for
+/// each packet as the kernel has it.
+fn cost_of_names() {
+    const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+    let (mut trips, mut streams, mut untraced) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..NAME_ROUNDS {
+        let base = (round_trip_ns(), stream_s());
+        let (tracer, _) = trace(&["-d", "-o", "/dev/null"], Stdio::null());
+        trips.push(round_trip_ns() / base.0);
+        streams.push(stream_s() / base.1);
+        stop(tracer);
+        untraced.push(base.0);
+    }
+    let us = median(untraced) / 1000.0;
+    line("names: UDP round trip, -d / none", format!("{:.3}", median(trips)), "<= 1.02");
+    line("names: TCP stream, -d / none", format!("{:.3}", median(streams)), "<= 1.02");
+    line("names: UDP round trip, untraced", format!("{us:.2} us"), "");
+    let before = fs::read_to_string(STATISTICS).expect("the kernel counts run times");
+    fs::write(STATISTICS, "1").expect("this needs root");
+    let (tracer, _) = trace(&["-d", "-o", "/dev/null"], Stdio::null());
+    round_trip_ns();
+    let output = Command::new("bpftool").args(["prog", "show", "name", "dns_received"]).output();
+    let text = String::from_utf8_lossy(&output.expect("bpftool runs").stdout).into_owned();
+    stop(tracer);
+    fs::write(STATISTICS, before.trim()).expect("this needs root");
+    let number = |after: &str| -> Option<f64> {
+        text.split(after).nth(1)?.split_whitespace().next()?.parse().ok()
+    };
+    if let Some((ns, runs)) = number("run_time_ns ").zip(number("run_cnt ")) {
+        line("names: program, a packet that is no DNS", format!("{:.0} ns", ns / runs), "");
+    }
+}
+
+const ANSWERS: u64 = 100_000;
+
+/// The tracer's time for an answer, from the buffer into the table of names.
+fn answers() {
+    let mut client = Client::new();
+    let (tracer, _) = trace(&["-d", "-o", "/dev/null"], Stdio::null());
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let before = cpu_ns(tracer.id());
+        client.case(&format!("dns storm {ANSWERS} 100000"));
+        std::thread::sleep(Duration::from_millis(50));
+        times.push((cpu_ns(tracer.id()) - before) / ANSWERS as f64 / 1000.0);
+    }
+    line("names: tracer CPU for an answer", format!("{:.2} us", median(times)), "< 3 us");
+    let memory = status_kib(tracer.id(), "VmRSS") / 1024.0;
+    line(&format!("names: memory after {ANSWERS} names"), format!("{memory:.1} MB"), "");
     stop(tracer);
 }
 

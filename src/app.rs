@@ -333,6 +333,7 @@ impl App<'_> {
         let clock = WallClock::now();
         let shows_connects = self.config.shows_connects();
         let shows_accepts = self.config.shows_accepts();
+        let to_name = self.config.to_name.as_ref();
         for event in self.pending.drain(..ready) {
             if self.printed >= limit {
                 break;
@@ -355,6 +356,9 @@ impl App<'_> {
                     let peer = peer_of(&mut self.peers, &mut self.who, &life.connect);
                     let is_last = !self.config.life || matches!(life.stage, Stage::Close { .. });
                     let facts = self.who.of_life(&life, is_last);
+                    if !facts.has_name(to_name) {
+                        continue;
+                    }
                     let peer = peer.as_ref();
                     let row = Row { life: Some(&life), peer, ..facts.row(&life.connect) };
                     self.output.connect(&row, &clock, &mut self.text);
@@ -377,7 +381,7 @@ impl App<'_> {
                         _ if connect.error != 0 => (true, false),
                         _ => (shows_connects, !shows_connects),
                     };
-                    if is_shown {
+                    if is_shown && facts.has_name(to_name) {
                         let row = Row { peer: peer.as_ref(), ..facts.row(&connect) };
                         self.output.connect(&row, &clock, &mut self.text);
                         self.printed += 1;
@@ -401,6 +405,7 @@ impl App<'_> {
                     }
                 }
                 Event::Cgroup(event) => self.who.apply_cgroup(*event),
+                Event::Dns(piece) => self.who.apply_dns(&piece),
                 Event::Retract { .. } => {}
             }
         }
@@ -452,7 +457,9 @@ impl App<'_> {
     fn show_existing(&mut self, rows: &[Connect]) {
         let clock = WallClock::now();
         let left = self.config.max_events.map_or(usize::MAX, |n| n as usize);
-        for row in rows.iter().filter(|row| !row.unwanted).take(left) {
+        // They were named before anybody looked.
+        let shown = |row: &&Connect| !row.unwanted && self.config.to_name.is_none();
+        for row in rows.iter().filter(shown).take(left) {
             let facts = self.who.of_existing(&mut row.clone());
             let peer = peer_of(&mut self.peers, &mut self.who, row);
             let shown = Row { peer: peer.as_ref(), ..facts.row(row) };
@@ -501,6 +508,12 @@ impl App<'_> {
             ));
             self.who.resync();
         }
+        if new.names > 0 {
+            tell(&format!(
+                "tcpconnect: {} pieces of DNS answers lost; names may be missing",
+                new.names
+            ));
+        }
         if new.family > 0 {
             tell(&format!("tcpconnect: {} more descendants cannot be followed", new.family));
         }
@@ -533,6 +546,12 @@ impl App<'_> {
         self.report_lost(Duration::ZERO)?;
         if self.config.result.is_some() && self.tracer.unanswered > 0 {
             tell(&format!("tcpconnect: {} connects have no outcome yet", self.tracer.unanswered));
+        }
+        if self.who.malformed() > 0 {
+            tell(&format!(
+                "tcpconnect: {} messages from port 53 were no DNS that can be read",
+                self.who.malformed()
+            ));
         }
         let lost = self.reported.total();
         if lost > 0 {

@@ -15,6 +15,7 @@ use crate::filter::Net;
 use crate::filter::PortSet;
 use crate::filter::Remote;
 use crate::filter::parse_container;
+use crate::filter::parse_glob;
 use crate::filter::parse_milliseconds;
 use crate::filter::parse_pid;
 use crate::filter::parse_seconds;
@@ -83,6 +84,7 @@ Examples:
   tcpconnect -j -- curl -s URL      # what does this command connect to?
   tcpconnect -p 181 --children      # a process and all its descendants
   tcpconnect --to 10.0.0.0/8 -T     # who talks to this network, and when
+  tcpconnect -d                     # with the name that was looked up
   tcpconnect --cgroup system.slice/nginx.service
   tcpconnect --wide                 # with executable, arguments and parents
   tcpconnect -f                     # also without a route or port, or forbidden
@@ -126,7 +128,7 @@ pub struct Cli {
     #[arg(short = 'U', long, aliases = ["pr"], help_heading = "Columns")]
     pub print_uid: bool,
 
-    /// Include QUERY, the DNS name of the destination (not available yet)
+    /// Include QUERY, the name whose DNS answer held the destination
     #[arg(short = 'd', long, aliases = ["d"], help_heading = "Columns")]
     pub dns: bool,
 
@@ -232,6 +234,10 @@ pub struct Cli {
     /// No destination in these networks
     #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = "Filters")]
     pub not_to: Vec<Net>,
+
+    /// Only destinations with a name like this: '*.example.com'; with -d
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob, help_heading = "Filters")]
+    pub to_name: Option<glob::Pattern>,
 
     /// Only IPv4 (IPv4-mapped addresses included)
     #[arg(short = '4', long, help_heading = "Filters")]
@@ -357,4 +363,5 @@ pub const EBPF: &str = concat!(
     include_str!("bpf/family.bpf.h"),
     include_str!("bpf/process.bpf.h"),
     include_str!("bpf/cgroup.bpf.h"),
+    include_str!("bpf/dns.bpf.h"),
 );

@@ -6,6 +6,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use glob::Pattern;
+
 use crate::cli::Attach;
 use crate::cli::Buffer;
 use crate::cli::Cli;
@@ -45,6 +47,7 @@ pub struct Columns {
     pub accept: bool,
     pub existing: bool,
     pub peer: bool,
+    pub query: bool,
     pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
@@ -116,6 +119,10 @@ pub struct Config {
     pub peer: Option<Duration>,
     /// Networks and ports mean the other end, whoever connected (--who).
     pub by_remote: bool,
+    /// Names of destinations.
+    pub dns: bool,
+    /// Only destinations whose name, or one of its other names, is like this.
+    pub to_name: Option<Pattern>,
     pub procs: Option<Procs>,
     /// Nothing is traced; the rest of this holds for the sockets there are.
     pub snapshot: Option<Snapshot>,
@@ -177,7 +184,7 @@ impl Config {
 
     /// Whether what is known of the process at the connect must be kept for later.
     pub fn keeps_who(&self) -> bool {
-        !self.shows_connects() && (self.follows_processes() || self.names_cgroups())
+        !self.shows_connects() && (self.follows_processes() || self.names_cgroups() || self.dns)
     }
 
     /// Whether cgroups must be known by name.
@@ -190,8 +197,15 @@ impl Config {
         if cli.count && cli.dns {
             return Err("Error: you may not specify -d/--dns with -c/--count.".into());
         }
-        if cli.dns {
-            return Err("-d is not available yet; leave it out to trace without names".into());
+        cli.dns |= cli.to_name.is_some();
+        if cli.count && cli.dns {
+            return Err("-c counts connects, whatever they asked for; leave out --to-name".into());
+        }
+        if tcpv4connect && cli.dns {
+            return Err("tcpv4connect has no names; use tcpconnect".into());
+        }
+        if cli.procs == Some(Procs::Only) && cli.dns {
+            return Err("--procs=only shows no connections; leave out -d and --to-name".into());
         }
         if cli.json == Some(JsonForm::Osquery) && cli.snapshot.is_none() {
             return Err("--json=osquery needs --snapshot: it lists sockets, not connects".into());
@@ -330,6 +344,7 @@ impl Config {
                     accept: cli.accept,
                     existing: cli.existing,
                     peer: cli.peer,
+                    query: cli.dns,
                     who,
                     tcpv4connect,
                 }),
@@ -357,6 +372,8 @@ impl Config {
             existing: cli.existing,
             peer: cli.peer.then(|| cli.keep.unwrap_or(Duration::from_secs(60))),
             by_remote: cli.who.is_some(),
+            dns: cli.dns,
+            to_name: cli.to_name,
             procs: cli.procs,
             snapshot: cli.snapshot,
             json: cli.json,
@@ -396,6 +413,8 @@ fn not_of_a_snapshot(cli: &Cli) -> Option<&'static str> {
         (cli.time, "-T"),
         (cli.lport, "-L"),
         (cli.print_uid, "-U"),
+        (cli.dns, "-d"),
+        (cli.to_name.is_some(), "--to-name"),
         (cli.failed, "-f"),
         (cli.exe, "--exe"),
         (cli.args, "--args"),
@@ -452,8 +471,19 @@ mod tests {
     }
 
     #[test]
-    fn names_are_refused_for_now() {
-        assert!(refused(&["-d"]).starts_with("-d is not available yet"));
+    fn a_name_to_match_asks_for_names() {
+        assert!(!new(&[]).dns);
+        for args in [&["-d"][..], &["--to-name", "*.test"], &["-dj"]] {
+            assert!(new(args).dns, "{args:?}");
+        }
+        assert!(new(&["-d", "-r"]).keeps_who() && !new(&["-r"]).keeps_who());
+    }
+
+    #[test]
+    fn names_need_rows_of_connects() {
+        assert!(refused(&["-c", "--to-name", "a"]).starts_with("-c counts connects"));
+        assert!(refused(&["--procs=only", "-d"]).starts_with("--procs=only shows no connections"));
+        assert!(new_as(true, &["-d"]).unwrap_err().starts_with("tcpv4connect has no names"));
     }
 
     #[test]
@@ -638,6 +668,8 @@ mod tests {
             "-T",
             "-L",
             "-U",
+            "-d",
+            "--to-name a",
             "-f",
             "-x",
             "-a",
@@ -666,7 +698,6 @@ mod tests {
             let why = refused(&args);
             assert!(why.starts_with("--snapshot shows what is there now"), "{args:?}: {why}");
         }
-        assert!(refused(&["-s", "-d"]).starts_with("-d is not available yet"));
         assert!(new_as(true, &["-s"]).unwrap_err().starts_with("tcpv4connect has no snapshot"));
     }
 

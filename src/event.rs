@@ -22,11 +22,14 @@ unsafe impl plain::Plain for types::life_record {}
 unsafe impl plain::Plain for types::process_record {}
 // SAFETY: as above.
 unsafe impl plain::Plain for types::cgroup_record {}
+// SAFETY: as above.
+unsafe impl plain::Plain for types::dns_record {}
 
 const _: () = assert!(size_of::<types::connect_record>() == 136);
 const _: () = assert!(size_of::<types::life_record>() == 168);
 const _: () = assert!(size_of::<types::process_record>() == 120);
 const _: () = assert!(size_of::<types::cgroup_record>() == 288);
+const _: () = assert!(size_of::<types::dns_record>() == 56);
 const _: () = assert!(size_of::<types::flow>() == FLOW_LEN);
 
 /// Length of a key of the table of `-c`.
@@ -373,6 +376,38 @@ pub struct CgroupEvent {
     pub name: Option<Box<[u8]>>,
 }
 
+/// Bytes that came from port 53.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsBytes {
+    pub ts_ns: u64,
+    /// Cookie of the receiving socket.
+    pub socket: u64,
+    /// The process that asked on that socket.
+    pub asker: Option<ProcessKey>,
+    /// cgroup v2 id of the one that asked, or else of the socket.
+    pub cgroup_id: Option<u64>,
+    pub place: DnsPlace,
+    pub bytes: Box<[u8]>,
+}
+
+/// A pid can be used again; with the time of the fork, CLOCK_BOOTTIME ns, it cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProcessKey {
+    pub pid: u32,
+    pub start_ns: u64,
+}
+
+/// Where `DnsBytes` stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsPlace {
+    /// In a packet of UDP, this far from its beginning.
+    Packet(u32),
+    /// In a TCP stream, with the number of the first byte.
+    Stream(u32),
+    /// A TCP stream begins with this number.
+    StreamBegins(u32),
+}
+
 /// What one record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -381,6 +416,7 @@ pub enum Event {
     Process(Box<ProcessEvent>),
     Notice(Notice),
     Cgroup(Box<CgroupEvent>),
+    Dns(Box<DnsBytes>),
     /// The connect of `tid` at `ts_ns` failed before its SYN was sent.
     Retract {
         tid: u32,
@@ -397,6 +433,7 @@ impl Event {
             Event::Process(event) => event.ts_ns,
             Event::Notice(notice) => notice.ts_ns,
             Event::Cgroup(event) => event.ts_ns,
+            Event::Dns(bytes) => bytes.ts_ns,
             Event::Retract { ts_ns, .. } => *ts_ns,
         }
     }
@@ -439,6 +476,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         types::record_kind::RECORD_CGROUP_NEW | types::record_kind::RECORD_CGROUP_GONE => {
             cgroup(&record(bytes)?).map(|event| Event::Cgroup(Box::new(event)))
         }
+        types::record_kind::RECORD_DNS => dns(bytes).map(|bytes| Event::Dns(Box::new(bytes))),
         types::record_kind(_) => Err(DecodeError::Kind(kind)),
     }
 }
@@ -623,6 +661,24 @@ fn cgroup(r: &types::cgroup_record) -> Result<CgroupEvent, DecodeError> {
         id: r.id,
         parent_id: r.parent_id,
         name: came.then(|| r.name[..end].into()),
+    })
+}
+
+fn dns(bytes: &[u8]) -> Result<DnsBytes, DecodeError> {
+    let r: types::dns_record = record(bytes)?;
+    let text = &bytes[size_of::<types::dns_record>()..];
+    let text = text.get(..r.len as usize).ok_or(DecodeError::Short(bytes.len()))?;
+    Ok(DnsBytes {
+        ts_ns: r.ts_ns,
+        socket: r.cookie,
+        asker: (r.tgid != 0).then_some(ProcessKey { pid: r.tgid, start_ns: r.start_ns }),
+        cgroup_id: Some(r.cgroup_id).filter(|&id| id != 0),
+        place: match (r.is_stream != 0, r.begins != 0) {
+            (false, _) => DnsPlace::Packet(r.seq),
+            (true, false) => DnsPlace::Stream(r.seq),
+            (true, true) => DnsPlace::StreamBegins(r.seq),
+        },
+        bytes: text.into(),
     })
 }
 

@@ -261,6 +261,10 @@ pub fn parse_unit(text: &str) -> Result<String, String> {
     }
 }
 
+pub fn parse_glob(text: &str) -> Result<glob::Pattern, String> {
+    glob::Pattern::new(text).map_err(|e| format!("{} (for example '*.example.com')", e.msg))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ pub mod community_id;
 pub mod config;
 pub mod connector;
 pub mod container;
+pub mod dns;
 pub mod error;
 pub mod event;
 pub mod existing;

@@ -202,6 +202,9 @@ const LIST_PROGRAM: &str = "process_list";
 const ACCEPT_PROGRAMS: [&str; 4] = ["fentry_accept", "kprobe_accept", "call_exit", "call_exit_tp"];
 /// Where sockops has no callback for a change of state.
 const STATE_PROGRAM: &str = "sock_set_state";
+/// The programs of -d, for all rungs.
+const DNS_PROGRAMS: [&str; 5] =
+    ["dns_connect4", "dns_connect6", "dns_sendmsg4", "dns_sendmsg6", "dns_received"];
 /// The programs that follow cgroups.
 const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_new", "cgroup_gone"];
 
@@ -301,8 +304,8 @@ enum Transport {
     Ring(RingBuffer<'static>),
     Perf {
         data: QuietPerfBuffer,
-        /// Records of processes.
-        processes: Option<QuietPerfBuffer>,
+        /// Records of processes, cgroups and names.
+        beside: Option<QuietPerfBuffer>,
         doorbell: PerfBuffer<'static>,
         /// The era that must empty, and when it ended.
         ending: Option<(usize, u64)>,
@@ -436,7 +439,7 @@ impl Tracer {
                 };
                 complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
             }
-            Transport::Perf { data, processes, doorbell, ending } => {
+            Transport::Perf { data, beside, doorbell, ending } => {
                 let bss = self.skel.maps.bss_data.as_deref_mut();
                 let bss = bss.context("the BPF object has no counters")?;
                 // SAFETY: valid, aligned integers in the mapped .bss, also used
@@ -450,7 +453,7 @@ impl Tracer {
                 }
                 fence(Ordering::SeqCst);
                 doorbell.consume().context("failed to read the doorbell")?;
-                for buffer in std::iter::once(&*data).chain(processes.as_ref()) {
+                for buffer in std::iter::once(&*data).chain(beside.as_ref()) {
                     buffer.consume().context("failed to read the perf buffer")?;
                 }
                 // SAFETY: as above.
@@ -488,6 +491,7 @@ impl Tracer {
             lost.flows = counters.flows;
             lost.family = counters.family + self.skipped_forks;
             lost.process = counters.process + self.skipped_processes;
+            lost.names = counters.names;
             lost.lives = counters.lives + self.forgotten;
         }
         lost
@@ -691,7 +695,7 @@ impl<'a> Setup<'a> {
             // From kernel 5.8 on.
             Buffer::Auto => MapType::RingBuf.is_supported().unwrap_or(false),
         };
-        let default = match (ring, config.follows_processes()) {
+        let default = match (ring, config.follows_processes() || config.dns) {
             (true, false) => DEFAULT_RING_BYTES,
             (true, true) => PROCESS_RING_BYTES,
             (false, _) => DEFAULT_PERF_BYTES,
@@ -720,6 +724,9 @@ impl<'a> Setup<'a> {
                 "--container, --unit, --container-id, --cgroup-path and --vpid read kernel memory, \
                  which lockdown=confidentiality forbids; --cgroup PATH works"
             );
+        }
+        if config.dns && cgroup::mount().is_none() {
+            bail!("-d needs cgroup v2, and none is mounted here; see mount -t cgroup2");
         }
         if config.failed && !privilege::may_probe() {
             bail!("-f reads kernel memory, which lockdown=confidentiality forbids");
@@ -764,6 +771,11 @@ impl<'a> Setup<'a> {
         self.config.life || self.config.peer.is_some()
     }
 
+    /// Records that are no rows of their own.
+    fn tells_beside(&self) -> bool {
+        self.processes || self.cgroup_names || self.config.dns
+    }
+
     fn level(&self) -> Level {
         let filter = &self.config.filter;
         if self.config.failed {
@@ -772,6 +784,7 @@ impl<'a> Setup<'a> {
             || self.follows_lives()
             || self.accepts()
             || self.config.existing
+            || self.config.dns
             || self.config.who.vpid
             || self.config.who.container_id
             || self.pidns.is_some()
@@ -941,6 +954,9 @@ impl<'a> Setup<'a> {
         if self.cgroup_names || !self.patterns.is_empty() {
             programs.extend(CGROUP_PROGRAMS);
         }
+        if self.config.dns {
+            programs.extend(DNS_PROGRAMS);
+        }
         // No callback comes for a socket that was there before.
         if self.follows_lives() && [Rung::Fentry, Rung::Kprobe].contains(&rung)
             || self.adopts() && rung == Rung::Sockops
@@ -966,6 +982,9 @@ impl<'a> Setup<'a> {
             let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
             say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
         }
+        if self.config.dns && !cgroup::mount_is_root() {
+            tell("tcpconnect: -d sees only the answers to this cgroup namespace");
+        }
         if tracer.rung == Rung::StateOnly {
             tell(
                 "tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it",
@@ -984,9 +1003,9 @@ impl<'a> Setup<'a> {
         data.want_leader_comm = json || self.processes;
         data.want_netns_id =
             json || self.config.who.netns_id || self.config.existing || self.config.peer.is_some();
-        data.want_cgroup_id = json || self.cgroup_names;
+        data.want_cgroup_id = json || self.cgroup_names || self.config.dns;
         data.want_processes = self.processes;
-        data.want_process = self.processes || self.config.who.container_id;
+        data.want_process = self.processes || self.config.who.container_id || self.config.dns;
         data.want_prompt = self.config.procs.is_some();
         data.may_probe = privilege::may_probe();
         data.want_vpid = self.config.who.vpid;
@@ -1060,8 +1079,10 @@ impl<'a> Setup<'a> {
             // 0 entries: libbpf makes it one for each possible CPU.
             (&mut maps.perf, perf, None),
             (&mut maps.doorbell, perf, None),
-            (&mut maps.process_perf, perf && (self.processes || self.cgroup_names), None),
+            (&mut maps.beside_perf, perf && self.tells_beside(), None),
             (&mut maps.exec_scratch, self.processes, None),
+            (&mut maps.dns_scratch, self.config.dns, None),
+            (&mut maps.askers, self.config.dns, None),
             (&mut maps.cgroup_names, !self.patterns.is_empty(), None),
             (&mut maps.pids, self.pid_set(), Some(pids)),
             (&mut maps.ports, filter.ports.is_some(), None),
@@ -1154,13 +1175,13 @@ impl<'a> Setup<'a> {
         let map_fd = skel.maps.perf.as_fd().as_raw_fd();
         let data =
             QuietPerfBuffer::new(map_fd, pages, Rc::clone(sink)).map_err(|e| bad(text_of(&e)))?;
-        let processes = (self.processes || self.cgroup_names).then(|| {
-            let map_fd = skel.maps.process_perf.as_fd().as_raw_fd();
+        let beside = self.tells_beside().then(|| {
+            let map_fd = skel.maps.beside_perf.as_fd().as_raw_fd();
             QuietPerfBuffer::new(map_fd, pages, Rc::clone(sink)).map_err(|e| bad(text_of(&e)))
         });
         let doorbell = PerfBufferBuilder::new(&skel.maps.doorbell).pages(1).sample_cb(|_, _| ());
         let doorbell = doorbell.build().map_err(|e| bad(text_of(&e)))?;
-        Ok(Transport::Perf { data, processes: processes.transpose()?, doorbell, ending: None })
+        Ok(Transport::Perf { data, beside: beside.transpose()?, doorbell, ending: None })
     }
 
     /// Processes born before the fork hook was there. Repeated until nothing is
@@ -1215,8 +1236,8 @@ impl Tracer {
 
     fn attach(&mut self, name: &str) -> libbpf_rs::Result<()> {
         let program = self.program(name);
-        let link = if name.starts_with("sockops") {
-            let mount = cgroup::mount().expect("this rung is tried only with cgroup v2");
+        let link = if name.starts_with("sockops") || DNS_PROGRAMS.contains(&name) {
+            let mount = cgroup::mount().expect("tried only with cgroup v2");
             let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
             program.attach_cgroup(root.as_raw_fd())?
         } else {

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use anyhow::Result;
+use glob::MatchOptions;
+use glob::Pattern;
 use nix::unistd::Uid;
 use nix::unistd::User;
 
@@ -15,9 +17,12 @@ use crate::cgroup;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::container;
+use crate::dns::Names;
+use crate::dns::Query;
 use crate::event::CgroupEvent;
 use crate::event::Comm;
 use crate::event::Connect;
+use crate::event::DnsBytes;
 use crate::event::Life;
 use crate::event::ProcessEvent;
 use crate::output::Row;
@@ -32,6 +37,7 @@ use crate::tracer::Tracer;
 pub struct Who {
     processes: Option<Processes>,
     cgroups: Option<Cgroups>,
+    names: Option<Names>,
     want_container: bool,
     /// Names by user id, `None` for one without a name.
     users: Option<HashMap<u32, Option<Rc<str>>>>,
@@ -52,6 +58,7 @@ pub struct Facts {
     pub user: Option<Rc<str>>,
     pub container: Option<String>,
     pub cgroup: Option<String>,
+    pub query: Option<Query>,
 }
 
 impl Facts {
@@ -67,6 +74,16 @@ impl Facts {
         }
     }
 
+    /// Whether the destination, by one of its names, is wanted by --to-name.
+    pub fn has_name(&self, wanted: Option<&Pattern>) -> bool {
+        let Some(wanted) = wanted else { return true };
+        let options = MatchOptions { case_sensitive: false, ..MatchOptions::new() };
+        let is_like = |name: &[u8]| wanted.matches_with(&String::from_utf8_lossy(name), options);
+        self.query.as_ref().is_some_and(|query| {
+            is_like(query.name()) || query.chain().iter().any(|name| is_like(name))
+        })
+    }
+
     pub fn row<'a>(&'a self, connect: &'a Connect) -> Row<'a> {
         Row {
             connect,
@@ -76,6 +93,7 @@ impl Facts {
             user: self.user.as_deref(),
             container: self.container.as_deref(),
             cgroup: self.cgroup.as_deref(),
+            query: self.query.as_ref(),
         }
     }
 }
@@ -91,6 +109,7 @@ impl Who {
                 false => None,
             },
             cgroups: config.names_cgroups().then(Cgroups::scan),
+            names: config.dns.then(Names::default),
             want_container: config.who.container_id,
             users: (config.who.user || config.procs.is_some()).then(HashMap::new),
             kept: config.keeps_who().then(BTreeMap::new),
@@ -101,6 +120,17 @@ impl Who {
         if let Some(cgroups) = &mut self.cgroups {
             cgroups.apply(event);
         }
+    }
+
+    pub fn apply_dns(&mut self, piece: &DnsBytes) {
+        if let Some(names) = &mut self.names {
+            names.apply(piece);
+        }
+    }
+
+    /// DNS messages that could not be read.
+    pub fn malformed(&self) -> u64 {
+        self.names.as_ref().map_or(0, Names::malformed)
     }
 
     /// Takes note of a change. Returns the process as it is after it, or was
@@ -146,6 +176,7 @@ impl Who {
         if let Some(processes) = &mut self.processes {
             facts.process = Some(processes.of(connect));
         }
+        facts.query = self.names.as_ref().and_then(|names| names.of(connect));
         facts
     }
 

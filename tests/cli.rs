@@ -313,9 +313,19 @@ fn options_that_do_not_go_together_are_refused() {
             "the argument '--ipv4' cannot be used with '--ipv6'",
         ),
         (
-            "names before their time",
-            &["-d"],
-            "-d is not available yet; leave it out to trace without names",
+            "counting by name",
+            &["-c", "--to-name", "*.test"],
+            "-c counts connects, whatever they asked for; leave out --to-name",
+        ),
+        (
+            "no connections, but their names",
+            &["--procs=only", "-d"],
+            "--procs=only shows no connections; leave out -d and --to-name",
+        ),
+        (
+            "a snapshot with names",
+            &["-s", "-d"],
+            "--snapshot shows what is there now, and no more; leave out -d",
         ),
         (
             "counting and who",

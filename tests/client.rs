@@ -13,6 +13,9 @@
 //! `--comm NAME` (the leader's name, `\xNN` escapes), `--list` (case names), `--act STEP...` (the
 //! steps of the case `act`, by this very process).
 
+#[path = "client_dns.rs"]
+mod client_dns;
+
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Error, PipeReader, Read as _, Write, pipe};
@@ -85,6 +88,7 @@ const CASES: &[(&str, Case)] = &[
     ("act", act),
     ("swarm", swarm),
     ("herd", herd),
+    ("dns", client_dns::dns),
 ];
 
 const LO4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -400,7 +404,8 @@ fn tfo_sendto(ctx: &Ctx) -> Res {
 fn io_uring(ctx: &Ctx, flags: u8) -> Res {
     let listener = listener(LO4)?;
     let (sock, to) = (Sock::tcp(LO4)?, addr(&listener)?);
-    let errno = ring_connect(&sock, to, flags)?;
+    let RawAddr(bytes, len) = RawAddr::new(to);
+    let errno = -ring_call(sock.fd(), IORING_OP_CONNECT, flags, len.into(), bytes.as_ptr(), 0)?;
     let mut line = fact(&ctx.case, &sock, to, errno);
     if flags & IOSQE_ASYNC != 0 {
         // An idle worker stays for seconds, so it is still there when its work is done.
@@ -424,13 +429,13 @@ fn io_uring(ctx: &Ctx, flags: u8) -> Res {
     ctx.report(&line, 0)
 }
 
-/// One IORING_OP_CONNECT in a ring of its own: 0 or the error number.
-fn ring_connect(sock: &Sock, to: SocketAddr, flags: u8) -> Res<c_int> {
+/// One operation in a ring of its own, with the fields off, addr and len; what it returns.
+fn ring_call(on: RawFd, op: u8, flags: u8, off: u64, at: *const u8, len: u32) -> Res<c_int> {
     // struct io_uring_params: [0] sq_entries, [1] cq_entries, [10..20] sq_off, [20..30] cq_off.
     let mut params = [0u32; 30];
-    let at = params.as_mut_ptr();
+    let to_fill = params.as_mut_ptr();
     // SAFETY: the array has the size of struct io_uring_params, which the kernel fills.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, at) } as RawFd;
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, to_fill) } as RawFd;
     sys("io_uring_setup", fd)?;
     // SAFETY: a new descriptor that nobody else owns.
     let _ring = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -438,20 +443,20 @@ fn ring_connect(sock: &Sock, to: SocketAddr, flags: u8) -> Res<c_int> {
     // IORING_FEAT_SINGLE_MMAP (5.4): both rings are in the first mapping.
     let size = (array + 4 * params[0] as usize).max(cqes + 16 * params[1] as usize);
     let (rings, sqe) = (map_ring(fd, size, 0)?, map_ring(fd, 64, 0x1000_0000)?);
-    let RawAddr(to, len) = RawAddr::new(to);
     // SAFETY: the offsets come from the kernel and lie in the mappings; nobody else uses the ring,
     // and the system call orders our stores before the kernel's loads and its stores before ours.
     unsafe {
-        sqe.write(IORING_OP_CONNECT);
+        sqe.write(op);
         sqe.add(1).write(flags);
-        sqe.add(4).cast::<i32>().write(sock.fd());
-        sqe.add(8).cast::<u64>().write(len.into());
-        sqe.add(16).cast::<u64>().write(to.as_ptr() as u64);
+        sqe.add(4).cast::<i32>().write(on);
+        sqe.add(8).cast::<u64>().write(off);
+        sqe.add(16).cast::<u64>().write(at as u64);
+        sqe.add(24).cast::<u32>().write(len);
         rings.add(array).cast::<u32>().write_volatile(0);
         rings.add(tail).cast::<u32>().write_volatile(1);
         let none = null::<c_void>();
         let entered = libc::syscall(libc::SYS_io_uring_enter, fd, 1, 1, 1, none, 0);
-        let result = -rings.add(cqes + 8).cast::<i32>().read_volatile();
+        let result = rings.add(cqes + 8).cast::<i32>().read_volatile();
         libc::munmap(rings.cast(), size);
         libc::munmap(sqe.cast(), 64);
         sys("io_uring_enter", entered as c_int).map(|_| result)

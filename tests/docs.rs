@@ -14,12 +14,15 @@ use clap::Parser as _;
 use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
+use tcpconnect::dns::Names;
 use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
 use tcpconnect::event::CloseBy;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
+use tcpconnect::event::DnsBytes;
+use tcpconnect::event::DnsPlace;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
 use tcpconnect::event::Life;
@@ -155,6 +158,11 @@ fn comm(name: &str) -> Comm {
     Comm(bytes)
 }
 
+/// a is another name of b, and that is 127.0.0.1.
+const ANSWER: [u8; 51] = *b"\0\x01\x81\x80\0\x01\0\x02\0\0\0\0\x01a\0\0\x01\0\x01\
+    \xc0\x0c\0\x05\0\x01\0\0\0\x09\0\x03\x01b\0\
+    \x01b\0\0\x01\0\x01\0\0\0\x09\0\x04\x7f\0\0\x01";
+
 #[test]
 fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let all = "--exe --args --parents --user --container-id --cgroup-path --vpid --netns-id";
@@ -211,6 +219,16 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let process = processes.of(&connect);
     let peer = Peer { pid: 1, comm: comm("peer"), exe: None, container: None };
     let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
+    let mut names = Names::default();
+    names.apply(&DnsBytes {
+        ts_ns: 1,
+        socket: 1,
+        asker: None,
+        cgroup_id: None,
+        place: DnsPlace::Packet(0),
+        bytes: ANSWER.into(),
+    });
+    let query = names.of(&connect);
     let row = Row {
         connect: &connect,
         life: None,
@@ -219,6 +237,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         user,
         container,
         cgroup,
+        query: query.as_ref(),
     };
     let happening = |what| Happening {
         ts_ns: 1,
@@ -254,6 +273,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         flows: 1,
         family: 1,
         process: 1,
+        names: 1,
         lives: 1,
         undecodable: 1,
     };

@@ -8,6 +8,7 @@ macro_rules! tests {
 }
 
 mod lab;
+mod live_dns;
 mod live_life;
 mod live_sockets;
 mod live_who;
@@ -33,6 +34,7 @@ use lab::in_own_mounts;
 use lab::scaled;
 use libtest_mimic::Arguments;
 use libtest_mimic::Trial;
+use live_dns::Named;
 use live_who::Shared;
 use serde_json::Value;
 use serde_json::json;
@@ -101,9 +103,12 @@ fn main() {
                     Ok(())
                 }));
             }
-            for (name, test) in TESTS.into_iter().chain(live_who::TESTS).chain(live_life::TESTS) {
-                let one_buffer =
-                    WITHOUT_BUFFER.contains(&name) || live_life::ONE_BUFFER.contains(&name);
+            let tests = TESTS.into_iter().chain(live_who::TESTS).chain(live_life::TESTS);
+            let tests = tests.map(|test| ("", test));
+            for (group, (name, test)) in tests.chain(live_dns::TESTS.map(|test| ("dns::", test))) {
+                let one_buffer = WITHOUT_BUFFER.contains(&name)
+                    || live_life::ONE_BUFFER.contains(&name)
+                    || live_dns::ONE_BUFFER.contains(&name);
                 if one_buffer && *buffer != buffers[0] {
                     continue;
                 }
@@ -113,7 +118,8 @@ fn main() {
                     continue;
                 }
                 let lab = Arc::clone(&lab);
-                trials.push(Trial::test(format!("{attach}::{buffer}::{name}"), move || {
+                let name = format!("{attach}::{buffer}::{group}{name}");
+                trials.push(Trial::test(name, move || {
                     test(&lab);
                     Ok(())
                 }));
@@ -123,6 +129,14 @@ fn main() {
                 let (lab, shared) = (Arc::clone(&lab), Arc::clone(&shared));
                 trials.push(Trial::test(format!("{attach}::{buffer}::{name}"), move || {
                     test(shared.get_or_init(|| Shared::new(&lab)));
+                    Ok(())
+                }));
+            }
+            let named = Arc::new(OnceLock::new());
+            for (name, test) in live_dns::SHARED {
+                let (lab, named) = (Arc::clone(&lab), Arc::clone(&named));
+                trials.push(Trial::test(format!("{attach}::{buffer}::dns::{name}"), move || {
+                    test(named.get_or_init(|| Named::new(&lab)));
                     Ok(())
                 }));
             }

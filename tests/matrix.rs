@@ -3,6 +3,8 @@
 //! Owns the bookkeeping; tests/vm/ owns kernels and machines, tests/live.rs the
 //! tests. Each test of a machine is a named test here.
 
+#[path = "lab/musl.rs"]
+mod musl;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -10,6 +12,7 @@ use std::collections::HashMap;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::ExitCode;
 use std::process::Stdio;
@@ -98,6 +101,17 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
+/// Resolvers and their clients.
+fn of_names() -> Vec<(PathBuf, &'static str)> {
+    vec![
+        (vm::tool("dnsmasq"), "/usr/sbin/dnsmasq"),
+        (vm::tool("dig"), "/usr/bin/dig"),
+        (vm::tool("curl"), "/usr/bin/curl"),
+        (vm::tool("ip"), "/usr/sbin/ip"),
+        (musl::build(Path::new(env!("CARGO_TARGET_TMPDIR"))), "/musl"),
+    ]
+}
+
 fn test_names(live: &Path) -> Vec<String> {
     let output = Command::new(live)
         .arg("--list")
@@ -124,11 +138,11 @@ fn in_kernel<'a>(args: &'a Arguments, kernel: &str) -> Option<&'a str> {
 /// Boots one kernel, runs the live tests in it and files what they say.
 fn run_machine(kernel: &str, programs: &Programs, filter: &str, results: &Results) {
     let script = format!(
-        "TCPCONNECT=/tcpconnect CLIENT=/client TEST_ATTACH={RUNGS} TEST_BUFFER={BUFFERS} \
+        "TCPCONNECT=/tcpconnect CLIENT=/client MUSL_CLIENT=/musl TEST_ATTACH={RUNGS} TEST_BUFFER={BUFFERS} \
          TEST_SCALE_DOWN={SCALE_DOWN} /live --color never {filter} 2>&1"
     );
     let mut machine = programs
-        .machine(kernel, CMDLINE, LIMIT_SECONDS, &script)
+        .machine(kernel, CMDLINE, LIMIT_SECONDS, &of_names(), &script)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

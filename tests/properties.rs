@@ -3,6 +3,7 @@
 //! and the small languages of the filters, each against a naive model.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -16,6 +17,9 @@ use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
 use tcpconnect::container;
+use tcpconnect::dns;
+use tcpconnect::dns::Malformed;
+use tcpconnect::dns::Names;
 use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
@@ -23,6 +27,8 @@ use tcpconnect::event::CloseBy;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::DecodeError;
+use tcpconnect::event::DnsBytes;
+use tcpconnect::event::DnsPlace;
 use tcpconnect::event::Event;
 use tcpconnect::event::FLOW_LEN;
 use tcpconnect::event::Flow;
@@ -30,6 +36,7 @@ use tcpconnect::event::Image;
 use tcpconnect::event::Origin;
 use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
+use tcpconnect::event::ProcessKey;
 use tcpconnect::event::Stage;
 use tcpconnect::event::decode;
 use tcpconnect::event::decode_flow;
@@ -224,8 +231,8 @@ proptest! {
                 decoded,
                 Ok(Event::Retract { tid: record.task[1], ts_ns: record.cgroup_id })
             ),
-            // Records of processes are as short, those of cgroups longer.
-            (3..=6, _) => prop_assert!(!matches!(decoded, Err(DecodeError::Kind(_)))),
+            // Records of processes and names are as short, those of cgroups longer.
+            (3..=6 | 11, _) => prop_assert!(!matches!(decoded, Err(DecodeError::Kind(_)))),
             (7..=10, _) => prop_assert_eq!(decoded, Err(DecodeError::Short(RECORD_LEN))),
             _ => prop_assert_eq!(decoded, Err(DecodeError::Kind(kind))),
         }
@@ -958,6 +965,7 @@ proptest! {
             user: Some(&user),
             container: Some(&container),
             cgroup: Some(&cgroup),
+            query: None,
         };
         let all = [
             "--exe", "--args", "--parents", "--user", "--container-id", "--cgroup-path",
@@ -1224,4 +1232,143 @@ fn a_million_processes_in_a_chain_take_no_more_room_than_their_last() {
     assert_eq!((processes.len(), *last.image() == program(1)), (1, true));
     assert_eq!(last.source(), Source::Fork);
     assert!(last.ancestors().count() <= 65);
+}
+
+/// Messages from real servers, and what no server should send.
+fn corpus() -> Vec<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/dns");
+    let files = fs::read_dir(folder).expect("the corpus is there");
+    let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).expect("a file")).collect()
+}
+
+/// One of the corpus, with bytes changed, cut off, doubled or exchanged.
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    let change = (any::<prop::sample::Index>(), any::<u8>(), 0..6u8);
+    let changes = prop::collection::vec(change, 0..12);
+    (prop::sample::select(corpus()), changes).prop_map(|(mut bytes, changes)| {
+        for (index, byte, how) in changes {
+            let at = index.index(bytes.len() + 1);
+            match how {
+                0 if at < bytes.len() => bytes[at] = byte,
+                1 if at < bytes.len() => bytes[at] ^= 1 << (byte % 8),
+                2 => bytes.truncate(at),
+                3 => bytes.insert(at, byte),
+                4 => bytes.extend_from_within(at..),
+                5 => {
+                    let at = at.min(bytes.len());
+                    bytes.rotate_left(at);
+                }
+                _ => {}
+            }
+            bytes.truncate(16_384);
+        }
+        bytes
+    })
+}
+
+fn dns_record(place: [u8; 2], seq: u32, ids: [u64; 4], tgid: u32, bytes: &[u8]) -> Vec<u8> {
+    let [ts_ns, cookie, cgroup_id, start_ns] = ids;
+    let mut sample = 11u32.to_ne_bytes().to_vec();
+    sample.extend((bytes.len() as u32).to_ne_bytes());
+    [ts_ns, cookie, cgroup_id, start_ns].iter().for_each(|n| sample.extend(n.to_ne_bytes()));
+    [tgid, seq].iter().for_each(|n| sample.extend(n.to_ne_bytes()));
+    sample.extend(place);
+    sample.extend([0; 6]);
+    assert_eq!(sample.len(), 56);
+    sample.extend(bytes);
+    sample
+}
+
+#[test]
+fn messages_of_the_corpus_are_read_as_they_are() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/dns/");
+    let read = |name: &str| {
+        let answer = dns::read(&fs::read(format!("{folder}{name}")).expect("a file"));
+        answer.map(|answer| {
+            answer.map(|a| {
+                (String::from_utf8_lossy(&a.name).into_owned(), a.chain.len(), a.addresses.len())
+            })
+        })
+    };
+    let told = |name: &str, chain, addresses| Ok(Some((name.to_owned(), chain, addresses)));
+    for (file, expected) in [
+        ("address", told("one.test", 0, 1)),
+        ("address-ipv6", told("six.test", 0, 1)),
+        ("chain", told("c.test", 2, 1)),
+        ("many", told("big.test", 0, 100)),
+        ("service", told("svc.test", 0, 1)),
+        ("no-such-name", Ok(None)),
+        ("question", Ok(None)),
+        ("names-of-each-other", Ok(None)),
+        ("two-questions", Ok(None)),
+        ("not-text", told("\u{1b}\u{fffd}\0\n", 0, 1)),
+        ("root", told("", 0, 1)),
+        ("pointer-loop", Err(Malformed)),
+        ("too-many-answers", Err(Malformed)),
+        ("label-too-long", Err(Malformed)),
+        ("name-too-long", Err(Malformed)),
+        ("address-of-three-bytes", Err(Malformed)),
+        ("hints-of-odd-length", Err(Malformed)),
+        ("empty", Err(Malformed)),
+    ] {
+        assert_eq!(read(file), expected, "{file}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..settings() })]
+
+    #[test]
+    fn no_message_makes_reading_panic_or_says_more_than_it_holds(bytes in message()) {
+        if let Ok(Some(answer)) = dns::read(&bytes) {
+            prop_assert!(answer.addresses.len() * 4 <= bytes.len() * (answer.chain.len() + 1));
+            prop_assert!(answer.chain.len() <= 16);
+            prop_assert!(answer.name.len() <= 2 * 255);
+        }
+    }
+
+    #[test]
+    fn what_came_from_port_53_decodes_to_what_was_put_in(
+        (stream, begins) in any::<(bool, bool)>(), seq in any::<u32>(),
+        ids in (any::<u64>(), any::<u64>(), number(), any::<u64>()),
+        tgid in number(), bytes in message(),
+    ) {
+        let (ids, tgid) = ([ids.0, ids.1, ids.2, ids.3], tgid as u32);
+        let sample = dns_record([stream.into(), begins.into()], seq, ids, tgid, &bytes);
+        let expected = DnsBytes {
+            ts_ns: ids[0], socket: ids[1],
+            asker: (tgid != 0).then_some(ProcessKey { pid: tgid, start_ns: ids[3] }),
+            cgroup_id: Some(ids[2]).filter(|&id| id != 0),
+            place: match (stream, begins) {
+                (false, _) => DnsPlace::Packet(seq),
+                (true, false) => DnsPlace::Stream(seq),
+                (true, true) => DnsPlace::StreamBegins(seq),
+            },
+            bytes: bytes.into(),
+        };
+        prop_assert_eq!(decode(&sample), Ok(Event::Dns(Box::new(expected))));
+        for len in [4, 55, sample.len() - 1] {
+            prop_assert_eq!(decode(&sample[..len]), Err(DecodeError::Short(len)));
+        }
+    }
+
+    /// A few sockets and numbers, so that pieces meet.
+    #[test]
+    fn no_pieces_make_names_panic(
+        pieces in prop::collection::vec((0..3u64, 0..3u8, 0..40u32, message()), 0..40),
+    ) {
+        let mut names = Names::default();
+        for (ts_ns, (socket, kind, seq, bytes)) in pieces.into_iter().enumerate() {
+            let place = match kind {
+                0 => DnsPlace::Packet(0),
+                1 => DnsPlace::Stream(seq),
+                _ => DnsPlace::StreamBegins(seq),
+            };
+            let (asker, cgroup_id) = (None, Some(socket));
+            let ts_ns = ts_ns as u64;
+            names.apply(&DnsBytes { ts_ns, socket, asker, cgroup_id, place, bytes: bytes.into() });
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! original printed, and against the contract's printf terms.
 
 use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::process::Command;
 use std::rc::Rc;
 
@@ -11,19 +12,34 @@ use chrono::Local;
 use clap::Parser as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use simple_dns::CLASS;
+use simple_dns::Name;
+use simple_dns::QCLASS;
+use simple_dns::QTYPE;
+use simple_dns::Question;
+use simple_dns::ResourceRecord;
+use simple_dns::TYPE;
+use simple_dns::rdata::A;
+use simple_dns::rdata::CNAME;
+use simple_dns::rdata::RData;
 use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
+use tcpconnect::dns::Names;
+use tcpconnect::dns::Query;
 use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
 use tcpconnect::event::CloseBy;
 use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
+use tcpconnect::event::DnsBytes;
+use tcpconnect::event::DnsPlace;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
 use tcpconnect::event::Life;
 use tcpconnect::event::NoticeKind;
+use tcpconnect::event::Origin;
 use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
 use tcpconnect::event::Stage;
@@ -539,6 +555,7 @@ struct LostObject {
     undecodable: Option<u64>,
     family: Option<u64>,
     process: Option<u64>,
+    names: Option<u64>,
     lives: Option<u64>,
 }
 
@@ -614,6 +631,65 @@ fn the_process_on_the_other_end_is_a_column_and_an_object() {
             let row = Row { peer, ..Row::bare(&connect) };
             text += &written(|out| output.connect(&row, &clock(), out));
         }
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// The name of curl's destination, asked for so long before.
+fn query(name: &str, chain: &[&str], age_ns: u64) -> Query {
+    let connect = curl();
+    let IpAddr::V4(to) = connect.daddr else { unreachable!() };
+    let mut packet = simple_dns::Packet::new_reply(1);
+    let (kind, class) = (QTYPE::TYPE(TYPE::A), QCLASS::CLASS(CLASS::IN));
+    packet.questions.push(Question::new(Name::new_unchecked(name), kind, class, false));
+    let mut owner = name;
+    let mut answer = |owner, data| {
+        let owner = Name::new_unchecked(owner);
+        packet.answers.push(ResourceRecord::new(owner, CLASS::IN, 60, data));
+    };
+    for target in chain {
+        answer(owner, RData::CNAME(CNAME(Name::new_unchecked(target))));
+        owner = target;
+    }
+    answer(owner, RData::A(A { address: to.into() }));
+    let mut names = Names::default();
+    names.apply(&DnsBytes {
+        ts_ns: connect.ts_ns - age_ns,
+        socket: 1,
+        asker: None,
+        cgroup_id: None,
+        place: DnsPlace::Packet(0),
+        bytes: packet.build_bytes_vec().expect("a message").into(),
+    });
+    names.of(&connect).expect("it has a name")
+}
+
+#[test]
+fn the_name_of_a_destination_is_bccs_last_column_and_fields() {
+    let plain = query("example.com", &[], 100_000_000);
+    let old = query("\x1b[31mred.example", &["b.example", "c.example"], 1_234_567_890);
+    let mut text = String::new();
+    let options = [
+        &["-d"][..],
+        &["-t", "-U", "-L", "-d"],
+        &["-d", "-r", "--exe"],
+        &["-d", "--accept"],
+        &["-dj"],
+    ];
+    for args in options {
+        let mut output = output::new(&config(args));
+        text += &written(|out| output.header(out));
+        let mut row = |query, connect: &Connect| {
+            let row = Row { query, ..Row::bare(connect) };
+            text += &written(|out| output.connect(&row, &clock(), out));
+        };
+        row(Some(&plain), &curl());
+        row(Some(&old), &curl());
+        row(None, &curl());
+        for local in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
+            row(None, &Connect { saddr: local, daddr: local, ..curl() });
+        }
+        row(None, &Connect { origin: Origin::Accepted, ..curl() });
     }
     insta::assert_snapshot!(text);
 }
@@ -733,6 +809,7 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         family: 16,
         undecodable: 32,
         process: 64,
+        names: 256,
         lives: 128,
     };
     let object: LostObject = parse(&lost(&["-j", "-c"], &all));
@@ -747,6 +824,7 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         undecodable: Some(32),
         family: Some(16),
         process: Some(64),
+        names: Some(256),
         lives: Some(128),
     };
     assert_eq!(object, expected);
@@ -874,6 +952,7 @@ fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String
         user: facts,
         container: facts,
         cgroup: cgroup.as_deref(),
+        query: None,
     };
     let mut output = output::new(&config(args));
     written(|out| {
@@ -1020,6 +1099,7 @@ fn json_has_what_each_option_asks_for_and_no_more() {
             user: option("--user").then_some("root"),
             container: option("--container-id").then_some("4f8a1c6b2d3e4f8a1c6b2d3e"),
             cgroup: (option("--cgroup-path") || option("--container-id")).then_some("/a"),
+            query: None,
         };
         let line = written(|out| output::new(&config(args)).connect(&row, &clock(), out));
         let object: serde_json::Map<_, _> = serde_json::from_str(&line).expect("one object");

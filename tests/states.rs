@@ -363,7 +363,7 @@ fn main() -> ExitCode {
 
 fn check(state: &State, kernel: &str, programs: &Programs) -> Result<(), Failed> {
     let script = format!("{PRELUDE}\n{}", state.script);
-    let output = programs.machine(kernel, state.cmdline, "600", &script).output();
+    let output = programs.machine(kernel, state.cmdline, "600", &[], &script).output();
     let output = output.expect("tests/vm/boot.sh runs");
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -7,7 +7,9 @@
 #define CONNECT_BPF_H
 
 const volatile bool use_ring;	/* else the perf buffer */
-const volatile bool count_only; /* -c */
+const volatile __u32 ring_bytes;
+const volatile bool want_prompt; /* --procs: wake the reader for what is beside, too */
+const volatile bool count_only;	 /* -c */
 const volatile bool want_leader_comm;
 const volatile bool want_netns_id;
 const volatile bool want_cgroup_id;
@@ -286,6 +288,40 @@ static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const 
 		submit_ring(record, ts_ns, size);
 	else
 		submit_perf(ctx, record, ts_ns, size);
+}
+
+/*
+ * What is no row of its own takes at most half of the ring, so that no storm of it
+ * loses a connect; beside the perf buffer it has one of its own. The reader's
+ * timer is enough for it unless there is much.
+ */
+static __always_inline void submit_beside(void *ctx, void *record, __u64 *ts_ns, __u64 size,
+					  __u64 *counter)
+{
+	__u64 bell = 0;
+	bool wake = want_prompt;
+
+	if (use_ring) {
+		__u64 used = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
+
+		wake = (wake || used > ring_bytes / 8) && reader_must_wake();
+		*ts_ns = bpf_ktime_get_ns();
+		if (used > ring_bytes / 2 ||
+		    bpf_ringbuf_output(&ring, record, size,
+				       wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
+			count_lost(counter);
+	} else {
+		__u32 began = era & 1;
+
+		__sync_fetch_and_add(&in_flight[began], 1);
+		*ts_ns = bpf_ktime_get_ns();
+		if (bpf_perf_event_output(ctx, &beside_perf, BPF_F_CURRENT_CPU, record, size) < 0)
+			count_lost(counter);
+		__sync_fetch_and_add(&in_flight[began], -1);
+		if (wake && reader_must_wake())
+			bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell,
+					      sizeof(bell));
+	}
 }
 
 /* From here on life.bpf.h tells what becomes of it. */

@@ -41,13 +41,13 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } doorbell SEC(".maps");
 
-/* Records of processes and cgroups, beside the perf buffer: they must not crowd
- * out connects. */
+/* Records of processes, cgroups and names, beside the perf buffer: they must not
+ * crowd out connects. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(__u32));
-} process_perf SEC(".maps");
+} beside_perf SEC(".maps");
 
 /*
  * tgid -> 1 for a process named by the user, 0 for a descendant.

@@ -12,45 +12,15 @@
 #define PROCESS_BPF_H
 
 const volatile bool want_processes; /* records of all processes */
-const volatile bool want_prompt;    /* --procs: wake the reader for them */
 const volatile bool may_probe;	    /* paths, arguments and new names need probe reads */
-const volatile __u32 ring_bytes;
 
 /* Path components walked; a path of PATH_MAX bytes has more only if made to. */
 #define MAX_PATH_PARTS 128
 #define MAX_NAME_BYTES 256
 
-/*
- * Process records take at most half of the ring, so that no storm of them loses
- * a connect; the perf buffer has one of their own. The reader's timer is enough
- * for them unless they are many.
- */
 static __always_inline void submit_process(void *ctx, void *record, __u64 *ts_ns, __u64 size)
 {
-	__u64 bell = 0;
-	bool wake = want_prompt;
-
-	if (use_ring) {
-		__u64 used = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
-
-		wake = (wake || used > ring_bytes / 8) && reader_must_wake();
-		*ts_ns = bpf_ktime_get_ns();
-		if (used > ring_bytes / 2 ||
-		    bpf_ringbuf_output(&ring, record, size,
-				       wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
-			count_lost(&lost.process);
-	} else {
-		__u32 began = era & 1;
-
-		__sync_fetch_and_add(&in_flight[began], 1);
-		*ts_ns = bpf_ktime_get_ns();
-		if (bpf_perf_event_output(ctx, &process_perf, BPF_F_CURRENT_CPU, record, size) < 0)
-			count_lost(&lost.process);
-		__sync_fetch_and_add(&in_flight[began], -1);
-		if (wake && reader_must_wake())
-			bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell,
-					      sizeof(bell));
-	}
+	submit_beside(ctx, record, ts_ns, size, &lost.process);
 }
 
 static __always_inline void fill_process(const bool typed, struct task_struct *task,

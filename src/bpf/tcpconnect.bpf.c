@@ -20,6 +20,7 @@
 #include "family.bpf.h"
 #include "process.bpf.h"
 #include "cgroup.bpf.h"
+#include "dns.bpf.h"
 
 /* For the generated types. */
 const struct connect_record *unused_connect_record __attribute__((unused));
@@ -29,6 +30,7 @@ const struct process_record *unused_process_record __attribute__((unused));
 const struct life_record *unused_life_record __attribute__((unused));
 const enum close_by *unused_close_by __attribute__((unused));
 const struct cgroup_record *unused_cgroup_record __attribute__((unused));
+const struct dns_record *unused_dns_record __attribute__((unused));
 const struct cgroup_name *unused_cgroup_name __attribute__((unused));
 const enum record_kind *unused_record_kind __attribute__((unused));
 const enum record_flags *unused_record_flags __attribute__((unused));
@@ -283,5 +285,26 @@ int BPF_PROG(cgroup_gone, struct cgroup *cgrp)
 	cgroup_changed(ctx, cgrp, RECORD_CGROUP_GONE);
 	return 0;
 }
+
+/* To return 1 lets the packet, the connect or the message go on. */
+SEC("cgroup_skb/ingress")
+int dns_received(struct __sk_buff *skb)
+{
+	received(skb);
+	return 1;
+}
+
+#define DNS_ASKED(hook)                             \
+	SEC("cgroup/" #hook)                        \
+	int dns_##hook(struct bpf_sock_addr *ctx)   \
+	{                                           \
+		asks(ctx);                          \
+		return 1;                           \
+	}
+
+DNS_ASKED(connect4)
+DNS_ASKED(connect6)
+DNS_ASKED(sendmsg4)
+DNS_ASKED(sendmsg6)
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -27,6 +27,8 @@ enum record_kind {
 	/* struct life_record; see life.bpf.h. */
 	RECORD_RESULT = 9,
 	RECORD_CLOSE = 10,
+	/* struct dns_record; see dns.bpf.h. */
+	RECORD_DNS = 11,
 };
 
 /* What ended a connection; 0: not known. */
@@ -144,6 +146,23 @@ struct cgroup_record {
 
 _Static_assert(sizeof(struct cgroup_record) == 288, "ABI with src/event.rs");
 
+/* Bytes that came from port 53; they follow. */
+struct dns_record {
+	__u32 kind;
+	__u32 len; /* of what follows */
+	__u64 ts_ns;
+	__u64 cookie;	 /* of the receiving socket */
+	__u64 cgroup_id; /* of who asked, else of the socket */
+	__u64 start_ns;	 /* of who asked: when it was forked, CLOCK_BOOTTIME */
+	__u32 tgid;	 /* of who asked; 0: not known */
+	__u32 seq;	 /* of the first byte: in the TCP stream, or in the packet */
+	__u8 is_stream;	 /* TCP */
+	__u8 begins;	 /* the stream does: nothing follows */
+	__u8 pad[6];
+};
+
+_Static_assert(sizeof(struct dns_record) == 56, "ABI with src/event.rs");
+
 /* Key of the table of -c; the value is the number of connects. */
 struct flow {
 	__u8 saddr[16];
@@ -170,6 +189,7 @@ struct lost_counters {
 	__u64 flows;  /* no room in the table of -c */
 	__u64 family; /* no room to follow another descendant (--children) */
 	__u64 process; /* no room for a record of a process or a cgroup */
+	__u64 names;   /* no room for what came from port 53 */
 	__u64 lives;   /* no room to keep a connection until its end */
 };
 

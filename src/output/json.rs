@@ -24,6 +24,7 @@ use crate::clock::BootClock;
 use crate::clock::WallClock;
 use crate::community_id;
 use crate::config::Who;
+use crate::dns::Query;
 use crate::event::CloseBy;
 use crate::event::Flow;
 use crate::event::Image;
@@ -77,6 +78,8 @@ struct ConnectObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(flatten)]
+    query: Option<QueryFields<'a>>,
+    #[serde(flatten)]
     life: LifeFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<PeerObject<'a>>,
@@ -94,6 +97,27 @@ struct ConnectObject<'a> {
     cgroup: Option<&'a str>,
     #[serde(flatten)]
     process: Option<ProcessFields<'a>>,
+}
+
+/// Present with `-d` if the destination has a name.
+#[derive(Serialize)]
+struct QueryFields<'a> {
+    query: Cow<'a, str>,
+    query_age_ms: f64,
+    query_match: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    query_chain: Vec<Cow<'a, str>>,
+}
+
+impl<'a> QueryFields<'a> {
+    fn of(query: &'a Query) -> Self {
+        QueryFields {
+            query: lossy(query.name()),
+            query_age_ms: (query.age_ns / 1000) as f64 / 1000.0,
+            query_match: query.matched.name(),
+            query_chain: query.chain().iter().map(|name| lossy(name)).collect(),
+        }
+    }
 }
 
 /// The process on the other end.
@@ -423,6 +447,7 @@ impl Output for Json {
             conn_id: ConnId::of(row),
             community_id: CommunityId::of(row),
             error: (e.error != 0).then(|| error(e.error)),
+            query: row.query.map(QueryFields::of),
             life,
             peer: row.peer.map(PeerObject::of),
             netns: e.netns,
@@ -507,9 +532,8 @@ impl Output for Json {
         object.insert("time".into(), Time(clock.unix_ns(now_ns)).to_string().into());
         object.insert("count".into(), lost.total().into());
         let reasons = lost.reasons().map(|(count, reason, _)| (count, reason));
-        for (count, reason) in
-            reasons.into_iter().chain([(lost.family, "family"), (lost.process, "process")])
-        {
+        let beside = [(lost.family, "family"), (lost.process, "process"), (lost.names, "names")];
+        for (count, reason) in reasons.into_iter().chain(beside) {
             if count > 0 {
                 object.insert(reason.into(), count.into());
             }

@@ -12,6 +12,7 @@ use crate::clock::WallClock;
 use crate::config::Config;
 use crate::config::Format;
 use crate::config::Mode;
+use crate::dns::Query;
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Flow;
@@ -38,6 +39,8 @@ pub struct Lost {
     /// Records of processes and cgroups; not part of the total either: they are
     /// no connects, but the rows of those processes say less.
     pub process: u64,
+    /// Pieces of DNS messages; not part of the total either.
+    pub names: u64,
     /// Connections forgotten for want of room before they ended.
     pub lives: u64,
     /// Records that could not be decoded.
@@ -58,6 +61,7 @@ impl Lost {
             flows: self.flows - earlier.flows,
             family: self.family - earlier.family,
             process: self.process - earlier.process,
+            names: self.names - earlier.names,
             lives: self.lives - earlier.lives,
             undecodable: self.undecodable - earlier.undecodable,
         }
@@ -90,6 +94,8 @@ pub struct Row<'a> {
     /// Full id, or the name of one that has no id.
     pub container: Option<&'a str>,
     pub cgroup: Option<&'a str>,
+    /// The name of the destination.
+    pub query: Option<&'a Query>,
 }
 
 impl<'a> Row<'a> {
@@ -103,6 +109,7 @@ impl<'a> Row<'a> {
             user: None,
             container: None,
             cgroup: None,
+            query: None,
         }
     }
 }
@@ -213,6 +220,7 @@ mod tests {
         flows: 8,
         family: 16,
         process: 64,
+        names: 256,
         lives: 128,
         undecodable: 32,
     };

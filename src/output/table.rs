@@ -2,6 +2,10 @@
 //! The tables of BCC's tcpconnect and tcpv4connect, byte for byte. A column is
 //! data, so a header and its rows cannot disagree.
 
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+
 use chrono::DateTime;
 use chrono::Local;
 use chrono::Timelike as _;
@@ -93,6 +97,23 @@ const DADDR: Column = column("DADDR", 16, Gap::Blank, |row, out| {
 const DPORT: Column = column("DPORT", 6, Gap::None, |row, out| {
     text::number(out, row.event.dport.into());
 });
+/// BCC's last column, and its words. That an answer is old is said from 100 ms on.
+const QUERY: Column = column("QUERY", 24, Gap::Blank, |line, out| match line.row.query {
+    Some(query) => {
+        text::whole_name(out, query.name());
+        if query.age_ns > 100_000_000 {
+            out.extend_from_slice(b" (");
+            milliseconds(out, query.age_ns);
+            out.extend_from_slice(b"ms)");
+        }
+    }
+    None if line.event.origin != Origin::Connected => out.push(b'-'),
+    None if [LOCALHOST, IpAddr::V6(Ipv6Addr::LOCALHOST)].contains(&line.event.daddr) => {
+        out.extend_from_slice(b"localhost");
+    }
+    None => out.extend_from_slice(b"No DNS Query"),
+});
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const ERR: Column = column("ERR", 13, Gap::Blank, |row, out| match row.event.error {
     0 => out.push(b'-'),
     error => text::error(out, error),
@@ -116,12 +137,12 @@ const RESULT: Column = column("RESULT", 11, Gap::Blank, |row, out| match row.row
     _ => out.push(b'-'),
 });
 const LAT: Column = column("LAT(ms)", 9, Gap::Blank, |row, out| match row.row.life {
-    Some(life @ Life { stage: Stage::Result(_), .. }) => milliseconds(out, life),
+    Some(life @ Life { stage: Stage::Result(_), .. }) => milliseconds(out, life.elapsed_ns()),
     _ => out.push(b'-'),
 });
 const MS: Column = column("MS", 9, Gap::Blank, |row, out| match row.row.life {
     Some(life @ Life { stage: Stage::Close { .. }, .. }) if !life.is_partial() => {
-        milliseconds(out, life)
+        milliseconds(out, life.elapsed_ns())
     }
     _ => out.push(b'-'),
 });
@@ -167,9 +188,9 @@ const EXE: Column = column("EXE", 24, Gap::Blank, exe);
 const PARENTS: Column = column("PARENTS", 40, Gap::Blank, parents);
 const ARGS: Column = column("ARGS", 0, Gap::Blank, args);
 
-/// Since the connect, with three decimals.
-fn milliseconds(out: &mut Vec<u8>, life: &Life) {
-    let us = (life.elapsed_ns() + 500) / 1000;
+/// With three decimals.
+fn milliseconds(out: &mut Vec<u8>, ns: u64) {
+    let us = (ns + 500) / 1000;
     text::number(out, us / 1000);
     out.push(b'.');
     text::zero_padded(out, us % 1000, 3);
@@ -368,6 +389,7 @@ impl Table {
             (want.lport, LPORT),
             (true, DADDR),
             (true, if old { OLD_DPORT } else { DPORT }),
+            (want.query, QUERY),
             (want.error, ERR),
             (want.result, RESULT),
             (want.result, LAT),

@@ -2,6 +2,8 @@
 //! What live tests share: running the tracer and the client, and where both
 //! are. Owns no assertion about rows.
 
+pub mod musl;
+
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs;

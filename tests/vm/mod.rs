@@ -59,28 +59,38 @@ impl Programs {
         Programs { release, live }
     }
 
-    /// A machine with /tcpconnect, /client, /live and the tools that tests call.
-    pub fn machine(&self, kernel: &str, cmdline: &str, seconds: &str, script: &str) -> Command {
+    /// A machine with /tcpconnect, /client, /live, the tools that tests call and more
+    /// files, each with its place.
+    pub fn machine(
+        &self,
+        kernel: &str,
+        cmdline: &str,
+        seconds: &str,
+        more: &[(PathBuf, &str)],
+        script: &str,
+    ) -> Command {
         let mut machine = Command::new(root().join("tests/vm/boot.sh"));
         machine.args(["-k", kernel, "-t", seconds, "-m", "1536", "-a", cmdline]);
-        machine.args(["-M", "unix_diag,tcp_diag,udp_diag,raw_diag"]);
-        let tool = |name: &str| {
-            ["/usr/bin", "/usr/sbin"]
-                .map(|dir| Path::new(dir).join(name))
-                .into_iter()
-                .find(|path| path.exists())
-                .unwrap_or_else(|| panic!("{name} is missing: run make deps-test"))
-        };
-        for (from, to) in [
+        machine.args(["-M", "unix_diag,tcp_diag,udp_diag,raw_diag,veth"]);
+        let own = [
             (self.release.join("tcpconnect"), "/tcpconnect"),
             (self.release.join("examples/client"), "/client"),
             (self.live.clone(), "/live"),
             (tool("bpftool"), "/usr/sbin/bpftool"),
             (tool("setpriv"), "/usr/bin/setpriv"),
-        ] {
+        ];
+        for (from, to) in own.iter().chain(more) {
             machine.args(["-f", &format!("{}:{to}", from.display())]);
         }
         machine.args(["--", script]).stdin(Stdio::null());
         machine
     }
+}
+
+pub fn tool(name: &str) -> PathBuf {
+    ["/usr/bin", "/usr/sbin"]
+        .map(|dir| Path::new(dir).join(name))
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{name} is missing: run make deps-test"))
 }

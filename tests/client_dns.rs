@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The client's cases about names: looks them up in every way, then connects, and plays the servers
+//! that no real one would be. Owns no assertion.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{
+    IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket,
+};
+use std::os::fd::AsRawFd as _;
+use std::process::{Command, Stdio};
+use std::ptr::null_mut;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use libc::c_void;
+use serde_json::json;
+
+use crate::{Ctx, Res, ensure, lossy, mount, number, ring_call, text, unescape};
+
+const DNS: u16 = 53;
+const IORING_OP_RECV: u8 = 27;
+/// Where the odd server says that every name is.
+const ODD: Ipv4Addr = Ipv4Addr::new(127, 9, 0, 1);
+
+/// `dns resolver ADDR`, `dns name NAME PORT`, `dns ask HOW SERVER NAME [PORT]`, `dns run PROGRAM
+/// ARG...`, `dns odd ADDR`, `dns unasked`, `dns storm N PER_SECOND`.
+pub fn dns(ctx: &Ctx, args: &[&str]) -> Res {
+    match args {
+        ["resolver", server] => resolver(server),
+        ["name", name, port] => {
+            let port: u16 = port.parse().map_err(text)?;
+            let to = (*name, port).to_socket_addrs().map_err(text)?.next().ok_or("no address")?;
+            connect(ctx, to)
+        }
+        ["ask", how, server, name] => ask(how, server, name).map(drop),
+        ["ask", how, server, name, port] => {
+            let address = ask(how, server, name)?;
+            connect(ctx, SocketAddr::new(address, port.parse().map_err(text)?))
+        }
+        ["run", program, args @ ..] => run(ctx, program, args),
+        ["odd", address] => odd_server(address.parse().map_err(text)?),
+        ["unasked"] => unasked(),
+        ["storm", rest @ ..] => storm(ctx, number(rest, 0, None)?, number(rest, 1, None)?),
+        _ => Err("not one of the things this case can do".into()),
+    }
+}
+
+fn connect(ctx: &Ctx, to: SocketAddr) -> Res {
+    crate::connect(ctx, &[&to.ip().to_string(), &to.port().to_string()])
+}
+
+/// In a mount namespace of our own.
+fn resolver(server: &str) -> Res {
+    // SAFETY: a plain system call.
+    crate::sys("unshare", unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    mount("none", "/", "", libc::MS_REC | libc::MS_PRIVATE)?;
+    let file = std::env::temp_dir().join(format!("resolv-{}", std::process::id()));
+    fs::write(&file, format!("nameserver {server}\n")).map_err(text)?;
+    // Nothing is there in a machine that has just booted.
+    fs::OpenOptions::new().append(true).create(true).open("/etc/resolv.conf").map_err(text)?;
+    mount(&file.to_string_lossy(), "/etc/resolv.conf", "", libc::MS_BIND)?;
+    fs::remove_file(&file).map_err(text)
+}
+
+fn run(ctx: &Ctx, program: &str, args: &[&str]) -> Res {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|e| format!("{program}: {e}"))?;
+    ctx.emit(&json!({"case": ctx.case, "pid": child.id(), "rows": 0}));
+    child.wait().map(drop).map_err(text)
+}
+
+/// A question for the IPv4 address of a name (`\xNN` in it: a byte), or, if the name begins with
+/// `six`, the IPv6 one.
+fn question(name: &str) -> Res<Vec<u8>> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in unescape(name)?.split(|&byte| byte == b'.') {
+        message.push(u8::try_from(label.len()).map_err(text)?);
+        message.extend_from_slice(label);
+    }
+    let kind = if name.starts_with("six") { 28 } else { 1 };
+    message.extend_from_slice(&[0, 0, kind, 0, 1]);
+    Ok(message)
+}
+
+/// Without EDNS an answer ends with the address.
+fn address_in(answer: &[u8]) -> Res<IpAddr> {
+    ensure(answer.len() > 12 && answer[7] > 0, "no address in the answer")?;
+    match answer.last_chunk::<18>() {
+        Some([0, 16, v6 @ ..]) => Ok(IpAddr::from(*v6)),
+        _ => Ok(IpAddr::from(*answer.last_chunk::<4>().ok_or("a short answer")?)),
+    }
+}
+
+fn ask(how: &str, server: &str, name: &str) -> Res<IpAddr> {
+    let server: IpAddr = server.parse().map_err(text)?;
+    let (to, question) = (SocketAddr::new(server, DNS), question(name)?);
+    if how == "tcp" {
+        let mut stream = TcpStream::connect(to).map_err(text)?;
+        let length = u16::try_from(question.len()).map_err(text)?.to_be_bytes();
+        stream.write_all(&[&length[..], &question].concat()).map_err(text)?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).map_err(text)?;
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut answer).map_err(text)?;
+        return address_in(&answer);
+    }
+    let any: SocketAddr =
+        if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().map_err(text)?;
+    let socket = UdpSocket::bind(any).map_err(text)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
+    if how == "recvfrom" {
+        socket.send_to(&question, to).map_err(text)?;
+    } else {
+        socket.connect(to).map_err(text)?;
+        socket.send(&question).map_err(text)?;
+    }
+    let mut answer = vec![0u8; 65_535];
+    let (fd, at, size) = (socket.as_raw_fd(), answer.as_mut_ptr().cast::<c_void>(), answer.len());
+    let len = match how {
+        "recvfrom" => loop {
+            let (len, _) = uninterrupted(|| socket.recv_from(&mut answer))?;
+            if answer[..2] == question[..2] {
+                break len;
+            }
+        },
+        "recv" => uninterrupted(|| socket.recv(&mut answer))?,
+        "io_uring" => {
+            ring_call(fd, IORING_OP_RECV, 0, 0, at.cast(), size as u32)?.unsigned_abs() as usize
+        }
+        // SAFETY: the buffer outlives the call and has the length given.
+        "read" => received(unsafe { libc::read(fd, at, size) })?,
+        "recvmsg" | "recvmmsg" => {
+            let mut part = libc::iovec { iov_base: at, iov_len: size };
+            // SAFETY: plain data.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (&raw mut part, 1);
+            // SAFETY: the message and what it points to outlive the calls.
+            unsafe {
+                match how {
+                    "recvmsg" => received(libc::recvmsg(fd, &mut message.msg_hdr, 0))?,
+                    _ => {
+                        received(libc::recvmmsg(fd, &mut message, 1, 0, null_mut()) as isize)?;
+                        message.msg_len as usize
+                    }
+                }
+            }
+        }
+        _ => return Err(format!("ask how? {how}")),
+    };
+    address_in(&answer[..len])
+}
+
+/// The end of an io_uring interrupts what its thread does next.
+fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> Res<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            result => return result.map_err(text),
+        }
+    }
+}
+
+fn received(result: isize) -> Res<usize> {
+    usize::try_from(result).map_err(|_| format!("receive: {}", std::io::Error::last_os_error()))
+}
+
+/// The answer that every name is at this address, for an hour.
+fn answer(question: &[u8], address: Ipv4Addr) -> Vec<u8> {
+    let mut message = question.to_vec();
+    (message[2], message[7]) = (0x81, 1);
+    // The name of the question, A, IN, 3,600 s, 4 bytes.
+    message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4]);
+    message.extend_from_slice(&address.octets());
+    message
+}
+
+/// Over UDP: for a name with `broken` something else before the answer. Over TCP: two answers, the
+/// first to nobody's question, cut where it is worst.
+fn odd_server(address: IpAddr) -> Res {
+    let socket = UdpSocket::bind((address, DNS)).map_err(text)?;
+    let listener = TcpListener::bind((address, DNS)).map_err(text)?;
+    thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok((len, from)) = socket.recv_from(&mut bytes) {
+            if lossy(&bytes[..len]).contains("broken") {
+                let _ = socket.send_to(&[0xff; 700], from);
+            }
+            let _ = socket.send_to(&answer(&bytes[..len], ODD), from);
+        }
+    });
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = answer_in_pieces(stream);
+        }
+    });
+    Ok(())
+}
+
+fn answer_in_pieces(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut question = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut question)?;
+    let answer = answer(&question, ODD);
+    let framed = [&(answer.len() as u16).to_be_bytes()[..], &answer].concat();
+    for piece in [&framed[..1], &framed[1..20], &framed[20..]] {
+        stream.write_all(piece)?;
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// An answer from port 53 to a socket on which nobody has asked.
+fn unasked() -> Res {
+    let from = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 99), DNS)).map_err(text)?;
+    let to = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
+    let message = answer(&question("unasked.test")?, Ipv4Addr::new(127, 9, 0, 2));
+    from.send_to(&message, to.local_addr().map_err(text)?).map_err(text)?;
+    let len = to.recv(&mut [0; 512]).map_err(text)?;
+    ensure(len == message.len(), "another message")
+}
+
+/// `n` answers at this pace, each for a name and an address of its own: `N.storm.test`,
+/// 127.16.0.0 and N.
+fn storm(ctx: &Ctx, n: u32, per_second: u32) -> Res {
+    let server = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 16), DNS)).map_err(text)?;
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
+    client.connect(server.local_addr().map_err(text)?).map_err(text)?;
+    let (from, started) = (client.local_addr().map_err(text)?, Instant::now());
+    let mut bytes = [0; 512];
+    for i in 0..n {
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 16, 0, 0)) + i);
+        let message = answer(&question(&format!("{i}.storm.test"))?, address);
+        server.send_to(&message, from).map_err(text)?;
+        client.recv(&mut bytes).map_err(text)?;
+        let due = Duration::from_secs_f64(f64::from(i) / f64::from(per_second));
+        thread::sleep(due.saturating_sub(started.elapsed()));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    ctx.emit(&json!({"case": ctx.case, "answers": n, "seconds": seconds, "rows": 0}));
+    Ok(())
+}
