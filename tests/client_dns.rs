@@ -23,7 +23,7 @@ const IORING_OP_RECV: u8 = 27;
 const ODD: Ipv4Addr = Ipv4Addr::new(127, 9, 0, 1);
 
 /// `dns resolver ADDR`, `dns name NAME PORT`, `dns ask HOW SERVER NAME [PORT]`, `dns run PROGRAM
-/// ARG...`, `dns odd ADDR`, `dns unasked`, `dns storm N PER_SECOND`.
+/// ARG...`, `dns odd ADDR`, `dns own NAME PORT` (its own server), `dns unasked`, `dns storm N PER_SECOND`.
 pub fn dns(ctx: &Ctx, args: &[&str]) -> Res {
     match args {
         ["resolver", server] => resolver(server),
@@ -39,6 +39,10 @@ pub fn dns(ctx: &Ctx, args: &[&str]) -> Res {
         }
         ["run", program, args @ ..] => run(ctx, program, args),
         ["odd", address] => odd_server(address.parse().map_err(text)?),
+        ["own", name, port] => {
+            dns(ctx, &["odd", "127.0.0.9"])?;
+            dns(ctx, &["ask", "recv", "127.0.0.9", name, port])
+        }
         ["unasked"] => unasked(),
         ["storm", rest @ ..] => storm(ctx, number(rest, 0, None)?, number(rest, 1, None)?),
         _ => Err("not one of the things this case can do".into()),

@@ -51,7 +51,8 @@ const STATES: &[State] = &[
         name: "ipv4_is_traced_where_ipv6_is_disabled",
         kernels: &[],
         cmdline: "ipv6.disable=1",
-        script: "for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook refused -6; done",
+        script: "for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook refused -6; done
+                 see auto 'dns own a.test 9' --to-name a.test",
         expected: "\
 fentry plain_ipv4: status 0, rows 1, lport 1
 fentry refused: status 0, rows 0, lport 0
@@ -59,6 +60,7 @@ kprobe plain_ipv4: status 0, rows 1, lport 1
 kprobe refused: status 0, rows 0, lport 0
 sockops plain_ipv4: status 0, rows 1, lport 1
 sockops refused: status 0, rows 0, lport 0
+auto dns own a.test 9: status 0, rows 1, lport 1
 ",
     },
     State {
@@ -66,7 +68,7 @@ sockops refused: status 0, rows 0, lport 0
         kernels: &[],
         cmdline: "vm.cgroup=none",
         script: "see auto plain_ipv4; see sockops plain_ipv4; see sockops ipv4_mapped -6
-                 see fentry plain_ipv4 --cgroup /x",
+                 see fentry plain_ipv4 --cgroup /x; see fentry plain_ipv4 -d",
         expected: "\
 auto plain_ipv4: status 0, rows 1, lport 1
 sockops plain_ipv4: status 0, rows 1, lport 0
@@ -75,6 +77,8 @@ sockops ipv4_mapped: status 0, rows 1, lport 0
 tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it
 fentry plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: --cgroup '/x': no cgroup v2 is mounted here; see mount -t cgroup2
+fentry plain_ipv4: status 1, rows 0, lport 0
+tcpconnect: -d needs cgroup v2, and none is mounted here; see mount -t cgroup2
 ",
     },
     State {
@@ -96,7 +100,8 @@ kprobe plain_ipv4: status 0, rows 1, lport 1
                  for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook refused --cgroup /t; done
                  echo $$ > /sys/fs/cgroup/unified/t/cgroup.procs
                  for hook in fentry kprobe sockops; do see $hook refused --cgroup t; done
-                 see sockops refused --container t; see sockops refused --container u",
+                 see sockops refused --container t; see sockops refused --container u
+                 for hook in fentry kprobe sockops; do see $hook 'dns own a.test 9' --to-name a.test; done",
         expected: "\
 fentry plain_ipv4: status 0, rows 1, lport 1
 fentry refused: status 0, rows 0, lport 0
@@ -110,6 +115,9 @@ sockops refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 0, lport 0
 tcpconnect: no cgroup of u now in cgroup v2, version 1 is not searched; waiting for one
+fentry dns own a.test 9: status 0, rows 1, lport 1
+kprobe dns own a.test 9: status 0, rows 1, lport 1
+sockops dns own a.test 9: status 0, rows 1, lport 1
 ",
     },
     State {
@@ -127,13 +135,16 @@ sockops plain_ipv4: status 0, rows 1, lport 1
         name: "lockdown_for_confidentiality_leaves_all_but_kprobes",
         kernels: &["6.1", "6.12", "7."],
         cmdline: "lockdown=confidentiality",
-        script: "for hook in auto fentry kprobe sockops; do see $hook plain_ipv4; done",
+        script: "for hook in auto fentry kprobe sockops; do see $hook plain_ipv4; done
+                 for hook in fentry sockops; do see $hook 'dns own a.test 9' --to-name a.test; done",
         expected: "\
 auto plain_ipv4: status 0, rows 1, lport 1
 fentry plain_ipv4: status 0, rows 1, lport 1
 kprobe plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: no hook can be attached: kprobe: prog 'kretprobe_v4': failed to load: -EINVAL; try --attach auto; the kernel is locked down (confidentiality): kprobes cannot work, and before 5.11 nothing can
 sockops plain_ipv4: status 0, rows 1, lport 1
+fentry dns own a.test 9: status 0, rows 1, lport 1
+sockops dns own a.test 9: status 0, rows 1, lport 1
 ",
     },
     State {
@@ -209,6 +220,8 @@ tcpconnect: loading BPF programs needs privileges: CAP_BPF is missing; run as ro
                  as_user ,+bpf,+perfmon see kprobe refused
                  as_user ,+bpf,+perfmon see sockops refused
                  as_user ,+bpf,+perfmon,+net_admin see sockops refused
+                 as_user ,+bpf,+perfmon see fentry refused -d
+                 as_user ,+bpf,+perfmon,+net_admin see fentry refused -d
                  echo 2 > /proc/sys/kernel/perf_event_paranoid
                  as_user ,+bpf,+perfmon see kprobe refused",
         expected: "\
@@ -220,6 +233,9 @@ tcpconnect: no hook can be attached: kprobe: prog 'kretprobe_v4': failed to crea
 sockops refused: status 1, rows 0, lport 0
 tcpconnect: no hook can be attached: sockops: prog 'sockops_connect': failed to load: -EPERM (CAP_NET_ADMIN is missing); try --attach auto
 sockops refused: status 0, rows 1, lport 1
+fentry refused: status 1, rows 0, lport 0
+tcpconnect: no hook can be attached: fentry: prog 'dns_connect4': failed to load: -EPERM (-d needs CAP_NET_ADMIN); try --attach auto
+fentry refused: status 0, rows 1, lport 1
 kprobe refused: status 0, rows 1, lport 1
 ",
     },

@@ -13,7 +13,8 @@ set -euo pipefail
 
 readonly SUITE=bookworm KERNEL=6.1
 # bpftrace's tcpconnect.bt includes a header of libc6-dev.
-readonly PACKAGES=bpfcc-tools,libbpf-tools,bpftrace,libc6-dev,bpftool
+# BCC's -d wants two more packages of Python.
+readonly PACKAGES=bpfcc-tools,python3-dnslib,python3-cachetools,libbpf-tools,bpftrace,libc6-dev,bpftool
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly VM=$ROOT/target/vm
