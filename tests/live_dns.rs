@@ -107,9 +107,9 @@ impl Drop for Resolver {
     }
 }
 
-/// With enough addresses that an answer has 1,632 bytes.
+/// With enough addresses that an answer has 3,877 bytes.
 fn records() -> String {
-    let big = (0..100).map(|i| format!("host-record=big.test,127.2.0.{i}\n"));
+    let big = (0..240).map(|i| format!("host-record=big.test,127.2.0.{i}\n"));
     format!("{RECORDS}{}", big.collect::<String>())
 }
 
@@ -187,7 +187,7 @@ impl Named {
         connects(two, "127.5.0.1 1053");
         connects(three, "127.5.0.1 1054");
         connects(&mut main, "127.2.9.9 1031");
-        connects(&mut main, "127.2.0.77 1032");
+        connects(&mut main, "127.2.0.239 1032");
         connects(&mut main, "127.3.0.2 1041");
         connects(&mut main, "127.77.0.1 1060");
         connects(&mut main, "127.0.0.1 1061");
@@ -452,10 +452,14 @@ fn a_resolver_in_another_network_namespace_is_seen(lab: &Lab) {
     here.case("dns resolver 192.0.2.2");
     let tracer = lab.trace(&["-j", "-d", "--netns", &here.netns()]);
     let fact = here.case("dns name one.test 1001").remove(0);
+    // It comes in three fragments.
+    here.case("dns run dig @192.0.2.2 +ignore +bufsize=4096 big.test");
+    here.case("connect 127.2.0.239 1002");
     let done = tracer.stop();
     done.assert_quiet_success();
     let rows = done.rows();
-    assert_eq!(rows.len(), 1, "{done:#?}");
+    assert_eq!(rows.len(), 2, "{done:#?}");
+    assert_eq!(rows[1]["query"], "big.test", "{done:#?}");
     assert_is_of(&rows[0], &fact);
     assert_eq!(
         (&rows[0]["query"], &rows[0]["query_match"]),
