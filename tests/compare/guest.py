@@ -440,6 +440,8 @@ def compare_bytes(group, groups):
                 found.append(f"BCC printed {same} of {rows} rows")
             if same == 0:
                 found.append("no row to compare")
+            if "-d" in words and "-6" not in words and b" named.test" not in printed:
+                found.append("BCC knows no name")
             warned = read(tracer.err).decode(errors="replace").strip()
             if warned:
                 found.append("stderr: " + warned)
