@@ -53,6 +53,22 @@ pub const TESTS: [(&str, Test); 20] = tests![
     a_connect_stands_between_the_events_of_its_process,
 ];
 
+/// As live.rs has them: the other tests have each kind of record pass each buffer.
+pub const ONE_BUFFER: [&str; 12] = [
+    "a_process_from_before_the_tracer_is_told_from_procfs",
+    "an_executable_unlinked_before_the_tracer_is_marked_deleted",
+    "a_path_that_looks_deleted_is_not",
+    "a_user_is_named_after_setuid_and_in_a_setuid_program",
+    "a_process_in_its_own_namespaces_has_their_path_and_pid",
+    "one_of_many_that_were_asleep_is_told",
+    "a_gone_command_has_both_its_shells_in_the_table",
+    "a_container_passes_by_its_name",
+    "a_unit_passes_also_when_restarted",
+    "pids_are_those_of_the_tracers_pid_namespace",
+    "a_command_is_told_in_the_tracers_pid_namespace",
+    "no_process_program_is_loaded_unless_asked_for",
+];
+
 type SharedTest = fn(&Shared);
 
 /// Those that one tracer can do for all: emulated, its start takes longer than
