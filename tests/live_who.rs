@@ -769,7 +769,8 @@ fn an_exec_storm_loses_no_connect_and_tells_no_wrong_program(lab: &Lab) {
     let done = tracer.stop();
     assert!(done.status.success(), "{done:?}");
     let lost: u64 = done.objects("lost").iter().filter_map(|l| l["count"].as_u64()).sum();
-    assert_eq!((done.rows().len(), lost), (151, 0), "{}", done.stderr);
+    let rows = done.rows();
+    assert_eq!((rows.len(), lost), (151, 0), "{}", done.stderr);
     let said = |l: &str| -> Option<u64> {
         let l = l.strip_prefix("tcpconnect: ")?;
         l.strip_suffix(" records of processes lost; their rows say less")?.parse().ok()
@@ -780,13 +781,11 @@ fn an_exec_storm_loses_no_connect_and_tells_no_wrong_program(lab: &Lab) {
     assert!(processes > 0 && processes == in_json, "{}: {told_in_json:?}", done.stderr);
 
     let parents = lineage(client.pid());
-    let row_of = |pid: &Value| {
-        let rows = done.rows().into_iter().filter(|row| row["pid"] == *pid);
-        rows.collect::<Vec<_>>()
-    };
+    let row_of =
+        |pid: &Value| rows.iter().filter(|row| row["pid"] == *pid).collect::<Vec<&Value>>();
     let mut unknown = 0;
     for (i, pid) in swarmed[0]["pids"].as_array().expect("pids").iter().enumerate() {
-        let row = &row_of(pid)[0];
+        let row = row_of(pid)[0];
         match row["source"].as_str() {
             Some("none") => {
                 unknown += 1;
@@ -804,7 +803,7 @@ fn an_exec_storm_loses_no_connect_and_tells_no_wrong_program(lab: &Lab) {
         }
     }
     assert!(unknown > 0, "nothing was lost");
-    let late = &row_of(&json!(late_pid))[0];
+    let late = row_of(&json!(late_pid))[0];
     let words = ["--act", &format!("until={go}"), "tap=82", &format!("until={over}")];
     let args = [&[&*exe], &words[..]].concat();
     // Each CPU has a perf buffer; that of this process may have had room.
