@@ -1263,7 +1263,8 @@ fn many_at_once(ctx: &Ctx, n: usize) -> Res {
     let limit = libc::rlimit { rlim_cur: n as u64 + 64, rlim_max: n as u64 + 64 };
     // SAFETY: `limit` is valid.
     sys("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
-    let listener = listener(LO4)?;
+    // Nobody else's, so that they can be told from other connections.
+    let listener = listener([127, 0, 0, 2].into())?;
     // SAFETY: a plain system call.
     sys("listen", unsafe { libc::listen(listener.as_raw_fd(), 4096) })?;
     let child = fork()?;
@@ -1283,7 +1284,7 @@ fn many_at_once(ctx: &Ctx, n: usize) -> Res {
     drop(open);
     wait(child)?;
     let mut line = identity();
-    line["made"] = json!(n);
+    (line["made"], line["daddr"]) = (json!(n), json!(addr(&listener)?.ip()));
     ctx.emit(&line);
     Ok(())
 }

@@ -35,6 +35,7 @@ use lab::scaled;
 use libtest_mimic::Arguments;
 use libtest_mimic::Trial;
 use live_dns::Named;
+use live_life::Lives;
 use live_who::Shared;
 use serde_json::Value;
 use serde_json::json;
@@ -122,6 +123,14 @@ fn main() {
                 let name = format!("{attach}::{buffer}::{group}{name}");
                 trials.push(Trial::test(name, move || {
                     test(&lab);
+                    Ok(())
+                }));
+            }
+            let lives = Arc::new(OnceLock::new());
+            for (name, test) in live_life::SHARED {
+                let (lab, lives) = (Arc::clone(&lab), Arc::clone(&lives));
+                trials.push(Trial::test(format!("{attach}::{buffer}::{name}"), move || {
+                    test(lives.get_or_init(|| Lives::new(&lab)));
                     Ok(())
                 }));
             }

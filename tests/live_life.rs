@@ -16,12 +16,9 @@ use super::lab::Lab;
 use super::lab::client;
 use super::lab::scaled;
 
-pub const TESTS: [(&str, Test); 14] = tests![
-    each_connect_has_one_outcome_and_one_end,
+pub const TESTS: [(&str, Test); 11] = tests![
     the_table_tells_outcome_and_end,
-    many_connections_at_once_all_end,
     only_slow_outcomes_are_shown,
-    a_connect_without_an_outcome_is_said,
     who_connected_is_told_of_the_end_too,
     who_accepted_is_told_and_both_ends_join,
     a_filter_means_the_listener_of_what_is_accepted,
@@ -34,7 +31,7 @@ pub const TESTS: [(&str, Test); 14] = tests![
 ];
 
 /// What these ask does not depend on the kind of buffer.
-pub const ONE_BUFFER: [&str; 12] = [
+pub const ONE_BUFFER: [&str; 11] = [
     "who_connected_is_told_of_the_end_too",
     "who_accepted_is_told_and_both_ends_join",
     "existing_connections_come_first_and_nothing_twice",
@@ -42,11 +39,19 @@ pub const ONE_BUFFER: [&str; 12] = [
     "a_peer_is_known_though_the_filters_do_not_want_it",
     "the_table_tells_outcome_and_end",
     "only_slow_outcomes_are_shown",
-    "a_connect_without_an_outcome_is_said",
     "a_filter_means_the_listener_of_what_is_accepted",
     "the_table_has_a_letter_for_connect_accept_and_end",
     "a_connection_from_before_is_followed_to_its_end",
     "who_has_a_connection_with_an_address_is_told",
+];
+
+type LivesTest = fn(&Lives);
+
+/// Those of one run, see `Lives`.
+pub const SHARED: [(&str, LivesTest); 3] = tests![
+    each_connect_has_one_outcome_and_one_end,
+    many_connections_at_once_all_end,
+    a_connect_without_an_outcome_is_said,
 ];
 
 const LIVES: [&str; 12] = [
@@ -77,14 +82,41 @@ fn row_of<'a>(rows: &'a [Value], fact: &Value) -> Vec<&'a Value> {
     rows.iter().filter(|r| ["pid", "lport", "dport"].iter().all(|f| r[f] == fact[f])).collect()
 }
 
-fn each_connect_has_one_outcome_and_one_end(lab: &Lab) {
-    let (facts, done) = traced(lab, &["-j", "-r", "--life"], &LIVES);
-    done.assert_quiet_success();
-    let (results, closes) = (done.objects("result"), done.objects("close"));
+/// One traced run of all lives, of many at once, and of a connect that gets no answer.
+pub struct Lives {
+    facts: Vec<Value>,
+    many: Value,
+    results: Vec<Value>,
+    closes: Vec<Value>,
+    done: Done,
+}
+
+impl Lives {
+    pub fn new(lab: &Lab) -> Self {
+        let many = format!("many {}", scaled(10_000));
+        let lives = [&LIVES[..], &[&many, "pending"]].concat();
+        let (mut facts, done) = traced(lab, &["-j", "-r", "--life"], &lives);
+        let many = facts.pop().expect("what the client says of many");
+        let (results, closes) = (done.objects("result"), done.objects("close"));
+        Lives { facts, many, results, closes, done }
+    }
+
+    /// The outcomes and the ends of the many, or of the others.
+    fn split(&self, of_many: bool) -> [Vec<Value>; 2] {
+        [&self.results, &self.closes].map(|rows| {
+            let wanted = |row: &&Value| (row["daddr"] == self.many["daddr"]) == of_many;
+            rows.iter().filter(wanted).cloned().collect()
+        })
+    }
+}
+
+fn each_connect_has_one_outcome_and_one_end(lives: &Lives) {
+    let (facts, done) = (&lives.facts, &lives.done);
+    let [results, closes] = lives.split(false);
     assert_eq!((results.len(), closes.len()), (facts.len(), facts.len()), "{done:#?}");
     assert_eq!(done.rows(), Vec::<Value>::new());
     let mut ids = Vec::new();
-    for fact in &facts {
+    for fact in facts {
         let context = || format!("{fact:#} in {done:#?}");
         // Two connections of the case `again` have the same ports.
         let nth = ids.iter().filter(|(port, _)| *port == fact["lport"]).count();
@@ -132,12 +164,11 @@ fn the_table_tells_outcome_and_end(lab: &Lab) {
     assert!(matches!(shown[3][..], ["-", "-", _, "0.0", "0.0", "0"]), "{done:#?}");
 }
 
-fn many_connections_at_once_all_end(lab: &Lab) {
+fn many_connections_at_once_all_end(lives: &Lives) {
     let made = scaled(10_000);
-    let (_, done) = traced(lab, &["-j", "-r", "--life"], &[&format!("many {made}")]);
-    let lost = done.ledger().map_or(0, |(.., lost)| lost);
-    let (results, closes) = (done.objects("result"), done.objects("close"));
-    assert_eq!(lost, 0, "{}", done.stderr);
+    let lost = lives.done.ledger().map_or(0, |(.., lost)| lost);
+    let [results, closes] = lives.split(true);
+    assert_eq!(lost, 0, "{}", lives.done.stderr);
     assert_eq!((results.len() as u64, closes.len() as u64), (made, made));
     let ids =
         |rows: &[Value]| -> BTreeSet<_> { rows.iter().map(|r| r["conn_id"].to_string()).collect() };
@@ -154,14 +185,9 @@ fn only_slow_outcomes_are_shown(lab: &Lab) {
     assert_row(&results[0], &facts[1], 0);
 }
 
-fn a_connect_without_an_outcome_is_said(lab: &Lab) {
-    let mut client = Client::new();
-    let tracer = lab.trace(&["-j", "-r", "--netns", &client.netns()]);
-    client.case("life pending");
-    let done = tracer.stop();
-    assert!(done.status.success(), "{done:#?}");
-    assert_eq!(done.stderr, "tcpconnect: 1 connects have no outcome yet\n");
-    assert_eq!(done.stdout, "");
+fn a_connect_without_an_outcome_is_said(lives: &Lives) {
+    assert!(lives.done.status.success(), "{:#?}", lives.done);
+    assert_eq!(lives.done.stderr, "tcpconnect: 1 connects have no outcome yet\n");
 }
 
 /// The program has become another one by the time the connection ends.
