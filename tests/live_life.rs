@@ -119,12 +119,13 @@ fn each_connect_has_one_outcome_and_one_end(lives: &Lives) {
     for fact in facts {
         let context = || format!("{fact:#} in {done:#?}");
         // Two connections of the case `again` have the same ports.
-        let nth = ids.iter().filter(|(port, _)| *port == fact["lport"]).count();
+        let ports = [&fact["lport"], &fact["dport"]];
+        let nth = ids.iter().filter(|(others, _)| *others == ports).count();
         let (result, close) = (row_of(&results, fact)[nth], row_of(&closes, fact)[nth]);
         assert_row(result, fact, 0);
         assert_row(close, fact, 0);
         assert_eq!(result["conn_id"], close["conn_id"], "{}", context());
-        let id = (fact["lport"].clone(), result["conn_id"].clone());
+        let id = (ports, result["conn_id"].clone());
         assert!(!ids.contains(&id), "{}", context());
         ids.push(id);
         assert_eq!(result["result"], fact["result"], "{}", context());
