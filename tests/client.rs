@@ -23,6 +23,7 @@ use std::mem::zeroed;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{Command, exit, id};
 use std::ptr::{null, null_mut};
@@ -33,6 +34,9 @@ use std::time::{Duration, Instant};
 
 use libc::{AF_INET, AF_INET6, IPPROTO_TCP, SOL_SOCKET, c_int, c_void, pid_t};
 use serde_json::{Value, json};
+
+#[path = "lab/rights.rs"]
+mod rights;
 
 type Res<T = ()> = Result<T, String>;
 type Case = fn(&Ctx, &[&str]) -> Res;
@@ -539,39 +543,13 @@ fn other_uid(ctx: &Ctx, args: &[&str]) -> Res {
 /// The socket is made and closed here before the child takes it out of the message.
 fn passed_socket(ctx: &Ctx) -> Res {
     let listener = listener(LO4)?;
-    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().map_err(text)?;
-    let mut space = [0u64; 4];
-    let mut byte = [0u8];
-    // SAFETY: all zeroes is an empty iovec and an empty msghdr.
-    let (mut iov, mut msg): (libc::iovec, libc::msghdr) = unsafe { (zeroed(), zeroed()) };
-    (iov.iov_base, iov.iov_len) = (byte.as_mut_ptr().cast(), 1);
-    (msg.msg_iov, msg.msg_iovlen) = (&mut iov, 1);
-    msg.msg_control = space.as_mut_ptr().cast();
+    let (ours, theirs) = UnixDatagram::pair().map_err(text)?;
     let sock = Sock::tcp(LO4)?;
-    // SAFETY: `space` is aligned and large enough for a control message of one descriptor.
-    unsafe {
-        msg.msg_controllen = libc::CMSG_SPACE(4) as _;
-        let head = libc::CMSG_FIRSTHDR(&msg);
-        (*head).cmsg_level = SOL_SOCKET;
-        (*head).cmsg_type = libc::SCM_RIGHTS;
-        (*head).cmsg_len = libc::CMSG_LEN(4) as _;
-        libc::CMSG_DATA(head).cast::<RawFd>().write(sock.fd());
-        sys("sendmsg", libc::sendmsg(ours.as_raw_fd(), &msg, 0) as c_int)?;
-    }
+    rights::send(&ours, sock.fd()).map_err(text)?;
     drop(sock);
     in_child(ctx, fork, |ctx| {
-        space.fill(0);
-        // SAFETY: as above; the kernel writes a new descriptor, which nobody else owns.
-        let sock = unsafe {
-            let got = libc::recvmsg(theirs.as_raw_fd(), &mut msg, 0);
-            sys("recvmsg", got as c_int)?;
-            let head = libc::CMSG_FIRSTHDR(&msg);
-            if head.is_null() {
-                return Err("no descriptor in the message".into());
-            }
-            TcpStream::from_raw_fd(libc::CMSG_DATA(head).cast::<RawFd>().read())
-        };
-        ctx.connect(&Sock(sock), addr(&listener)?, 0)
+        let sock = Sock(rights::receive(&theirs).map_err(text)?.into());
+        ctx.connect(&sock, addr(&listener)?, 0)
     })
 }
 

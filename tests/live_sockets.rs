@@ -18,7 +18,6 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::SocketAddr as UnixAddr;
@@ -34,6 +33,7 @@ use serde_json::json;
 use tcpconnect::community_id;
 
 use super::lab;
+use super::lab::rights;
 
 type Test = fn();
 
@@ -423,52 +423,15 @@ fn a_socket_shared_by_fork_has_a_row_for_each_process() {
     assert_eq!(rows.len(), 5, "{rows:#?}");
 }
 
-/// Sends a descriptor over a UNIX socket.
-fn send(over: &UnixStream, fd: RawFd) {
-    let mut space = [0u64; 4];
-    let mut byte = 0u8;
-    let mut iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    // SAFETY: an all-zero msghdr is valid; what it points to lives through the call,
-    // and the space has room for the header and one descriptor.
-    unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        (message.msg_iov, message.msg_iovlen) = (&mut iov, 1);
-        message.msg_control = space.as_mut_ptr().cast();
-        message.msg_controllen = libc::CMSG_SPACE(4) as _;
-        let header = &mut *libc::CMSG_FIRSTHDR(&message);
-        (header.cmsg_level, header.cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
-        header.cmsg_len = libc::CMSG_LEN(4) as _;
-        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
-        assert_eq!(libc::sendmsg(over.as_raw_fd(), &message, 0), 1);
-    }
-}
-
-fn receive(over: &UnixStream) -> OwnedFd {
-    let mut space = [0u64; 4];
-    let mut byte = 0u8;
-    let mut iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    // SAFETY: as in `send`; the descriptor that came belongs to nobody else.
-    unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        (message.msg_iov, message.msg_iovlen) = (&mut iov, 1);
-        message.msg_control = space.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&space) as _;
-        assert_eq!(libc::recvmsg(over.as_raw_fd(), &mut message, 0), 1);
-        let header = libc::CMSG_FIRSTHDR(&message);
-        assert!(!header.is_null(), "a descriptor has come");
-        OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned())
-    }
-}
-
 fn a_passed_socket_is_the_receivers_too() {
     let child = Child::new(|| {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let sender = Child::start(|| {
             let (one, other) = pair(Ipv4Addr::LOCALHOST);
-            send(&theirs, one.as_raw_fd());
+            rights::send(&theirs, one.as_raw_fd()).expect("it is sent");
             (json!([tcp_fact(&one), tcp_fact(&other)]), (one, other))
         });
-        let socket = receive(&ours);
+        let socket = rights::receive(&ours).expect("it has come");
         let here = json!({"pid": std::process::id(), "fd": socket.as_raw_fd()});
         let received = with(sender.facts[0].clone(), here);
         let facts = json!([sender.facts[0], sender.facts[1], received]);

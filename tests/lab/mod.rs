@@ -3,6 +3,7 @@
 //! are. Owns no assertion about rows.
 
 pub mod musl;
+pub mod rights;
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
