@@ -1093,7 +1093,7 @@ fn accepts(ctx: &Ctx, args: &[&str]) -> Res {
 fn life(ctx: &Ctx, args: &[&str]) -> Res {
     let what = *args.first().ok_or("life wants a name")?;
     match what {
-        "local" | "remote" | "reset" | "half" | "mapped" | "fork" => served(ctx, what),
+        "local" | "remote" | "reset" | "half" | "mapped" | "fork" | "passed" => served(ctx, what),
         "again" => same_ports_again(ctx),
         "many" => many_at_once(ctx, number(args, 1, None)?),
         "refused" => {
@@ -1153,6 +1153,14 @@ fn served(ctx: &Ctx, what: &str) -> Res {
     if what == "mapped" {
         to.set_ip("::ffff:127.0.0.1".parse().map_err(text)?);
     }
+    let (ours, theirs) = UnixDatagram::pair().map_err(text)?;
+    // Before there is a socket, so that it comes by the message alone.
+    let receiver = if what == "passed" { fork()? } else { -1 };
+    if receiver == 0 {
+        let sock = rights::receive(&theirs);
+        thread::sleep(Duration::from_millis(50));
+        exit(i32::from(sock.is_err()));
+    }
     let mut sock = graceful(ip)?;
     let errno = sock.connect(&RawAddr::new(to));
     let line = fact(&ctx.case, &sock, to, errno);
@@ -1191,8 +1199,11 @@ fn served(ctx: &Ctx, what: &str) -> Res {
             drop(sock);
             "local"
         }
-        "fork" => {
-            let child = fork()?;
+        "fork" | "passed" => {
+            let child = match what {
+                "fork" => fork()?,
+                _ => rights::send(&ours, sock.fd()).map(|()| receiver).map_err(text)?,
+            };
             if child == 0 {
                 thread::sleep(Duration::from_millis(50));
                 exit(0);

@@ -54,13 +54,14 @@ pub const SHARED: [(&str, LivesTest); 3] = tests![
     a_connect_without_an_outcome_is_said,
 ];
 
-const LIVES: [&str; 12] = [
+const LIVES: [&str; 13] = [
     "local",
     "remote",
     "reset",
     "half",
     "mapped",
     "fork",
+    "passed",
     "again",
     "refused",
     "timeout",
