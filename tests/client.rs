@@ -82,6 +82,7 @@ const CASES: &[(&str, Case)] = &[
     ("storm", storm),
     ("flows", flows),
     ("connect", connect),
+    ("connect_and_stay", connect_and_stay),
     ("listen", listen),
     ("sleep", sleep),
     ("exit", exit_now),
@@ -217,6 +218,15 @@ fn connect(ctx: &Ctx, args: &[&str]) -> Res {
     let sock = Sock::tcp(to.ip())?;
     let errno = sock.connect(&RawAddr::new(to));
     ctx.report(&fact(&ctx.case, &sock, to, errno), errno)
+}
+
+/// Stays open as long as this program.
+fn connect_and_stay(ctx: &Ctx, args: &[&str]) -> Res {
+    let to = address(args)?.ok_or("wants ADDR PORT")?;
+    let sock = Sock::tcp(to.ip())?;
+    ctx.connect(&sock, to, 0)?;
+    std::mem::forget(sock);
+    Ok(())
 }
 
 fn ipv6_link_local(ctx: &Ctx) -> Res {

@@ -20,6 +20,7 @@ use super::lab::Done;
 use super::lab::Lab;
 use super::lab::client;
 use super::lab::in_own_mounts;
+use super::lab::join_networks;
 use super::lab::musl;
 use super::lab::scaled;
 use super::lab::tcpconnect;
@@ -435,19 +436,7 @@ fn outcome_and_end_have_the_name_of_the_connect(lab: &Lab) {
 
 fn a_resolver_in_another_network_namespace_is_seen(lab: &Lab) {
     let (mut here, mut there) = (Client::new(), Client::new());
-    let ip = |client: &Client, args: &str| {
-        let status = client.beside("ip").args(args.split(' ')).status().expect("ip runs");
-        assert!(status.success(), "ip {args}");
-    };
-    ip(&here, &format!("link add veth0 type veth peer name veth1 netns {}", there.pid()));
-    for (client, args) in [
-        (&here, "address add 192.0.2.1/24 dev veth0"),
-        (&here, "link set veth0 up"),
-        (&there, "address add 192.0.2.2/24 dev veth1"),
-        (&there, "link set veth1 up"),
-    ] {
-        ip(client, args);
-    }
+    join_networks(&here, &there);
     let _resolver = Resolver::start(&mut there, &["192.0.2.2"], &records());
     here.case("dns resolver 192.0.2.2");
     let tracer = lab.trace(&["-j", "-d", "--netns", &here.netns()]);

@@ -7,6 +7,7 @@ use std::fs;
 use std::process::Stdio;
 
 use serde_json::Value;
+use serde_json::json;
 
 use super::Test;
 use super::assert_row;
@@ -14,9 +15,10 @@ use super::lab::Client;
 use super::lab::Done;
 use super::lab::Lab;
 use super::lab::client;
+use super::lab::join_networks;
 use super::lab::scaled;
 
-pub const TESTS: [(&str, Test); 11] = tests![
+pub const TESTS: [(&str, Test); 12] = tests![
     the_table_tells_outcome_and_end,
     only_slow_outcomes_are_shown,
     who_connected_is_told_of_the_end_too,
@@ -27,15 +29,17 @@ pub const TESTS: [(&str, Test); 11] = tests![
     a_connection_from_before_is_followed_to_its_end,
     who_has_a_connection_with_an_address_is_told,
     each_end_knows_the_process_of_the_other,
+    each_end_knows_a_process_in_another_network_namespace,
     a_peer_is_known_though_the_filters_do_not_want_it,
 ];
 
 /// What these ask does not depend on the kind of buffer.
-pub const ONE_BUFFER: [&str; 11] = [
+pub const ONE_BUFFER: [&str; 12] = [
     "who_connected_is_told_of_the_end_too",
     "who_accepted_is_told_and_both_ends_join",
     "existing_connections_come_first_and_nothing_twice",
     "each_end_knows_the_process_of_the_other",
+    "each_end_knows_a_process_in_another_network_namespace",
     "a_peer_is_known_though_the_filters_do_not_want_it",
     "the_table_tells_outcome_and_end",
     "only_slow_outcomes_are_shown",
@@ -397,6 +401,27 @@ fn each_end_knows_the_process_of_the_other(lab: &Lab) {
         assert_eq!(row["peer"]["pid"], there["pid"], "{row:#} in {done:#?}");
         assert_eq!(row["peer"]["comm"], there["comm"], "{row:#}");
         assert_eq!(row["peer"]["exe"], there["exe"], "{row:#}");
+    }
+}
+
+fn each_end_knows_a_process_in_another_network_namespace(lab: &Lab) {
+    let (mut near, mut far) = (Client::new(), Client::new());
+    join_networks(&near, &far);
+    let port = far.case("listen 192.0.2.2")[0]["port"].to_string();
+    let tracer = lab.trace(&["-j", "--accept", "--peer", "--to", "192.0.2.0/24"]);
+    let fact = near.case(&format!("connect_and_stay 192.0.2.2 {port}")).remove(0);
+    tracer.wait_for("\"event\":\"accept\"", 1);
+    let done = tracer.stop();
+    assert_success(&done);
+    let (connects, accepts) = (done.rows(), done.objects("accept"));
+    assert_eq!((connects.len(), accepts.len()), (1, 1), "{done:#?}");
+    let (connect, accept) = (&connects[0], &accepts[0]);
+    assert_row(connect, &fact, 0);
+    assert_eq!((&accept["pid"], accept["netns"].to_string()), (&json!(far.pid()), far.netns()));
+    assert_eq!(connect["community_id"], accept["community_id"]);
+    for (row, peer) in [(connect, &far), (accept, &near)] {
+        assert_eq!(row["peer"]["pid"], peer.pid(), "{done:#?}");
+        assert_eq!(row["peer"]["comm"], "client", "{done:#?}");
     }
 }
 

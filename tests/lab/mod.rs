@@ -146,16 +146,21 @@ impl Tracer {
         self.wait()
     }
 
-    /// Waits until it has written so many rows; not for ever, so that a test fails
-    /// which loses one.
+    /// Waits until it has written so many rows.
     pub fn wait_for_rows(&self, rows: usize) {
+        self.wait_for("\"event\":\"connect\"", rows);
+    }
+
+    /// Waits until it has written this so often; not for ever, so that a test fails
+    /// which loses one.
+    pub fn wait_for(&self, what: &str, times: usize) {
         for _ in 0..10_000 {
-            if self.stdout().matches("\"event\":\"connect\"").count() >= rows {
+            if self.stdout().matches(what).count() >= times {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        panic!("{rows} rows do not come: {}", self.stderr());
+        panic!("{what} does not come {times} times: {}", self.stderr());
     }
 
     /// Waits until it has nothing more to write.
@@ -308,6 +313,19 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.stdin = None;
         let _ = self.child.wait();
+    }
+}
+
+/// Joins the networks of two clients, whose addresses become 192.0.2.1 and 192.0.2.2.
+pub fn join_networks(one: &Client, other: &Client) {
+    let ip = |client: &Client, words: &str| {
+        let status = client.beside("ip").args(words.split(' ')).status().expect("ip runs");
+        assert!(status.success(), "ip {words}");
+    };
+    ip(one, &format!("link add veth0 type veth peer name veth1 netns {}", other.pid()));
+    for (client, device, address) in [(one, "veth0", "192.0.2.1"), (other, "veth1", "192.0.2.2")] {
+        ip(client, &format!("address add {address}/24 dev {device}"));
+        ip(client, &format!("link set {device} up"));
     }
 }
 
