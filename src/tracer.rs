@@ -1309,12 +1309,12 @@ fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> 
     if refused && privilege::lacks_locked_memory() {
         why += " (before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE)";
     } else if refused && privilege::missing().is_none() {
+        let of_names = why.contains("dns_");
         match rung {
-            _ if why.contains("dns_") => {
-                if !privilege::may_attach_to_cgroups() {
-                    why += " (-d needs CAP_NET_ADMIN)";
-                }
+            _ if of_names && !privilege::may_attach_to_cgroups() => {
+                why += " (-d needs CAP_NET_ADMIN)";
             }
+            _ if of_names => {}
             Rung::Fentry => why += " (this kernel refuses BPF trampolines)",
             Rung::Kprobe => {
                 if let Some(level @ 3..) = privilege::perf_event_paranoid() {
