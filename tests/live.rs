@@ -1067,17 +1067,18 @@ fn nothing_is_left_behind(lab: &Lab) {
         let list = |what: &str| {
             let output = Command::new("bpftool").args([what, "show"]).output().expect("bpftool");
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let names = ["fexit_v", "kprobe_v", "kretprobe_v", "sockops_connect", "sock_set_state"];
+            let names =
+                ["fexit_v", "kprobe_v", "kretprobe_v", "sockops_connect", "sock_set_state", "dns_"];
             text.lines().filter(|l| names.iter().any(|n| l.contains(n))).count()
         };
         list("prog")
     };
     let before = ours();
-    for _ in 0..2 {
-        lab.trace(&["-p", "1"]).stop().assert_quiet_success();
+    for args in [&["-p", "1"][..], &["-p", "1", "-d"]] {
+        lab.trace(args).stop().assert_quiet_success();
     }
     // SIGKILL leaves no time to clean up.
-    drop(lab.trace(&["-p", "1"]));
+    drop(lab.trace(&["-p", "1", "-d"]));
     for _ in 0..100 {
         if ours() == before {
             return;

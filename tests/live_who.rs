@@ -48,7 +48,7 @@ pub const TESTS: [(&str, Test); 20] = tests![
     container_and_cgroup_are_shown_though_both_are_gone,
     pids_are_those_of_the_tracers_pid_namespace,
     a_command_is_told_in_the_tracers_pid_namespace,
-    no_process_program_is_loaded_unless_asked_for,
+    no_program_is_loaded_that_is_not_asked_for,
     each_of_the_nine_process_events_is_told,
     a_connect_stands_between_the_events_of_its_process,
 ];
@@ -66,7 +66,7 @@ pub const ONE_BUFFER: [&str; 12] = [
     "a_unit_passes_also_when_restarted",
     "pids_are_those_of_the_tracers_pid_namespace",
     "a_command_is_told_in_the_tracers_pid_namespace",
-    "no_process_program_is_loaded_unless_asked_for",
+    "no_program_is_loaded_that_is_not_asked_for",
 ];
 
 type SharedTest = fn(&Shared);
@@ -1017,7 +1017,7 @@ fn a_command_is_told_in_the_tracers_pid_namespace(lab: &Lab) {
     assert!(rows[0]["vpid"].as_u64().is_some_and(|pid| pid < 100), "{:#}", rows[0]);
 }
 
-fn no_process_program_is_loaded_unless_asked_for(lab: &Lab) {
+fn no_program_is_loaded_that_is_not_asked_for(lab: &Lab) {
     let loaded = |args: &[&str]| {
         let tracer = lab.trace(args);
         let infos = fs::read_dir(format!("/proc/{}/fdinfo", tracer.child.id())).expect("it runs");
@@ -1034,12 +1034,14 @@ fn no_process_program_is_loaded_unless_asked_for(lab: &Lab) {
         let is_ours = |line: &&str| ids.iter().any(|id| line.starts_with(&format!("{id}: ")));
         let ours: Vec<_> = text.lines().filter(is_ours).collect();
         assert_eq!(ours.len(), ids.len(), "{text}");
-        ours.iter().filter(|l| ["process_", "cgroup_"].iter().any(|n| l.contains(n))).count()
+        let names = ["process_", "cgroup_", "dns_"];
+        ours.iter().filter(|l| names.iter().any(|n| l.contains(n))).count()
     };
     assert_eq!(loaded(&["-j", "-p", "1"]), 0);
     assert_eq!(loaded(&["-t", "-U", "-L"]), 0);
     assert!(loaded(&["--wide"]) > 0);
     assert!(loaded(&["--unit", "a.service"]) > 0);
+    assert_eq!(loaded(&["-d"]), 5);
 }
 
 /// A child that leads a session, is another user and has another name, then
