@@ -615,6 +615,21 @@ mod tests {
         assert_eq!(names.live_bytes, bytes);
     }
 
+    #[test]
+    fn long_names_are_bounded_by_their_bytes() {
+        let mut names = Names::default();
+        let long = |i: usize, n: u32| format!("{i}.{n}.{}test", "a123456789.".repeat(20));
+        for n in 0..2_000u32 {
+            let chain: Vec<_> = (0..=MAX_CHAIN).map(|i| long(i, n)).collect();
+            let mut answers: Vec<_> = chain.windows(2).map(|w| cname(&w[0], 60, &w[1])).collect();
+            answers.push(a(&chain[MAX_CHAIN], 60, n.to_be_bytes()));
+            names.apply(&packet(1, ONE, 1, &message(&chain[0], answers)));
+        }
+        assert!(names.live_bytes <= MAX_BYTES && names.live_bytes > MAX_BYTES / 2);
+        assert!(names.live < 2_000 && names.latest.len() == 3 * names.live);
+        assert!(names.of(&connect(1, ONE, 1, 1_999u32.to_be_bytes())).is_some());
+    }
+
     /// The pieces of a stream, in this order.
     fn hear(names: &mut Names, pieces: &[(DnsPlace, &[u8])]) {
         for (place, bytes) in pieces {
