@@ -278,7 +278,9 @@ static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 
 	/* The clock is read inside the reservation: then no record that is
 	 * still to come can be older than one already consumed. */
 	*ts_ns = bpf_ktime_get_ns();
-	__builtin_memcpy(out, record, size);
+	/* Of an unknown alignment clang copies byte by byte: 290 instructions more. */
+	__builtin_memcpy(__builtin_assume_aligned(out, 8), __builtin_assume_aligned(record, 8),
+			 size);
 	bpf_ringbuf_submit(out, reader_must_wake() ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 
