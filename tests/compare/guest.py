@@ -293,7 +293,7 @@ EVERYWHERE = [
 ]
 NOT_CASES = (
     "control_comm storm flows connect listen sleep exit act swarm herd "
-    "life accepts cycles hold dns"
+    "life accepts cycles hold connect_and_stay dns"
 ).split()
 # BCC may read a connect before the answer that came before it.
 NAMED = [
