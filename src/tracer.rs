@@ -928,6 +928,7 @@ impl<'a> Setup<'a> {
         let also =
             |name: &&String| *name == STATE_PROGRAM || ACCEPT_PROGRAMS.contains(&name.as_str());
         let states = followed.iter().filter(also);
+        let of_names = |name: &&String| DNS_PROGRAMS.contains(&name.as_str());
         // A kretprobe's misses are seen by its entry probe instead.
         let seen = |name: &&String| !name.starts_with("kret");
         let forks = |name: &&String| self.config.filter.children && name.starts_with(PROCESS_FORK);
@@ -935,7 +936,9 @@ impl<'a> Setup<'a> {
         Counted {
             connect: fds(&mut tracer.connect.iter().chain(states).filter(seen)),
             fork: fds(&mut followed.iter().filter(forks)),
-            process: fds(&mut followed.iter().filter(|name| tells && !also(name))),
+            process: fds(&mut followed
+                .iter()
+                .filter(|name| tells && !also(name) && !of_names(name))),
         }
     }
 

@@ -252,17 +252,18 @@ static __always_inline bool reader_must_wake(void)
 	return true;
 }
 
-static __always_inline void submit_perf(void *ctx, void *record, __u64 *ts_ns, const __u64 size)
+static __always_inline void submit_perf(void *ctx, void *buffer, void *record, __u64 *ts_ns,
+					__u64 size, __u64 *counter, bool wake)
 {
 	__u32 began = era & 1;
 	__u64 bell = 0;
 
 	__sync_fetch_and_add(&in_flight[began], 1);
 	*ts_ns = bpf_ktime_get_ns();
-	if (bpf_perf_event_output(ctx, &perf, BPF_F_CURRENT_CPU, record, size) < 0)
-		count_lost(&lost.buffer);
+	if (bpf_perf_event_output(ctx, buffer, BPF_F_CURRENT_CPU, record, size) < 0)
+		count_lost(counter);
 	__sync_fetch_and_add(&in_flight[began], -1);
-	if (reader_must_wake())
+	if (wake && reader_must_wake())
 		bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell, sizeof(bell));
 }
 
@@ -289,7 +290,7 @@ static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const 
 	if (use_ring)
 		submit_ring(record, ts_ns, size);
 	else
-		submit_perf(ctx, record, ts_ns, size);
+		submit_perf(ctx, &perf, record, ts_ns, size, &lost.buffer, true);
 }
 
 /*
@@ -300,7 +301,6 @@ static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const 
 static __always_inline void submit_beside(void *ctx, void *record, __u64 *ts_ns, __u64 size,
 					  __u64 *counter)
 {
-	__u64 bell = 0;
 	bool wake = want_prompt;
 
 	if (use_ring) {
@@ -313,16 +313,7 @@ static __always_inline void submit_beside(void *ctx, void *record, __u64 *ts_ns,
 				       wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
 			count_lost(counter);
 	} else {
-		__u32 began = era & 1;
-
-		__sync_fetch_and_add(&in_flight[began], 1);
-		*ts_ns = bpf_ktime_get_ns();
-		if (bpf_perf_event_output(ctx, &beside_perf, BPF_F_CURRENT_CPU, record, size) < 0)
-			count_lost(counter);
-		__sync_fetch_and_add(&in_flight[began], -1);
-		if (wake && reader_must_wake())
-			bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell,
-					      sizeof(bell));
+		submit_perf(ctx, &beside_perf, record, ts_ns, size, counter, wake);
 	}
 }
 
