@@ -180,8 +180,8 @@ enum Scope {
 struct Known {
     address: IpAddr,
     scopes: [Option<Scope>; 3],
-    name: Box<[u8]>,
-    chain: Vec<Box<[u8]>>,
+    /// Without its addresses; the same for each of them.
+    answer: Rc<Answer>,
     ts_ns: u64,
     expires_ns: u64,
     /// Scopes in which it is the latest; 0: nobody finds it any more.
@@ -190,7 +190,8 @@ struct Known {
 
 impl Known {
     fn bytes(&self) -> usize {
-        self.name.len() + self.chain.iter().map(|name| name.len()).sum::<usize>()
+        let chain = self.answer.chain.iter().map(|name| name.len());
+        self.answer.name.len() + chain.sum::<usize>()
     }
 }
 
@@ -206,11 +207,11 @@ pub struct Query {
 impl Query {
     /// As in `Answer`.
     pub fn name(&self) -> &[u8] {
-        &self.known.name
+        &self.known.answer.name
     }
 
     pub fn chain(&self) -> &[Box<[u8]>] {
-        &self.known.chain
+        &self.known.answer.chain
     }
 }
 
@@ -247,7 +248,7 @@ impl Names {
     }
 
     fn hear(&mut self, piece: &DnsBytes, message: &[u8]) {
-        let answer = match read(message) {
+        let mut answer = match read(message) {
             Ok(Some(answer)) => answer,
             Ok(None) => return,
             Err(Malformed) => return self.malformed += 1,
@@ -257,13 +258,14 @@ impl Names {
             piece.cgroup_id.map(Scope::Cgroup),
             Some(Scope::Host),
         ];
-        for (address, ttl) in answer.addresses {
+        let addresses = std::mem::take(&mut answer.addresses);
+        let answer = Rc::new(answer);
+        for (address, ttl) in addresses {
             let ttl_ns = u64::from(ttl.clamp(MIN_TTL_S, MAX_TTL_S)) * SECOND_NS;
             self.insert(Known {
                 address: address.to_canonical(),
                 scopes,
-                name: answer.name.clone(),
-                chain: answer.chain.clone(),
+                answer: Rc::clone(&answer),
                 ts_ns: piece.ts_ns,
                 expires_ns: piece.ts_ns.saturating_add(ttl_ns),
                 uses: Cell::new(scopes.iter().flatten().count()),
