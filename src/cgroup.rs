@@ -45,11 +45,11 @@ pub fn mount() -> Option<PathBuf> {
     find("self", "").or_else(|| find("1", "/proc/1/root"))
 }
 
-/// Whether the mount shows the whole hierarchy: not so in a cgroup namespace.
-pub fn mount_is_root() -> bool {
+/// Whether a mount shows the whole hierarchy: not so in a cgroup namespace.
+pub fn is_root(mount: &Path) -> bool {
     /// The first node that kernfs makes for a hierarchy.
     const ROOT_INODE: u64 = 1;
-    mount().and_then(|path| fs::metadata(path).ok()).is_some_and(|m| m.ino() == ROOT_INODE)
+    fs::metadata(mount).is_ok_and(|m| m.ino() == ROOT_INODE)
 }
 
 /// Whether processes are in hierarchies of version 1 as well.

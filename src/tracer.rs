@@ -14,6 +14,7 @@ use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::RawFd;
 use std::path::Path;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -372,7 +373,7 @@ impl Tracer {
         let mut refusals = Vec::new();
         let ladder = match config.procs {
             Some(Procs::Only) => vec![Rung::Processes],
-            _ => ladder(config.attach, setup.accepts()),
+            _ => setup.ladder(),
         };
         for rung in ladder {
             match setup.try_rung(rung, say) {
@@ -623,28 +624,6 @@ fn check_btf(path: &Path) -> Result<(), StartError> {
     }
 }
 
-/// The rungs to try, best first. sockops gives the same rows as the others but
-/// for deferred fast open; it starts soonest (6.1, emulated: 80 ms, kprobe 130,
-/// fentry 350, most of which is the wait for a grace period at the first
-/// trampoline), and the kernel never skips a run of it. fentry costs 400
-/// instructions less a connect. Below the root, sockops would not see all tasks.
-fn ladder(attach: Attach, accept: bool) -> Vec<Rung> {
-    let sockops = match cgroup::mount() {
-        Some(_) => Rung::Sockops,
-        None => Rung::StateOnly,
-    };
-    match attach {
-        Attach::Fentry => vec![Rung::Fentry],
-        Attach::Kprobe => vec![Rung::Kprobe],
-        Attach::Sockops => vec![sockops],
-        // No hook of the others sees an accept but for the exits of all system calls.
-        Attach::Auto if cgroup::mount_is_root() && !accept => {
-            vec![sockops, Rung::Fentry, Rung::Kprobe]
-        }
-        Attach::Auto => vec![Rung::Fentry, Rung::Kprobe, sockops],
-    }
-}
-
 /// What to do when nothing attaches although the capabilities are there.
 fn hint(attach: Attach) -> String {
     let mut hints = Vec::new();
@@ -671,6 +650,8 @@ struct Setup<'a> {
     buffer_bytes: usize,
     roots: Vec<u32>,
     cgroups: Vec<u64>,
+    /// Of version 2.
+    cgroup_mount: Option<PathBuf>,
     /// Names of --container and --unit.
     patterns: Vec<Pattern>,
     /// Records of all processes are wanted.
@@ -713,7 +694,8 @@ impl<'a> Setup<'a> {
             bail!("too many of --container and --unit: trace them in two runs");
         }
         let cgroup_names = config.names_cgroups();
-        if (cgroup_names || !patterns.is_empty()) && cgroup::mount().is_none() {
+        let cgroup_mount = cgroup::mount();
+        if (cgroup_names || !patterns.is_empty()) && cgroup_mount.is_none() {
             bail!(
                 "--container, --unit, --container-id and --cgroup-path need cgroup v2, and none is \
                  mounted here; see mount -t cgroup2"
@@ -725,7 +707,7 @@ impl<'a> Setup<'a> {
                  which lockdown=confidentiality forbids; --cgroup PATH works"
             );
         }
-        if config.dns && cgroup::mount().is_none() {
+        if config.dns && cgroup_mount.is_none() {
             bail!("-d needs cgroup v2, and none is mounted here; see mount -t cgroup2");
         }
         if config.failed && !privilege::may_probe() {
@@ -734,6 +716,7 @@ impl<'a> Setup<'a> {
         let pidns = cgroup::own_pidns();
         Ok(Setup {
             config,
+            cgroup_mount,
             patterns,
             processes: config.follows_processes(),
             twins: Cell::new(privilege::needs_perf_tracepoints() && privilege::may_probe()),
@@ -747,6 +730,33 @@ impl<'a> Setup<'a> {
             cgroupmap: pinned("--cgroupmap", filter.cgroupmap.as_deref(), 8)?,
             mntnsmap: pinned("--mntnsmap", filter.mntnsmap.as_deref(), 4)?,
         })
+    }
+
+    /// The rungs to try, best first. sockops gives the same rows as the others but
+    /// for deferred fast open; it starts soonest (6.1, emulated: 80 ms, kprobe 130,
+    /// fentry 350, most of which is the wait for a grace period at the first
+    /// trampoline), and the kernel never skips a run of it. fentry costs 400
+    /// instructions less a connect. Below the root, sockops would not see all tasks.
+    fn ladder(&self) -> Vec<Rung> {
+        let sockops = match self.cgroup_mount {
+            Some(_) => Rung::Sockops,
+            None => Rung::StateOnly,
+        };
+        match self.config.attach {
+            Attach::Fentry => vec![Rung::Fentry],
+            Attach::Kprobe => vec![Rung::Kprobe],
+            Attach::Sockops => vec![sockops],
+            // No hook of the others sees an accept but for the exits of all system calls.
+            Attach::Auto if self.sees_all_cgroups() && !self.accepts() => {
+                vec![sockops, Rung::Fentry, Rung::Kprobe]
+            }
+            Attach::Auto => vec![Rung::Fentry, Rung::Kprobe, sockops],
+        }
+    }
+
+    /// Programs attached to the mount run for all tasks.
+    fn sees_all_cgroups(&self) -> bool {
+        self.cgroup_mount.as_deref().is_some_and(cgroup::is_root)
     }
 
     fn rows(&self) -> bool {
@@ -891,8 +901,9 @@ impl<'a> Setup<'a> {
             tracer.put_flows(&table)?;
             tracer.flows = Some(table);
         }
+        let mount = self.cgroup_mount.as_deref();
         for name in &followed {
-            if let Err(e) = tracer.attach(name) {
+            if let Err(e) = tracer.attach(name, mount) {
                 if self.twins.replace(false) {
                     // Debian's perf_event_paranoid=3 asks for CAP_SYS_ADMIN.
                     drop(tracer);
@@ -914,7 +925,7 @@ impl<'a> Setup<'a> {
             self.adopt_cgroups(&tracer)?;
         }
         for name in &connect {
-            if let Err(e) = tracer.attach(name) {
+            if let Err(e) = tracer.attach(name, mount) {
                 return Ok(Err(refusal(rung, name, &e, &take_log())));
             }
         }
@@ -985,7 +996,7 @@ impl<'a> Setup<'a> {
             let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
             say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
         }
-        if self.config.dns && !cgroup::mount_is_root() {
+        if self.config.dns && !self.sees_all_cgroups() {
             tell("tcpconnect: -d sees only the answers to this cgroup namespace");
         }
         if tracer.rung == Rung::StateOnly {
@@ -1237,10 +1248,10 @@ impl Tracer {
         program.expect("program names are those of the object")
     }
 
-    fn attach(&mut self, name: &str) -> libbpf_rs::Result<()> {
+    fn attach(&mut self, name: &str, cgroup_mount: Option<&Path>) -> libbpf_rs::Result<()> {
         let program = self.program(name);
         let link = if name.starts_with("sockops") || DNS_PROGRAMS.contains(&name) {
-            let mount = cgroup::mount().expect("tried only with cgroup v2");
+            let mount = cgroup_mount.expect("tried only with cgroup v2");
             let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
             program.attach_cgroup(root.as_raw_fd())?
         } else {
