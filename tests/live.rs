@@ -14,6 +14,7 @@ mod live_sockets;
 mod live_who;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::io::BufRead as _;
 use std::io::BufReader;
@@ -93,17 +94,12 @@ fn main() {
     for attach in list("TEST_ATTACH", "auto") {
         for buffer in &buffers {
             let lab = Arc::new(Lab { attach: attach.clone(), buffer: buffer.clone() });
-            let cases = Arc::new(OnceLock::new());
-            for case in CASES {
-                let (lab, cases) = (Arc::clone(&lab), Arc::clone(&cases));
+            let cell = format!("{attach}::{buffer}");
+            let cases = CASES.map(|case| {
                 let name = case.split(' ').next().unwrap_or_default();
-                let name = format!("{attach}::{buffer}::the_row_is_exact_for_{name}");
-                trials.push(Trial::test(name, move || {
-                    let run: &CaseRun = cases.get_or_init(|| CaseRun::new(&lab));
-                    run.check(case);
-                    Ok(())
-                }));
-            }
+                (format!("the_row_is_exact_for_{name}"), move |run: &CaseRun| run.check(case))
+            });
+            trials.extend(of_one_run(&cell, &lab, CaseRun::new, cases));
             let tests = TESTS.into_iter().chain(live_who::TESTS).chain(live_life::TESTS);
             let tests = tests.map(|test| ("", test));
             for (group, (name, test)) in tests.chain(live_dns::TESTS.map(|test| ("dns::", test))) {
@@ -120,36 +116,15 @@ fn main() {
                     continue;
                 }
                 let lab = Arc::clone(&lab);
-                let name = format!("{attach}::{buffer}::{group}{name}");
-                trials.push(Trial::test(name, move || {
+                trials.push(Trial::test(format!("{cell}::{group}{name}"), move || {
                     test(&lab);
                     Ok(())
                 }));
             }
-            let lives = Arc::new(OnceLock::new());
-            for (name, test) in live_life::SHARED {
-                let (lab, lives) = (Arc::clone(&lab), Arc::clone(&lives));
-                trials.push(Trial::test(format!("{attach}::{buffer}::{name}"), move || {
-                    test(lives.get_or_init(|| Lives::new(&lab)));
-                    Ok(())
-                }));
-            }
-            let shared = Arc::new(OnceLock::new());
-            for (name, test) in live_who::SHARED {
-                let (lab, shared) = (Arc::clone(&lab), Arc::clone(&shared));
-                trials.push(Trial::test(format!("{attach}::{buffer}::{name}"), move || {
-                    test(shared.get_or_init(|| Shared::new(&lab)));
-                    Ok(())
-                }));
-            }
-            let named = Arc::new(OnceLock::new());
-            for (name, test) in live_dns::SHARED {
-                let (lab, named) = (Arc::clone(&lab), Arc::clone(&named));
-                trials.push(Trial::test(format!("{attach}::{buffer}::dns::{name}"), move || {
-                    test(named.get_or_init(|| Named::new(&lab)));
-                    Ok(())
-                }));
-            }
+            trials.extend(of_one_run(&cell, &lab, Lives::new, live_life::SHARED));
+            trials.extend(of_one_run(&cell, &lab, Shared::new, live_who::SHARED));
+            let cell = format!("{cell}::dns");
+            trials.extend(of_one_run(&cell, &lab, Named::new, live_dns::SHARED));
         }
     }
     // Nothing is traced in these.
@@ -160,6 +135,24 @@ fn main() {
         }));
     }
     libtest_mimic::run(&args, trials).exit();
+}
+
+/// Tests of the same traced run, which the first of them makes.
+fn of_one_run<Run: Send + Sync + 'static, F: Fn(&Run) + Send + 'static>(
+    cell: &str,
+    lab: &Arc<Lab>,
+    make: fn(&Lab) -> Run,
+    tests: impl IntoIterator<Item = (impl Display, F)>,
+) -> Vec<Trial> {
+    let run = Arc::new(OnceLock::new());
+    let trial = |(name, test): (_, F)| {
+        let (lab, run) = (Arc::clone(lab), Arc::clone(&run));
+        Trial::test(format!("{cell}::{name}"), move || {
+            test(run.get_or_init(|| make(&lab)));
+            Ok(())
+        })
+    };
+    tests.into_iter().map(trial).collect()
 }
 
 /// One traced run of all cases; a refused connect to a port of its own stands
