@@ -236,9 +236,7 @@ impl Names {
     /// Takes note of what came from port 53.
     pub fn apply(&mut self, piece: &DnsBytes) {
         match piece.place {
-            DnsPlace::Packet(0) => self.hear(piece, &piece.bytes),
-            // Of a packet larger than a record; its beginning was not readable.
-            DnsPlace::Packet(_) => {}
+            DnsPlace::Packet => self.hear(piece, &piece.bytes),
             DnsPlace::StreamBegins(seq) => self.streams.begin(piece, seq),
             DnsPlace::Stream(seq) => match self.streams.messages(piece, seq) {
                 Ok(messages) => messages.iter().for_each(|message| self.hear(piece, message)),
@@ -469,7 +467,7 @@ mod tests {
             socket: 1,
             asker: Some(asker),
             cgroup_id: Some(cgroup),
-            place: DnsPlace::Packet(0),
+            place: DnsPlace::Packet,
             bytes: bytes.into(),
         }
     }

@@ -400,8 +400,8 @@ pub struct ProcessKey {
 /// Where `DnsBytes` stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsPlace {
-    /// In a packet of UDP, this far from its beginning.
-    Packet(u32),
+    /// All of a packet of UDP, or its first 16,384 bytes.
+    Packet,
     /// In a TCP stream, with the number of the first byte.
     Stream(u32),
     /// A TCP stream begins with this number.
@@ -674,7 +674,7 @@ fn dns(bytes: &[u8]) -> Result<DnsBytes, DecodeError> {
         asker: (r.tgid != 0).then_some(ProcessKey { pid: r.tgid, start_ns: r.start_ns }),
         cgroup_id: Some(r.cgroup_id).filter(|&id| id != 0),
         place: match (r.is_stream != 0, r.begins != 0) {
-            (false, _) => DnsPlace::Packet(r.seq),
+            (false, _) => DnsPlace::Packet,
             (true, false) => DnsPlace::Stream(r.seq),
             (true, true) => DnsPlace::StreamBegins(r.seq),
         },

@@ -221,7 +221,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         socket: 1,
         asker: None,
         cgroup_id: None,
-        place: DnsPlace::Packet(0),
+        place: DnsPlace::Packet,
         bytes: include_bytes!("corpus/dns/chain")[..].into(),
     });
     let query = names.of(&connect);

@@ -1342,7 +1342,7 @@ proptest! {
             asker: (tgid != 0).then_some(ProcessKey { pid: tgid, start_ns: ids[3] }),
             cgroup_id: Some(ids[2]).filter(|&id| id != 0),
             place: match (stream, begins) {
-                (false, _) => DnsPlace::Packet(seq),
+                (false, _) => DnsPlace::Packet,
                 (true, false) => DnsPlace::Stream(seq),
                 (true, true) => DnsPlace::StreamBegins(seq),
             },
@@ -1362,7 +1362,7 @@ proptest! {
         let mut names = Names::default();
         for (ts_ns, (socket, kind, seq, bytes)) in pieces.into_iter().enumerate() {
             let place = match kind {
-                0 => DnsPlace::Packet(0),
+                0 => DnsPlace::Packet,
                 1 => DnsPlace::Stream(seq),
                 _ => DnsPlace::StreamBegins(seq),
             };

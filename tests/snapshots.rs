@@ -658,7 +658,7 @@ fn query(name: &str, chain: &[&str], age_ns: u64) -> Query {
         socket: 1,
         asker: None,
         cgroup_id: None,
-        place: DnsPlace::Packet(0),
+        place: DnsPlace::Packet,
         bytes: packet.build_bytes_vec().expect("a message").into(),
     });
     names.of(&connect).expect("it has a name")

@@ -103,6 +103,7 @@ static __always_inline void report_dns(struct __sk_buff *skb, __u8 protocol, __u
 				       struct asker *asker, __u64 cookie)
 {
 	struct dns_piece *piece;
+	__u32 end = skb->len;
 	__u32 zero = 0;
 
 	piece = bpf_map_lookup_elem(&dns_scratch, &zero);
@@ -132,8 +133,10 @@ static __always_inline void report_dns(struct __sk_buff *skb, __u8 protocol, __u
 		piece->head.begins = false;
 	} else {
 		at += sizeof(struct udphdr);
+		if (end > at + MAX_DNS_BYTES)
+			end = at + MAX_DNS_BYTES;
 	}
-	submit_bytes(skb, piece, at, skb->len);
+	submit_bytes(skb, piece, at, end);
 }
 
 /* A packet as its socket gets it, from the IP header on. */

@@ -155,7 +155,7 @@ struct dns_record {
 	__u64 cgroup_id; /* of who asked, else of the socket */
 	__u64 start_ns;	 /* of who asked: when it was forked, CLOCK_BOOTTIME */
 	__u32 tgid;	 /* of who asked; 0: not known */
-	__u32 seq;	 /* of the first byte: in the TCP stream, or in the packet */
+	__u32 seq;	 /* of the first byte, in the TCP stream */
 	__u8 is_stream;	 /* TCP */
 	__u8 begins;	 /* the stream does: nothing follows */
 	__u8 pad[6];
