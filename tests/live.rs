@@ -930,8 +930,9 @@ fn a_storm_adds_up_and_memory_does_not_grow(lab: &Lab) {
     let made = scaled(1_000_000);
     let tracer = lab.trace(&["--netns", &client.netns()]);
     // A full batch for the reader; then enough to have touched every page of a
-    // CPU's buffer. With a perf buffer the client may move to another CPU after that.
-    let (stalled, first) = (3_000, 27_000);
+    // CPU's buffer, which has room for 8,700. With a perf buffer the client may move
+    // to another CPU after that.
+    let (stalled, first) = (3_000, 12_000);
     tracer.signal(libc::SIGSTOP);
     client.case(&format!("storm {stalled} 1"));
     tracer.signal(libc::SIGCONT);
@@ -998,19 +999,22 @@ fn connects_that_fail_at_once_are_shown_with_their_error(lab: &Lab) {
 fn a_filter_holds_for_connects_that_fail_at_once(lab: &Lab) {
     let mut client = Client::new();
     let (netns, pid) = (client.netns(), client.pid().to_string());
-    let cases = ["no_route", "no_route_ipv6", "no_route_mapped"];
     let ipv4 = json!(["ENETUNREACH", null, null, "192.0.2.1", 80, 4]);
     let ipv6 = json!(["ENETUNREACH", null, null, "2001:db8::1", 80, 6]);
     let mapped = json!(["ENETUNREACH", null, null, "::ffff:192.0.2.1", 80, 6]);
-    for (filter, expected) in [
-        (&["-4", "-p", &pid][..], vec![&ipv4, &ipv4]),
-        (&["-6"], vec![&ipv6, &mapped]),
-        (&["--to", "2001:db8::/32", "-P", "80"], vec![&ipv6]),
-        (&["-P", "81"], vec![]),
-        (&["-p", "1"], vec![]),
-    ] {
-        let tracer = lab.trace(&[&["-j", "-f", "--netns", &netns], filter].concat());
-        cases.iter().for_each(|case| drop(client.case(case)));
+    let expected = [
+        (vec!["-4", "-p", &pid], vec![&ipv4, &ipv4]),
+        (vec!["-6"], vec![&ipv6, &mapped]),
+        (vec!["--to", "2001:db8::/32", "-P", "80"], vec![&ipv6]),
+        (vec!["-P", "81"], vec![]),
+        (vec!["-p", "1"], vec![]),
+    ];
+    let args = |(filter, _): &(Vec<_>, _)| [&["-j", "-f", "--netns", &netns], &filter[..]].concat();
+    let tracers = lab.trace_all(&expected.each_ref().map(args));
+    for case in ["no_route", "no_route_ipv6", "no_route_mapped"] {
+        client.case(case);
+    }
+    for (tracer, (filter, expected)) in tracers.into_iter().zip(expected) {
         let rows = outcomes(&tracer.stop());
         assert_eq!(rows.iter().collect::<Vec<_>>(), expected, "{filter:?}");
     }

