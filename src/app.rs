@@ -102,7 +102,7 @@ pub fn run(config: &Config) -> Result<u8> {
         more: false,
         printed: 0,
         existing: None,
-        peers: config.peer.map(Peers::new),
+        peers: config.peer.map(|keep| Peers::new(keep, config.max_connections)),
         reported: Lost::default(),
         reported_at: Instant::now(),
     };

@@ -22,6 +22,9 @@ use crate::filter::parse_seconds;
 use crate::filter::parse_size;
 use crate::filter::parse_unit;
 
+/// Some 800 MiB of kernel memory.
+const MAX_CONNECTIONS: i64 = 4_194_304;
+
 /// How to attach to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Attach {
@@ -159,6 +162,11 @@ pub struct Cli {
     /// With --peer: remember both ends this long after a close [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Outcome")]
     pub keep: Option<Duration>,
+
+    /// With -r, --life or --peer: follow this many that are open at once [default: 65536]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS),
+          help_heading = "Outcome")]
+    pub max_connections: Option<u32>,
 
     /// Include EXE, the path of the executable
     #[arg(short = 'x', long, help_heading = "Who")]

@@ -117,6 +117,8 @@ pub struct Config {
     pub existing: bool,
     /// The process on the other end, remembered this long after a close.
     pub peer: Option<Duration>,
+    /// That are open at once and followed; some 200 bytes of kernel memory each.
+    pub max_connections: u32,
     /// Networks and ports mean the other end, whoever connected (--who).
     pub by_remote: bool,
     /// Names of destinations.
@@ -287,6 +289,11 @@ impl Config {
         if cli.keep.is_some() && !cli.peer {
             return Err("--keep needs --peer: it is how long both ends are remembered".into());
         }
+        if cli.max_connections.is_some() && !(cli.result || cli.life || cli.peer) {
+            return Err("--max-connections needs -r, --life or --peer: nothing else follows a \
+                        connection"
+                .into());
+        }
         if cli.peer && (cli.count || tcpv4connect || cli.procs == Some(Procs::Only)) {
             return Err("--peer is a column of rows of connections; -c, --procs=only and \
                         tcpv4connect have none"
@@ -371,6 +378,7 @@ impl Config {
             accept: cli.accept,
             existing: cli.existing,
             peer: cli.peer.then(|| cli.keep.unwrap_or(Duration::from_secs(60))),
+            max_connections: cli.max_connections.unwrap_or(65_536),
             by_remote: cli.who.is_some(),
             dns: cli.dns,
             to_name: cli.to_name,
@@ -632,6 +640,13 @@ mod tests {
         for args in [&["-c"][..], &["--procs=only"]] {
             assert!(refused(&[&["--peer"], args].concat()).starts_with("--peer is a column"));
         }
+    }
+
+    #[test]
+    fn as_many_connections_are_followed_as_wanted() {
+        assert_eq!(new(&["-r"]).max_connections, 65_536);
+        assert_eq!(new(&["--life", "--max-connections", "9"]).max_connections, 9);
+        assert!(refused(&["--max-connections", "9"]).starts_with("--max-connections needs -r"));
     }
 
     #[test]

@@ -16,8 +16,6 @@ use crate::who::Facts;
 
 /// How long a row waits for the accept of its connection.
 pub const WAIT_NS: u64 = 50_000_000;
-/// Ends that are remembered at once: both of each connection that is followed.
-const MAX_ENDS: usize = 2 * crate::tracer::MAX_LIVES as usize;
 
 /// The process on the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +43,8 @@ struct End {
 
 pub struct Peers {
     keep_ns: u64,
+    /// Both of each connection that is followed.
+    max_ends: usize,
     /// Of each network namespace that has a socket with these ends.
     ends: HashMap<Ends, Vec<End>>,
     /// In the order in which they came; also of those that are gone.
@@ -54,8 +54,9 @@ pub struct Peers {
 }
 
 impl Peers {
-    pub fn new(keep: Duration) -> Self {
+    pub fn new(keep: Duration, max_connections: u32) -> Self {
         Peers {
+            max_ends: 2 * max_connections as usize,
             keep_ns: u64::try_from(keep.as_nanos()).unwrap_or(u64::MAX),
             ends: HashMap::new(),
             order: VecDeque::new(),
@@ -76,7 +77,7 @@ impl Peers {
         of_key.push(End { connect: *connect, peer: None, closed_ns: None });
         self.count += of_key.len() - before;
         self.order.push_back(key);
-        while self.count > MAX_ENDS
+        while self.count > self.max_ends
             && let Some(oldest) = self.order.pop_front()
         {
             self.count -= self.ends.remove(&oldest).map_or(0, |ends| ends.len());
@@ -146,6 +147,9 @@ mod tests {
     use super::*;
     use crate::event::Origin;
 
+    /// Connections.
+    const MAX: u32 = 100;
+
     fn end(pid: u32, netns: u32, here: (&str, u16), there: (&str, u16)) -> Connect {
         let addr = |text: &str| text.parse().unwrap();
         Connect {
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_other_end_is_found_in_this_namespace_and_in_another() {
-        let mut peers = Peers::new(Duration::from_secs(60));
+        let mut peers = Peers::new(Duration::from_secs(60), MAX);
         let client = end(1, 1, A, B);
         assert_eq!(peer_of(&peers, &client), None);
         peers.note(&client);
@@ -188,7 +192,7 @@ mod tests {
 
     #[test]
     fn loopback_means_one_namespace() {
-        let mut peers = Peers::new(Duration::ZERO);
+        let mut peers = Peers::new(Duration::ZERO, MAX);
         let (a, b) = (("127.0.0.1", 40_000), ("127.0.0.1", 80));
         peers.note(&end(2, 2, b, a));
         assert_eq!(peer_of(&peers, &end(1, 1, a, b)), None);
@@ -200,7 +204,7 @@ mod tests {
     #[test]
     fn an_end_is_forgotten_some_time_after_it_closed() {
         const S: u64 = 1_000_000_000;
-        let mut peers = Peers::new(Duration::from_secs(60));
+        let mut peers = Peers::new(Duration::from_secs(60), MAX);
         let (client, server) = (end(1, 1, A, B), end(2, 1, B, A));
         peers.note(&server);
         peers.sweep(1000 * S);
@@ -214,15 +218,14 @@ mod tests {
 
     #[test]
     fn used_again_ports_are_of_the_later_process_and_the_oldest_go() {
-        let mut peers = Peers::new(Duration::ZERO);
+        let mut peers = Peers::new(Duration::ZERO, MAX);
         peers.note(&end(2, 1, B, A));
         peers.note(&end(3, 1, B, A));
         assert_eq!(peer_of(&peers, &end(1, 1, A, B)), Some(3));
-        for port in 0..MAX_ENDS {
-            let there = ("198.51.100.1", (port % 60_000) as u16);
-            peers.note(&end(4, (port / 60_000) as u32, B, there));
+        for port in 0..2 * MAX {
+            peers.note(&end(4, 1, B, ("198.51.100.1", port as u16)));
         }
-        assert!(peers.count <= MAX_ENDS);
+        assert!(peers.count <= 2 * MAX as usize);
         assert_eq!(peer_of(&peers, &end(1, 1, A, B)), None);
     }
 }

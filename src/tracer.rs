@@ -99,8 +99,6 @@ const MAX_CGROUPS: u32 = 4_096;
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Connects under way at once, in the rungs that keep them between two hooks.
 const MAX_CALLS: u32 = 65_536;
-/// Connections that -r and --life follow at once; 13 MiB of kernel memory.
-pub const MAX_LIVES: u32 = 65_536;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
 /// Records taken from the ring before the batch is written; after a stall this
@@ -330,7 +328,9 @@ pub struct Tracer {
     skipped: u64,
     skipped_forks: u64,
     skipped_processes: u64,
-    /// Connections that the kernel dropped from its table.
+    /// Connections that the kernel has room for in its table.
+    max_lives: u64,
+    /// Those that it dropped from there.
     forgotten: u64,
     /// Connects without an outcome, known at detach.
     pub unanswered: u64,
@@ -510,7 +510,7 @@ impl Tracer {
         };
         if let Some((begun, ended)) = self.lives() {
             let known = begun - ended;
-            self.forgotten = self.forgotten.max(known.saturating_sub(MAX_LIVES.into()));
+            self.forgotten = self.forgotten.max(known.saturating_sub(self.max_lives));
         }
         self.skipped = self.skipped.max(programs + probes);
         self.skipped_forks = self.skipped_forks.max(forks);
@@ -890,6 +890,7 @@ impl<'a> Setup<'a> {
             skipped: 0,
             skipped_forks: 0,
             skipped_processes: 0,
+            max_lives: self.config.max_connections.into(),
             forgotten: 0,
             unanswered: 0,
             counted: Counted::default(),
@@ -1107,8 +1108,8 @@ impl<'a> Setup<'a> {
             (&mut maps.flows, !self.rows(), None),
             (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
-            (&mut maps.lives, self.follows_lives(), Some(MAX_LIVES)),
-            (&mut maps.adopted, self.adopts(), Some(MAX_LIVES)),
+            (&mut maps.lives, self.follows_lives(), Some(self.config.max_connections)),
+            (&mut maps.adopted, self.adopts(), Some(self.config.max_connections)),
         ];
         for (map, needed, entries) in plan {
             map.set_autocreate(needed)?;

@@ -30,7 +30,6 @@ use crate::peers::Peer;
 use crate::process;
 use crate::process::Process;
 use crate::process::Processes;
-use crate::tracer::MAX_LIVES;
 use crate::tracer::Tracer;
 
 /// The tables, as they were at the time of the last event applied.
@@ -43,13 +42,12 @@ pub struct Who {
     users: Option<HashMap<u32, Option<Rc<str>>>>,
     /// Facts of the connects whose rows come later.
     kept: Option<BTreeMap<Kept, Facts>>,
+    /// As many as the kernel follows at once.
+    max_kept: usize,
 }
 
 /// Time, tid and cookie.
 type Kept = (u64, u32, Option<u64>);
-
-/// As many as the kernel follows at once.
-const MAX_KEPT: usize = MAX_LIVES as usize;
 
 /// What is known about one connect.
 #[derive(Clone, Default)]
@@ -113,6 +111,7 @@ impl Who {
             want_container: config.who.container_id,
             users: (config.who.user || config.procs.is_some()).then(HashMap::new),
             kept: config.keeps_who().then(BTreeMap::new),
+            max_kept: config.max_connections as usize,
         })
     }
 
@@ -198,7 +197,7 @@ impl Who {
         if let Some(kept) = &mut self.kept {
             // Of several processes that hold it, the first.
             kept.entry((connect.ts_ns, connect.tid, connect.cookie)).or_insert(facts);
-            if kept.len() > MAX_KEPT {
+            if kept.len() > self.max_kept {
                 kept.pop_first();
             }
         }

@@ -88,6 +88,7 @@ const TOOLS: &[(&str, Case)] = &[
     ("flows", flows),
     ("connect", connect),
     ("connect_and_stay", connect_and_stay),
+    ("denied", denied),
     ("listen", listen),
     ("sleep", sleep),
     ("exit", exit_now),
@@ -223,6 +224,35 @@ fn connect(ctx: &Ctx, args: &[&str]) -> Res {
     let sock = Sock::tcp(to.ip())?;
     let errno = sock.connect(&RawAddr::new(to));
     ctx.report(&fact(&ctx.case, &sock, to, errno), errno)
+}
+
+/// `denied ADDR PORT`: a thread connects that a security module, Landlock, forbids it.
+fn denied(ctx: &Ctx, args: &[&str]) -> Res {
+    let to = address(args)?.ok_or("wants ADDR PORT")?;
+    let connect = || {
+        forbid_connects()?;
+        ctx.connect(&Sock::tcp(to.ip())?, to, libc::EACCES)
+    };
+    thread::scope(|scope| join(vec![scope.spawn(connect)])).map(drop)
+}
+
+/// To this thread; linux/landlock.h, since 6.7.
+fn forbid_connects() -> Res {
+    const CREATE_RULESET_VERSION: u32 = 1;
+    const ACCESS_NET_CONNECT_TCP: u64 = 1 << 1;
+    let handled = [0, ACCESS_NET_CONNECT_TCP];
+    let create = libc::SYS_landlock_create_ruleset;
+    // SAFETY: the kernel reads the array's bytes, which outlive the calls.
+    unsafe {
+        let version = libc::syscall(create, null::<c_void>(), 0, CREATE_RULESET_VERSION);
+        ensure(version >= 4, "Landlock knows no connects here")?;
+        let rules = libc::syscall(create, handled.as_ptr(), size_of_val(&handled), 0) as c_int;
+        sys("landlock_create_ruleset", rules)?;
+        let rules = OwnedFd::from_raw_fd(rules);
+        let restrict = libc::SYS_landlock_restrict_self;
+        sys("landlock_restrict_self", libc::syscall(restrict, rules.as_raw_fd(), 0) as c_int)
+            .map(drop)
+    }
 }
 
 /// Stays open as long as this program.

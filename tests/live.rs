@@ -976,12 +976,21 @@ fn connects_that_fail_at_once_are_shown_with_their_error(lab: &Lab) {
     for to in ["127.0.0.1 81", "::1 82", "::ffff:127.0.0.1 83"] {
         client.case(&format!("connect {to}"));
     }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut release = release.split('.').map_while(|part| part.parse::<u32>().ok());
+    let has_landlock = release.next().zip(release.next()) >= Some((6, 7));
+    let (_, error) = client.try_case("denied 127.0.0.1 84");
+    match error {
+        // Before 6.7.
+        Some(e) if !has_landlock => assert_eq!(e, "Landlock knows no connects here"),
+        error => assert_eq!(error, None),
+    }
     let rows = outcomes(&tracer.stop());
     let failed =
         |error: &str, daddr: &str, dport: u16, ip: u8| json!([error, null, null, daddr, dport, ip]);
     let errors: Vec<_> = rows.iter().filter(|row| !row[0].is_null()).cloned().collect();
     let bound = &bound[1];
-    let expected = [
+    let mut expected = vec![
         failed("ENETUNREACH", "192.0.2.1", 80, 4),
         failed("ENETUNREACH", "2001:db8::1", 80, 6),
         failed("ENETUNREACH", "192.0.2.1", 80, 4),
@@ -991,6 +1000,7 @@ fn connects_that_fail_at_once_are_shown_with_their_error(lab: &Lab) {
         failed("EPERM", "::1", 82, 6),
         failed("EPERM", "127.0.0.1", 83, 4),
     ];
+    expected.extend(has_landlock.then(|| failed("EACCES", "127.0.0.1", 84, 4)));
     assert_eq!(errors, expected);
     // Those of af_unspec, eisconn and addr_not_available that went out.
     assert!(rows.len() > errors.len(), "{rows:?}");
