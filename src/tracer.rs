@@ -504,10 +504,7 @@ impl Tracer {
         let programs = misses(&self.counted.connect);
         let forks = misses(&self.counted.fork);
         let processes = misses(&self.counted.process);
-        let probes: u64 = match self.rung {
-            Rung::Kprobe => self.links.iter().filter_map(entry_probe_misses).sum(),
-            _ => 0,
-        };
+        let probes: u64 = self.links.iter().filter_map(entry_probe_misses).sum();
         if let Some((begun, ended)) = self.lives() {
             let known = begun - ended;
             self.forgotten = self.forgotten.max(known.saturating_sub(self.max_lives));
@@ -658,6 +655,8 @@ struct Setup<'a> {
     processes: bool,
     /// They come from the perf side of the tracepoints.
     twins: Cell<bool>,
+    /// A kprobe can tell the other rungs of accepts.
+    probes: Cell<bool>,
     /// Records of all cgroups are wanted.
     cgroup_names: bool,
     /// The pid namespace that pids are of, unless the initial one.
@@ -720,6 +719,7 @@ impl<'a> Setup<'a> {
             patterns,
             processes: config.follows_processes(),
             twins: Cell::new(privilege::needs_perf_tracepoints() && privilege::may_probe()),
+            probes: Cell::new(privilege::has_kprobes() && privilege::may_probe()),
             cgroup_names,
             pidns,
             ring,
@@ -905,7 +905,10 @@ impl<'a> Setup<'a> {
         let mount = self.cgroup_mount.as_deref();
         for name in &followed {
             if let Err(e) = tracer.attach(name, mount) {
-                if self.twins.replace(false) {
+                let [_, accept_probe, ..] = ACCEPT_PROGRAMS;
+                if name == accept_probe && rung != Rung::Kprobe && self.probes.replace(false)
+                    || self.twins.replace(false)
+                {
                     // Debian's perf_event_paranoid=3 asks for CAP_SYS_ADMIN.
                     drop(tracer);
                     return self.try_programs(rung, connect);
@@ -983,6 +986,8 @@ impl<'a> Setup<'a> {
             programs.push(match rung {
                 Rung::Fentry => fentry,
                 Rung::Kprobe => kprobe,
+                // 1,400 instructions an accept, and the others 300 for each system call.
+                _ if self.probes.get() => kprobe,
                 _ if self.twins.get() => other_twin,
                 _ => other,
             });

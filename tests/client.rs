@@ -106,6 +106,7 @@ const LO4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LO6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const IPPROTO_MPTCP: c_int = 262;
 const IOSQE_ASYNC: u8 = 1 << 4;
+const IORING_OP_ACCEPT: u8 = 13;
 const IORING_OP_CONNECT: u8 = 16;
 
 /// What a case runs with. A forked child gets a copy whose `out` is a pipe to its parent.
@@ -510,6 +511,16 @@ fn ring_call(on: RawFd, op: u8, flags: u8, off: u64, at: *const u8, len: u32) ->
         libc::munmap(sqe.cast(), 64);
         sys("io_uring_enter", entered as c_int).map(|_| result)
     }
+}
+
+/// In this thread: what has to wait may be done by another.
+fn accept_by_ring(sock: &Sock) -> Res<c_int> {
+    let mut waits = libc::pollfd { fd: sock.fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    sys("poll", unsafe { libc::poll(&mut waits, 1, -1) })?;
+    let accepted = ring_call(sock.fd(), IORING_OP_ACCEPT, 0, 0, null(), 0)?;
+    ensure(accepted >= 0, &format!("io_uring accepts with {accepted}"))?;
+    Ok(accepted)
 }
 
 fn map_ring(ring: RawFd, size: usize, offset: libc::off_t) -> Res<*mut u8> {
@@ -1078,7 +1089,10 @@ fn accepts(ctx: &Ctx, args: &[&str]) -> Res {
         let accept = || -> Res {
             // SAFETY: a plain system call without an address; a new descriptor is ours alone.
             let taken = unsafe {
-                let fd = libc::accept4(sock.fd(), null_mut(), null_mut(), libc::SOCK_CLOEXEC);
+                let fd = match what {
+                    "io_uring" => accept_by_ring(&sock)?,
+                    _ => libc::accept4(sock.fd(), null_mut(), null_mut(), libc::SOCK_CLOEXEC),
+                };
                 Sock(TcpStream::from_raw_fd(sys("accept4", fd)?))
             };
             let mut line = fact(&ctx.case, &taken, taken.0.peer_addr().map_err(text)?, 0);

@@ -110,7 +110,7 @@ fn main() {
                 if one_buffer && *buffer != buffers[0] {
                     continue;
                 }
-                if name == ONLY_SOCKOPS && !["auto", "sockops"].contains(&&*attach)
+                if ONLY_SOCKOPS.contains(&name) && !["auto", "sockops"].contains(&&*attach)
                     || NOT_SOCKOPS.contains(&name) && !["fentry", "kprobe"].contains(&&*attach)
                 {
                     continue;
@@ -268,7 +268,7 @@ fn assert_row(row: &Value, attempt: &Value, family: u8) {
 
 type Test = fn(&Lab);
 
-const TESTS: [(&str, Test); 45] = tests![
+const TESTS: [(&str, Test); 46] = tests![
     rows_are_exact_from_a_process_in_its_own_namespaces,
     ipv4_only_shows_mapped_addresses_as_ipv4,
     ipv6_only_shows_mapped_addresses_as_ipv6,
@@ -314,6 +314,7 @@ const TESTS: [(&str, Test); 45] = tests![
     nothing_is_left_behind,
     without_btf_it_says_so,
     without_cgroup_v2_it_still_traces,
+    without_kprobes_accepts_are_seen_in_the_exits_of_system_calls,
 ];
 
 /// No connect that fails before its SYN comes to this hook.
@@ -322,11 +323,15 @@ const NOT_SOCKOPS: [&str; 2] = [
     "a_filter_holds_for_connects_that_fail_at_once",
 ];
 
-/// Its tracer is told to use this rung whatever the others do.
-const ONLY_SOCKOPS: &str = "without_cgroup_v2_it_still_traces";
+/// Their tracers are told to use this rung whatever the others do.
+const ONLY_SOCKOPS: [&str; 2] = [
+    "without_cgroup_v2_it_still_traces",
+    "without_kprobes_accepts_are_seen_in_the_exits_of_system_calls",
+];
 
 /// What these ask is decided before the buffer or after it, or nothing passes one.
-const ONE_BUFFER: [&str; 34] = [
+const ONE_BUFFER: [&str; 35] = [
+    "without_kprobes_accepts_are_seen_in_the_exits_of_system_calls",
     "rows_are_exact_from_a_process_in_its_own_namespaces",
     "ipv4_only_shows_mapped_addresses_as_ipv4",
     "ipv6_only_shows_mapped_addresses_as_ipv6",
@@ -1142,5 +1147,35 @@ fn without_cgroup_v2_it_still_traces(lab: &Lab) {
             done.stderr,
             "tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it\n"
         );
+    }
+}
+
+fn without_kprobes_accepts_are_seen_in_the_exits_of_system_calls(lab: &Lab) {
+    let script = "mount -t tmpfs none /sys/bus/event_source/devices; \
+                  exec \"$TCPCONNECT\" -j --accept --attach sockops --buffer \"$BUFFER\" \
+                  -- \"$CLIENT\" --netns accepts";
+    let envs = [
+        ("TCPCONNECT", lab::tcpconnect().into()),
+        ("CLIENT", lab::client().into()),
+        ("BUFFER", lab.buffer.clone().into()),
+    ];
+    for (case, made) in [("plain", 1), ("ipv6", 1), ("mapped", 1), ("threads", 24), ("io_uring", 0)]
+    {
+        let done = in_own_mounts(&format!("{script} {case}"), &envs);
+        assert!(done.status.success(), "{case}: {done:?}");
+        assert_eq!(done.stderr, "", "{case}");
+        let events: Vec<Value> =
+            done.stdout.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        let (accepts, facts): (Vec<_>, Vec<_>) = (
+            events.iter().filter(|v| v["event"] == "accept").collect(),
+            events.iter().filter(|v| v["accepted"] == true).collect(),
+        );
+        assert_eq!(accepts.len(), made, "{case}: {done:?}");
+        for row in accepts {
+            let same = |fact: &&&Value| row["tid"] == fact["tid"] && row["dport"] == fact["dport"];
+            let facts: Vec<_> = facts.iter().filter(same).collect();
+            assert_eq!(facts.len(), 1, "{row:#} in {done:?}");
+            assert_row(row, facts[0], 0);
+        }
     }
 }

@@ -60,6 +60,22 @@ static __always_inline void submit_life(void *ctx, struct life_record *life, __u
 	submit(ctx, life, &life->connect.ts_ns, sizeof(*life));
 }
 
+/* SYN_RECV: both ends connect to each other; the answer is still to come. The last
+ * ones follow a state that has told who closed, if it was seen. */
+static __always_inline bool says_nothing(int newstate)
+{
+	switch (newstate) {
+	case TCP_SYN_SENT:
+	case TCP_SYN_RECV:
+		return true;
+	case TCP_FIN_WAIT2:
+	case TCP_CLOSING:
+	case TCP_LAST_ACK:
+		return !want_adopted;
+	}
+	return false;
+}
+
 static __always_inline void connection_changed(void *ctx, void *sk, int newstate)
 {
 	__u64 key = (__u64)sk;
@@ -67,8 +83,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, int newstate
 	struct tcp_sock *tp;
 	__u64 cookie = 0;
 
-	/* SYN_RECV: both ends connect to each other; the answer is still to come. */
-	if (newstate == TCP_SYN_SENT || newstate == TCP_SYN_RECV)
+	if (says_nothing(newstate))
 		return;
 	life = bpf_map_lookup_elem(&lives, &key);
 	if (!life && !want_adopted)
@@ -89,7 +104,8 @@ static __always_inline void connection_changed(void *ctx, void *sk, int newstate
 	if (!life->answered) {
 		life->answered = true;
 		life->established = newstate != TCP_CLOSE;
-		if (want_result && bpf_ktime_get_ns() - life->began_ns >= min_latency_ns)
+		if (want_result && (!min_latency_ns ||
+				    bpf_ktime_get_ns() - life->began_ns >= min_latency_ns))
 			submit_life(ctx, life, RECORD_RESULT);
 	}
 	if (!life->close_by)
