@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Compiles the BPF program and generates its skeleton, into OUT_DIR only.
+//! Compiles the BPF programs and generates their skeletons, into OUT_DIR only.
 
 use std::env;
 use std::fs;
@@ -33,19 +33,25 @@ fn drop_labels(object: &Path) -> Result<()> {
     Ok(())
 }
 
-fn main() -> Result<()> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    let object = out.join("tcpconnect.o");
+fn build(name: &str, out: &Path) -> Result<()> {
+    let object = out.join(name).with_extension("o");
     let mut skeleton = SkeletonBuilder::new();
     skeleton
-        .source("src/bpf/tcpconnect.bpf.c")
+        .source(format!("src/bpf/{name}.bpf.c"))
         .obj(&object)
         // CO-RE reads a comm as two u64: no type-based aliasing.
         .clang_args(["-Wall", "-Werror", "-mcpu=v3", "-fno-strict-aliasing"])
         .build()
         .context("the BPF program does not build (is clang installed?)")?;
     drop_labels(&object).context("failed to drop the labels of the BPF program")?;
-    skeleton.generate(out.join("tcpconnect.skel.rs"))?;
+    skeleton.generate(out.join(name).with_extension("skel.rs"))?;
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
+    build("tcpconnect", &out)?;
+    build("files", &out)?;
 
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let version = Command::new(clang).arg("--version").output();

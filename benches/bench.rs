@@ -851,7 +851,7 @@ fn snapshot(sockets: usize) {
     line(
         &format!("... by lsof -nP -iTCP: {took_lsof:.0} ms; ratio"),
         format!("{:.3}", took / took_lsof),
-        if large { "<= 0.1" } else { "" },
+        "<= 0.1",
     );
 }
 const RECORD_LEN: usize = 136;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which process holds which socket, and which network namespaces there are, from
-//! /proc: every descriptor of every process is looked at. Knows no addresses.
+//! /proc: every descriptor of every process is looked at, unless `files` has the
+//! kernel's list of them. Knows no addresses.
 
 use std::ffi::CStr;
 use std::fs;
@@ -20,6 +21,7 @@ use std::sync::atomic::Ordering;
 
 use crate::event::COMM_LEN;
 use crate::event::Comm;
+use crate::files::OpenFile;
 use crate::sockets::NumberSet;
 
 /// linux/kcmp.h
@@ -207,7 +209,7 @@ impl Proc {
             }
             scan.found
         };
-        let mut found = std::thread::scope(|scope| {
+        let found = std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             let mut found = work();
             for other in others {
@@ -218,12 +220,31 @@ impl Proc {
             }
             found
         });
-        found.namespaces.sort_unstable_by_key(|n| n.inode);
-        found.namespaces.dedup_by_key(|n| n.inode);
-        found.holders.sort_unstable();
+        found.finish()
+    }
+
+    /// The same from the list of all open files.
+    pub fn sort_out(&self, files: &[OpenFile], known: &[Namespace]) -> Found {
+        let known = known.iter().map(|n| n.inode).collect();
+        let mut scan = Scan { proc: self, known, found: Found::default() };
+        for &OpenFile { inode, pid, fd, is_socket } in files {
+            match is_socket {
+                true => scan.found.holders.push(Holder { inode, pid, fd }),
+                false => scan.namespace(pid, fd),
+            }
+        }
+        scan.found.finish()
+    }
+}
+
+impl Found {
+    fn finish(mut self) -> Self {
+        self.namespaces.sort_unstable_by_key(|n| n.inode);
+        self.namespaces.dedup_by_key(|n| n.inode);
+        self.holders.sort_unstable();
         // Two tables of one process may hold it at the same number.
-        found.holders.dedup();
-        found
+        self.holders.dedup();
+        self
     }
 }
 
@@ -274,6 +295,17 @@ impl Scan<'_> {
                 tables.push(tid);
                 self.table(pid, Name::new(format_args!("{pid}/task/{tid}/fd")).as_c_str());
             }
+        }
+    }
+
+    /// If it is one, for networks, not known yet.
+    fn namespace(&mut self, pid: u32, fd: u32) {
+        let name = Name::new(format_args!("{pid}/fd/{fd}"));
+        if let Ok(link) = read_link(&self.proc.0, name.as_c_str(), &mut [0; 64])
+            && let Some(inode) = inode(link, b"net:[").filter(|inode| self.known.insert(*inode))
+            && let Ok(file) = open_at(&self.proc.0, name.as_c_str(), libc::O_RDONLY)
+        {
+            self.found.namespaces.push(Namespace { inode, file });
         }
     }
 

@@ -2,8 +2,8 @@
 //! tcpconnect: which process opened this TCP connection?
 //!
 //! A BPF program (src/bpf) turns each connect into a fixed-size record;
-//! `tracer` loads it and is the only module that knows libbpf; `event` decodes
-//! records; `output` writes them; `app` is the single-threaded loop between
+//! `tracer` loads it and, beside the small `files`, is the only module that knows
+//! libbpf; `event` decodes records; `output` writes them; `app` is the single-threaded loop between
 //! them. `cli` and `config` say what was asked. Dependencies point one way:
 //! main -> app -> {tracer, event, output} -> std and one crate each.
 
@@ -20,6 +20,7 @@ pub mod dns;
 pub mod error;
 pub mod event;
 pub mod existing;
+pub mod files;
 pub mod filter;
 pub mod holders;
 pub mod output;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `--snapshot`: the sockets that exist now, with the processes that hold them.
 //! Joins what `sockets` and `holders` find, filters, puts in order, writes.
-//! Loads no BPF.
+//! Needs no BPF.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,6 +26,7 @@ use crate::config::Filter;
 use crate::error::StartError;
 use crate::error::tell;
 use crate::event::Comm;
+use crate::files;
 use crate::filter::Net;
 use crate::filter::NetTable;
 use crate::holders::Holder;
@@ -68,7 +69,14 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     let Seen { sockets, holders, .. } = &seen;
     if config.verbose {
         let (namespaces, sockets) = (seen.namespaces, sockets.len());
-        tell(&format!("tcpconnect: {sockets} sockets in {namespaces} network namespaces"));
+        let holders = match &seen.unlisted {
+            None => "the kernel's list of open files".to_owned(),
+            Some(why) => format!("/proc ({why})"),
+        };
+        tell(&format!(
+            "tcpconnect: {sockets} sockets in {namespaces} network namespaces; their processes \
+             from {holders}"
+        ));
     }
 
     let form = match config.json {
@@ -151,6 +159,8 @@ struct Seen {
     closed: usize,
     /// Processes that may not be looked into.
     denied: usize,
+    /// Why the kernel's list of open files was not used, if it was not.
+    unlisted: Option<String>,
 }
 
 impl Seen {
@@ -183,10 +193,17 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
     let list = Listing { want: want(filter, what), filter, only, own: namespaces[0].inode };
     let scanned: &[u32] = if filter.pids.is_empty() { &pids } else { &filter.pids };
     let scanners = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_SCANNERS));
-    let (mut listed, found) = std::thread::scope(|scope| {
+    let (mut listed, found, unlisted) = std::thread::scope(|scope| {
         let listed = scope.spawn(|| list.run(&namespaces));
-        let found = proc.scan(scanned, &namespaces, scanners);
-        (listed.join().expect("listing does not panic"), found)
+        let files = match filter.pids.is_empty() && files::are_worth_a_list() {
+            true => files::list().map_err(|e| format!("{e:#}")),
+            false => Err("soon done".into()),
+        };
+        let (found, unlisted) = match files {
+            Ok(files) => (proc.sort_out(&files, &namespaces), None),
+            Err(why) => (proc.scan(scanned, &namespaces, scanners), Some(why)),
+        };
+        (listed.join().expect("listing does not panic"), found, unlisted)
     });
     if !found.namespaces.is_empty() {
         let more = std::thread::scope(|scope| {
@@ -212,6 +229,7 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
         namespaces,
         closed,
         denied: found.denied.max(unknown),
+        unlisted,
     })
 }
 

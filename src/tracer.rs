@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Everything that talks to libbpf: choosing a rung of the attach ladder, maps
-//! and constants, the buffer, counters, the table of `-c`. No other file names
-//! libbpf_rs. Decides nothing about output.
+//! and constants, the buffer, counters, the table of `-c`. Beside files.rs no
+//! other file names libbpf_rs. Decides nothing about output.
 
 use std::cell::Cell;
 use std::cell::RefCell;

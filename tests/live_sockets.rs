@@ -31,13 +31,16 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::json;
 use tcpconnect::community_id;
+use tcpconnect::files;
+use tcpconnect::holders::Found;
+use tcpconnect::holders::Proc;
 
 use super::lab;
 use super::lab::rights;
 
 type Test = fn();
 
-pub const TESTS: [(&str, Test); 17] = tests![
+pub const TESTS: [(&str, Test); 19] = tests![
     both_ends_of_a_connection_have_their_process,
     ipv6_and_mapped_addresses_are_those_of_ipv6_sockets,
     a_connection_in_time_wait_has_no_process,
@@ -53,6 +56,8 @@ pub const TESTS: [(&str, Test); 17] = tests![
     filters_pass_and_reject,
     osquery_has_its_own_names,
     a_thousand_sockets_are_all_there,
+    the_kernels_list_of_files_agrees_with_proc,
+    what_is_shown_does_not_depend_on_how_many_files_are_open,
     a_multipath_connection_has_its_process,
     without_privileges_it_shows_what_it_may,
 ];
@@ -624,13 +629,7 @@ fn osquery_has_its_own_names() {
 
 fn a_thousand_sockets_are_all_there() {
     let child = Child::new(|| {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: `limit` is a valid rlimit for both calls.
-        unsafe {
-            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
+        raise_limit();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let pairs: Vec<_> = (0..500).map(|_| connected(&listener)).collect();
         let facts: Vec<_> =
@@ -645,6 +644,73 @@ fn a_thousand_sockets_are_all_there() {
     assert!(rows.is_sorted_by_key(ends));
     for (row, fact) in rows.iter().zip(&facts) {
         assert!(has(row, fact), "{row:#} is not {fact:#}");
+    }
+}
+
+/// Of all the processes, for they hold each other's.
+fn the_kernels_list_of_files_agrees_with_proc() {
+    let child = Child::new(|| {
+        let pairs = [pair(Ipv4Addr::LOCALHOST), pair(Ipv6Addr::LOCALHOST)];
+        let unix = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let namespaces = ["net", "mnt"].map(|name| File::open(format!("/proc/self/ns/{name}")));
+        let thread = std::thread::spawn(|| {
+            // SAFETY: takes a number.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            let _own = pair(Ipv4Addr::LOCALHOST);
+            std::thread::park();
+        });
+        (Value::Null, (pairs, unix, namespaces, thread))
+    });
+    let proc = Proc::open().expect("/proc");
+    let found = |found: Found| {
+        let ours = found.holders.into_iter().filter(|h| h.pid == child.pid as u32);
+        let namespaces: Vec<_> = found.namespaces.into_iter().map(|n| n.inode).collect();
+        (ours.collect::<Vec<_>>(), namespaces)
+    };
+    let scan = || found(proc.scan(&[child.pid as u32], &[], 1));
+    // The thread goes on by itself.
+    while scan().0.len() < 8 {
+        std::thread::yield_now();
+    }
+    let (holders, namespaces) = scan();
+    let files = files::list().expect("this needs root, and a kernel with BTF");
+    let (listed, of_all) = found(proc.sort_out(&files, &[]));
+    assert_eq!(listed, holders);
+    assert_eq!(namespaces, [child.netns() as u32]);
+    assert!(of_all.contains(&namespaces[0]), "{of_all:?}");
+}
+
+fn what_is_shown_does_not_depend_on_how_many_files_are_open() {
+    let child = Child::new(|| (Value::Null, pair(Ipv4Addr::LOCALHOST)));
+    let netns = child.netns().to_string();
+    let look = || {
+        let mut command = Command::new(lab::tcpconnect());
+        let output = command.args(["-s", "-v", "--netns", &netns]).output().expect("it runs");
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+        (stdout, stderr)
+    };
+    let (few, _) = look();
+    let crowd = Child::start(|| {
+        raise_limit();
+        let files: Vec<_> = (0..9_000).map(|_| File::open("/dev/null").expect("a file")).collect();
+        (Value::Null, files)
+    });
+    let (many, how) = look();
+    assert!(how.contains("their processes from the kernel's list of open files\n"), "{how}");
+    assert_eq!(many, few);
+    assert_eq!(few.lines().count(), 3, "{few}");
+    drop(crowd);
+}
+
+fn raise_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for both calls.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_max = limit.rlim_max.max(10_000);
+        limit.rlim_cur = limit.rlim_max;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0, "this needs root");
     }
 }
 
