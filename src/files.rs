@@ -28,6 +28,9 @@ pub struct OpenFile {
     pub inode: u32,
     /// In the initial pid namespace.
     pub pid: u32,
+    /// The thread whose table it is in: the first one's is that of all which have
+    /// not unshared theirs.
+    pub tid: u32,
     pub fd: u32,
     /// Else a namespace, of any kind.
     pub is_socket: bool,
@@ -43,6 +46,7 @@ pub fn are_worth_a_list() -> bool {
 /// Lists those of all processes that this pid namespace has; those of a thread
 /// only if it has a table of its own.
 pub fn list() -> Result<Vec<OpenFile>> {
+    // Else libbpf tells stderr what this kernel lacks.
     libbpf_rs::set_print(None);
     let mut storage = MaybeUninit::uninit();
     let open = FilesSkelBuilder::default().open(&mut storage);
@@ -59,10 +63,10 @@ pub fn list() -> Result<Vec<OpenFile>> {
 /// Of struct file_record, src/bpf/files.bpf.c.
 fn decode(bytes: &[u8]) -> Vec<OpenFile> {
     let (words, _) = bytes.as_chunks::<4>();
-    let (records, _) = words.as_chunks::<4>();
-    let open_file = |record: &[[u8; 4]; 4]| {
-        let [inode, pid, fd, is_socket] = record.map(u32::from_ne_bytes);
-        OpenFile { inode, pid, fd, is_socket: is_socket != 0 }
+    let (records, _) = words.as_chunks::<5>();
+    let open_file = |record: &[[u8; 4]; 5]| {
+        let [inode, pid, tid, fd, is_socket] = record.map(u32::from_ne_bytes);
+        OpenFile { inode, pid, tid, fd, is_socket: is_socket != 0 }
     };
     records.iter().map(open_file).collect()
 }
@@ -72,13 +76,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_four_numbers_each() {
-        let bytes: Vec<u8> =
-            [7u32, 8, 9, 1, 17, 18, 19, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
-        let socket = OpenFile { inode: 7, pid: 8, fd: 9, is_socket: true };
-        let namespace = OpenFile { inode: 17, pid: 18, fd: 19, is_socket: false };
+    fn records_are_five_numbers_each() {
+        let numbers = [7u32, 8, 9, 10, 1, 17, 18, 19, 20, 0];
+        let bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let socket = OpenFile { inode: 7, pid: 8, tid: 9, fd: 10, is_socket: true };
+        let namespace = OpenFile { inode: 17, pid: 18, tid: 19, fd: 20, is_socket: false };
         assert_eq!(decode(&bytes), [socket, namespace]);
-        assert_eq!(decode(&bytes[..31]), [socket]);
+        assert_eq!(decode(&bytes[..39]), [socket]);
         assert_eq!(decode(&[]), []);
     }
 }

@@ -227,10 +227,10 @@ impl Proc {
     pub fn sort_out(&self, files: &[OpenFile], known: &[Namespace]) -> Found {
         let known = known.iter().map(|n| n.inode).collect();
         let mut scan = Scan { proc: self, known, found: Found::default() };
-        for &OpenFile { inode, pid, fd, is_socket } in files {
+        for &OpenFile { inode, pid, tid, fd, is_socket } in files {
             match is_socket {
                 true => scan.found.holders.push(Holder { inode, pid, fd }),
-                false => scan.namespace(pid, fd),
+                false => scan.namespace(tid, fd),
             }
         }
         scan.found.finish()
@@ -299,8 +299,8 @@ impl Scan<'_> {
     }
 
     /// If it is one, for networks, not known yet.
-    fn namespace(&mut self, pid: u32, fd: u32) {
-        let name = Name::new(format_args!("{pid}/fd/{fd}"));
+    fn namespace(&mut self, tid: u32, fd: u32) {
+        let name = Name::new(format_args!("{tid}/fd/{fd}"));
         if let Ok(link) = read_link(&self.proc.0, name.as_c_str(), &mut [0; 64])
             && let Some(inode) = inode(link, b"net:[").filter(|inode| self.known.insert(*inode))
             && let Ok(file) = open_at(&self.proc.0, name.as_c_str(), libc::O_RDONLY)

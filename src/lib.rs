@@ -3,9 +3,10 @@
 //!
 //! A BPF program (src/bpf) turns each connect into a fixed-size record;
 //! `tracer` loads it and, beside the small `files`, is the only module that knows
-//! libbpf; `event` decodes records; `output` writes them; `app` is the single-threaded loop between
-//! them. `cli` and `config` say what was asked. Dependencies point one way:
-//! main -> app -> {tracer, event, output} -> std and one crate each.
+//! libbpf; `event` decodes records; `output` writes them; `app` is the
+//! single-threaded loop between them. `cli` and `config` say what was asked.
+//! Dependencies point one way: main -> app -> {tracer, event, output} -> std and
+//! one crate each.
 
 pub mod app;
 pub mod cgroup;

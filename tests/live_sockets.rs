@@ -653,12 +653,23 @@ fn the_kernels_list_of_files_agrees_with_proc() {
         let pairs = [pair(Ipv4Addr::LOCALHOST), pair(Ipv6Addr::LOCALHOST)];
         let unix = std::os::unix::net::UnixStream::pair().expect("a pair");
         let namespaces = ["net", "mnt"].map(|name| File::open(format!("/proc/self/ns/{name}")));
-        let thread = std::thread::spawn(|| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
             // SAFETY: takes a number.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            let outer = File::open("/proc/thread-self/ns/net").expect("it is there");
+            // SAFETY: takes a number.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            let _inner = File::open("/proc/thread-self/ns/net").expect("it is there");
+            // SAFETY: takes a descriptor and a number.
+            assert_eq!(unsafe { libc::setns(outer.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
             let _own = pair(Ipv4Addr::LOCALHOST);
-            std::thread::park();
+            tell.send(()).expect("it is received");
+            loop {
+                std::thread::park();
+            }
         });
+        told.recv().expect("it is sent");
         (Value::Null, (pairs, unix, namespaces, thread))
     });
     let proc = Proc::open().expect("/proc");
@@ -667,17 +678,13 @@ fn the_kernels_list_of_files_agrees_with_proc() {
         let namespaces: Vec<_> = found.namespaces.into_iter().map(|n| n.inode).collect();
         (ours.collect::<Vec<_>>(), namespaces)
     };
-    let scan = || found(proc.scan(&[child.pid as u32], &[], 1));
-    // The thread goes on by itself.
-    while scan().0.len() < 8 {
-        std::thread::yield_now();
-    }
-    let (holders, namespaces) = scan();
+    let (holders, namespaces) = found(proc.scan(&[child.pid as u32], &[], 1));
+    assert_eq!(holders.len(), 8, "{holders:?}");
     let files = files::list().expect("this needs root, and a kernel with BTF");
     let (listed, of_all) = found(proc.sort_out(&files, &[]));
     assert_eq!(listed, holders);
-    assert_eq!(namespaces, [child.netns() as u32]);
-    assert!(of_all.contains(&namespaces[0]), "{of_all:?}");
+    assert_eq!(namespaces.len(), 2, "one is the thread's alone");
+    assert!(namespaces.iter().all(|n| of_all.contains(n)), "{namespaces:?}, {of_all:?}");
 }
 
 fn what_is_shown_does_not_depend_on_how_many_files_are_open() {

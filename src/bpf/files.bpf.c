@@ -11,6 +11,7 @@
 struct file_record {
 	__u32 inode;
 	__u32 tgid;
+	__u32 tid; /* the thread whose table it is */
 	__u32 fd;
 	__u32 is_socket; /* else a namespace, of any kind */
 };
@@ -31,6 +32,7 @@ int list_files(struct bpf_iter__task_file *ctx)
 		return 0;
 	r.inode = file->f_inode->i_ino;
 	r.tgid = task->tgid;
+	r.tid = task->pid;
 	r.fd = ctx->fd;
 	r.is_socket = magic == SOCKFS_MAGIC;
 	bpf_seq_write(ctx->meta->seq, &r, sizeof(r));

@@ -15,12 +15,19 @@
 const volatile __u64 min_latency_ns;
 const volatile bool want_adopted;
 
-/* Who left the connected states. */
-static __always_inline __u8 closing_side(int newstate)
+/* Only these say something new. SYN_RECV: both ends connect to each other; it may be
+ * left for FIN_WAIT1. */
+static __always_inline bool is_news(int oldstate, int newstate)
 {
-	if (newstate == TCP_ESTABLISHED)
-		return 0;
-	return newstate == TCP_CLOSE_WAIT ? CLOSE_REMOTE : CLOSE_LOCAL;
+	return newstate == TCP_ESTABLISHED || newstate == TCP_CLOSE || oldstate == TCP_SYN_RECV;
+}
+
+/* Who left the connected states first: the last state before the end still says. */
+static __always_inline __u8 closing_side(int oldstate)
+{
+	if (oldstate == TCP_CLOSE_WAIT || oldstate == TCP_LAST_ACK)
+		return CLOSE_REMOTE;
+	return CLOSE_LOCAL;
 }
 
 static __always_inline __u8 closed_by_error(int error)
@@ -60,30 +67,15 @@ static __always_inline void submit_life(void *ctx, struct life_record *life, __u
 	submit(ctx, life, &life->connect.ts_ns, sizeof(*life));
 }
 
-/* SYN_RECV: both ends connect to each other; the answer is still to come. The last
- * ones follow a state that has told who closed, if it was seen. */
-static __always_inline bool says_nothing(int newstate)
-{
-	switch (newstate) {
-	case TCP_SYN_SENT:
-	case TCP_SYN_RECV:
-		return true;
-	case TCP_FIN_WAIT2:
-	case TCP_CLOSING:
-	case TCP_LAST_ACK:
-		return !want_adopted;
-	}
-	return false;
-}
-
-static __always_inline void connection_changed(void *ctx, void *sk, int newstate)
+static __always_inline void connection_changed(void *ctx, void *sk, int oldstate,
+					       int newstate)
 {
 	__u64 key = (__u64)sk;
 	struct life_record *life;
 	struct tcp_sock *tp;
 	__u64 cookie = 0;
 
-	if (says_nothing(newstate))
+	if (!is_news(oldstate, newstate))
 		return;
 	life = bpf_map_lookup_elem(&lives, &key);
 	if (!life && !want_adopted)
@@ -108,9 +100,8 @@ static __always_inline void connection_changed(void *ctx, void *sk, int newstate
 				    bpf_ktime_get_ns() - life->began_ns >= min_latency_ns))
 			submit_life(ctx, life, RECORD_RESULT);
 	}
-	if (!life->close_by)
-		life->close_by = closing_side(newstate);
 	if (newstate == TCP_CLOSE && want_life) {
+		life->close_by = closing_side(oldstate);
 		fill_end(tp, life);
 		submit_life(ctx, life, RECORD_CLOSE);
 	}

@@ -42,7 +42,7 @@ static __always_inline void sockops_event(const int level, struct bpf_sock_ops *
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		connect_callback(level, ctx);
 	else if (level >= ALL && follows_lives && ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->sk)
-		connection_changed(ctx, ctx->sk, ctx->args[1]);
+		connection_changed(ctx, ctx->sk, ctx->args[0], ctx->args[1]);
 	else if (level >= ALL && want_accept && ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		passive_callback(ctx);
 }
@@ -91,7 +91,8 @@ static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newsta
 	bpf_map_delete_elem(&attempts, &key);
 }
 
-static __always_inline void state_changed(void *ctx, struct sock *sk, int newstate)
+static __always_inline void state_changed(void *ctx, struct sock *sk, int oldstate,
+					  int newstate)
 {
 	/* MPTCP and SCTP sockets report their states here too. */
 	if (sk->sk_protocol != IPPROTO_TCP)
@@ -101,7 +102,7 @@ static __always_inline void state_changed(void *ctx, struct sock *sk, int newsta
 	else if (only_states)
 		attempt_ended(ctx, sk, newstate);
 	if (follows_lives)
-		connection_changed(ctx, sk, newstate);
+		connection_changed(ctx, sk, oldstate, newstate);
 }
 
 #endif

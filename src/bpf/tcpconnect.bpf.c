@@ -169,7 +169,7 @@ int call_exit_tp(struct trace_event_raw_sys_exit *ctx)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
 {
-	state_changed(ctx, sk, newstate);
+	state_changed(ctx, sk, oldstate, newstate);
 	return 0;
 }
 

@@ -70,12 +70,9 @@ enum {
 	TCP_ESTABLISHED = 1,
 	TCP_SYN_SENT = 2,
 	TCP_SYN_RECV = 3,
-	TCP_FIN_WAIT2 = 5,
-	TCP_TIME_WAIT = 6,
 	TCP_CLOSE = 7,
 	TCP_CLOSE_WAIT = 8,
 	TCP_LAST_ACK = 9,
-	TCP_CLOSING = 11,
 };
 
 /* enum sock_flags of the kernel: the peer's FIN has come. */

@@ -74,7 +74,7 @@ impl Lost {
             (self.skipped, "skipped", "skipped by the kernel (--attach sockops never is)"),
             (self.stash, "stash", "whose return was missed (--attach sockops needs none)"),
             (self.flows, "flows", "of flows beyond the table's size (narrow the filters)"),
-            (self.lives, "lives", "of connections open at once (see --max-connections)"),
+            (self.lives, "lives", "of connections too many at once (see --max-connections)"),
             (self.undecodable, "undecodable", "not understood"),
         ]
     }
