@@ -54,7 +54,8 @@ pub const TESTS: [(&str, Test); 6] = tests![
 ];
 
 /// What these ask does not depend on the kind of buffer.
-pub const ONE_BUFFER: [&str; 4] = [
+pub const ONE_BUFFER: [&str; 5] = [
+    "the_query_column_has_bccs_words",
     "a_command_is_told_with_its_name",
     "only_names_that_match_are_shown",
     "outcome_and_end_have_the_name_of_the_connect",

@@ -114,8 +114,9 @@ pub struct Lives {
 
 impl Lives {
     pub fn new(lab: &Lab) -> Self {
-        let many = match &*lab.buffer {
-            "perf" => scaled(10_000),
+        // Of all on each kernel, but not with each rung and buffer: emulated, it takes 5 s.
+        let many = match (&*lab.attach, &*lab.buffer) {
+            ("fentry" | "kprobe", _) | (_, "perf") => scaled(10_000),
             _ => 10_000,
         };
         let many = format!("many {many}");
@@ -207,8 +208,13 @@ fn many_connections_at_once_all_end(lives: &Lives) {
 
 fn of_more_connections_than_there_is_room_for_the_oldest_go_and_are_counted(lab: &Lab) {
     let (made, room) = (2_000, 1_000);
-    let args = ["-j", "-r", "--life", "--max-connections", &room.to_string()];
-    let (_, done) = traced(lab, &args, &[&format!("many {made}")]);
+    let mut client = Client::new();
+    client.stay_on_one_cpu();
+    let room_text = room.to_string();
+    let args = ["-j", "-r", "--life", "--max-connections", &room_text, "--netns", &client.netns()];
+    let tracer = lab.trace(&args);
+    client.case(&format!("life many {made}"));
+    let done = tracer.stop();
     assert!(done.status.success(), "{}", done.stderr);
     let (results, closes) = (done.objects("result"), done.objects("close"));
     assert_eq!(results.len(), made);
@@ -216,7 +222,7 @@ fn of_more_connections_than_there_is_room_for_the_oldest_go_and_are_counted(lab:
     let ends = closes.iter().map(|r| order.iter().position(|id| *id == &r["conn_id"]));
     let ends: BTreeSet<_> = ends.map(|at| at.expect("it has an outcome")).collect();
     assert_eq!(ends.len(), closes.len(), "one has two ends");
-    // The kernel frees room for 128 at a time, and not what another CPU added last.
+    // The kernel frees room for 128 at a time, and does not look at them in strict order.
     assert!((room - 256..=room).contains(&ends.len()), "{}", ends.len());
     assert!(ends.range(..made - room).count() <= 128, "{ends:?}");
     assert_eq!(ends.range(made - room / 2..).count(), room / 2, "{ends:?}");

@@ -54,7 +54,8 @@ pub const TESTS: [(&str, Test); 20] = tests![
 ];
 
 /// As live.rs has them: the other tests have each kind of record pass each buffer.
-pub const ONE_BUFFER: [&str; 14] = [
+pub const ONE_BUFFER: [&str; 15] = [
+    "container_and_cgroup_are_shown_though_both_are_gone",
     "arguments_are_exact_whatever_they_hold",
     "a_container_passes_under_every_runtimes_name_also_when_restarted",
     "a_process_from_before_the_tracer_is_told_from_procfs",

@@ -292,6 +292,20 @@ impl Client {
         self.facts["netns"].to_string()
     }
 
+    /// The first that it may run on.
+    pub fn stay_on_one_cpu(&self) {
+        let size = size_of::<libc::cpu_set_t>();
+        // SAFETY: an all-zero cpu_set_t is a set without CPUs.
+        let (mut may, mut one): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { std::mem::zeroed() };
+        // SAFETY: both sets are valid and as large as told.
+        unsafe {
+            assert_eq!(libc::sched_getaffinity(0, size, &mut may), 0);
+            let first = (0..libc::CPU_SETSIZE as usize).find(|&cpu| libc::CPU_ISSET(cpu, &may));
+            libc::CPU_SET(first.expect("a CPU"), &mut one);
+            assert_eq!(libc::sched_setaffinity(self.pid() as i32, size, &one), 0);
+        }
+    }
+
     /// A program that will start in the client's network namespace.
     pub fn beside(&self, program: impl AsRef<OsStr>) -> Command {
         let netns = File::open(format!("/proc/{}/ns/net", self.pid())).expect("the client runs");
