@@ -197,7 +197,7 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
         let listed = scope.spawn(|| list.run(&namespaces));
         let files = match filter.pids.is_empty() && files::are_worth_a_list() {
             true => files::list().map_err(|e| format!("{e:#}")),
-            false => Err("soon done".into()),
+            false => Err("few files to look at".into()),
         };
         let (found, unlisted) = match files {
             Ok(files) => (proc.sort_out(&files, &namespaces), None),
