@@ -230,7 +230,12 @@ impl Proc {
         for &OpenFile { inode, pid, tid, fd, is_socket } in files {
             match is_socket {
                 true => scan.found.holders.push(Holder { inode, pid, fd }),
-                false => scan.namespace(tid, fd),
+                false => {
+                    let name = Name::new(format_args!("{tid}/fd/{fd}"));
+                    if let Ok(link) = read_link(&self.0, name.as_c_str(), &mut [0; 64]) {
+                        scan.namespace(&self.0, name.as_c_str(), link);
+                    }
+                }
             }
         }
         scan.found.finish()
@@ -298,12 +303,10 @@ impl Scan<'_> {
         }
     }
 
-    /// If it is one, for networks, not known yet.
-    fn namespace(&mut self, tid: u32, fd: u32) {
-        let name = Name::new(format_args!("{tid}/fd/{fd}"));
-        if let Ok(link) = read_link(&self.proc.0, name.as_c_str(), &mut [0; 64])
-            && let Some(inode) = inode(link, b"net:[").filter(|inode| self.known.insert(*inode))
-            && let Ok(file) = open_at(&self.proc.0, name.as_c_str(), libc::O_RDONLY)
+    /// Keeps what a link leads to, if that is a network namespace not known yet.
+    fn namespace(&mut self, dir: &OwnedFd, name: &CStr, link: &[u8]) {
+        if let Some(inode) = inode(link, b"net:[").filter(|inode| self.known.insert(*inode))
+            && let Ok(file) = open_at(dir, name, libc::O_RDONLY)
         {
             self.found.namespaces.push(Namespace { inode, file });
         }
@@ -314,22 +317,19 @@ impl Scan<'_> {
             Ok(dir) => dir,
             Err(e) => return self.found.denied += usize::from(is_denied(&e)),
         };
-        let (known, found) = (&mut self.known, &mut self.found);
         let mut buffer = [0; 64];
         let listed = names(&dir, |name| {
             let Some(fd) = number(name.to_bytes()) else { return };
             let Ok(link) = read_link(&dir, name, &mut buffer) else { return };
             if let Some(inode) = inode(link, b"socket:[") {
-                found.holders.push(Holder { inode, pid, fd });
-            } else if let Some(inode) = inode(link, b"net:[").filter(|inode| known.insert(*inode))
-                && let Ok(file) = open_at(&dir, name, libc::O_RDONLY)
-            {
-                found.namespaces.push(Namespace { inode, file });
+                self.found.holders.push(Holder { inode, pid, fd });
+            } else {
+                self.namespace(&dir, name, link);
             }
         });
         // A process that ends while it is looked at holds nothing.
         if listed.is_err_and(|e| is_denied(&e)) {
-            found.denied += 1;
+            self.found.denied += 1;
         }
     }
 }

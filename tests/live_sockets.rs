@@ -647,12 +647,12 @@ fn a_thousand_sockets_are_all_there() {
     }
 }
 
-/// Of all the processes, for they hold each other's.
 fn the_kernels_list_of_files_agrees_with_proc() {
     let child = Child::new(|| {
         let pairs = [pair(Ipv4Addr::LOCALHOST), pair(Ipv6Addr::LOCALHOST)];
         let unix = std::os::unix::net::UnixStream::pair().expect("a pair");
-        let namespaces = ["net", "mnt"].map(|name| File::open(format!("/proc/self/ns/{name}")));
+        let namespaces = ["net", "mnt"]
+            .map(|name| File::open(format!("/proc/self/ns/{name}")).expect("it is there"));
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             // SAFETY: takes a number.
