@@ -346,6 +346,8 @@ struct Counted {
     fork: Vec<RawFd>,
     /// A fact about a process or a cgroup.
     process: Vec<RawFd>,
+    /// Kprobes are among them, which miss in a way of their own.
+    probes: bool,
 }
 
 /// Why a rung cannot be used, in words.
@@ -504,7 +506,10 @@ impl Tracer {
         let programs = misses(&self.counted.connect);
         let forks = misses(&self.counted.fork);
         let processes = misses(&self.counted.process);
-        let probes: u64 = self.links.iter().filter_map(entry_probe_misses).sum();
+        let probes: u64 = match self.counted.probes {
+            true => self.links.iter().filter_map(entry_probe_misses).sum(),
+            false => 0,
+        };
         if let Some((begun, ended)) = self.lives() {
             let known = begun - ended;
             self.forgotten = self.forgotten.max(known.saturating_sub(self.max_lives));
@@ -655,7 +660,7 @@ struct Setup<'a> {
     processes: bool,
     /// They come from the perf side of the tracepoints.
     twins: Cell<bool>,
-    /// A kprobe can tell the other rungs of accepts.
+    /// A kprobe may tell the other rungs of accepts: none was refused.
     probes: Cell<bool>,
     /// Records of all cgroups are wanted.
     cgroup_names: bool,
@@ -719,7 +724,7 @@ impl<'a> Setup<'a> {
             patterns,
             processes: config.follows_processes(),
             twins: Cell::new(privilege::needs_perf_tracepoints() && privilege::may_probe()),
-            probes: Cell::new(privilege::has_kprobes() && privilege::may_probe()),
+            probes: Cell::new(true),
             cgroup_names,
             pidns,
             ring,
@@ -746,7 +751,7 @@ impl<'a> Setup<'a> {
             Attach::Fentry => vec![Rung::Fentry],
             Attach::Kprobe => vec![Rung::Kprobe],
             Attach::Sockops => vec![sockops],
-            // No hook of the others sees an accept but for the exits of all system calls.
+            // sockops sees no accept: it would take a kprobe, or the exits of all system calls.
             Attach::Auto if self.sees_all_cgroups() && !self.accepts() => {
                 vec![sockops, Rung::Fentry, Rung::Kprobe]
             }
@@ -954,6 +959,7 @@ impl<'a> Setup<'a> {
             process: fds(&mut followed
                 .iter()
                 .filter(|name| tells && !also(name) && !of_names(name))),
+            probes: tracer.connect.iter().chain(followed).any(|name| name.starts_with("kprobe")),
         }
     }
 
@@ -987,7 +993,9 @@ impl<'a> Setup<'a> {
                 Rung::Fentry => fentry,
                 Rung::Kprobe => kprobe,
                 // 1,400 instructions an accept, and the others 300 for each system call.
-                _ if self.probes.get() => kprobe,
+                _ if self.probes.get() && privilege::has_kprobes() && privilege::may_probe() => {
+                    kprobe
+                }
                 _ if self.twins.get() => other_twin,
                 _ => other,
             });
