@@ -416,7 +416,8 @@ fn the_man_page_is_of_this_version() {
 /// All of src, with string literals that are continued on the next line joined.
 fn sources() -> String {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = fs::read_dir(src).unwrap().map(|entry| entry.unwrap().path());
+    let files = ["", "output", "tracer"].map(|folder| fs::read_dir(src.join(folder)).unwrap());
+    let files = files.into_iter().flatten().map(|entry| entry.unwrap().path());
     let rust = files.filter(|path| path.extension().is_some_and(|e| e == "rs"));
     let text: String = rust.map(|path| fs::read_to_string(path).unwrap()).collect();
     let text = text + &read("build.rs");

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Everything that talks to libbpf: choosing a rung of the attach ladder, maps
-//! and constants, the buffer, counters, the table of `-c`. Beside files.rs no
-//! other file names libbpf_rs. Decides nothing about output.
+//! How tracing starts: the rungs of the attach ladder, which programs and maps a
+//! run needs, their constants, and why the kernel refuses them.
 
 use std::cell::Cell;
-use std::cell::RefCell;
 use std::collections::HashSet;
-use std::ffi::c_void;
-use std::io;
 use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
@@ -15,44 +11,50 @@ use std::os::fd::AsRawFd as _;
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
-use std::sync::atomic::fence;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
-use libbpf_rs::Iter;
-use libbpf_rs::Link;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 use libbpf_rs::ObjectBuilder;
 use libbpf_rs::OpenObject;
-use libbpf_rs::PerfBuffer;
 use libbpf_rs::PerfBufferBuilder;
 use libbpf_rs::PrintLevel;
 use libbpf_rs::ProgramMut;
-use libbpf_rs::RingBuffer;
 use libbpf_rs::RingBufferBuilder;
-use libbpf_rs::libbpf_sys;
-use libbpf_rs::query::LinkTypeInfo;
-use libbpf_rs::query::PerfEventType;
 use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
 use libbpf_rs::skel::SkelBuilder as _;
 
+use super::Counted;
+use super::Tracer;
+use super::buffer::QuietPerfBuffer;
+use super::buffer::SharedSink;
+use super::buffer::Transport;
+use super::new_flows;
+use super::rung::ACCEPT_PROGRAMS;
+use super::rung::CGROUP_PROGRAMS;
+use super::rung::DNS_PROGRAMS;
+use super::rung::LIST_PROGRAM;
+use super::rung::Level;
+use super::rung::PROCESS_FORK;
+use super::rung::PROCESS_PROGRAMS;
+use super::rung::Rung;
+use super::rung::STATE_PROGRAM;
+use super::rung::TWIN_PROGRAMS;
+use super::rung::plain_name;
 use crate::cgroup;
 use crate::cgroup::Cgroups;
 use crate::cgroup::text_of;
 use crate::cli::Attach;
 use crate::cli::Buffer;
 use crate::cli::Procs;
-use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Family;
 use crate::config::Filter;
@@ -64,15 +66,6 @@ use crate::container::Pattern;
 use crate::error::StartError;
 use crate::error::tell;
 use crate::event::COMM_LEN;
-use crate::event::Connect;
-use crate::event::Event;
-use crate::event::Flow;
-use crate::event::ProcessEvent;
-use crate::event::decode;
-use crate::event::decode_flow;
-use crate::event::decode_list;
-use crate::event::encode_existing;
-use crate::output::Lost;
 use crate::privilege;
 use crate::process;
 use crate::skel::OpenTcpconnectSkel;
@@ -89,8 +82,6 @@ const DEFAULT_RING_BYTES: usize = 1 << 20;
 const PROCESS_RING_BYTES: usize = 4 << 20;
 /// Per CPU; a sample takes as much, and a header.
 const DEFAULT_PERF_BYTES: usize = 1 << 20;
-/// Rows of the table of `-c`; about 7 MB of kernel memory.
-const MAX_FLOWS: u32 = 65_536;
 /// Processes that --children and COMMAND can follow at once: the default limit
 /// of pids on hosts with up to 32 CPUs.
 const MAX_FAMILY: u32 = 32_768;
@@ -101,112 +92,6 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 const MAX_CALLS: u32 = 65_536;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
-/// Records taken from the ring before the batch is written; after a stall this
-/// bounds memory, some 400 bytes for each.
-const BATCH: usize = 1_024;
-/// How much later than its neighbours a record in the ring may be finished.
-const HOLD_NS: u64 = 1_000_000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rung {
-    Fentry,
-    Kprobe,
-    Sockops,
-    /// What is left of sockops without cgroup v2: inet_sock_set_state.
-    StateOnly,
-    /// `--procs=only`: no connects at all.
-    Processes,
-}
-
-impl Rung {
-    /// The name of `--attach`.
-    fn name(self) -> &'static str {
-        match self {
-            Rung::Fentry => "fentry",
-            Rung::Kprobe => "kprobe",
-            Rung::Sockops | Rung::StateOnly => "sockops",
-            Rung::Processes => "processes",
-        }
-    }
-
-    /// How long a connect may still be taken back.
-    fn doubt_ns(self) -> u64 {
-        match self {
-            Rung::StateOnly => 50_000_000,
-            _ => 0,
-        }
-    }
-
-    /// The programs that see connects, in the order in which they attach: a
-    /// return probe before its entry probe, so that no call is left waiting.
-    fn programs(self, level: Level, v4: bool, v6: bool) -> Vec<String> {
-        let (of_v4, of_v6): (&[_], &[_]) = match self {
-            Rung::Fentry => (&["fexit_v4"], &["fexit_v6"]),
-            Rung::Kprobe => (&["kretprobe_v4", "kprobe_v4"], &["kretprobe_v6", "kprobe_v6"]),
-            Rung::Sockops => (&["sockops_connect"], &[]),
-            Rung::StateOnly => return vec![STATE_PROGRAM.into()],
-            Rung::Processes => return Vec::new(),
-        };
-        let (v4, v6) = match self {
-            Rung::Sockops => (true, false),
-            _ => (v4, v6),
-        };
-        let names = of_v4.iter().filter(|_| v4).chain(of_v6.iter().filter(|_| v6));
-        let mut names: Vec<_> = names.map(|name| format!("{name}{}", level.suffix())).collect();
-        if level == Level::Failed {
-            let policy = [(true, "security"), (v4, "pre_v4"), (v6, "pre_v6")];
-            let entries: &[_] = match self {
-                Rung::Kprobe => &["kretprobe", "kprobe"],
-                _ => &["fexit"],
-            };
-            for (_, function) in policy.iter().filter(|(wanted, _)| *wanted) {
-                names.extend(entries.iter().map(|entry| format!("{entry}_{function}")));
-            }
-        }
-        names
-    }
-}
-
-/// What the programs must be able to do: the levels of src/bpf/filter.bpf.h.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    Table,
-    More,
-    All,
-    Failed,
-}
-
-impl Level {
-    /// Ends the names of its programs.
-    fn suffix(self) -> &'static str {
-        match self {
-            Level::Table => "",
-            Level::More => "_more",
-            Level::All => "_all",
-            Level::Failed => "_failed",
-        }
-    }
-}
-
-/// The programs that follow processes: descendants need the first two.
-const PROCESS_PROGRAMS: [&str; 4] =
-    ["process_fork", "process_exit", "process_exec", "process_rename"];
-/// The same on the perf side of the tracepoints.
-const TWIN_PROGRAMS: [&str; 4] =
-    ["process_fork_tp", "process_exit_tp", "process_exec_tp", "process_rename_tp"];
-/// The fork program and its twin begin so.
-const PROCESS_FORK: &str = "process_fork";
-const LIST_PROGRAM: &str = "process_list";
-/// Of fentry, kprobe and the rest; the last on the perf side of its tracepoint.
-const ACCEPT_PROGRAMS: [&str; 4] = ["fentry_accept", "kprobe_accept", "call_exit", "call_exit_tp"];
-/// Where sockops has no callback for a change of state.
-const STATE_PROGRAM: &str = "sock_set_state";
-/// The programs of -d, for all rungs.
-const DNS_PROGRAMS: [&str; 5] =
-    ["dns_connect4", "dns_connect6", "dns_sendmsg4", "dns_sendmsg6", "dns_received"];
-/// The programs that follow cgroups.
-const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_new", "cgroup_gone"];
-
 /// What libbpf said last; silent unless asked, but its words explain a failure.
 static LIBBPF_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -218,136 +103,6 @@ fn keep_log(_: PrintLevel, line: String) {
 
 fn take_log() -> Vec<String> {
     LIBBPF_LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default()
-}
-
-/// Where decoded records wait for the loop. A panic in a callback would abort
-/// the process, so callbacks only decode and push.
-#[derive(Default)]
-struct Sink {
-    events: Vec<Event>,
-    undecodable: u64,
-}
-
-impl Sink {
-    fn take(&mut self, sample: &[u8]) {
-        match decode(sample) {
-            Ok(event) => self.events.push(event),
-            Err(_) => self.undecodable += 1,
-        }
-    }
-}
-
-type SharedSink = Rc<RefCell<Sink>>;
-
-/// libbpf-rs wakes a perf buffer's reader for every sample and offers no other
-/// way; libbpf itself does.
-struct QuietPerfBuffer {
-    ptr: NonNull<libbpf_sys::perf_buffer>,
-    /// Owned here, borrowed by the callback: dropped after the buffer.
-    _sink: Box<SharedSink>,
-}
-
-impl QuietPerfBuffer {
-    fn new(map_fd: RawFd, pages: usize, sink: SharedSink) -> io::Result<Self> {
-        unsafe extern "C" fn on_sample(sink: *mut c_void, _: i32, data: *mut c_void, size: u32) {
-            // SAFETY: libbpf passes back the pointer it was given, to a sink
-            // that outlives the buffer, and a sample of `size` bytes.
-            let (sink, sample) = unsafe {
-                let bytes = std::slice::from_raw_parts(data.cast::<u8>(), size as usize);
-                (&*sink.cast::<SharedSink>(), bytes)
-            };
-            sink.borrow_mut().take(sample);
-        }
-        let sink = Box::new(sink);
-        let opts = libbpf_sys::perf_buffer_opts {
-            sz: size_of::<libbpf_sys::perf_buffer_opts>() as _,
-            // Becomes wakeup_events, compared as a signed number.
-            sample_period: i32::MAX as u32,
-            ..Default::default()
-        };
-        // SAFETY: the map is a perf event array; the context lives in `_sink`;
-        // the options are copied during the call.
-        let ptr = unsafe {
-            libbpf_sys::perf_buffer__new(
-                map_fd,
-                pages as _,
-                Some(on_sample),
-                // Lost samples are counted in the kernel: PERF_RECORD_LOST
-                // comes only with the next sample, and so undercounts.
-                None,
-                std::ptr::from_ref::<SharedSink>(&sink).cast_mut().cast(),
-                &opts,
-            )
-        };
-        let ptr = NonNull::new(ptr).ok_or_else(io::Error::last_os_error)?;
-        Ok(QuietPerfBuffer { ptr, _sink: sink })
-    }
-
-    fn consume(&self) -> io::Result<()> {
-        // SAFETY: `ptr` is a live perf buffer.
-        match unsafe { libbpf_sys::perf_buffer__consume(self.ptr.as_ptr()) } {
-            n if n < 0 => Err(io::Error::from_raw_os_error(-n)),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Drop for QuietPerfBuffer {
-    fn drop(&mut self) {
-        // SAFETY: created by perf_buffer__new() and freed only here.
-        unsafe { libbpf_sys::perf_buffer__free(self.ptr.as_ptr()) };
-    }
-}
-
-enum Transport {
-    Ring(RingBuffer<'static>),
-    Perf {
-        data: QuietPerfBuffer,
-        /// Records of processes, cgroups and names.
-        beside: Option<QuietPerfBuffer>,
-        doorbell: PerfBuffer<'static>,
-        /// The era that must empty, and when it ended.
-        ending: Option<(usize, u64)>,
-    },
-    /// `-c`: nothing leaves the kernel but the table.
-    None,
-}
-
-pub struct Tracer {
-    // Dropped in this order: hooks first, so that nothing writes any more.
-    links: Vec<Link>,
-    transport: Transport,
-    skel: TcpconnectSkel<'static>,
-    sink: SharedSink,
-    rung: Rung,
-    /// The programs that see connects.
-    connect: Vec<String>,
-    flows: Option<MapHandle>,
-    /// Read at detach, when the programs that hold it are gone.
-    unreturned: u64,
-    skipped: u64,
-    skipped_forks: u64,
-    skipped_processes: u64,
-    /// Connections that the kernel has room for in its table.
-    max_lives: u64,
-    /// Those that it dropped from there.
-    forgotten: u64,
-    /// Connects without an outcome, known at detach.
-    pub unanswered: u64,
-    counted: Counted,
-    list: Option<Link>,
-}
-
-/// Programs that the kernel may skip, by what is lost then.
-#[derive(Default)]
-struct Counted {
-    connect: Vec<RawFd>,
-    /// A descendant that is not followed.
-    fork: Vec<RawFd>,
-    /// A fact about a process or a cgroup.
-    process: Vec<RawFd>,
-    /// Kprobes are among them, which miss in a way of their own.
-    probes: bool,
 }
 
 /// Why a rung cannot be used, in words.
@@ -397,220 +152,22 @@ impl Tracer {
         Err(StartError::NoHook { reasons: reasons.join("; "), hint: hint(config.attach) }.into())
     }
 
-    /// Descriptors that become readable when a waiting reader is woken.
-    pub fn wake_fd(&self) -> Option<RawFd> {
-        match &self.transport {
-            // The ring itself, not libbpf's epoll around it: one wait queue less to
-            // go through in the connecting task.
-            Transport::Ring(_) => Some(self.skel.maps.ring.as_fd().as_raw_fd()),
-            Transport::Perf { doorbell, .. } => Some(doorbell.epoll_fd()),
-            Transport::None => None,
-        }
+    fn program(&self, name: &str) -> ProgramMut<'_> {
+        let program = self.skel.object().progs_mut().find(|p| p.name() == name);
+        program.expect("program names are those of the object")
     }
 
-    /// Asks the kernel to wake the reader with the next record.
-    pub fn wait_for_wakeup(&mut self) {
-        if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
-            // SAFETY: a valid, aligned u32 in the mapped .bss, also written by
-            // the kernel, hence volatile.
-            unsafe { (&raw mut bss.reader_waits).write_volatile(1) };
-        }
-        // The next drain must not be moved before the store.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Moves what the kernel has into `events`, at most one batch; true if there
-    /// is more. No record up to `horizon_ns`, which only grows, can come later.
-    pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<bool> {
-        let mut more = false;
-        let before_ns = monotonic_ns();
-        let mut complete_until_ns = *horizon_ns;
-        match &mut self.transport {
-            Transport::Ring(ring) => {
-                let n = ring.consume_raw_n(BATCH);
-                if n < 0 && -n != libc::EINTR {
-                    let error = io::Error::from_raw_os_error(-n);
-                    return Err(error).context("failed to read the ring buffer");
-                }
-                more = usize::try_from(n).is_ok_and(|n| n >= BATCH);
-                let taken = &self.sink.borrow().events;
-                // Two records of about the same age may be in the ring in the
-                // other order, one still being written.
-                let end_ns = match more {
-                    true => taken.last().map_or(before_ns, Event::ts_ns),
-                    false => before_ns,
-                };
-                complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
-            }
-            Transport::Perf { data, beside, doorbell, ending } => {
-                let bss = self.skel.maps.bss_data.as_deref_mut();
-                let bss = bss.context("the BPF object has no counters")?;
-                // SAFETY: valid, aligned integers in the mapped .bss, also used
-                // by the kernel, hence volatile.
-                let running = |i: usize| unsafe { (&raw const bss.in_flight[i]).read_volatile() };
-                if let Some((era, ended_ns)) = *ending
-                    && running(era) == 0
-                {
-                    complete_until_ns = ended_ns.saturating_sub(self.rung.doubt_ns());
-                    *ending = None;
-                }
-                fence(Ordering::SeqCst);
-                doorbell.consume().context("failed to read the doorbell")?;
-                for buffer in std::iter::once(&*data).chain(beside.as_ref()) {
-                    buffer.consume().context("failed to read the perf buffer")?;
-                }
-                // SAFETY: as above.
-                let era = unsafe { (&raw const bss.era).read_volatile() };
-                // The clock comes first: who enters the other era after this
-                // look at it gets a later time.
-                let now_ns = monotonic_ns();
-                fence(Ordering::SeqCst);
-                if ending.is_none() && running(era as usize ^ 1) == 0 {
-                    // SAFETY: as above.
-                    unsafe { (&raw mut bss.era).write_volatile(era ^ 1) };
-                    *ending = Some((era as usize, now_ns));
-                }
-            }
-            Transport::None => {}
-        }
-        *horizon_ns = complete_until_ns.max(*horizon_ns);
-        events.append(&mut self.sink.borrow_mut().events);
-        Ok(more)
-    }
-
-    /// What was lost so far. Cheap: reads mapped memory.
-    pub fn lost(&self) -> Lost {
-        let mut lost = Lost {
-            skipped: self.skipped,
-            undecodable: self.sink.borrow().undecodable,
-            ..Lost::default()
+    fn attach(&mut self, name: &str, cgroup_mount: Option<&Path>) -> libbpf_rs::Result<()> {
+        let program = self.program(name);
+        let link = if name.starts_with("sockops") || DNS_PROGRAMS.contains(&name) {
+            let mount = cgroup_mount.expect("tried only with cgroup v2");
+            let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
+            program.attach_cgroup(root.as_raw_fd())?
+        } else {
+            program.attach()?
         };
-        if let Some(bss) = self.skel.maps.bss_data.as_deref() {
-            // SAFETY: a valid, aligned struct in the mapped .bss, also written
-            // by the kernel, hence volatile.
-            let counters = unsafe { (&raw const bss.lost).read_volatile() };
-            lost.buffer = counters.buffer;
-            lost.stash = counters.stash + self.unreturned;
-            lost.flows = counters.flows;
-            lost.family = counters.family + self.skipped_forks;
-            lost.process = counters.process + self.skipped_processes;
-            lost.names = counters.names;
-            lost.lives = counters.lives + self.forgotten;
-        }
-        lost
-    }
-
-    /// Asks the kernel how often it skipped our programs: a system call for each.
-    pub fn count_skipped(&mut self) {
-        let misses = |fds: &[RawFd]| fds.iter().map(|&fd| recursion_misses(fd)).sum::<u64>();
-        let programs = misses(&self.counted.connect);
-        let forks = misses(&self.counted.fork);
-        let processes = misses(&self.counted.process);
-        let probes: u64 = match self.counted.probes {
-            true => self.links.iter().filter_map(entry_probe_misses).sum(),
-            false => 0,
-        };
-        if let Some((begun, ended)) = self.lives() {
-            let known = begun - ended;
-            self.forgotten = self.forgotten.max(known.saturating_sub(self.max_lives));
-        }
-        self.skipped = self.skipped.max(programs + probes);
-        self.skipped_forks = self.skipped_forks.max(forks);
-        self.skipped_processes = self.skipped_processes.max(processes);
-    }
-
-    /// The processes that exist now, as the kernel knows them.
-    pub fn list_processes(&self) -> Result<Vec<ProcessEvent>> {
-        let link = self.list.as_ref().context("the list of processes was not asked for")?;
-        let mut bytes = Vec::new();
-        let mut list = Iter::new(link).context("failed to list the processes")?;
-        list.read_to_end(&mut bytes).context("failed to list the processes")?;
-        decode_list(&bytes).context("failed to list the processes")
-    }
-
-    /// Ends tracing; what is in the buffer can still be drained.
-    pub fn detach(&mut self) {
-        self.count_skipped();
-        // Entry probes were attached last: without them no call begins.
-        while let Some(link) = self.links.pop() {
-            drop(link);
-        }
-        self.count_skipped();
-        self.close_lives();
-        if self.rung == Rung::Kprobe {
-            self.unreturned = self.skel.maps.calls.keys().count() as u64;
-        }
-    }
-
-    /// Follows connections that were there before to their end; returns for how
-    /// many there is no room, or no cookie to know them by.
-    pub fn adopt(&self, connections: &[Connect]) -> usize {
-        let adopted = &self.skel.maps.adopted;
-        let is_left_out = |c: &&Connect| {
-            let life = encode_existing(c);
-            // SAFETY: a record is plain data without padding.
-            let bytes = unsafe { plain::as_bytes(&life) };
-            c.cookie.is_none_or(|cookie| {
-                adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY).is_err()
-            })
-        };
-        connections.iter().filter(is_left_out).count()
-    }
-
-    /// Counts the connections that have not ended, and those that were dropped.
-    fn close_lives(&mut self) {
-        let Some((begun, ended)) = self.lives() else { return };
-        let lives = &self.skel.maps.lives;
-        let mut open = 0;
-        for key in lives.keys() {
-            let Ok(Some(value)) = lives.lookup(&key, MapFlags::ANY) else { continue };
-            open += 1;
-            let mut life = types::life_record::default();
-            if plain::copy_from_bytes(&mut life, &value).is_ok() && life.answered == 0 {
-                self.unanswered += 1;
-            }
-        }
-        self.forgotten = self.forgotten.max((begun - ended).saturating_sub(open));
-    }
-
-    /// Connections begun and ended, if they are followed.
-    fn lives(&self) -> Option<(u64, u64)> {
-        let bss = self.skel.maps.bss_data.as_deref()?;
-        // SAFETY: valid, aligned integers in the mapped .bss, also written by the
-        // kernel, hence volatile. The end is read first: it can only lag.
-        let (ended, begun) = unsafe {
-            (
-                (&raw const bss.lives_ended).read_volatile(),
-                (&raw const bss.lives_begun).read_volatile(),
-            )
-        };
-        (begun > 0).then_some((begun, ended))
-    }
-
-    /// Takes the table of `-c`; the kernel goes on with an empty one.
-    pub fn take_flows(&mut self) -> Result<Vec<Flow>> {
-        let fresh = new_flows()?;
-        let Some(full) = self.flows.replace(fresh) else {
-            return Ok(Vec::new());
-        };
-        if let Some(fresh) = &self.flows {
-            self.put_flows(fresh)?;
-        }
-        let mut flows = Vec::new();
-        for key in full.keys() {
-            let value = full.lookup(&key, MapFlags::ANY).context("failed to read the table")?;
-            if let Some(value) = value {
-                flows.push(decode_flow(&key, &value).context("failed to read the table")?);
-            }
-        }
-        Ok(flows)
-    }
-
-    fn put_flows(&self, table: &MapHandle) -> Result<()> {
-        let fd = table.as_fd().as_raw_fd().to_ne_bytes();
-        let slot = 0u32.to_ne_bytes();
-        let put = self.skel.maps.flows.update(&slot, &fd, MapFlags::ANY);
-        put.context("failed to set the table of counts")
+        self.links.push(link);
+        Ok(())
     }
 }
 
@@ -1232,9 +789,7 @@ impl<'a> Setup<'a> {
             known.extend(found);
         }
     }
-}
 
-impl Setup<'_> {
     /// The cgroups with a wanted name. One made meanwhile is added by its hook.
     fn adopt_cgroups(&self, tracer: &Tracer) -> Result<()> {
         let found = Cgroups::scan().matching(&self.patterns);
@@ -1254,36 +809,6 @@ impl Setup<'_> {
         }
         Ok(())
     }
-}
-
-impl Tracer {
-    fn program(&self, name: &str) -> ProgramMut<'_> {
-        let program = self.skel.object().progs_mut().find(|p| p.name() == name);
-        program.expect("program names are those of the object")
-    }
-
-    fn attach(&mut self, name: &str, cgroup_mount: Option<&Path>) -> libbpf_rs::Result<()> {
-        let program = self.program(name);
-        let link = if name.starts_with("sockops") || DNS_PROGRAMS.contains(&name) {
-            let mount = cgroup_mount.expect("tried only with cgroup v2");
-            let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
-            program.attach_cgroup(root.as_raw_fd())?
-        } else {
-            program.attach()?
-        };
-        self.links.push(link);
-        Ok(())
-    }
-}
-
-fn new_flows() -> Result<MapHandle> {
-    let opts = libbpf_sys::bpf_map_create_opts {
-        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
-        ..Default::default()
-    };
-    let key = size_of::<types::flow>() as u32;
-    MapHandle::create(MapType::Hash, Some("flows"), key, 8, MAX_FLOWS, &opts)
-        .context("failed to make the table of counts")
 }
 
 /// Opens a pinned map and checks it before it gets near the program: the error
@@ -1309,12 +834,6 @@ fn pinned(
         )));
     }
     Ok(Some(map))
-}
-
-/// A program's name without its level, which is nobody's business but ours.
-fn plain_name(name: &str) -> &str {
-    let levels = [Level::More, Level::All, Level::Failed];
-    levels.iter().fold(name, |name, level| name.trim_end_matches(level.suffix()))
 }
 
 /// Why the kernel refused, from the error and libbpf's last words.
@@ -1361,26 +880,4 @@ fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> 
 fn page_size() -> usize {
     // SAFETY: no arguments in memory; _SC_PAGESIZE always exists.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
-}
-
-/// bpf_prog_info.recursion_misses, kernel 5.12; 0 where it cannot be had.
-fn recursion_misses(fd: RawFd) -> u64 {
-    let mut info = libbpf_sys::bpf_prog_info::default();
-    let mut len = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: `info` is zeroed, as the kernel demands, and `len` its size.
-    let ret = unsafe {
-        libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast::<c_void>(), &mut len)
-    };
-    if ret == 0 { info.recursion_misses } else { 0 }
-}
-
-/// Misses of an entry probe, kernel 6.7.
-fn entry_probe_misses(link: &Link) -> Option<u64> {
-    match link.info().ok()?.info {
-        LinkTypeInfo::PerfEvent(info) => match info.event_type {
-            PerfEventType::Kprobe { is_retprobe: false, missed, .. } => Some(missed),
-            _ => None,
-        },
-        _ => None,
-    }
 }

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A running trace: what leaves the buffer, counters, the table of `-c`, its end.
+//! `setup` makes one and `buffer` has its transports; beside these and files.rs no
+//! other file names libbpf_rs. Decides nothing about output.
+
+mod buffer;
+mod rung;
+mod setup;
+
+use std::ffi::c_void;
+use std::io;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use libbpf_rs::Iter;
+use libbpf_rs::Link;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
+use libbpf_rs::libbpf_sys;
+use libbpf_rs::query::LinkTypeInfo;
+use libbpf_rs::query::PerfEventType;
+
+use self::buffer::SharedSink;
+use self::buffer::Transport;
+use self::rung::Rung;
+use crate::clock::monotonic_ns;
+use crate::event::Connect;
+use crate::event::Event;
+use crate::event::Flow;
+use crate::event::ProcessEvent;
+use crate::event::decode_flow;
+use crate::event::decode_list;
+use crate::event::encode_existing;
+use crate::output::Lost;
+use crate::skel::TcpconnectSkel;
+use crate::skel::types;
+
+/// Rows of the table of `-c`; about 7 MB of kernel memory.
+const MAX_FLOWS: u32 = 65_536;
+/// Records taken from the ring before the batch is written; after a stall this
+/// bounds memory, some 400 bytes for each.
+const BATCH: usize = 1_024;
+/// How much later than its neighbours a record in the ring may be finished.
+const HOLD_NS: u64 = 1_000_000;
+
+pub struct Tracer {
+    // Dropped in this order: hooks first, so that nothing writes any more.
+    links: Vec<Link>,
+    transport: Transport,
+    skel: TcpconnectSkel<'static>,
+    sink: SharedSink,
+    rung: Rung,
+    /// The programs that see connects.
+    connect: Vec<String>,
+    flows: Option<MapHandle>,
+    /// Read at detach, when the programs that hold it are gone.
+    unreturned: u64,
+    skipped: u64,
+    skipped_forks: u64,
+    skipped_processes: u64,
+    /// Connections that the kernel has room for in its table.
+    max_lives: u64,
+    /// Those that it dropped from there.
+    forgotten: u64,
+    /// Connects without an outcome, known at detach.
+    pub unanswered: u64,
+    counted: Counted,
+    list: Option<Link>,
+}
+
+/// Programs that the kernel may skip, by what is lost then.
+#[derive(Default)]
+struct Counted {
+    connect: Vec<RawFd>,
+    /// A descendant that is not followed.
+    fork: Vec<RawFd>,
+    /// A fact about a process or a cgroup.
+    process: Vec<RawFd>,
+    /// Kprobes are among them, which miss in a way of their own.
+    probes: bool,
+}
+
+impl Tracer {
+    /// Descriptors that become readable when a waiting reader is woken.
+    pub fn wake_fd(&self) -> Option<RawFd> {
+        match &self.transport {
+            // The ring itself, not libbpf's epoll around it: one wait queue less to
+            // go through in the connecting task.
+            Transport::Ring(_) => Some(self.skel.maps.ring.as_fd().as_raw_fd()),
+            Transport::Perf { doorbell, .. } => Some(doorbell.epoll_fd()),
+            Transport::None => None,
+        }
+    }
+
+    /// Asks the kernel to wake the reader with the next record.
+    pub fn wait_for_wakeup(&mut self) {
+        if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
+            // SAFETY: a valid, aligned u32 in the mapped .bss, also written by
+            // the kernel, hence volatile.
+            unsafe { (&raw mut bss.reader_waits).write_volatile(1) };
+        }
+        // The next drain must not be moved before the store.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Moves what the kernel has into `events`, at most one batch; true if there
+    /// is more. No record up to `horizon_ns`, which only grows, can come later.
+    pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<bool> {
+        let mut more = false;
+        let before_ns = monotonic_ns();
+        let mut complete_until_ns = *horizon_ns;
+        match &mut self.transport {
+            Transport::Ring(ring) => {
+                let n = ring.consume_raw_n(BATCH);
+                if n < 0 && -n != libc::EINTR {
+                    let error = io::Error::from_raw_os_error(-n);
+                    return Err(error).context("failed to read the ring buffer");
+                }
+                more = usize::try_from(n).is_ok_and(|n| n >= BATCH);
+                let taken = &self.sink.borrow().events;
+                // Two records of about the same age may be in the ring in the
+                // other order, one still being written.
+                let end_ns = match more {
+                    true => taken.last().map_or(before_ns, Event::ts_ns),
+                    false => before_ns,
+                };
+                complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
+            }
+            Transport::Perf { data, beside, doorbell, ending } => {
+                let bss = self.skel.maps.bss_data.as_deref_mut();
+                let bss = bss.context("the BPF object has no counters")?;
+                // SAFETY: valid, aligned integers in the mapped .bss, also used
+                // by the kernel, hence volatile.
+                let running = |i: usize| unsafe { (&raw const bss.in_flight[i]).read_volatile() };
+                if let Some((era, ended_ns)) = *ending
+                    && running(era) == 0
+                {
+                    complete_until_ns = ended_ns.saturating_sub(self.rung.doubt_ns());
+                    *ending = None;
+                }
+                fence(Ordering::SeqCst);
+                doorbell.consume().context("failed to read the doorbell")?;
+                for buffer in std::iter::once(&*data).chain(beside.as_ref()) {
+                    buffer.consume().context("failed to read the perf buffer")?;
+                }
+                // SAFETY: as above.
+                let era = unsafe { (&raw const bss.era).read_volatile() };
+                // The clock comes first: who enters the other era after this
+                // look at it gets a later time.
+                let now_ns = monotonic_ns();
+                fence(Ordering::SeqCst);
+                if ending.is_none() && running(era as usize ^ 1) == 0 {
+                    // SAFETY: as above.
+                    unsafe { (&raw mut bss.era).write_volatile(era ^ 1) };
+                    *ending = Some((era as usize, now_ns));
+                }
+            }
+            Transport::None => {}
+        }
+        *horizon_ns = complete_until_ns.max(*horizon_ns);
+        events.append(&mut self.sink.borrow_mut().events);
+        Ok(more)
+    }
+
+    /// What was lost so far. Cheap: reads mapped memory.
+    pub fn lost(&self) -> Lost {
+        let mut lost = Lost {
+            skipped: self.skipped,
+            undecodable: self.sink.borrow().undecodable,
+            ..Lost::default()
+        };
+        if let Some(bss) = self.skel.maps.bss_data.as_deref() {
+            // SAFETY: a valid, aligned struct in the mapped .bss, also written
+            // by the kernel, hence volatile.
+            let counters = unsafe { (&raw const bss.lost).read_volatile() };
+            lost.buffer = counters.buffer;
+            lost.stash = counters.stash + self.unreturned;
+            lost.flows = counters.flows;
+            lost.family = counters.family + self.skipped_forks;
+            lost.process = counters.process + self.skipped_processes;
+            lost.names = counters.names;
+            lost.lives = counters.lives + self.forgotten;
+        }
+        lost
+    }
+
+    /// Asks the kernel how often it skipped our programs: a system call for each.
+    pub fn count_skipped(&mut self) {
+        let misses = |fds: &[RawFd]| fds.iter().map(|&fd| recursion_misses(fd)).sum::<u64>();
+        let programs = misses(&self.counted.connect);
+        let forks = misses(&self.counted.fork);
+        let processes = misses(&self.counted.process);
+        let probes: u64 = match self.counted.probes {
+            true => self.links.iter().filter_map(entry_probe_misses).sum(),
+            false => 0,
+        };
+        if let Some((begun, ended)) = self.lives() {
+            let known = begun - ended;
+            self.forgotten = self.forgotten.max(known.saturating_sub(self.max_lives));
+        }
+        self.skipped = self.skipped.max(programs + probes);
+        self.skipped_forks = self.skipped_forks.max(forks);
+        self.skipped_processes = self.skipped_processes.max(processes);
+    }
+
+    /// The processes that exist now, as the kernel knows them.
+    pub fn list_processes(&self) -> Result<Vec<ProcessEvent>> {
+        let link = self.list.as_ref().context("the list of processes was not asked for")?;
+        let mut bytes = Vec::new();
+        let mut list = Iter::new(link).context("failed to list the processes")?;
+        list.read_to_end(&mut bytes).context("failed to list the processes")?;
+        decode_list(&bytes).context("failed to list the processes")
+    }
+
+    /// Ends tracing; what is in the buffer can still be drained.
+    pub fn detach(&mut self) {
+        self.count_skipped();
+        // Entry probes were attached last: without them no call begins.
+        while let Some(link) = self.links.pop() {
+            drop(link);
+        }
+        self.count_skipped();
+        self.close_lives();
+        if self.rung == Rung::Kprobe {
+            self.unreturned = self.skel.maps.calls.keys().count() as u64;
+        }
+    }
+
+    /// Follows connections that were there before to their end; returns for how
+    /// many there is no room, or no cookie to know them by.
+    pub fn adopt(&self, connections: &[Connect]) -> usize {
+        let adopted = &self.skel.maps.adopted;
+        let is_left_out = |c: &&Connect| {
+            let life = encode_existing(c);
+            // SAFETY: a record is plain data without padding.
+            let bytes = unsafe { plain::as_bytes(&life) };
+            c.cookie.is_none_or(|cookie| {
+                adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY).is_err()
+            })
+        };
+        connections.iter().filter(is_left_out).count()
+    }
+
+    /// Counts the connections that have not ended, and those that were dropped.
+    fn close_lives(&mut self) {
+        let Some((begun, ended)) = self.lives() else { return };
+        let lives = &self.skel.maps.lives;
+        let mut open = 0;
+        for key in lives.keys() {
+            let Ok(Some(value)) = lives.lookup(&key, MapFlags::ANY) else { continue };
+            open += 1;
+            let mut life = types::life_record::default();
+            if plain::copy_from_bytes(&mut life, &value).is_ok() && life.answered == 0 {
+                self.unanswered += 1;
+            }
+        }
+        self.forgotten = self.forgotten.max((begun - ended).saturating_sub(open));
+    }
+
+    /// Connections begun and ended, if they are followed.
+    fn lives(&self) -> Option<(u64, u64)> {
+        let bss = self.skel.maps.bss_data.as_deref()?;
+        // SAFETY: valid, aligned integers in the mapped .bss, also written by the
+        // kernel, hence volatile. The end is read first: it can only lag.
+        let (ended, begun) = unsafe {
+            (
+                (&raw const bss.lives_ended).read_volatile(),
+                (&raw const bss.lives_begun).read_volatile(),
+            )
+        };
+        (begun > 0).then_some((begun, ended))
+    }
+
+    /// Takes the table of `-c`; the kernel goes on with an empty one.
+    pub fn take_flows(&mut self) -> Result<Vec<Flow>> {
+        let fresh = new_flows()?;
+        let Some(full) = self.flows.replace(fresh) else {
+            return Ok(Vec::new());
+        };
+        if let Some(fresh) = &self.flows {
+            self.put_flows(fresh)?;
+        }
+        let mut flows = Vec::new();
+        for key in full.keys() {
+            let value = full.lookup(&key, MapFlags::ANY).context("failed to read the table")?;
+            if let Some(value) = value {
+                flows.push(decode_flow(&key, &value).context("failed to read the table")?);
+            }
+        }
+        Ok(flows)
+    }
+
+    fn put_flows(&self, table: &MapHandle) -> Result<()> {
+        let fd = table.as_fd().as_raw_fd().to_ne_bytes();
+        let slot = 0u32.to_ne_bytes();
+        let put = self.skel.maps.flows.update(&slot, &fd, MapFlags::ANY);
+        put.context("failed to set the table of counts")
+    }
+}
+
+fn new_flows() -> Result<MapHandle> {
+    let opts = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
+        ..Default::default()
+    };
+    let key = size_of::<types::flow>() as u32;
+    MapHandle::create(MapType::Hash, Some("flows"), key, 8, MAX_FLOWS, &opts)
+        .context("failed to make the table of counts")
+}
+
+/// bpf_prog_info.recursion_misses, kernel 5.12; 0 where it cannot be had.
+fn recursion_misses(fd: RawFd) -> u64 {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut len = size_of::<libbpf_sys::bpf_prog_info>() as u32;
+    // SAFETY: `info` is zeroed, as the kernel demands, and `len` its size.
+    let ret = unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast::<c_void>(), &mut len)
+    };
+    if ret == 0 { info.recursion_misses } else { 0 }
+}
+
+/// Misses of an entry probe, kernel 6.7.
+fn entry_probe_misses(link: &Link) -> Option<u64> {
+    match link.info().ok()?.info {
+        LinkTypeInfo::PerfEvent(info) => match info.event_type {
+            PerfEventType::Kprobe { is_retprobe: false, missed, .. } => Some(missed),
+            _ => None,
+        },
+        _ => None,
+    }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rungs of the attach ladder and the names of the programs of src/bpf, by what
+//! they see. Loads nothing.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rung {
+    Fentry,
+    Kprobe,
+    Sockops,
+    /// What is left of sockops without cgroup v2: inet_sock_set_state.
+    StateOnly,
+    /// `--procs=only`: no connects at all.
+    Processes,
+}
+
+impl Rung {
+    /// The name of `--attach`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Rung::Fentry => "fentry",
+            Rung::Kprobe => "kprobe",
+            Rung::Sockops | Rung::StateOnly => "sockops",
+            Rung::Processes => "processes",
+        }
+    }
+
+    /// How long a connect may still be taken back.
+    pub(super) fn doubt_ns(self) -> u64 {
+        match self {
+            Rung::StateOnly => 50_000_000,
+            _ => 0,
+        }
+    }
+
+    /// The programs that see connects, in the order in which they attach: a
+    /// return probe before its entry probe, so that no call is left waiting.
+    pub(super) fn programs(self, level: Level, v4: bool, v6: bool) -> Vec<String> {
+        let (of_v4, of_v6): (&[_], &[_]) = match self {
+            Rung::Fentry => (&["fexit_v4"], &["fexit_v6"]),
+            Rung::Kprobe => (&["kretprobe_v4", "kprobe_v4"], &["kretprobe_v6", "kprobe_v6"]),
+            Rung::Sockops => (&["sockops_connect"], &[]),
+            Rung::StateOnly => return vec![STATE_PROGRAM.into()],
+            Rung::Processes => return Vec::new(),
+        };
+        let (v4, v6) = match self {
+            Rung::Sockops => (true, false),
+            _ => (v4, v6),
+        };
+        let names = of_v4.iter().filter(|_| v4).chain(of_v6.iter().filter(|_| v6));
+        let mut names: Vec<_> = names.map(|name| format!("{name}{}", level.suffix())).collect();
+        if level == Level::Failed {
+            let policy = [(true, "security"), (v4, "pre_v4"), (v6, "pre_v6")];
+            let entries: &[_] = match self {
+                Rung::Kprobe => &["kretprobe", "kprobe"],
+                _ => &["fexit"],
+            };
+            for (_, function) in policy.iter().filter(|(wanted, _)| *wanted) {
+                names.extend(entries.iter().map(|entry| format!("{entry}_{function}")));
+            }
+        }
+        names
+    }
+}
+
+/// What the programs must be able to do: the levels of src/bpf/filter.bpf.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Table,
+    More,
+    All,
+    Failed,
+}
+
+impl Level {
+    /// Ends the names of its programs.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Level::Table => "",
+            Level::More => "_more",
+            Level::All => "_all",
+            Level::Failed => "_failed",
+        }
+    }
+}
+
+/// The programs that follow processes: descendants need the first two.
+pub(super) const PROCESS_PROGRAMS: [&str; 4] =
+    ["process_fork", "process_exit", "process_exec", "process_rename"];
+/// The same on the perf side of the tracepoints.
+pub(super) const TWIN_PROGRAMS: [&str; 4] =
+    ["process_fork_tp", "process_exit_tp", "process_exec_tp", "process_rename_tp"];
+/// The fork program and its twin begin so.
+pub(super) const PROCESS_FORK: &str = "process_fork";
+pub(super) const LIST_PROGRAM: &str = "process_list";
+/// Of fentry, kprobe and the rest; the last on the perf side of its tracepoint.
+pub(super) const ACCEPT_PROGRAMS: [&str; 4] =
+    ["fentry_accept", "kprobe_accept", "call_exit", "call_exit_tp"];
+/// Where sockops has no callback for a change of state.
+pub(super) const STATE_PROGRAM: &str = "sock_set_state";
+/// The programs of -d, for all rungs.
+pub(super) const DNS_PROGRAMS: [&str; 5] =
+    ["dns_connect4", "dns_connect6", "dns_sendmsg4", "dns_sendmsg6", "dns_received"];
+/// The programs that follow cgroups.
+pub(super) const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_new", "cgroup_gone"];
+
+/// A program's name without its level, which is nobody's business but ours.
+pub(super) fn plain_name(name: &str) -> &str {
+    let levels = [Level::More, Level::All, Level::Failed];
+    levels.iter().fold(name, |name, level| name.trim_end_matches(level.suffix()))
+}
