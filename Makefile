@@ -5,6 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 ARGS ?=
 PART ?=
+SECONDS ?= 60
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
@@ -12,6 +13,8 @@ BIN := $(CARGO_TARGET_DIR)/release/tcpconnect
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # The engines that tests/join.rs asks.
 VENV := $(CARGO_TARGET_DIR)/venv
+TOOLS := $(CARGO_TARGET_DIR)/tools
+FUZZED := $(CARGO_TARGET_DIR)/fuzz
 SBIN := $(DESTDIR)$(PREFIX)/sbin
 MAN8 := $(DESTDIR)$(PREFIX)/share/man/man8
 
@@ -26,6 +29,7 @@ TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl dnsmasq:d
 	/usr/bin/python3:python3 /usr/share/doc/python3-venv:python3-venv
 
 BENCH_NEEDS := ss:iproute2 lsof:lsof
+FUZZ_NEEDS := c++:g++
 COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
 
 # Silent, and without network or root, when nothing is missing.
@@ -51,13 +55,14 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build check test bench compare install deps deps-build deps-test
+.PHONY: help run build check test fuzz bench compare install deps deps-build deps-test
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
 	@echo 'make build               $(BIN)'
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests'
 	@echo 'make test                make check, and the tests on other kernels in virtual machines'
+	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, and as records of the kernel'
 	@echo 'make bench [PART=snapshot]  what tracing costs'
 	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
@@ -71,6 +76,7 @@ build: deps-build
 
 check: deps $(VENV)/installed
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked --lib --bins --test cli --test docs --test snapshots --test properties
 	$(CARGO) build --locked --example client
@@ -80,6 +86,17 @@ check: deps $(VENV)/installed
 test: check
 	$(CARGO) test --locked --test matrix
 	$(CARGO) test --locked --test states
+
+# Stable Rust has no sanitizers, and there is next to no unsafe code behind these.
+fuzz: deps-build
+	$(call install_missing,$(FUZZ_NEEDS))
+	@test -x $(TOOLS)/bin/cargo-fuzz || $(CARGO) install --quiet --locked --root $(TOOLS) cargo-fuzz
+	@mkdir -p $(FUZZED)/found/message $(FUZZED)/found/record
+	for target in message record; do \
+		PATH="$(abspath $(TOOLS))/bin:$$PATH" $(CARGO) fuzz run --sanitizer none --target-dir $(FUZZED) $$target \
+			$(FUZZED)/found/$$target tests/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -artifact_prefix=$(FUZZED)/ -verbosity=0 -print_final_stats=1 || exit; \
+	done
 
 bench: deps build
 	$(call install_missing,$(BENCH_NEEDS))

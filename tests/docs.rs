@@ -222,7 +222,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         asker: None,
         cgroup_id: None,
         place: DnsPlace::Packet,
-        bytes: include_bytes!("corpus/dns/chain")[..].into(),
+        bytes: include_bytes!("corpus/message/chain")[..].into(),
     });
     let query = names.of(&connect);
     let row = Row {

@@ -2,8 +2,9 @@
 //! What holds for every input: records from the kernel, names from anybody,
 //! and the small languages of the filters, each against a naive model.
 
+mod corpus;
+
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -1235,19 +1236,15 @@ fn a_million_processes_in_a_chain_take_no_more_room_than_their_last() {
 }
 
 /// Messages from real servers, and what no server should send.
-fn corpus() -> Vec<Vec<u8>> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/dns");
-    let files = fs::read_dir(folder).expect("the corpus is there");
-    let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
-    paths.sort();
-    paths.iter().map(|path| fs::read(path).expect("a file")).collect()
+fn messages() -> Vec<Vec<u8>> {
+    corpus::of("message").into_values().collect()
 }
 
 /// One of the corpus, with bytes changed, cut off, doubled or exchanged.
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<prop::sample::Index>(), any::<u8>(), 0..6u8);
     let changes = prop::collection::vec(change, 0..12);
-    (prop::sample::select(corpus()), changes).prop_map(|(mut bytes, changes)| {
+    (prop::sample::select(messages()), changes).prop_map(|(mut bytes, changes)| {
         for (index, byte, how) in changes {
             let at = index.index(bytes.len() + 1);
             match how {
@@ -1283,9 +1280,9 @@ fn dns_record(place: [u8; 2], seq: u32, ids: [u64; 4], tgid: u32, bytes: &[u8]) 
 
 #[test]
 fn messages_of_the_corpus_are_read_as_they_are() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/dns/");
+    let messages = corpus::of("message");
     let read = |name: &str| {
-        let answer = dns::read(&fs::read(format!("{folder}{name}")).expect("a file"));
+        let answer = dns::read(&messages[name]);
         answer.map(|answer| {
             answer.map(|a| {
                 (String::from_utf8_lossy(&a.name).into_owned(), a.chain.len(), a.addresses.len())

@@ -2,6 +2,8 @@
 //! Every shape of the tables and of JSON, byte for byte: against rows that the
 //! original printed, and against the contract's printf terms.
 
+mod corpus;
+
 use std::net::IpAddr;
 use std::net::Ipv6Addr;
 use std::process::Command;
@@ -43,6 +45,7 @@ use tcpconnect::event::Origin;
 use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
 use tcpconnect::event::Stage;
+use tcpconnect::event::decode;
 use tcpconnect::output;
 use tcpconnect::output::Happening;
 use tcpconnect::output::Lost;
@@ -1205,6 +1208,16 @@ fn each_process_event_is_a_line() {
         let object = written(|out| json.process(&event, &clock(), out));
         let object: serde_json::Value = serde_json::from_str(&object).expect("one object");
         assert_eq!(object["event"], event.what.name());
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// One of each kind, from kernel 6.18; the fuzzer begins with them, too.
+#[test]
+fn records_of_a_kernel_are_read_as_they_are() {
+    let mut text = String::new();
+    for (name, record) in corpus::of("record") {
+        text += &format!("{name}: {:?}\n", decode(&record));
     }
     insta::assert_snapshot!(text);
 }

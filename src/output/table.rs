@@ -190,7 +190,7 @@ const ARGS: Column = column("ARGS", 0, Gap::Blank, args);
 
 /// With three decimals.
 fn milliseconds(out: &mut Vec<u8>, ns: u64) {
-    let us = (ns + 500) / 1000;
+    let us = ns.saturating_add(500) / 1000;
     text::number(out, us / 1000);
     out.push(b'.');
     text::zero_padded(out, us % 1000, 3);
@@ -284,7 +284,7 @@ fn put_flow_line(out: &mut Vec<u8>, write: impl Fn(&str, FlowCell, &mut Vec<u8>)
 
 /// Seconds with three decimals, rounded as printf does.
 fn seconds(out: &mut Vec<u8>, ns: u64) {
-    let ms = (ns + 500_000) / 1_000_000;
+    let ms = ns.saturating_add(500_000) / 1_000_000;
     text::number(out, ms / 1000);
     out.push(b'.');
     text::zero_padded(out, ms % 1000, 3);
