@@ -15,6 +15,8 @@ use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::SkelBuilder as _;
 
 use crate::cgroup;
+use crate::event::COMM_LEN;
+use crate::event::Comm;
 use crate::privilege;
 use crate::skel::files::FilesSkelBuilder;
 
@@ -34,6 +36,8 @@ pub struct OpenFile {
     pub fd: u32,
     /// Else a namespace, of any kind.
     pub is_socket: bool,
+    /// Name of a socket's process.
+    pub comm: Comm,
 }
 
 /// Whether to ask for the list. Its pids are those of the initial pid namespace.
@@ -62,11 +66,18 @@ pub fn list() -> Result<Vec<OpenFile>> {
 
 /// Of struct file_record, src/bpf/files.bpf.c.
 fn decode(bytes: &[u8]) -> Vec<OpenFile> {
-    let (words, _) = bytes.as_chunks::<4>();
-    let (records, _) = words.as_chunks::<5>();
-    let open_file = |record: &[[u8; 4]; 5]| {
-        let [inode, pid, tid, fd, is_socket] = record.map(u32::from_ne_bytes);
-        OpenFile { inode, pid, tid, fd, is_socket: is_socket != 0 }
+    const NUMBERS_LEN: usize = 20;
+    let (records, _) = bytes.as_chunks::<{ NUMBERS_LEN + COMM_LEN }>();
+    let open_file = |record: &[u8; NUMBERS_LEN + COMM_LEN]| {
+        let number = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| record[4 * at + i]));
+        OpenFile {
+            inode: number(0),
+            pid: number(1),
+            tid: number(2),
+            fd: number(3),
+            is_socket: number(4) != 0,
+            comm: Comm::new(&record[NUMBERS_LEN..]),
+        }
     };
     records.iter().map(open_file).collect()
 }
@@ -76,13 +87,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_five_numbers_each() {
-        let numbers = [7u32, 8, 9, 10, 1, 17, 18, 19, 20, 0];
-        let bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_ne_bytes).collect();
-        let socket = OpenFile { inode: 7, pid: 8, tid: 9, fd: 10, is_socket: true };
-        let namespace = OpenFile { inode: 17, pid: 18, tid: 19, fd: 20, is_socket: false };
+    fn a_record_is_five_numbers_and_a_name() {
+        let record = |numbers: [u32; 5], comm: &[u8; COMM_LEN]| {
+            [&numbers.map(u32::to_ne_bytes).concat()[..], comm].concat()
+        };
+        let bytes = [
+            record([7, 8, 9, 10, 1], b"curl\0rest of it\0"),
+            record([17, 18, 19, 20, 0], &[0; COMM_LEN]),
+        ];
+        let bytes = bytes.concat();
+        let comm = Comm(*b"curl\0rest of it\0");
+        let socket = OpenFile { inode: 7, pid: 8, tid: 9, fd: 10, is_socket: true, comm };
+        let comm = Comm::default();
+        let namespace = OpenFile { inode: 17, pid: 18, tid: 19, fd: 20, is_socket: false, comm };
         assert_eq!(decode(&bytes), [socket, namespace]);
-        assert_eq!(decode(&bytes[..39]), [socket]);
+        assert_eq!(decode(&bytes[..71]), [socket]);
         assert_eq!(decode(&[]), []);
     }
 }

@@ -22,6 +22,7 @@ use std::sync::atomic::Ordering;
 use crate::event::COMM_LEN;
 use crate::event::Comm;
 use crate::files::OpenFile;
+use crate::sockets::NumberMap;
 use crate::sockets::NumberSet;
 
 /// linux/kcmp.h
@@ -46,6 +47,8 @@ pub struct Namespace {
 #[derive(Debug, Default)]
 pub struct Found {
     pub holders: Vec<Holder>,
+    /// Names of those that hold one, as far as they came with it.
+    pub comms: NumberMap<u32, Option<Comm>>,
     /// Network namespaces that only a descriptor holds.
     pub namespaces: Vec<Namespace>,
     /// Processes whose descriptors may not be seen.
@@ -227,9 +230,14 @@ impl Proc {
     pub fn sort_out(&self, files: &[OpenFile], known: &[Namespace]) -> Found {
         let known = known.iter().map(|n| n.inode).collect();
         let mut scan = Scan { proc: self, known, found: Found::default() };
-        for &OpenFile { inode, pid, tid, fd, is_socket } in files {
+        for &OpenFile { inode, pid, tid, fd, is_socket, comm } in files {
             match is_socket {
-                true => scan.found.holders.push(Holder { inode, pid, fd }),
+                true => {
+                    if scan.found.holders.last().is_none_or(|last| last.pid != pid) {
+                        scan.found.comms.insert(pid, Some(comm));
+                    }
+                    scan.found.holders.push(Holder { inode, pid, fd });
+                }
                 false => {
                     let name = Name::new(format_args!("{tid}/fd/{fd}"));
                     if let Ok(link) = read_link(&self.0, name.as_c_str(), &mut [0; 64]) {

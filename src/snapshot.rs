@@ -3,7 +3,6 @@
 //! Joins what `sockets` and `holders` find, filters, puts in order, writes.
 //! Needs no BPF.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
@@ -66,7 +65,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     if let Some(line) = seen.unseen() {
         tell(&format!("tcpconnect: {line}"));
     }
-    let Seen { sockets, holders, .. } = &seen;
+    let (sockets, holders) = (&seen.sockets, &seen.holders);
     if config.verbose {
         let (namespaces, sockets) = (seen.namespaces, sockets.len());
         let holders = match &seen.unlisted {
@@ -85,7 +84,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
         Some(JsonForm::Osquery) => Form::Osquery,
     };
     let paths = paths(sockets);
-    let mut comms = Comms { proc: &proc, known: HashMap::new() };
+    let mut comms = Comms { proc: &proc, known: seen.comms };
     let mut left = config.max_events.unwrap_or(u64::MAX);
     lines::header(form, &mut text);
     'all: for socket in sockets {
@@ -154,6 +153,7 @@ pub fn connections(filter: &Filter) -> Result<Connections> {
 struct Seen {
     sockets: Vec<Socket>,
     holders: Vec<Holder>,
+    comms: NumberMap<u32, Option<Comm>>,
     namespaces: usize,
     /// Namespaces that may not be entered.
     closed: usize,
@@ -184,8 +184,11 @@ impl Seen {
 }
 
 /// Lists the sockets in one thread, which goes from namespace to namespace, while
-/// others look at the descriptors.
+/// others look at the descriptors: the kernel's list of those needs no namespace,
+/// so it is asked for first.
 fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
+    let has_list = filter.pids.is_empty() && files::are_worth_a_list();
+    let files = has_list.then(|| std::thread::spawn(files::list));
     let pids = proc.pids().context("failed to read /proc")?;
     let found = proc.namespaces(&pids);
     let (namespaces, unknown) = found.context("failed to find network namespaces")?;
@@ -195,9 +198,11 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
     let scanners = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_SCANNERS));
     let (mut listed, found, unlisted) = std::thread::scope(|scope| {
         let listed = scope.spawn(|| list.run(&namespaces));
-        let files = match filter.pids.is_empty() && files::are_worth_a_list() {
-            true => files::list().map_err(|e| format!("{e:#}")),
-            false => Err("few files to look at".into()),
+        let files = match files {
+            Some(list) => {
+                list.join().expect("listing does not panic").map_err(|e| format!("{e:#}"))
+            }
+            None => Err("few files to look at".into()),
         };
         let (found, unlisted) = match files {
             Ok(files) => (proc.sort_out(&files, &namespaces), None),
@@ -226,6 +231,7 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
     Ok(Seen {
         sockets,
         holders: found.holders,
+        comms: found.comms,
         namespaces,
         closed,
         denied: found.denied.max(unknown),
@@ -356,7 +362,7 @@ fn paths(sockets: &[Socket]) -> NumberMap<u32, &[u8]> {
 /// Names of processes, each read once.
 struct Comms<'a> {
     proc: &'a Proc,
-    known: HashMap<u32, Option<Comm>>,
+    known: NumberMap<u32, Option<Comm>>,
 }
 
 impl Comms<'_> {
