@@ -19,6 +19,8 @@ use std::time::Instant;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
 
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
@@ -629,7 +631,13 @@ impl Stop {
         let wake = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         let set = Arc::new(AtomicBool::new(false));
         let (flag, mut bell) = (Arc::clone(&set), wake.try_clone()?);
+        // nohup(1) wants SIGHUP to stay ignored. ctrlc knows no such wish, so no hangup may
+        // come until that is set right; one that waits is dropped then.
+        let hangup = SigSet::from(Signal::SIGHUP);
         let hangup_ignored = ignores(libc::SIGHUP);
+        if hangup_ignored {
+            hangup.thread_block().context("failed to block SIGHUP")?;
+        }
         ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::SeqCst) {
                 // The loop may be stuck in a write that nobody reads.
@@ -641,9 +649,9 @@ impl Stop {
         })
         .context("failed to handle signals")?;
         if hangup_ignored {
-            // nohup(1) wants it so.
             // SAFETY: sets a disposition that needs no handler.
             unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+            hangup.thread_unblock().context("failed to unblock SIGHUP")?;
         }
         Ok(Stop { set, wake })
     }
