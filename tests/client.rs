@@ -1117,9 +1117,11 @@ fn accepts(ctx: &Ctx, args: &[&str]) -> Res {
         }
     }
     drop(out);
-    if what == "threads" {
-        // All wait before the first connection comes.
-        thread::sleep(Duration::from_millis(200));
+    // All wait before the first connection comes: who wants to know its process gives
+    // the accept 50 ms.
+    match what {
+        "threads" => thread::sleep(Duration::from_millis(200)),
+        _ => children.iter().try_for_each(|&child| until_asleep(child, Duration::ZERO))?,
     }
     if what == "mapped" {
         at.set_ip(LO4);
@@ -1143,6 +1145,19 @@ fn accepts(ctx: &Ctx, args: &[&str]) -> Res {
         // SAFETY: our own child, which may have ended.
         unsafe { libc::kill(child, libc::SIGKILL) };
         wait(child)?;
+    }
+    Ok(())
+}
+
+/// Returns once the child waits, and `least` has passed.
+fn until_asleep(child: c_int, least: Duration) -> Res {
+    let waits = || {
+        fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| stat.contains(") S "))
+    };
+    let started = Instant::now();
+    while !(waits() && started.elapsed() >= least) {
+        ensure(started.elapsed() < Duration::from_secs(10), "the child does not wait")?;
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }
@@ -1468,14 +1483,7 @@ fn killed(ctx: &Ctx) -> Res {
         sock.connect(&RawAddr::new(to));
         exit(1);
     }
-    let waits = || {
-        fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| stat.contains(") S "))
-    };
-    let started = Instant::now();
-    while !(waits() && started.elapsed() > Duration::from_millis(100)) {
-        ensure(started.elapsed() < Duration::from_secs(10), "the child does not wait")?;
-        thread::sleep(Duration::from_millis(5));
-    }
+    until_asleep(child, Duration::from_millis(100))?;
     // SAFETY: our own child.
     sys("kill", unsafe { libc::kill(child, libc::SIGKILL) })?;
     wait(child)

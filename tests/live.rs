@@ -18,11 +18,13 @@ use std::fmt::Display;
 use std::fs;
 use std::io::BufRead as _;
 use std::io::BufReader;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
+use std::time::Instant;
 
 use lab::Cgroup;
 use lab::Client;
@@ -90,55 +92,35 @@ fn main() {
         text.split(',').map(str::to_owned).collect()
     };
     let buffers = list("TEST_BUFFER", "ring,perf");
-    let mut trials = Vec::new();
     let rungs = list("TEST_ATTACH", "auto");
-    for attach in rungs.clone() {
-        for buffer in &buffers {
-            let lab = Arc::new(Lab { attach: attach.clone(), buffer: buffer.clone() });
-            let cell = format!("{attach}::{buffer}");
-            let cases = CASES.map(|case| {
-                let name = case.split(' ').next().unwrap_or_default();
-                (format!("the_row_is_exact_for_{name}"), move |run: &CaseRun| run.check(case))
-            });
-            trials.extend(of_one_run(&cell, &lab, CaseRun::new, cases));
-            // Processes and names are told by programs that are the same with each hook:
-            // what a second kind of buffer makes of their records is asked with one.
-            let asks_beside = *buffer == buffers[0] || Some(&attach) == rungs.last();
-            let beside = |tests: &[(&'static str, Test)]| match asks_beside {
-                true => tests.to_vec(),
-                false => Vec::new(),
-            };
-            let tests = TESTS.into_iter().chain(live_life::TESTS).chain(beside(&live_who::TESTS));
-            let tests = tests.map(|test| ("", test));
-            let names = beside(&live_dns::TESTS).into_iter().map(|test| ("dns::", test));
-            for (group, (name, test)) in tests.chain(names) {
-                let one_buffer = ONE_BUFFER.contains(&name)
-                    || live_who::ONE_BUFFER.contains(&name)
-                    || live_life::ONE_BUFFER.contains(&name)
-                    || live_dns::ONE_BUFFER.contains(&name);
-                let one_rung = ONE_RUNG.contains(&name);
-                if (one_buffer || one_rung) && *buffer != buffers[0]
-                    || one_rung && Some(&attach) != rungs.last()
-                {
-                    continue;
-                }
-                if ONLY_SOCKOPS.contains(&name) && !["auto", "sockops"].contains(&&*attach)
-                    || NOT_SOCKOPS.contains(&name) && !["fentry", "kprobe"].contains(&&*attach)
-                {
-                    continue;
-                }
+    let mut trials = Vec::new();
+    for (attach, buffer) in rungs.iter().flat_map(|a| buffers.iter().map(move |b| (a, b))) {
+        let lab = Arc::new(Lab { attach: attach.clone(), buffer: buffer.clone() });
+        let cell = format!("{attach}::{buffer}");
+        let cases = CASES.map(|case| {
+            let name = case.split(' ').next().unwrap_or_default();
+            (format!("the_row_is_exact_for_{name}"), move |run: &CaseRun| run.check(case))
+        });
+        trials.extend(of_one_run(&cell, &lab, CaseRun::new, cases));
+        let (one_buffer, one_rung) = (*buffer == buffers[0], Some(attach) == rungs.last());
+        let has = |cells: &Cells| cells.have(attach, one_buffer, one_rung);
+        for (group, tests) in
+            [("", TESTS), ("", live_life::TESTS), ("", live_who::TESTS), ("dns::", live_dns::TESTS)]
+        {
+            let here = tests.iter().filter(|(cells, _)| has(cells));
+            for &(name, test) in here.flat_map(|(_, tests)| *tests) {
                 let lab = Arc::clone(&lab);
                 trials.push(Trial::test(format!("{cell}::{group}{name}"), move || {
                     test(&lab);
                     Ok(())
                 }));
             }
-            trials.extend(of_one_run(&cell, &lab, Lives::new, live_life::SHARED));
-            if asks_beside {
-                trials.extend(of_one_run(&cell, &lab, Shared::new, live_who::SHARED));
-                let cell = format!("{cell}::dns");
-                trials.extend(of_one_run(&cell, &lab, Named::new, live_dns::SHARED));
-            }
+        }
+        trials.extend(of_one_run(&cell, &lab, Lives::new, live_life::SHARED));
+        if has(&Cells::PerfOnce) {
+            trials.extend(of_one_run(&cell, &lab, Shared::new, live_who::SHARED));
+            let cell = format!("{cell}::dns");
+            trials.extend(of_one_run(&cell, &lab, Named::new, live_dns::SHARED));
         }
     }
     // Nothing is traced in these.
@@ -282,111 +264,112 @@ fn assert_row(row: &Value, attempt: &Value, family: u8) {
 
 type Test = fn(&Lab);
 
-const TESTS: [(&str, Test); 46] = tests![
-    rows_are_exact_from_a_process_in_its_own_namespaces,
-    ipv4_only_shows_mapped_addresses_as_ipv4,
-    ipv6_only_shows_mapped_addresses_as_ipv6,
-    the_table_has_bccs_bytes,
-    every_optional_column_shows_its_value,
-    tcpv4connect_prints_the_older_table,
-    a_hostile_thread_name_is_escaped_in_the_table,
-    a_pid_passes_and_another_is_rejected,
-    several_pids_pass_and_a_third_is_rejected,
-    a_uid_passes_and_another_is_rejected,
-    ports_and_ranges_pass_and_others_are_rejected,
-    networks_pass_and_others_are_rejected,
-    excluded_networks_are_rejected,
-    a_thread_name_passes_and_another_is_rejected,
-    a_cgroup_and_its_children_pass_and_others_are_rejected,
-    a_pinned_cgroup_map_passes_what_is_in_it_also_later,
-    a_pinned_mount_namespace_map_passes_what_is_in_it,
-    a_pinned_map_of_the_wrong_kind_is_named,
-    a_network_namespace_passes_by_pid_path_and_inode,
-    all_filters_must_hold,
-    children_existing_and_later_are_followed,
-    a_command_is_traced_from_its_first_instruction,
-    a_commands_exit_status_is_ours,
-    a_command_that_cannot_run_has_the_shells_status,
-    counts_are_per_flow_and_highest_first,
-    counts_are_printed_and_reset_at_each_interval,
-    a_full_table_of_counts_is_said,
-    it_stops_after_n_rows,
-    it_stops_after_the_duration,
-    rows_go_to_the_output_file,
-    a_closed_pipe_ends_it_quietly,
-    a_full_disk_is_one_line,
-    every_ending_signal_drains_and_succeeds,
-    a_pid_that_does_not_exist_is_waited_for,
-    the_header_comes_at_once_and_rows_promptly,
-    rows_come_in_the_order_of_the_kernels_clock,
-    a_tiny_buffer_under_a_storm_adds_up,
-    a_storm_adds_up_and_memory_does_not_grow,
-    connects_that_fail_at_once_are_shown_with_their_error,
-    a_filter_holds_for_connects_that_fail_at_once,
-    busy_threads_add_up,
-    two_tracers_see_the_same,
-    nothing_is_left_behind,
-    without_btf_it_says_so,
-    without_cgroup_v2_it_still_traces,
-    without_kprobes_accepts_are_seen_in_the_exits_of_system_calls,
-];
+/// With which rungs and buffers a test is asked.
+#[derive(Clone, Copy, Debug)]
+enum Cells {
+    All,
+    /// What it asks is decided before the buffer or after it, or nothing passes one.
+    OneBuffer,
+    /// The programs that tell it are the same with each rung: what a second kind of
+    /// buffer makes of their records is asked with one.
+    PerfOnce,
+    /// Decided in user space, or by a table that all rungs share.
+    One,
+    /// No connect that fails before its SYN comes to sockops.
+    NotSockops,
+    /// Its tracers are told to use sockops whatever the others do.
+    Sockops,
+}
 
-/// No connect that fails before its SYN comes to this hook.
-const NOT_SOCKOPS: [&str; 2] = [
-    "connects_that_fail_at_once_are_shown_with_their_error",
-    "a_filter_holds_for_connects_that_fail_at_once",
-];
+impl Cells {
+    fn have(self, attach: &str, one_buffer: bool, one_rung: bool) -> bool {
+        match self {
+            Cells::All => true,
+            Cells::OneBuffer => one_buffer,
+            Cells::PerfOnce => one_buffer || one_rung,
+            Cells::One => one_buffer && one_rung,
+            Cells::NotSockops => ["fentry", "kprobe"].contains(&attach),
+            Cells::Sockops => one_buffer && ["auto", "sockops"].contains(&attach),
+        }
+    }
+}
 
-/// Their tracers are told to use this rung whatever the others do.
-const ONLY_SOCKOPS: [&str; 2] = [
-    "without_cgroup_v2_it_still_traces",
-    "without_kprobes_accepts_are_seen_in_the_exits_of_system_calls",
-];
+/// The tests that have a tracer of their own.
+type Tests = [(Cells, &'static [(&'static str, Test)])];
 
-/// What these ask is decided in user space, or by a table that all hooks share.
-const ONE_RUNG: [&str; 6] = [
-    "a_commands_exit_status_is_ours",
-    "a_command_that_cannot_run_has_the_shells_status",
-    "a_full_table_of_counts_is_said",
-    "rows_go_to_the_output_file",
-    "a_full_disk_is_one_line",
-    "a_pid_that_does_not_exist_is_waited_for",
-];
-
-/// What these ask is decided before the buffer or after it, or nothing passes one.
-const ONE_BUFFER: [&str; 32] = [
-    "a_command_is_traced_from_its_first_instruction",
-    "it_stops_after_n_rows",
-    "two_tracers_see_the_same",
-    "without_kprobes_accepts_are_seen_in_the_exits_of_system_calls",
-    "rows_are_exact_from_a_process_in_its_own_namespaces",
-    "ipv4_only_shows_mapped_addresses_as_ipv4",
-    "ipv6_only_shows_mapped_addresses_as_ipv6",
-    "the_table_has_bccs_bytes",
-    "every_optional_column_shows_its_value",
-    "tcpv4connect_prints_the_older_table",
-    "a_hostile_thread_name_is_escaped_in_the_table",
-    "a_pid_passes_and_another_is_rejected",
-    "several_pids_pass_and_a_third_is_rejected",
-    "a_uid_passes_and_another_is_rejected",
-    "ports_and_ranges_pass_and_others_are_rejected",
-    "networks_pass_and_others_are_rejected",
-    "excluded_networks_are_rejected",
-    "a_thread_name_passes_and_another_is_rejected",
-    "a_cgroup_and_its_children_pass_and_others_are_rejected",
-    "a_pinned_cgroup_map_passes_what_is_in_it_also_later",
-    "a_pinned_mount_namespace_map_passes_what_is_in_it",
-    "a_pinned_map_of_the_wrong_kind_is_named",
-    "a_network_namespace_passes_by_pid_path_and_inode",
-    "all_filters_must_hold",
-    "children_existing_and_later_are_followed",
-    "counts_are_per_flow_and_highest_first",
-    "counts_are_printed_and_reset_at_each_interval",
-    "it_stops_after_the_duration",
-    "a_filter_holds_for_connects_that_fail_at_once",
-    "nothing_is_left_behind",
-    "without_btf_it_says_so",
-    "without_cgroup_v2_it_still_traces",
+const TESTS: &Tests = &[
+    (
+        Cells::All,
+        &tests![
+            a_closed_pipe_ends_it_quietly,
+            every_ending_signal_drains_and_succeeds,
+            the_header_comes_at_once_and_rows_promptly,
+            rows_come_in_the_order_of_the_kernels_clock,
+            a_tiny_buffer_under_a_storm_adds_up,
+            a_storm_adds_up_and_memory_does_not_grow,
+            busy_threads_add_up,
+        ],
+    ),
+    (
+        Cells::OneBuffer,
+        &tests![
+            rows_are_exact_from_a_process_in_its_own_namespaces,
+            ipv4_only_shows_mapped_addresses_as_ipv4,
+            ipv6_only_shows_mapped_addresses_as_ipv6,
+            the_table_has_bccs_bytes,
+            every_optional_column_shows_its_value,
+            tcpv4connect_prints_the_older_table,
+            a_hostile_thread_name_is_escaped_in_the_table,
+            a_pid_passes_and_another_is_rejected,
+            several_pids_pass_and_a_third_is_rejected,
+            a_uid_passes_and_another_is_rejected,
+            ports_and_ranges_pass_and_others_are_rejected,
+            networks_pass_and_others_are_rejected,
+            excluded_networks_are_rejected,
+            a_thread_name_passes_and_another_is_rejected,
+            a_cgroup_and_its_children_pass_and_others_are_rejected,
+            a_pinned_cgroup_map_passes_what_is_in_it_also_later,
+            a_pinned_mount_namespace_map_passes_what_is_in_it,
+            a_pinned_map_of_the_wrong_kind_is_named,
+            a_network_namespace_passes_by_pid_path_and_inode,
+            all_filters_must_hold,
+            children_existing_and_later_are_followed,
+            a_command_is_traced_from_its_first_instruction,
+            counts_are_per_flow_and_highest_first,
+            counts_are_printed_and_reset_at_each_interval,
+            it_stops_after_n_rows,
+            it_stops_after_the_duration,
+            two_tracers_see_the_same,
+            nothing_is_left_behind,
+            without_btf_it_says_so,
+        ],
+    ),
+    (
+        Cells::One,
+        &tests![
+            a_commands_exit_status_is_ours,
+            a_command_that_cannot_run_has_the_shells_status,
+            a_full_table_of_counts_is_said,
+            rows_go_to_the_output_file,
+            a_full_disk_is_one_line,
+            a_pid_that_does_not_exist_is_waited_for,
+            under_nohup_a_hangup_does_not_end_it,
+        ],
+    ),
+    (
+        Cells::NotSockops,
+        &tests![
+            connects_that_fail_at_once_are_shown_with_their_error,
+            a_filter_holds_for_connects_that_fail_at_once,
+        ],
+    ),
+    (
+        Cells::Sockops,
+        &tests![
+            without_cgroup_v2_it_still_traces,
+            without_kprobes_accepts_are_seen_in_the_exits_of_system_calls,
+        ],
+    ),
 ];
 
 /// What the table shows of these attempts with `-L`.
@@ -892,6 +875,29 @@ fn every_ending_signal_drains_and_succeeds(lab: &Lab) {
         done.assert_quiet_success();
         assert_eq!(ports(&done), (81..=90).collect::<Vec<_>>(), "signal {signal}");
     }
+}
+
+fn under_nohup_a_hangup_does_not_end_it(lab: &Lab) {
+    let mut command = lab.command(&["-j", "--duration", "0.5"]);
+    // SAFETY: only signal, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
+            Ok(())
+        });
+    }
+    let started = Instant::now();
+    let mut tracer = command.stdout(Stdio::null()).spawn().expect("tcpconnect starts");
+    let status = loop {
+        // SAFETY: our own child, not yet reaped.
+        unsafe { libc::kill(tracer.id() as i32, libc::SIGHUP) };
+        std::thread::sleep(Duration::from_micros(100));
+        if let Some(status) = tracer.try_wait().expect("our own child") {
+            break status;
+        }
+    };
+    assert!(status.success());
+    assert!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
 }
 
 fn a_pid_that_does_not_exist_is_waited_for(lab: &Lab) {

@@ -9,7 +9,8 @@ use std::process::Stdio;
 use serde_json::Value;
 use serde_json::json;
 
-use super::Test;
+use super::Cells;
+use super::Tests;
 use super::assert_row;
 use super::lab::Client;
 use super::lab::Done;
@@ -18,38 +19,24 @@ use super::lab::client;
 use super::lab::join_networks;
 use super::lab::scaled;
 
-pub const TESTS: [(&str, Test); 13] = tests![
-    of_more_connections_than_there_is_room_for_the_oldest_go_and_are_counted,
-    the_table_tells_outcome_and_end,
-    only_slow_outcomes_are_shown,
-    who_connected_is_told_of_the_end_too,
-    who_accepted_is_told_and_both_ends_join,
-    a_filter_means_the_listener_of_what_is_accepted,
-    the_table_has_a_letter_for_connect_accept_and_end,
-    existing_connections_come_first_and_nothing_twice,
-    a_connection_from_before_is_followed_to_its_end,
-    who_has_a_connection_with_an_address_is_told,
-    each_end_knows_the_process_of_the_other,
-    each_end_knows_a_process_in_another_network_namespace,
-    a_peer_is_known_though_the_filters_do_not_want_it,
-];
-
-/// What these ask does not depend on the kind of buffer.
-pub const ONE_BUFFER: [&str; 13] = [
-    "of_more_connections_than_there_is_room_for_the_oldest_go_and_are_counted",
-    "who_connected_is_told_of_the_end_too",
-    "who_accepted_is_told_and_both_ends_join",
-    "existing_connections_come_first_and_nothing_twice",
-    "each_end_knows_the_process_of_the_other",
-    "each_end_knows_a_process_in_another_network_namespace",
-    "a_peer_is_known_though_the_filters_do_not_want_it",
-    "the_table_tells_outcome_and_end",
-    "only_slow_outcomes_are_shown",
-    "a_filter_means_the_listener_of_what_is_accepted",
-    "the_table_has_a_letter_for_connect_accept_and_end",
-    "a_connection_from_before_is_followed_to_its_end",
-    "who_has_a_connection_with_an_address_is_told",
-];
+pub const TESTS: &Tests = &[(
+    Cells::OneBuffer,
+    &tests![
+        of_more_connections_than_there_is_room_for_the_oldest_go_and_are_counted,
+        the_table_tells_outcome_and_end,
+        only_slow_outcomes_are_shown,
+        who_connected_is_told_of_the_end_too,
+        who_accepted_is_told_and_both_ends_join,
+        a_filter_means_the_listener_of_what_is_accepted,
+        the_table_has_a_letter_for_connect_accept_and_end,
+        existing_connections_come_first_and_nothing_twice,
+        a_connection_from_before_is_followed_to_its_end,
+        who_has_a_connection_with_an_address_is_told,
+        each_end_knows_the_process_of_the_other,
+        each_end_knows_a_process_in_another_network_namespace,
+        a_peer_is_known_though_the_filters_do_not_want_it,
+    ],
+)];
 
 type LivesTest = fn(&Lives);
 
@@ -114,12 +101,7 @@ pub struct Lives {
 
 impl Lives {
     pub fn new(lab: &Lab) -> Self {
-        // Of all on each kernel, but not with each rung and buffer: emulated, it takes 5 s.
-        let many = match (&*lab.attach, &*lab.buffer) {
-            ("fentry" | "kprobe", _) | (_, "perf") => scaled(10_000),
-            _ => 10_000,
-        };
-        let many = format!("many {many}");
+        let many = format!("many {}", lab.whole_in_one_cell(10_000));
         let lives = [&LIVES[..], &[&many, "pending"]].concat();
         let (mut facts, done) = traced(lab, &["-j", "-r", "--life"], &lives);
         let many = facts.pop().expect("what the client says of many");

@@ -681,7 +681,10 @@ fn the_kernels_list_of_files_agrees_with_proc() {
     let (holders, namespaces) = found(proc.scan(&[child.pid as u32], &[], 1));
     assert_eq!(holders.len(), 8, "{holders:?}");
     let files = files::list().expect("this needs root, and a kernel with BTF");
-    let (listed, of_all) = found(proc.sort_out(&files, &[]));
+    let sorted_out = proc.sort_out(&files, &[]);
+    let name = proc.comm(child.pid as u32).expect("it has a name");
+    assert_eq!(sorted_out.comms[&(child.pid as u32)], Some(name));
+    let (listed, of_all) = found(sorted_out);
     assert_eq!(listed, holders);
     assert_eq!(namespaces.len(), 2, "one is the thread's alone");
     assert!(namespaces.iter().all(|n| of_all.contains(n)), "{namespaces:?}, {of_all:?}");

@@ -21,7 +21,8 @@ use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::Test;
+use super::Cells;
+use super::Tests;
 use super::lab;
 use super::lab::Cgroup;
 use super::lab::Client;
@@ -30,46 +31,37 @@ use super::lab::Lab;
 use super::lab::Tracer;
 use super::lab::scaled;
 
-pub const TESTS: [(&str, Test); 20] = tests![
-    a_thousand_short_lives_each_have_their_own_facts,
-    a_thousand_orphans_each_have_their_own_dead_parent,
-    a_process_from_before_the_tracer_is_told_from_procfs,
-    an_executable_unlinked_before_the_tracer_is_marked_deleted,
-    a_path_that_looks_deleted_is_not,
-    a_user_is_named_after_setuid_and_in_a_setuid_program,
-    a_process_in_its_own_namespaces_has_their_path_and_pid,
-    arguments_are_exact_whatever_they_hold,
-    one_of_many_that_were_asleep_is_told,
-    an_exec_storm_loses_no_connect_and_tells_no_wrong_program,
-    a_gone_command_has_both_its_shells_in_the_table,
-    a_container_passes_under_every_runtimes_name_also_when_restarted,
-    a_container_passes_by_its_name,
-    a_unit_passes_also_when_restarted,
-    container_and_cgroup_are_shown_though_both_are_gone,
-    pids_are_those_of_the_tracers_pid_namespace,
-    a_command_is_told_in_the_tracers_pid_namespace,
-    no_program_is_loaded_that_is_not_asked_for,
-    each_of_the_nine_process_events_is_told,
-    a_connect_stands_between_the_events_of_its_process,
-];
-
-/// As live.rs has them: the other tests have each kind of record pass each buffer.
-pub const ONE_BUFFER: [&str; 15] = [
-    "container_and_cgroup_are_shown_though_both_are_gone",
-    "arguments_are_exact_whatever_they_hold",
-    "a_container_passes_under_every_runtimes_name_also_when_restarted",
-    "a_process_from_before_the_tracer_is_told_from_procfs",
-    "an_executable_unlinked_before_the_tracer_is_marked_deleted",
-    "a_path_that_looks_deleted_is_not",
-    "a_user_is_named_after_setuid_and_in_a_setuid_program",
-    "a_process_in_its_own_namespaces_has_their_path_and_pid",
-    "one_of_many_that_were_asleep_is_told",
-    "a_gone_command_has_both_its_shells_in_the_table",
-    "a_container_passes_by_its_name",
-    "a_unit_passes_also_when_restarted",
-    "pids_are_those_of_the_tracers_pid_namespace",
-    "a_command_is_told_in_the_tracers_pid_namespace",
-    "no_program_is_loaded_that_is_not_asked_for",
+pub const TESTS: &Tests = &[
+    (
+        Cells::PerfOnce,
+        &tests![
+            a_thousand_short_lives_each_have_their_own_facts,
+            a_thousand_orphans_each_have_their_own_dead_parent,
+            an_exec_storm_loses_no_connect_and_tells_no_wrong_program,
+            each_of_the_nine_process_events_is_told,
+            a_connect_stands_between_the_events_of_its_process,
+        ],
+    ),
+    (
+        Cells::OneBuffer,
+        &tests![
+            a_process_from_before_the_tracer_is_told_from_procfs,
+            an_executable_unlinked_before_the_tracer_is_marked_deleted,
+            a_path_that_looks_deleted_is_not,
+            a_user_is_named_after_setuid_and_in_a_setuid_program,
+            a_process_in_its_own_namespaces_has_their_path_and_pid,
+            arguments_are_exact_whatever_they_hold,
+            one_of_many_that_were_asleep_is_told,
+            a_gone_command_has_both_its_shells_in_the_table,
+            a_container_passes_under_every_runtimes_name_also_when_restarted,
+            a_container_passes_by_its_name,
+            a_unit_passes_also_when_restarted,
+            container_and_cgroup_are_shown_though_both_are_gone,
+            pids_are_those_of_the_tracers_pid_namespace,
+            a_command_is_told_in_the_tracers_pid_namespace,
+            no_program_is_loaded_that_is_not_asked_for,
+        ],
+    ),
 ];
 
 type SharedTest = fn(&Shared);

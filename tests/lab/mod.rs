@@ -54,6 +54,14 @@ pub fn scaled(n: u64) -> u64 {
 }
 
 impl Lab {
+    /// As `scaled`, but all of it in one cell of each kernel.
+    pub fn whole_in_one_cell(&self, n: u64) -> u64 {
+        match (&*self.attach, &*self.buffer) {
+            ("auto" | "sockops", "ring") => n,
+            _ => scaled(n),
+        }
+    }
+
     /// The tracer's command with this lab's rung and buffer, not yet started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(tcpconnect());
@@ -114,9 +122,11 @@ impl Starting {
         let fd = ready_writer.as_raw_fd();
         command.args(["--ready-fd", "3"]).args(args);
         command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
-        // SAFETY: only dup2 and fcntl, which are async-signal-safe.
+        // SAFETY: only signal, dup2 and fcntl, which are async-signal-safe.
         unsafe {
             command.pre_exec(move || {
+                // Under nohup(1) the tracer would go on after SIGHUP, as it should.
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
                 match fd {
                     3 => libc::fcntl(3, libc::F_SETFD, 0),
                     _ => libc::dup2(fd, 3),
