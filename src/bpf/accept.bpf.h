@@ -26,14 +26,20 @@ static __always_inline int accepted(void *ctx, const bool typed, struct sock *sk
  * which two are of interest. The descriptor is looked up in the task's table,
  * where another thread may have put something else by now.
  */
-static __always_inline struct sock *socket_of(struct task_struct *task, int fd)
+static __always_inline struct sock *socket_of(const bool typed, struct task_struct *task, int fd)
 {
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd), *file = NULL;
+	struct files_struct *opened;
+	struct fdtable *table;
+	struct file **files, *file = NULL;
 	struct socket *sock;
+	unsigned int max_fds;
 	__u16 mode;
 
-	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
+	LOAD(typed, opened, task->files);
+	LOAD(typed, table, opened->fdt);
+	LOAD(typed, max_fds, table->max_fds);
+	LOAD(typed, files, table->fd);
+	if ((unsigned int)fd >= max_fds)
 		return NULL;
 	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
 	if (!file)
@@ -45,14 +51,24 @@ static __always_inline struct sock *socket_of(struct task_struct *task, int fd)
 	return BPF_CORE_READ(sock, sk);
 }
 
+static __always_inline struct sock *accepted_by(const bool typed, struct task_struct *task, int fd)
+{
+	typeof(task->COMPAT_WORD) word;
+
+	LOAD(typed, word, task->COMPAT_WORD);
+	return word & COMPAT_BIT ? NULL : socket_of(typed, task, fd);
+}
+
 static __always_inline int call_ended(void *ctx, long call, long ret)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct sock *sk;
 
-	if (!IS_ACCEPT(call) || ret < 0 || IN_COMPAT(task))
+	if (!IS_ACCEPT(call) || ret < 0)
 		return 0;
-	sk = socket_of(task, ret);
+	if (task_is_typed)
+		sk = accepted_by(true, bpf_get_current_task_btf(), ret);
+	else
+		sk = accepted_by(false, (struct task_struct *)bpf_get_current_task(), ret);
 	return sk ? accepted(ctx, false, sk) : 0;
 }
 

@@ -153,8 +153,11 @@ static __always_inline __u32 netns_of(const enum access access, struct sock *sk)
 		sk = (struct sock *)bpf_skc_to_tcp_sock(sk);
 	if (!sk)
 		return 0;
-	LOAD(access, net, sk->__sk_common.skc_net.net);
-	LOAD(access, inum, net->ns.inum);
+	if (access == BY_HEAD)
+		net = *IN_HEAD(struct net *, sk, skc_net.net);
+	else
+		LOAD(access, net, sk->__sk_common.skc_net.net);
+	LOAD(access == BY_TYPE || access == BY_API, inum, net->ns.inum);
 	return inum;
 }
 
@@ -272,13 +275,13 @@ static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 
 	void *out;
 
 	out = bpf_ringbuf_reserve(&ring, size, 0);
+	/* The clock is read inside the reservation: then no record that is
+	 * still to come can be older than one already consumed. */
+	*ts_ns = bpf_ktime_get_ns();
 	if (!out) {
 		count_lost(&lost.buffer);
 		return;
 	}
-	/* The clock is read inside the reservation: then no record that is
-	 * still to come can be older than one already consumed. */
-	*ts_ns = bpf_ktime_get_ns();
 	/* Of an unknown alignment clang copies byte by byte: 290 instructions more. */
 	__builtin_memcpy(__builtin_assume_aligned(out, 8), __builtin_assume_aligned(record, 8),
 			 size);
@@ -356,9 +359,10 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 		submit(ctx, r, &r->ts_ns, sizeof(*r));
 		return;
 	}
-	r->ts_ns = bpf_ktime_get_ns();
 	if (side == PASSIVE ? want_accepts : want_connects)
 		submit(ctx, r, &r->ts_ns, sizeof(*r));
+	else
+		r->ts_ns = bpf_ktime_get_ns();
 	if (side == ACTIVE || want_life)
 		begin_life(side, sk, r);
 }
@@ -479,8 +483,22 @@ static __always_inline __u64 cookie_of(void *ctx, const enum access access, stru
 		return bpf_get_socket_cookie(ctx);
 	if (access == BY_TYPE && has_cookie)
 		return bpf_get_socket_cookie(sk);
-	LOAD(access, cookie, sk->__sk_common.skc_cookie.counter);
+	if (access == BY_HEAD)
+		cookie = *IN_HEAD(__u64, sk, skc_cookie.counter);
+	else
+		LOAD(access, cookie, sk->__sk_common.skc_cookie.counter);
 	return cookie;
+}
+
+static __always_inline enum verdict fill_socket(const int level, const enum side side, void *ctx,
+						const enum access access, struct sock *sk,
+						struct connect_record *r)
+{
+	enum verdict verdict = fill_flow(level, side, access, sk, r);
+
+	if (verdict != SKIPPED && level >= MORE && want_cookie)
+		r->cookie = cookie_of(ctx, access, sk);
+	return verdict;
 }
 
 /* A connect by the running task on a socket that is ready to be read, if the
@@ -489,17 +507,22 @@ static __always_inline bool fill_connect(const int level, const enum side side, 
 					 const enum access access, struct sock *sk,
 					 struct connect_record *r)
 {
-	enum verdict task = fill_task(level, &r->task), flow;
+	enum verdict task = fill_task(level, &r->task), socket;
 
 	if (task == SKIPPED)
 		return false;
-	flow = fill_flow(level, side, access, sk, r);
-	if (flow == SKIPPED)
+	if (access == BY_PROBE) {
+		struct sock_head head;
+
+		bpf_probe_read_kernel(&head, sizeof(head), sk);
+		socket = fill_socket(level, side, ctx, BY_HEAD, (struct sock *)&head, r);
+	} else {
+		socket = fill_socket(level, side, ctx, access, sk, r);
+	}
+	if (socket == SKIPPED)
 		return false;
-	if (level >= ALL && (task == OTHER || flow == OTHER))
+	if (level >= ALL && (task == OTHER || socket == OTHER))
 		r->flags |= UNWANTED;
-	if (level >= MORE && want_cookie)
-		r->cookie = cookie_of(ctx, access, sk);
 	return true;
 }
 

@@ -264,11 +264,13 @@ struct pt_regs {
 #if defined(__TARGET_ARCH_x86)
 #define SYSCALL_OF(regs) ((regs)->orig_ax)
 #define IS_ACCEPT(call) ((call) == 43 || (call) == 288)
-#define IN_COMPAT(task) (BPF_CORE_READ(task, thread_info.status) & 2 /* TS_COMPAT */)
+#define COMPAT_WORD thread_info.status
+#define COMPAT_BIT 2 /* TS_COMPAT */
 #else
 #define SYSCALL_OF(regs) ((regs)->syscallno)
 #define IS_ACCEPT(call) ((call) == 202 || (call) == 242)
-#define IN_COMPAT(task) (BPF_CORE_READ(task, thread_info.flags) >> 22 & 1 /* TIF_32BIT */)
+#define COMPAT_WORD thread_info.flags
+#define COMPAT_BIT (1UL << 22) /* TIF_32BIT */
 #endif
 
 #define NULL ((void *)0)
