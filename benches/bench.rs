@@ -7,6 +7,7 @@
 //! follow each connection to its end, `-- snapshot` to list the sockets there are,
 //! `-- names` to see every packet for the sake of those from port 53.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
@@ -82,6 +83,7 @@ fn main() {
     }
     if wanted("life") {
         cost_of_lives();
+        counted_lives();
         memory_of_lives();
     }
     if wanted("names") {
@@ -296,6 +298,53 @@ fn memory_of_lives() {
     let after = status_kib(tracer.id(), "VmRSS");
     line(&name, format!("{:.1}, {:.1} MB", before / 1024.0, after / 1024.0), "");
     stop(tracer);
+}
+
+/// What a machine prints for each round: hook, untraced and traced. Its clock counts
+/// instructions, and the reader is stopped: there is one CPU.
+const COUNTED: &str = r#"
+cycles() { /client --netns cycles 1000 | sed 's/.*"elapsed_ns":\([0-9]*\).*/\1/; 1q'; }
+mkfifo /tmp/ready
+sleep 3
+for hook in fentry kprobe sockops; do for round in 1 2 3 4 5; do
+	untraced=$(cycles)
+	/tcpconnect --attach $hook -r --life --accept -o /dev/null --ready-fd 3 3>/tmp/ready >/dev/null &
+	head -c 1 /tmp/ready >/dev/null; cycles >/dev/null; sleep 0.1; kill -STOP $!; sleep 0.1
+	echo $hook $untraced $(cycles)
+	kill -CONT $!; kill $!; wait $!
+done; done"#;
+
+/// The same on each kernel of the tests, and on each hook, which not every machine has.
+fn counted_lives() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = Path::new(env!("CARGO_BIN_EXE_tcpconnect"));
+    let output = |command: &mut Command| {
+        let output = command.stderr(Stdio::inherit()).output().expect("it starts");
+        assert!(output.status.success(), "{command:?}: {}", output.status);
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let kernels = output(&mut Command::new(root.join("tests/vm/kernels.sh")));
+    for kernel in kernels.lines().filter_map(|line| line.split(' ').next()) {
+        let mut machine = Command::new(root.join("tests/vm/boot.sh"));
+        machine.args(["-k", kernel, "-s", "1", "-q", "-icount shift=0,sleep=off"]);
+        machine.args(["-f", &format!("{}:/tcpconnect", program.display())]);
+        let client = program.with_file_name("examples/client");
+        machine.args(["-f", &format!("{}:/client", client.display()), "--", COUNTED]);
+        let mut ratios = BTreeMap::<_, Vec<f64>>::new();
+        let printed = output(machine.stdin(Stdio::null()));
+        for round in printed.lines() {
+            let [hook, untraced, traced] = round.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{kernel}: {round}");
+            };
+            let [untraced, traced] =
+                [untraced, traced].map(|n| n.parse::<f64>().expect("a number"));
+            ratios.entry(hook.to_owned()).or_default().push(traced / untraced);
+        }
+        for (hook, ratios) in ratios {
+            let name = format!("... instructions counted, {kernel} {hook}");
+            line(&name, format!("{:.3}", median(ratios)), "<= 1.10");
+        }
+    }
 }
 
 const NAME_ROUNDS: usize = 31;
