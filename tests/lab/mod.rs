@@ -196,13 +196,16 @@ impl Tracer {
         panic!("{what} does not come {times} times: {}", self.stderr());
     }
 
-    /// Waits until it has nothing more to write.
+    /// Waits until it has nothing more to write: looks often, for on a host that gives
+    /// this machine no CPU for a while one look says nothing.
     pub fn settle(&self) {
         let written = || fs::metadata(self.dir.path().join("out")).map_or(0, |m| m.len());
-        let mut before = 0;
-        while before != written() {
-            before = written();
-            std::thread::sleep(std::time::Duration::from_millis(150));
+        let (mut before, mut unchanged) = (written(), 0);
+        while unchanged < 6 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let now = written();
+            unchanged = if now == before { unchanged + 1 } else { 0 };
+            before = now;
         }
     }
 
