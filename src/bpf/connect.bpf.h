@@ -153,10 +153,7 @@ static __always_inline __u32 netns_of(const enum access access, struct sock *sk)
 		sk = (struct sock *)bpf_skc_to_tcp_sock(sk);
 	if (!sk)
 		return 0;
-	if (access == BY_HEAD)
-		net = *IN_HEAD(struct net *, sk, skc_net.net);
-	else
-		LOAD(access, net, sk->__sk_common.skc_net.net);
+	LOAD_COMMON(access, net, sk, skc_net.net);
 	LOAD(access == BY_TYPE || access == BY_API, inum, net->ns.inum);
 	return inum;
 }
@@ -483,10 +480,7 @@ static __always_inline __u64 cookie_of(void *ctx, const enum access access, stru
 		return bpf_get_socket_cookie(ctx);
 	if (access == BY_TYPE && has_cookie)
 		return bpf_get_socket_cookie(sk);
-	if (access == BY_HEAD)
-		cookie = *IN_HEAD(__u64, sk, skc_cookie.counter);
-	else
-		LOAD(access, cookie, sk->__sk_common.skc_cookie.counter);
+	LOAD_COMMON(access, cookie, sk, skc_cookie.counter);
 	return cookie;
 }
 

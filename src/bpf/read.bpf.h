@@ -45,14 +45,20 @@ struct sock_head {
 #define IN_HEAD(type, sk, field) \
 	((type const volatile *)((void *)(sk) + bpf_core_field_offset((sk)->__sk_common.field)))
 
+#define LOAD_COMMON(access, dst, sk, field)                       \
+	do {                                                      \
+		if (access == BY_HEAD)                            \
+			(dst) = *IN_HEAD(typeof(dst), sk, field); \
+		else                                              \
+			LOAD(access, dst, (sk)->__sk_common.field); \
+	} while (0)
+
 #define LOAD_SK(access, dst, sk, field, api_field)                           \
 	do {                                                                 \
 		if (access == BY_API)                                        \
 			(dst) = ((volatile struct bpf_sock *)sk)->api_field; \
-		else if (access == BY_HEAD)                                  \
-			(dst) = *IN_HEAD(typeof(dst), sk, field);            \
 		else                                                         \
-			LOAD(access, dst, (sk)->__sk_common.field);          \
+			LOAD_COMMON(access, dst, sk, field);                 \
 	} while (0)
 
 #define LOAD_SK16(access, dst, sk, field, api_field)                                     \

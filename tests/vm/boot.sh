@@ -320,8 +320,10 @@ run() {
 	wait -n -p ended "$pid" "$timer" || result=$?
 	if [[ $ended == "$timer" ]]; then
 		result=0
-		started || hung=1
-		[[ -z $hung ]] || kill "$pid"
+		started || {
+			hung=1
+			kill "$pid"
+		}
 		wait "$pid" || result=$?
 	else
 		kill "$timer"
