@@ -7,6 +7,10 @@
 //! follow each connection to its end, `-- snapshot` to list the sockets there are,
 //! `-- names` to see every packet for the sake of those from port 53.
 
+#[allow(dead_code, reason = "the machine here has one processor, and fewer programs")]
+#[path = "../tests/vm/mod.rs"]
+mod vm;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
@@ -318,20 +322,17 @@ done; done"#;
 fn counted_lives() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = Path::new(env!("CARGO_BIN_EXE_tcpconnect"));
-    let output = |command: &mut Command| {
-        let output = command.stderr(Stdio::inherit()).output().expect("it starts");
-        assert!(output.status.success(), "{command:?}: {}", output.status);
-        String::from_utf8(output.stdout).expect("UTF-8")
-    };
-    let kernels = output(&mut Command::new(root.join("tests/vm/kernels.sh")));
-    for kernel in kernels.lines().filter_map(|line| line.split(' ').next()) {
+    for kernel in vm::kernels().expect("the kernels of the tests") {
         let mut machine = Command::new(root.join("tests/vm/boot.sh"));
-        machine.args(["-k", kernel, "-s", "1", "-q", "-icount shift=0,sleep=off"]);
+        machine.args(["-k", &kernel, "-s", "1", "-q", "-icount shift=0,sleep=off"]);
         machine.args(["-f", &format!("{}:/tcpconnect", program.display())]);
         let client = program.with_file_name("examples/client");
         machine.args(["-f", &format!("{}:/client", client.display()), "--", COUNTED]);
         let mut ratios = BTreeMap::<_, Vec<f64>>::new();
-        let printed = output(machine.stdin(Stdio::null()));
+        machine.stdin(Stdio::null()).stderr(Stdio::inherit());
+        let output = machine.output().expect("it starts");
+        assert!(output.status.success(), "{kernel}: {}", output.status);
+        let printed = String::from_utf8(output.stdout).expect("UTF-8");
         for round in printed.lines() {
             let [hook, untraced, traced] = round.split(' ').collect::<Vec<_>>()[..] else {
                 panic!("{kernel}: {round}");
