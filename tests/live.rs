@@ -110,10 +110,7 @@ fn main() {
             let here = tests.iter().filter(|(cells, _)| has(cells));
             for &(name, test) in here.flat_map(|(_, tests)| *tests) {
                 let lab = Arc::clone(&lab);
-                trials.push(Trial::test(format!("{cell}::{group}{name}"), move || {
-                    test(&lab);
-                    Ok(())
-                }));
+                trials.push(trial(format!("{cell}::{group}{name}"), move || test(&lab)));
             }
         }
         trials.extend(of_one_run(&cell, &lab, Lives::new, live_life::SHARED));
@@ -125,10 +122,7 @@ fn main() {
     }
     // Nothing is traced in these.
     for (name, test) in live_sockets::TESTS {
-        trials.push(Trial::test(format!("sockets::snapshot::{name}"), move || {
-            test();
-            Ok(())
-        }));
+        trials.push(trial(format!("sockets::snapshot::{name}"), test));
     }
     libtest_mimic::run(&args, trials).exit();
 }
@@ -143,12 +137,16 @@ fn of_one_run<Run: Send + Sync + 'static, F: Fn(&Run) + Send + 'static>(
     let run = Arc::new(OnceLock::new());
     let trial = |(name, test): (_, F)| {
         let (lab, run) = (Arc::clone(lab), Arc::clone(&run));
-        Trial::test(format!("{cell}::{name}"), move || {
-            test(run.get_or_init(|| make(&lab)));
-            Ok(())
-        })
+        trial(format!("{cell}::{name}"), move || test(run.get_or_init(|| make(&lab))))
     };
     tests.into_iter().map(trial).collect()
+}
+
+fn trial(name: String, test: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        lab::watch::watched(test);
+        Ok(())
+    })
 }
 
 /// One traced run of all cases; a refused connect to a port of its own stands

@@ -48,8 +48,17 @@ struct Results {
 #[derive(Default)]
 struct State {
     outcomes: HashMap<String, Result<(), String>>,
-    /// How the machine ended: its exit status in words and the kernel's complaints.
-    ended: Option<(String, String)>,
+    ended: Option<Ended>,
+}
+
+/// How a machine ended.
+#[derive(Debug)]
+struct Ended {
+    status: String,
+    /// The test that it was in; `None` if it came to the end of them.
+    during: Option<String>,
+    /// What the kernel said.
+    complaints: String,
 }
 
 fn main() -> ExitCode {
@@ -181,7 +190,7 @@ fn run_machine(kernel: &str, programs: &Programs, filter: &str, results: &Result
     let status = machine.wait().expect("the machine ends").to_string();
     let complaints = complaints.join().expect("reading does not panic");
     let mut state = results.state.lock().expect("no holder panics");
-    state.ended = Some((status, complaints));
+    state.ended = Some(Ended { status, during: unfinished.map(|(name, _)| name), complaints });
     results.changed.notify_all();
 }
 
@@ -207,7 +216,7 @@ impl Results {
         let state = self.state.lock().expect("no holder panics");
         let state = self.changed.wait_while(state, |s| s.ended.is_none());
         let state = state.expect("no holder panics");
-        let (_, complaints) = state.ended.as_ref().expect("waited for");
+        let Ended { complaints, .. } = state.ended.as_ref().expect("waited for");
         let serious = complaints.lines().any(|l| l.contains("WARNING:") || l.contains("BUG:"));
         match serious {
             true => Err(complaints.clone().into()),
@@ -216,7 +225,7 @@ impl Results {
     }
 }
 
-/// Kernel x rung x buffer, tests passed of tests run.
+/// Kernel x rung x buffer, tests passed of tests run, and why some did not run.
 fn print_table(machines: &[(String, Arc<Results>)]) {
     println!("{:<8} {:<8} {:<6} {:>8}", "KERNEL", "RUNG", "BUFFER", "PASSED");
     for (kernel, results) in machines {
@@ -231,6 +240,9 @@ fn print_table(machines: &[(String, Arc<Results>)]) {
         }
         for ((rung, buffer), (passed, run)) in cells {
             println!("{kernel:<8} {rung:<8} {buffer:<6} {passed:>4}/{run}");
+        }
+        if let Some(Ended { status, during: Some(test), complaints }) = &state.ended {
+            println!("{kernel}: the machine ended in {test}: {status}\n{complaints}");
         }
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod musl;
 pub mod rights;
+pub mod watch;
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
