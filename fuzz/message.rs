@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcpconnect::dns;
 use tcpconnect::dns::Names;
+use tcpconnect::dns_message;
 use tcpconnect::event::Connect;
 use tcpconnect::event::DnsBytes;
 use tcpconnect::event::DnsPlace;
@@ -37,9 +37,9 @@ fuzz_target!(|message: &[u8]| {
     let pieces: Vec<_> = stream.chunks(size).enumerate().map(|(i, b)| (seq(i), b)).collect();
     let [ahead, back] = [streamed(pieces.iter().copied()), streamed(pieces.iter().rev().copied())];
 
-    let answer = match dns::read(message) {
+    let answer = match dns_message::read(message) {
         Ok(answer) => answer.unwrap_or_default(),
-        Err(dns::Malformed) => {
+        Err(dns_message::Malformed) => {
             return assert_eq!([&whole, &ahead, &back].map(Names::malformed), [1; 3]);
         }
     };

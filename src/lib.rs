@@ -18,6 +18,7 @@ pub mod config;
 pub mod connector;
 pub mod container;
 pub mod dns;
+pub mod dns_message;
 pub mod error;
 pub mod event;
 pub mod existing;

@@ -18,9 +18,9 @@ use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
 use tcpconnect::container;
-use tcpconnect::dns;
-use tcpconnect::dns::Malformed;
 use tcpconnect::dns::Names;
+use tcpconnect::dns_message;
+use tcpconnect::dns_message::Malformed;
 use tcpconnect::event::Args;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
@@ -1282,7 +1282,7 @@ fn dns_record(place: [u8; 2], seq: u32, ids: [u64; 4], tgid: u32, bytes: &[u8]) 
 fn messages_of_the_corpus_are_read_as_they_are() {
     let messages = corpus::of("message");
     let read = |name: &str| {
-        let answer = dns::read(&messages[name]);
+        let answer = dns_message::read(&messages[name]);
         answer.map(|answer| {
             answer.map(|a| {
                 (String::from_utf8_lossy(&a.name).into_owned(), a.chain.len(), a.addresses.len())
@@ -1319,7 +1319,7 @@ proptest! {
 
     #[test]
     fn no_message_makes_reading_panic_or_says_more_than_it_holds(bytes in message()) {
-        if let Ok(Some(answer)) = dns::read(&bytes) {
+        if let Ok(Some(answer)) = dns_message::read(&bytes) {
             prop_assert!(answer.addresses.len() * 4 <= bytes.len() * (answer.chain.len() + 1));
             prop_assert!(answer.chain.len() <= 16);
             prop_assert!(answer.name.len() <= 2 * 255);
