@@ -135,11 +135,11 @@ fn of_one_run<Run: Send + Sync + 'static, F: Fn(&Run) + Send + 'static>(
     tests: impl IntoIterator<Item = (impl Display, F)>,
 ) -> Vec<Trial> {
     let run = Arc::new(OnceLock::new());
-    let trial = |(name, test): (_, F)| {
+    let of_run = |(name, test): (_, F)| {
         let (lab, run) = (Arc::clone(lab), Arc::clone(&run));
         trial(format!("{cell}::{name}"), move || test(run.get_or_init(|| make(&lab))))
     };
-    tests.into_iter().map(trial).collect()
+    tests.into_iter().map(of_run).collect()
 }
 
 fn trial(name: String, test: impl FnOnce() + Send + 'static) -> Trial {

@@ -301,7 +301,8 @@ build() {
 # kernel took it away. A kernel patches itself wherever a static key changes or a
 # program is attached: 7.2 died ("Oops: int3") in 25 and 50 s of switching
 # kernel.sched_schedstats on and off, and not in 6,000 switches with one thread.
-# Two machines on two processors are faster so, too: 14 minutes became 10.
+# Two machines on two processors are faster so, too: the live tests on four kernels
+# took 13 to 15 minutes, and take 10 to 13.
 #
 # norandmaps: QEMU translates code for the address it is at. With a new one for
 # every process a small program took 33 ms to start and end, and takes 9 so.
