@@ -317,18 +317,38 @@ static __always_inline void submit_beside(void *ctx, void *record, __u64 *ts_ns,
 	}
 }
 
+static __always_inline void fill_life(const enum side side, const struct connect_record *r,
+				      struct life_record *life)
+{
+	life->connect = *r;
+	life->began_ns = r->ts_ns;
+	life->tx_bytes = life->rx_bytes = 0;
+	life->retransmits = 0;
+	life->close_by = life->established = life->spare = 0;
+	life->answered = side == PASSIVE;
+}
+
 /* From here on life.bpf.h tells what becomes of it. */
 static __always_inline void begin_life(const enum side side, struct sock *sk,
 				       const struct connect_record *r)
 {
-	struct life_record life = { .connect = *r, .began_ns = r->ts_ns };
 	__u64 key = (__u64)sk;
+	struct life_record *known = bpf_map_lookup_elem(&lives, &key);
 
-	life.answered = side == PASSIVE;
-	if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY))
-		count_lost(&lost.lives);
-	else
-		__sync_fetch_and_add(&lives_begun, 1);
+	if (known) {
+		if (known->spare)
+			__sync_fetch_and_add(&spare_lives, -1);
+		fill_life(side, r, known);
+	} else {
+		struct life_record life;
+
+		fill_life(side, r, &life);
+		if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY)) {
+			count_lost(&lost.lives);
+			return;
+		}
+	}
+	__sync_fetch_and_add(&lives_begun, 1);
 }
 
 #define TABLE_LEN __builtin_offsetof(struct connect_record, cookie)

@@ -55,10 +55,22 @@ static __always_inline void fill_end(struct tcp_sock *tp, struct life_record *li
 	life->retransmits = tp->total_retrans;
 }
 
-static __always_inline void forget(__u64 key)
+static __always_inline struct life_record *life_of(__u64 key)
 {
-	if (!bpf_map_delete_elem(&lives, &key))
-		__sync_fetch_and_add(&lives_ended, 1);
+	struct life_record *life = bpf_map_lookup_elem(&lives, &key);
+
+	return life && !life->spare ? life : NULL;
+}
+
+static __always_inline void forget(__u64 key, struct life_record *life)
+{
+	__sync_fetch_and_add(&lives_ended, 1);
+	if (spare_lives < max_spare_lives) {
+		__sync_fetch_and_add(&spare_lives, 1);
+		life->spare = true;
+	} else {
+		bpf_map_delete_elem(&lives, &key);
+	}
 }
 
 static __always_inline void submit_life(void *ctx, struct life_record *life, __u32 kind)
@@ -71,13 +83,13 @@ static __always_inline void connection_changed(void *ctx, void *sk, int oldstate
 					       int newstate)
 {
 	__u64 key = (__u64)sk;
-	struct life_record *life;
+	struct life_record *followed, *life;
 	struct tcp_sock *tp;
 	__u64 cookie = 0;
 
 	if (!is_news(oldstate, newstate))
 		return;
-	life = bpf_map_lookup_elem(&lives, &key);
+	life = followed = life_of(key);
 	if (!life && !want_adopted)
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
@@ -109,8 +121,8 @@ static __always_inline void connection_changed(void *ctx, void *sk, int oldstate
 		cookie = ((struct sock *)tp)->__sk_common.skc_cookie.counter;
 		bpf_map_delete_elem(&adopted, &cookie);
 	}
-	if (newstate == TCP_CLOSE || !want_life)
-		forget(key);
+	if (followed && (newstate == TCP_CLOSE || !want_life))
+		forget(key, followed);
 }
 
 #endif

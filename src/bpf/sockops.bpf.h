@@ -82,8 +82,10 @@ static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newsta
 		return;
 	if (newstate == TCP_CLOSE && !sk->sk_err && !count_only &&
 	    segs_out(sk) == attempt->segs_out) {
-		if (follows_lives)
-			forget(key);
+		struct life_record *life = follows_lives ? life_of(key) : NULL;
+
+		if (life)
+			forget(key, life);
 		r.task.tid = attempt->tid;
 		r.task.cgroup_id = attempt->ts_ns;
 		submit(ctx, &r, &r.ts_ns, sizeof(r));

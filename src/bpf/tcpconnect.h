@@ -103,8 +103,9 @@ struct life_record {
 	__u32 retransmits; /* segments */
 	__u8 close_by;	   /* enum close_by */
 	__u8 established;  /* the connect succeeded */
-	__u8 answered;	   /* the kernel's own: it succeeded or failed */
-	__u8 pad;
+	/* The kernel's own. */
+	__u8 answered; /* it succeeded or failed */
+	__u8 spare;    /* it ended; its place is kept */
 };
 
 _Static_assert(sizeof(struct life_record) == 168, "ABI with src/event.rs");

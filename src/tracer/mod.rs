@@ -256,10 +256,10 @@ impl Tracer {
         let mut open = 0;
         for key in lives.keys() {
             let Ok(Some(value)) = lives.lookup(&key, MapFlags::ANY) else { continue };
-            open += 1;
             let mut life = types::life_record::default();
-            if plain::copy_from_bytes(&mut life, &value).is_ok() && life.answered == 0 {
-                self.unanswered += 1;
+            if plain::copy_from_bytes(&mut life, &value).is_ok() && life.spare == 0 {
+                open += 1;
+                self.unanswered += u64::from(life.answered == 0);
             }
         }
         self.forgotten = self.forgotten.max((begun - ended).saturating_sub(open));

@@ -90,6 +90,9 @@ const MAX_CGROUPS: u32 = 4_096;
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Connects under way at once, in the rungs that keep them between two hooks.
 const MAX_CALLS: u32 = 65_536;
+/// Ended connections whose place is kept for the next: the sockets that an allocator
+/// with many CPUs may have at hand.
+const MAX_SPARE_LIVES: u32 = 1_024;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
 /// What libbpf said last; silent unless asked, but its words explain a failure.
@@ -329,6 +332,15 @@ impl<'a> Setup<'a> {
         !self.config.shows_connects() || self.config.peer.is_some()
     }
 
+    /// Beside those followed, so that they take no place from any.
+    fn spare_lives(&self) -> u32 {
+        (self.config.max_connections / 64).min(MAX_SPARE_LIVES)
+    }
+
+    fn max_lives(&self) -> u32 {
+        self.config.max_connections + self.spare_lives()
+    }
+
     fn accepts(&self) -> bool {
         self.config.accept || self.config.peer.is_some()
     }
@@ -452,7 +464,7 @@ impl<'a> Setup<'a> {
             skipped: 0,
             skipped_forks: 0,
             skipped_processes: 0,
-            max_lives: self.config.max_connections.into(),
+            max_lives: self.max_lives().into(),
             forgotten: 0,
             unanswered: 0,
             counted: Counted::default(),
@@ -605,6 +617,7 @@ impl<'a> Setup<'a> {
         data.want_peer = self.config.peer.is_some();
         data.want_accepts = self.config.shows_accepts() || data.want_connects;
         data.want_result = self.config.result.is_some();
+        data.max_spare_lives = self.spare_lives().into();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = self.wants_ends();
         data.only_states = rung == Rung::StateOnly;
@@ -678,7 +691,7 @@ impl<'a> Setup<'a> {
             (&mut maps.flows, !self.rows(), None),
             (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
-            (&mut maps.lives, self.follows_lives(), Some(self.config.max_connections)),
+            (&mut maps.lives, self.follows_lives(), Some(self.max_lives())),
             (&mut maps.adopted, self.adopts(), Some(self.config.max_connections)),
         ];
         for (map, needed, entries) in plan {
