@@ -154,16 +154,22 @@ int BPF_KPROBE(kprobe_accept, struct sock *sk)
 	return accepted(ctx, false, sk);
 }
 
+SEC("tp/syscalls/sys_exit_accept")
+int accept_exit(struct call_exit *ctx)
+{
+	return accept_ended(ctx, ctx->ret);
+}
+
+SEC("tp/syscalls/sys_exit_accept4")
+int accept4_exit(struct call_exit *ctx)
+{
+	return accept_ended(ctx, ctx->ret);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(call_exit, struct pt_regs *regs, long ret)
 {
-	return call_ended(ctx, SYSCALL_OF(regs), ret);
-}
-
-SEC("tp/raw_syscalls/sys_exit")
-int call_exit_tp(struct trace_event_raw_sys_exit *ctx)
-{
-	return call_ended(ctx, ctx->id, ctx->ret);
+	return IS_ACCEPT(SYSCALL_OF(regs)) ? accept_ended(ctx, ret) : 0;
 }
 
 SEC("tp_btf/inet_sock_set_state")

@@ -503,11 +503,6 @@ struct trace_event_raw_sched_process_fork {
 	int child_pid;
 };
 
-struct trace_event_raw_sys_exit {
-	long id;
-	long ret;
-};
-
 struct trace_event_raw_task_rename {
 	int pid;
 	char newcomm[16];
@@ -516,6 +511,14 @@ struct trace_event_raw_task_rename {
 struct seq_file;
 
 #pragma clang attribute pop
+
+/* What the exit of a single system call is told with (perf_call_bpf_exit()): in no
+ * header, the same on 5.10 to 7.2. */
+struct call_exit {
+	u64 entry;
+	u64 nr;
+	s64 ret;
+};
 
 /* What an iterator is called with, the same since 5.8; the verifier knows each
  * field's type by its place. Not relocated: libbpf goes through the kernel's

@@ -92,9 +92,45 @@ pub(super) const TWIN_PROGRAMS: [&str; 4] =
 /// The fork program and its twin begin so.
 pub(super) const PROCESS_FORK: &str = "process_fork";
 pub(super) const LIST_PROGRAM: &str = "process_list";
-/// Of fentry, kprobe and the rest; the last on the perf side of its tracepoint.
-pub(super) const ACCEPT_PROGRAMS: [&str; 4] =
-    ["fentry_accept", "kprobe_accept", "call_exit", "call_exit_tp"];
+
+/// What sees accepts: of fentry, of kprobe, and for the other rungs the best that
+/// can be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AcceptHook {
+    Fentry,
+    Kprobe,
+    /// The exits of accept() and accept4().
+    Calls,
+    /// The exits of all system calls.
+    AllCalls,
+}
+
+impl AcceptHook {
+    pub(super) fn programs(self) -> &'static [&'static str] {
+        match self {
+            AcceptHook::Fentry => &ACCEPT_PROGRAMS[..1],
+            AcceptHook::Kprobe => &ACCEPT_PROGRAMS[1..2],
+            AcceptHook::Calls => &ACCEPT_PROGRAMS[2..4],
+            AcceptHook::AllCalls => &ACCEPT_PROGRAMS[4..],
+        }
+    }
+
+    /// What to try when this one is refused.
+    pub(super) fn next(self) -> Option<Self> {
+        match self {
+            AcceptHook::Kprobe => Some(AcceptHook::Calls),
+            AcceptHook::Calls => Some(AcceptHook::AllCalls),
+            AcceptHook::Fentry | AcceptHook::AllCalls => None,
+        }
+    }
+}
+
+const ACCEPT_PROGRAMS: [&str; 5] =
+    ["fentry_accept", "kprobe_accept", "accept_exit", "accept4_exit", "call_exit"];
+
+pub(super) fn is_accept_program(name: &str) -> bool {
+    ACCEPT_PROGRAMS.contains(&name)
+}
 /// Where sockops has no callback for a change of state.
 pub(super) const STATE_PROGRAM: &str = "sock_set_state";
 /// The programs of -d, for all rungs.

@@ -38,7 +38,7 @@ use super::buffer::QuietPerfBuffer;
 use super::buffer::SharedSink;
 use super::buffer::Transport;
 use super::new_flows;
-use super::rung::ACCEPT_PROGRAMS;
+use super::rung::AcceptHook;
 use super::rung::CGROUP_PROGRAMS;
 use super::rung::DNS_PROGRAMS;
 use super::rung::LIST_PROGRAM;
@@ -48,6 +48,7 @@ use super::rung::PROCESS_PROGRAMS;
 use super::rung::Rung;
 use super::rung::STATE_PROGRAM;
 use super::rung::TWIN_PROGRAMS;
+use super::rung::is_accept_program;
 use super::rung::plain_name;
 use crate::cgroup;
 use crate::cgroup::Cgroups;
@@ -220,8 +221,8 @@ struct Setup<'a> {
     processes: bool,
     /// They come from the perf side of the tracepoints.
     twins: Cell<bool>,
-    /// A kprobe may tell the other rungs of accepts: none was refused.
-    probes: Cell<bool>,
+    /// What tells the other rungs than fentry and kprobe of accepts.
+    accept_hook: Cell<AcceptHook>,
     /// Records of all cgroups are wanted.
     cgroup_names: bool,
     /// The pid namespace that pids are of, unless the initial one.
@@ -284,7 +285,10 @@ impl<'a> Setup<'a> {
             patterns,
             processes: config.follows_processes(),
             twins: Cell::new(privilege::needs_perf_tracepoints() && privilege::may_probe()),
-            probes: Cell::new(true),
+            accept_hook: Cell::new(match privilege::has_kprobes() && privilege::may_probe() {
+                true => AcceptHook::Kprobe,
+                false => AcceptHook::Calls,
+            }),
             cgroup_names,
             pidns,
             ring,
@@ -479,15 +483,15 @@ impl<'a> Setup<'a> {
         let mount = self.cgroup_mount.as_deref();
         for name in &followed {
             if let Err(e) = tracer.attach(name, mount) {
-                let [_, accept_probe, ..] = ACCEPT_PROGRAMS;
-                if name == accept_probe && rung != Rung::Kprobe && self.probes.replace(false)
-                    || self.twins.replace(false)
-                {
-                    // Debian's perf_event_paranoid=3 asks for CAP_SYS_ADMIN.
-                    drop(tracer);
-                    return self.try_programs(rung, connect);
+                // Debian's perf_event_paranoid=3 asks for CAP_SYS_ADMIN.
+                let (hook, is_accept) = (self.accept_hook(rung), is_accept_program(name));
+                match hook.next() {
+                    Some(next) if is_accept && rung != Rung::Kprobe => self.accept_hook.set(next),
+                    _ if !is_accept && self.twins.replace(false) => {}
+                    _ => return Ok(Err(refusal(rung, name, &e, &take_log()))),
                 }
-                return Ok(Err(refusal(rung, name, &e, &take_log())));
+                drop(tracer);
+                return self.try_programs(rung, connect);
             }
         }
         if self.config.filter.children {
@@ -514,8 +518,7 @@ impl<'a> Setup<'a> {
         let fds = |names: &mut dyn Iterator<Item = &String>| -> Vec<RawFd> {
             names.map(|name| tracer.program(name).as_fd().as_raw_fd()).collect()
         };
-        let also =
-            |name: &&String| *name == STATE_PROGRAM || ACCEPT_PROGRAMS.contains(&name.as_str());
+        let also = |name: &&String| *name == STATE_PROGRAM || is_accept_program(name);
         let states = followed.iter().filter(also);
         let of_names = |name: &&String| DNS_PROGRAMS.contains(&name.as_str());
         // A kretprobe's misses are seen by its entry probe instead.
@@ -557,24 +560,25 @@ impl<'a> Setup<'a> {
             programs.push(STATE_PROGRAM);
         }
         if self.accepts() {
-            let [fentry, kprobe, other, other_twin] = ACCEPT_PROGRAMS;
-            programs.push(match rung {
-                Rung::Fentry => fentry,
-                Rung::Kprobe => kprobe,
-                // 1,400 instructions an accept, and the others 300 for each system call.
-                _ if self.probes.get() && privilege::has_kprobes() && privilege::may_probe() => {
-                    kprobe
-                }
-                _ if self.twins.get() => other_twin,
-                _ => other,
-            });
+            programs.extend(self.accept_hook(rung).programs());
         }
         programs.into_iter().map(str::to_owned).collect()
+    }
+
+    fn accept_hook(&self, rung: Rung) -> AcceptHook {
+        match rung {
+            Rung::Fentry => AcceptHook::Fentry,
+            Rung::Kprobe => AcceptHook::Kprobe,
+            _ => self.accept_hook.get(),
+        }
     }
 
     fn report(&self, tracer: &Tracer, say: &dyn Fn(&str)) {
         let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
         say(&format!("attached {} ({})", tracer.rung.name(), programs.join(", ")));
+        if self.accepts() {
+            say(&format!("accepts: {}", self.accept_hook(tracer.rung).programs().join(", ")));
+        }
         if self.rows() {
             let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
             say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
