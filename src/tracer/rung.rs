@@ -106,12 +106,14 @@ pub(super) enum AcceptHook {
 }
 
 impl AcceptHook {
+    const ALL: [Self; 4] = [Self::Fentry, Self::Kprobe, Self::Calls, Self::AllCalls];
+
     pub(super) fn programs(self) -> &'static [&'static str] {
         match self {
-            AcceptHook::Fentry => &ACCEPT_PROGRAMS[..1],
-            AcceptHook::Kprobe => &ACCEPT_PROGRAMS[1..2],
-            AcceptHook::Calls => &ACCEPT_PROGRAMS[2..4],
-            AcceptHook::AllCalls => &ACCEPT_PROGRAMS[4..],
+            AcceptHook::Fentry => &["fentry_accept"],
+            AcceptHook::Kprobe => &["kprobe_accept"],
+            AcceptHook::Calls => &["accept_exit", "accept4_exit"],
+            AcceptHook::AllCalls => &["call_exit"],
         }
     }
 
@@ -125,12 +127,10 @@ impl AcceptHook {
     }
 }
 
-const ACCEPT_PROGRAMS: [&str; 5] =
-    ["fentry_accept", "kprobe_accept", "accept_exit", "accept4_exit", "call_exit"];
-
 pub(super) fn is_accept_program(name: &str) -> bool {
-    ACCEPT_PROGRAMS.contains(&name)
+    AcceptHook::ALL.iter().any(|hook| hook.programs().contains(&name))
 }
+
 /// Where sockops has no callback for a change of state.
 pub(super) const STATE_PROGRAM: &str = "sock_set_state";
 /// The programs of -d, for all rungs.
