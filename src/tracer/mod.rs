@@ -67,7 +67,7 @@ pub struct Tracer {
     skipped_forks: u64,
     skipped_processes: u64,
     /// Connections that the kernel has room for in its table.
-    max_lives: u64,
+    room_for_lives: u64,
     /// Those that it dropped from there.
     forgotten: u64,
     /// Connects without an outcome, known at detach.
@@ -204,7 +204,7 @@ impl Tracer {
         };
         if let Some((begun, ended)) = self.lives() {
             let known = begun - ended;
-            self.forgotten = self.forgotten.max(known.saturating_sub(self.max_lives));
+            self.forgotten = self.forgotten.max(known.saturating_sub(self.room_for_lives));
         }
         self.skipped = self.skipped.max(programs + probes);
         self.skipped_forks = self.skipped_forks.max(forks);
