@@ -1177,14 +1177,15 @@ fn without_cgroup_v2_it_still_traces(lab: &Lab) {
 
 /// Of accept() and accept4() alone where tracefs has these, else of all system calls.
 fn without_kprobes_accepts_are_seen_in_the_exits_of_system_calls(lab: &Lab) {
-    accepts_without_kprobes(lab, "tracefs", "accept_exit, accept4_exit");
-    accepts_without_kprobes(lab, "tmpfs", "call_exit");
+    accepts_without_kprobes(lab, "tracefs", "accept_exit, accept4_exit", false);
+    // From 7.0 on the kernel may skip this one, and tells.
+    accepts_without_kprobes(lab, "tmpfs", "call_exit", true);
 }
 
-fn accepts_without_kprobes(lab: &Lab, instead_of_tracefs: &str, programs: &str) {
+fn accepts_without_kprobes(lab: &Lab, tracefs: &str, programs: &str, may_be_skipped: bool) {
     let script = format!(
         "mount -t tmpfs none /sys/bus/event_source/devices; mount -t tmpfs none /sys/kernel/debug; \
-         mount -t {instead_of_tracefs} none /sys/kernel/tracing; \
+         mount -t {tracefs} none /sys/kernel/tracing; \
          exec \"$TCPCONNECT\" -v -j --accept --attach sockops --buffer \"$BUFFER\" \
          -- \"$CLIENT\" --netns accepts"
     );
@@ -1204,7 +1205,9 @@ fn accepts_without_kprobes(lab: &Lab, instead_of_tracefs: &str, programs: &str) 
             events.iter().filter(|v| v["event"] == "accept").collect(),
             events.iter().filter(|v| v["accepted"] == true).collect(),
         );
-        assert_eq!(accepts.len(), made, "{case}: {done:?}");
+        let skipped = events.iter().filter_map(|v| v["skipped"].as_u64()).sum::<u64>() as usize;
+        assert!(accepts.len() <= made && accepts.len() + skipped >= made, "{case}: {done:?}");
+        assert!(may_be_skipped || skipped == 0, "{case}: {done:?}");
         for row in accepts {
             let same = |fact: &&&Value| row["tid"] == fact["tid"] && row["dport"] == fact["dport"];
             let facts: Vec<_> = facts.iter().filter(same).collect();
