@@ -35,10 +35,9 @@ static __always_inline struct sock *socket_of(const bool typed, struct task_stru
 {
 	struct files_struct *opened;
 	struct fdtable *table;
-	struct file **files, *file = NULL;
+	struct file **files, *file = NULL, *of_socket;
 	struct socket *sock;
 	unsigned int max_fds;
-	__u16 mode;
 
 	LOAD(typed, opened, task->files);
 	LOAD(typed, table, opened->fdt);
@@ -49,11 +48,10 @@ static __always_inline struct sock *socket_of(const bool typed, struct task_stru
 	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
 	if (!file)
 		return NULL;
-	mode = BPF_CORE_READ(file, f_inode, i_mode);
-	if ((mode & S_IFMT) != S_IFSOCK)
-		return NULL;
+	/* A socket, and nothing else, leads back to its file. */
 	sock = BPF_CORE_READ(file, private_data);
-	return BPF_CORE_READ(sock, sk);
+	of_socket = BPF_CORE_READ(sock, file);
+	return of_socket == file ? BPF_CORE_READ(sock, sk) : NULL;
 }
 
 static __always_inline struct sock *accepted_by(const bool typed, struct task_struct *task, int fd)

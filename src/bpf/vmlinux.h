@@ -274,8 +274,6 @@ struct pt_regs {
 #endif
 
 #define NULL ((void *)0)
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
 
 /* linux/magic.h */
 #define SOCKFS_MAGIC 0x534f434b
@@ -334,6 +332,7 @@ struct sock {
 };
 
 struct socket {
+	struct file *file;
 	struct sock *sk;
 };
 
@@ -427,7 +426,6 @@ struct super_block {
 };
 
 struct inode {
-	unsigned short i_mode;
 	struct super_block *i_sb;
 	unsigned long i_ino;
 };
