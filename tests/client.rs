@@ -1352,16 +1352,26 @@ fn many_at_once(ctx: &Ctx, n: usize) -> Res {
     Ok(())
 }
 
-/// `cycles N`: connect, accept and close.
+/// `cycles N [reset]`: connect, accept, and close as a program does, or by a reset.
 fn cycles(ctx: &Ctx, args: &[&str]) -> Res {
     let n: usize = number(args, 0, None)?;
+    let resets = args.get(1) == Some(&"reset");
+    // Else there would soon be no port left.
+    ctx.need_isolation()?;
+    write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0")?;
     let listener = listener(LO4)?;
-    let to = RawAddr::new(addr(&listener)?);
+    let to = addr(&listener)?;
+    let raw = RawAddr::new(to);
     let started = Instant::now();
     for _ in 0..n {
-        let sock = Sock::tcp(LO4)?;
-        ensure(sock.connect(&to) == 0, "not connected")?;
-        drop((sock, listener.accept().map_err(text)?));
+        if resets {
+            let sock = Sock::tcp(LO4)?;
+            ensure(sock.connect(&raw) == 0, "not connected")?;
+            drop((sock, listener.accept().map_err(text)?));
+        } else {
+            let sock = TcpStream::connect(to).map_err(text)?;
+            drop((sock, listener.accept().map_err(text)?));
+        }
     }
     let mut line = identity();
     line["elapsed_ns"] = json!(started.elapsed().as_nanos() as u64);
