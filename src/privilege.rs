@@ -104,13 +104,10 @@ pub fn has_kprobes() -> bool {
 }
 
 /// From 7.0 on a tp_btf program can be preempted, and then skipped for others;
-/// one on the perf side of the tracepoint cannot. That side is in tracefs only.
+/// one on the perf side of the tracepoint cannot.
 pub fn needs_perf_tracepoints() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let tracefs = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-    let id = "events/sched/sched_process_exec/id";
     version(&release) >= (7, 0)
-        && tracefs.iter().any(|dir| fs::metadata(format!("{dir}/{id}")).is_ok())
 }
 
 /// Capabilities in a user namespace of one's own do not count for BPF.

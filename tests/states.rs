@@ -276,6 +276,21 @@ sockops plain_ipv6: status 0, rows 1, lport 1
 ",
     },
     State {
+        name: "processes_are_followed_from_tracepoints_where_tracefs_is_not_mounted",
+        kernels: &["7."],
+        cmdline: "",
+        script: "umount /sys/kernel/tracing; umount /sys/kernel/debug; mkfifo /tmp/ready
+                 see auto plain_ipv4 --exe
+                 /tcpconnect --exe --ready-fd 3 3>/tmp/ready >/dev/null &
+                 head -c 1 /tmp/ready >/dev/null; bpftool prog show | grep -c ': tracepoint .* process_'
+                 kill -INT $!; wait $!; echo status $?, $(grep -c tracefs /proc/mounts) mounts",
+        expected: "\
+auto plain_ipv4: status 0, rows 1, lport 1
+4
+status 0, 0 mounts
+",
+    },
+    State {
         name: "a_btf_file_serves_where_the_kernel_has_none",
         kernels: &[],
         cmdline: "",

@@ -71,7 +71,11 @@ impl Lost {
     pub fn reasons(&self) -> [(u64, &'static str, &'static str); 6] {
         [
             (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
-            (self.skipped, "skipped", "skipped by the kernel (--attach sockops never is)"),
+            (
+                self.skipped,
+                "skipped",
+                "skipped by the kernel (with cgroup v2 --attach sockops misses no connect)",
+            ),
             (self.stash, "stash", "whose return was missed (--attach sockops needs none)"),
             (self.flows, "flows", "of flows beyond the table's size (narrow the filters)"),
             (self.lives, "lives", "of connections too many at once (see --max-connections)"),

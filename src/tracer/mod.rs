@@ -6,6 +6,7 @@
 mod buffer;
 mod rung;
 mod setup;
+mod tracepoint;
 
 use std::ffi::c_void;
 use std::io;

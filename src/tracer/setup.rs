@@ -27,6 +27,7 @@ use libbpf_rs::OpenObject;
 use libbpf_rs::PerfBufferBuilder;
 use libbpf_rs::PrintLevel;
 use libbpf_rs::ProgramMut;
+use libbpf_rs::ProgramType;
 use libbpf_rs::RingBufferBuilder;
 use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
@@ -50,6 +51,7 @@ use super::rung::STATE_PROGRAM;
 use super::rung::TWIN_PROGRAMS;
 use super::rung::is_accept_program;
 use super::rung::plain_name;
+use super::tracepoint;
 use crate::cgroup;
 use crate::cgroup::Cgroups;
 use crate::cgroup::text_of;
@@ -170,6 +172,8 @@ impl Tracer {
             let mount = cgroup_mount.expect("tried only with cgroup v2");
             let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
             program.attach_cgroup(root.as_raw_fd())?
+        } else if program.prog_type() == ProgramType::Tracepoint {
+            program.attach().or_else(|e| tracepoint::attach_unmounted(&program).map_err(|_| e))?
         } else {
             program.attach()?
         };
