@@ -1169,6 +1169,7 @@ fn life(ctx: &Ctx, args: &[&str]) -> Res {
     match what {
         "local" | "remote" | "reset" | "half" | "mapped" | "fork" | "passed" => served(ctx, what),
         "again" => same_ports_again(ctx),
+        "itself" => to_itself(ctx),
         "many" => many_at_once(ctx, number(args, 1, None)?),
         "refused" => {
             let to = addr(&listener(LO4)?)?;
@@ -1216,6 +1217,19 @@ fn graceful(ip: IpAddr) -> Res<Sock> {
     let sock = Sock::bound(ip)?;
     set(&sock.0, SOL_SOCKET, libc::SO_LINGER, &[0, 0])?;
     Ok(sock)
+}
+
+/// Both ends, which are one, connect to each other: SYN_SENT, SYN_RECV, ESTABLISHED.
+fn to_itself(ctx: &Ctx) -> Res {
+    let mut sock = graceful(LO4)?;
+    let to = sock.local()?;
+    let errno = sock.connect(&RawAddr::new(to));
+    let line = fact(&ctx.case, &sock, to, errno);
+    sock.0.write_all(b"to itself").map_err(text)?;
+    sock.0.read_exact(&mut [0; 9]).map_err(text)?;
+    drop(sock);
+    ctx.emit(&ended(line, "ok", 9, 9, "local"));
+    Ok(())
 }
 
 fn served(ctx: &Ctx, what: &str) -> Res {

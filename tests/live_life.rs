@@ -48,7 +48,7 @@ pub const SHARED: [(&str, LivesTest); 3] = tests![
     a_connect_without_an_outcome_is_said,
 ];
 
-const LIVES: [&str; 13] = [
+const LIVES: [&str; 14] = [
     "local",
     "remote",
     "reset",
@@ -57,6 +57,7 @@ const LIVES: [&str; 13] = [
     "fork",
     "passed",
     "again",
+    "itself",
     "refused",
     "timeout",
     "aborted",
