@@ -31,12 +31,21 @@ static __always_inline int accepted(void *ctx, const bool typed, struct sock *sk
  * one of all calls runs it for each (30 ns more), but asks for neither tracefs nor
  * CONFIG_FTRACE_SYSCALLS.
  */
+/* struct socket, to its sk, is 32 bytes on 5.10 to 7.2. */
+struct socket_head {
+	__u64 words[4];
+};
+
+#define IN_SOCKET(head, field)                  \
+	(*(typeof(((struct socket *)0)->field) const volatile *)((void *)(head) + \
+		bpf_core_field_offset(struct socket, field)))
+
 static __always_inline struct sock *socket_of(const bool typed, struct task_struct *task, int fd)
 {
 	struct files_struct *opened;
 	struct fdtable *table;
-	struct file **files, *file = NULL, *of_socket;
-	struct socket *sock;
+	struct file **files, *file = NULL;
+	struct socket_head sock = {};
 	unsigned int max_fds;
 
 	LOAD(typed, opened, task->files);
@@ -49,9 +58,8 @@ static __always_inline struct sock *socket_of(const bool typed, struct task_stru
 	if (!file)
 		return NULL;
 	/* A socket, and nothing else, leads back to its file. */
-	sock = BPF_CORE_READ(file, private_data);
-	of_socket = BPF_CORE_READ(sock, file);
-	return of_socket == file ? BPF_CORE_READ(sock, sk) : NULL;
+	bpf_probe_read_kernel(&sock, sizeof(sock), BPF_CORE_READ(file, private_data));
+	return IN_SOCKET(&sock, file) == file ? IN_SOCKET(&sock, sk) : NULL;
 }
 
 static __always_inline struct sock *accepted_by(const bool typed, struct task_struct *task, int fd)

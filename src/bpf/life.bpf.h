@@ -62,15 +62,22 @@ static __always_inline struct life_record *life_of(__u64 key)
 	return life && !life->spare ? life : NULL;
 }
 
-static __always_inline void forget(__u64 key, struct life_record *life)
+/* Whether its place is kept. */
+static __always_inline bool count_end(void)
 {
 	__sync_fetch_and_add(&lives_ended, 1);
-	if (spare_lives < max_spare_lives) {
-		__sync_fetch_and_add(&spare_lives, 1);
+	if (spare_lives >= max_spare_lives)
+		return false;
+	__sync_fetch_and_add(&spare_lives, 1);
+	return true;
+}
+
+static __always_inline void forget(__u64 key, struct life_record *life, bool keep)
+{
+	if (keep)
 		life->spare = true;
-	} else {
+	else
 		bpf_map_delete_elem(&lives, &key);
-	}
 }
 
 static __always_inline void submit_life(void *ctx, struct life_record *life, __u32 kind)
@@ -84,26 +91,31 @@ static __always_inline void connection_changed(void *ctx, void *sk, int oldstate
 {
 	__u64 key = (__u64)sk;
 	struct life_record *followed, *life;
-	struct tcp_sock *tp;
+	struct tcp_sock *tp = NULL;
 	__u64 cookie = 0;
+	bool ends, keep;
 
 	if (!is_news(oldstate, newstate))
 		return;
 	life = followed = life_of(key);
 	if (!life && !want_adopted)
 		return;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
-		return;
+	ends = followed && (newstate == TCP_CLOSE || !want_life);
+	/* A locked instruction after the record's stores waits for them: 45 ns. */
+	keep = ends && count_end();
+	if (!life || newstate == TCP_CLOSE || !life->connect.lport)
+		tp = bpf_skc_to_tcp_sock(sk);
 	if (!life) {
+		if (!tp)
+			return;
 		cookie = ((struct sock *)tp)->__sk_common.skc_cookie.counter;
 		life = bpf_map_lookup_elem(&adopted, &cookie);
 		if (!life)
 			return;
 	}
-	if (newstate == TCP_CLOSE)
+	if (tp && newstate == TCP_CLOSE)
 		life->connect.error = ((struct sock *)tp)->sk_err;
-	else if (!life->connect.lport)
+	else if (tp && !life->connect.lport)
 		life->connect.lport = ((struct sock *)tp)->__sk_common.skc_num;
 	if (!life->answered) {
 		life->answered = true;
@@ -112,17 +124,17 @@ static __always_inline void connection_changed(void *ctx, void *sk, int oldstate
 				    bpf_ktime_get_ns() - life->began_ns >= min_latency_ns))
 			submit_life(ctx, life, RECORD_RESULT);
 	}
-	if (newstate == TCP_CLOSE && want_life) {
+	if (tp && newstate == TCP_CLOSE && want_life) {
 		life->close_by = closing_side(oldstate);
 		fill_end(tp, life);
 		submit_life(ctx, life, RECORD_CLOSE);
 	}
-	if (want_adopted && newstate == TCP_CLOSE) {
+	if (tp && newstate == TCP_CLOSE && want_adopted) {
 		cookie = ((struct sock *)tp)->__sk_common.skc_cookie.counter;
 		bpf_map_delete_elem(&adopted, &cookie);
 	}
-	if (followed && (newstate == TCP_CLOSE || !want_life))
-		forget(key, followed);
+	if (ends)
+		forget(key, followed, keep);
 }
 
 #endif

@@ -37,11 +37,19 @@ static __always_inline void passive_callback(struct bpf_sock_ops *ctx)
 		bpf_get_socket_cookie(ctx);
 }
 
+/* News of a connect alone: when both ends connect to each other, this one has sent
+ * its SYN. What waits to be accepted has sent nothing. */
+static __always_inline bool is_passive_open(struct bpf_sock_ops *ctx)
+{
+	return ctx->args[0] == TCP_SYN_RECV && ctx->args[1] == TCP_ESTABLISHED && !ctx->segs_out;
+}
+
 static __always_inline void sockops_event(const int level, struct bpf_sock_ops *ctx)
 {
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		connect_callback(level, ctx);
-	else if (level >= ALL && follows_lives && ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->sk)
+	else if (level >= ALL && follows_lives && ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->sk &&
+		 !is_passive_open(ctx))
 		connection_changed(ctx, ctx->sk, ctx->args[0], ctx->args[1]);
 	else if (level >= ALL && want_accept && ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		passive_callback(ctx);
@@ -85,7 +93,7 @@ static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newsta
 		struct life_record *life = follows_lives ? life_of(key) : NULL;
 
 		if (life)
-			forget(key, life);
+			forget(key, life, count_end());
 		r.task.tid = attempt->tid;
 		r.task.cgroup_id = attempt->ts_ns;
 		submit(ctx, &r, &r.ts_ns, sizeof(r));
