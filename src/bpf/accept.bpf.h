@@ -21,6 +21,15 @@ static __always_inline int accepted(void *ctx, const bool typed, struct sock *sk
 	return 0;
 }
 
+/* struct socket, to its sk, is 32 bytes on 5.10 to 7.2. */
+struct socket_head {
+	__u64 words[4];
+};
+
+#define IN_SOCKET(head, field)                                     \
+	(*(typeof(((struct socket *)0)->field) const volatile *)(  \
+		(void *)(head) + bpf_core_field_offset(struct socket, field)))
+
 /*
  * Where nothing can be attached to a function: the exits of two system calls. The
  * descriptor is looked up in the task's table, where another thread may have put
@@ -31,15 +40,6 @@ static __always_inline int accepted(void *ctx, const bool typed, struct sock *sk
  * one of all calls runs it for each (30 ns more), but asks for neither tracefs nor
  * CONFIG_FTRACE_SYSCALLS.
  */
-/* struct socket, to its sk, is 32 bytes on 5.10 to 7.2. */
-struct socket_head {
-	__u64 words[4];
-};
-
-#define IN_SOCKET(head, field)                  \
-	(*(typeof(((struct socket *)0)->field) const volatile *)((void *)(head) + \
-		bpf_core_field_offset(struct socket, field)))
-
 static __always_inline struct sock *socket_of(const bool typed, struct task_struct *task, int fd)
 {
 	struct files_struct *opened;
