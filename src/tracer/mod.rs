@@ -4,6 +4,7 @@
 //! other file names libbpf_rs. Decides nothing about output.
 
 mod buffer;
+mod object;
 mod rung;
 mod setup;
 mod tracepoint;

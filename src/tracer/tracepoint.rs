@@ -3,6 +3,7 @@
 //! number, is mounted nowhere: from a mount of our own, that no one else can see.
 
 use std::ffi::OsStr;
+use std::ffi::c_long;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
@@ -55,8 +56,8 @@ fn perf_event(number: u64) -> io::Result<OwnedFd> {
         config: number,
         ..Default::default()
     };
-    let (any_pid, cpu, no_group) = (-1, 0, -1);
-    let flags = libbpf_sys::PERF_FLAG_FD_CLOEXEC;
+    let [any_pid, cpu, no_group]: [c_long; 3] = [-1, 0, -1];
+    let flags = c_long::from(libbpf_sys::PERF_FLAG_FD_CLOEXEC);
     // SAFETY: the kernel reads `size` bytes of `attr` and keeps no pointer to it.
     let fd =
         unsafe { libc::syscall(libc::SYS_perf_event_open, &attr, any_pid, cpu, no_group, flags) };

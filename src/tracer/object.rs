@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a run writes into the BPF object: its constants, the sizes of its maps, and
+//! what is in them at start. Decides on no hook.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+
+use super::Tracer;
+use super::rung::Rung;
+use super::setup::Setup;
+use crate::cgroup;
+use crate::cgroup::Cgroups;
+use crate::cgroup::text_of;
+use crate::config::Family;
+use crate::config::Filter;
+use crate::config::Format;
+use crate::error::StartError;
+use crate::error::tell;
+use crate::event::COMM_LEN;
+use crate::privilege;
+use crate::process;
+use crate::skel::OpenTcpconnectSkel;
+use crate::skel::TcpconnectSkel;
+use crate::skel::types;
+
+/// Processes that --children and COMMAND can follow at once: the default limit
+/// of pids on hosts with up to 32 CPUs.
+const MAX_FAMILY: u32 = 32_768;
+/// Containers and units that --container and --unit can mean at once.
+const MAX_CGROUPS: u32 = 4_096;
+/// Connects under way at once, in the rungs that keep them between two hooks.
+const MAX_CALLS: u32 = 65_536;
+/// Ended connections whose place is kept for the next: the sockets that an allocator
+/// with many CPUs may have at hand.
+const MAX_SPARE_LIVES: u32 = 1_024;
+/// LOCAL_FREE_TARGET of the kernel's bpf_lru_list.c: a CPU takes so many places at once,
+/// which others cannot use then. Of 400 connections, in a table of 500, 10 were dropped.
+const LRU_PLACES_OF_A_CPU: u32 = 128;
+
+impl Setup<'_> {
+    /// Beside those followed, so that they take no place from any.
+    fn spare_lives(&self) -> u32 {
+        (self.config.max_connections / 64).min(MAX_SPARE_LIVES)
+    }
+
+    /// Room for connections, with what the kernel's LRU keeps each CPU from using.
+    pub(super) fn room_for_lives(&self) -> u32 {
+        self.config.max_connections + self.spare_lives() + LRU_PLACES_OF_A_CPU * cpus()
+    }
+
+    pub(super) fn set_constants(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
+        let filter: &Filter = &self.config.filter;
+        let json = self.config.format == Format::Json;
+        let data = open.maps.rodata_data.as_deref_mut();
+        let data = data.context("the BPF object has no constants")?;
+        data.task_is_typed = privilege::has_typed_task();
+        data.use_ring = self.ring;
+        data.count_only = !self.rows();
+        data.want_leader_comm = json || self.processes;
+        data.want_netns_id =
+            json || self.config.who.netns_id || self.config.existing || self.config.peer.is_some();
+        data.want_cgroup_id = json || self.cgroup_names || self.config.dns;
+        data.want_processes = self.processes;
+        data.want_process = self.processes || self.config.who.container_id || self.config.dns;
+        data.want_prompt = self.config.procs.is_some();
+        data.may_probe = privilege::may_probe();
+        data.want_vpid = self.config.who.vpid;
+        data.want_cookie = json || self.config.existing || self.config.peer.is_some();
+        data.has_cookie = data.want_cookie && privilege::has_cookies();
+        data.follows_lives = self.follows_lives();
+        data.want_connects =
+            self.config.keeps_who() || self.config.existing || self.config.peer.is_some();
+        data.by_remote = self.config.by_remote;
+        data.want_adopted = self.adopts();
+        data.want_accept = self.accepts();
+        data.want_peer = self.config.peer.is_some();
+        data.want_accepts = self.config.shows_accepts() || data.want_connects;
+        data.want_result = self.config.result.is_some();
+        data.max_spare_lives = self.spare_lives().into();
+        data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
+        data.want_life = self.wants_ends();
+        data.only_states = rung == Rung::StateOnly;
+        data.want_pidns = self.pidns.unwrap_or(0);
+        data.want_cgroup_names = self.cgroup_names;
+        data.wanted_cgroup_names = u32::try_from(self.patterns.len())?;
+        data.ring_bytes = u32::try_from(self.buffer_bytes)?;
+        match self.pid_set() {
+            true => data.want_pid_set = true,
+            false => data.want_pid = self.roots.first().copied().unwrap_or(0),
+        }
+        data.want_uid_set = filter.uid.is_some();
+        data.want_uid = filter.uid.unwrap_or(0);
+        if let Some(comm) = filter.comm {
+            let word = |bytes: &[u8; COMM_LEN], at: usize| {
+                u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]))
+            };
+            data.want_comm = [word(&comm.0, 0), word(&comm.0, 8)];
+            // The name and the NUL after it.
+            let len = comm.0.iter().take_while(|&&b| b != 0).count();
+            let mask = std::array::from_fn(|i| if i <= len { 0xff } else { 0 });
+            data.want_comm_mask = [word(&mask, 0), word(&mask, 8)];
+            data.want_comm_set = true;
+        }
+        data.want_netns = self.netns.unwrap_or(0);
+        data.want_ports = filter.ports.is_some();
+        data.want_nets = filter.nets.is_some();
+        data.nets_default = filter.nets.as_ref().is_some_and(|n| n.default).into();
+        data.want_cgroups = self.cgroup_set();
+        data.want_cgroupmap = self.cgroupmap.is_some();
+        data.want_mntnsmap = self.mntnsmap.is_some();
+        data.want_ip = match filter.family {
+            Family::Both => 0,
+            Family::V4 => 4,
+            Family::V6 => 6,
+        };
+        Ok(())
+    }
+
+    /// Creates only the maps this run needs, in the size it needs.
+    pub(super) fn size_maps(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
+        let filter = &self.config.filter;
+        let nets = filter.nets.as_ref().map_or(0, |n| n.entries.len());
+        let pids = match filter.children {
+            true => MAX_FAMILY,
+            false => u32::try_from(self.roots.len())?,
+        };
+        let cgroups = match self.patterns.is_empty() {
+            true => u32::try_from(self.cgroups.len())?,
+            false => MAX_CGROUPS,
+        };
+        let maps = &mut open.maps;
+        let perf = self.rows() && !self.ring;
+        let bytes = u32::try_from(self.buffer_bytes)?;
+        let plan = [
+            (&mut maps.ring, self.rows() && self.ring, Some(bytes)),
+            // 0 entries: libbpf makes it one for each possible CPU.
+            (&mut maps.perf, perf, None),
+            (&mut maps.doorbell, perf, None),
+            (&mut maps.beside_perf, perf && self.tells_beside(), None),
+            (&mut maps.exec_scratch, self.processes, None),
+            (&mut maps.dns_scratch, self.config.dns, None),
+            (&mut maps.askers, self.config.dns, None),
+            (&mut maps.cgroup_names, !self.patterns.is_empty(), None),
+            (&mut maps.pids, self.pid_set(), Some(pids)),
+            (&mut maps.ports, filter.ports.is_some(), None),
+            (&mut maps.nets, nets > 0, Some(u32::try_from(nets)?)),
+            (&mut maps.cgroups, self.cgroup_set(), Some(cgroups)),
+            (&mut maps.cgroupmap, self.cgroupmap.is_some(), None),
+            (&mut maps.mntnsmap, self.mntnsmap.is_some(), None),
+            (&mut maps.flows, !self.rows(), None),
+            (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
+            (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
+            (&mut maps.lives, self.follows_lives(), Some(self.room_for_lives())),
+            (&mut maps.adopted, self.adopts(), Some(self.config.max_connections)),
+        ];
+        for (map, needed, entries) in plan {
+            map.set_autocreate(needed)?;
+            if let Some(entries) = entries.filter(|_| needed) {
+                map.set_max_entries(entries)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn fill_maps(&self, skel: &TcpconnectSkel) -> Result<()> {
+        let filter = &self.config.filter;
+        let maps = &skel.maps;
+        let any = MapFlags::ANY;
+        let one = 1u32.to_ne_bytes();
+        let slot = 0u32.to_ne_bytes();
+        if self.pid_set() {
+            for pid in &self.roots {
+                maps.pids.update(&pid.to_ne_bytes(), &one, any)?;
+            }
+        }
+        if let Some(ports) = &filter.ports {
+            for (i, word) in ports.0.iter().enumerate().filter(|(_, word)| **word != 0) {
+                maps.ports.update(&(i as u32).to_ne_bytes(), &word.to_ne_bytes(), any)?;
+            }
+        }
+        for (net, wanted) in filter.nets.iter().flat_map(|nets| &nets.entries) {
+            let mut key = [0; size_of::<types::net_key>()];
+            key[..4].copy_from_slice(&(8 + net.prefix_len).to_ne_bytes());
+            key[4] = net.is_v4().into();
+            key[5..21].copy_from_slice(&net.addr);
+            maps.nets.update(&key, &u32::from(*wanted).to_ne_bytes(), any)?;
+        }
+        for id in &self.cgroups {
+            maps.cgroups.update(&id.to_ne_bytes(), &one, any)?;
+        }
+        for (i, pattern) in self.patterns.iter().enumerate() {
+            let mut name = [0; size_of::<types::cgroup_name>()];
+            name[..4].copy_from_slice(&(pattern.text.len() as u32).to_ne_bytes());
+            name[4..8].copy_from_slice(&u32::from(pattern.whole).to_ne_bytes());
+            name[8..][..pattern.text.len()].copy_from_slice(pattern.text.as_bytes());
+            maps.cgroup_names.update(&(i as u32).to_ne_bytes(), &name, any)?;
+        }
+        let pins = [
+            (&maps.cgroupmap, &self.cgroupmap, "--cgroupmap", &filter.cgroupmap),
+            (&maps.mntnsmap, &self.mntnsmap, "--mntnsmap", &filter.mntnsmap),
+        ];
+        for (outer, pin, option, path) in pins {
+            let Some(pin) = pin else { continue };
+            let fd = pin.as_fd().as_raw_fd().to_ne_bytes();
+            outer.update(&slot, &fd, any).map_err(|e| StartError::BadMap {
+                option,
+                path: path.as_deref().unwrap_or(Path::new("")).display().to_string(),
+                why: format!(
+                    "the kernel refuses it ({}); it must be a hash made without flags",
+                    text_of(&e)
+                ),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Processes born before the fork hook was there. Repeated until nothing is
+    /// new: one may have been born of an unknown parent while /proc was read.
+    pub(super) fn adopt_descendants(&self, tracer: &Tracer) -> Result<()> {
+        let mut known = HashSet::new();
+        loop {
+            let found = process::descendants(&self.roots);
+            if found.is_subset(&known) {
+                return Ok(());
+            }
+            for pid in &found {
+                let (pid, descendant) = (pid.to_ne_bytes(), 0u32.to_ne_bytes());
+                let added = tracer.skel.maps.pids.update(&pid, &descendant, MapFlags::NO_EXIST);
+                match added.map_err(|e| e.kind()) {
+                    Ok(()) | Err(libbpf_rs::ErrorKind::AlreadyExists) => {}
+                    Err(kind) => return Err(anyhow!("failed to follow a descendant: {kind:?}")),
+                }
+            }
+            known.extend(found);
+        }
+    }
+
+    /// The cgroups with a wanted name. One made meanwhile is added by its hook.
+    pub(super) fn adopt_cgroups(&self, tracer: &Tracer) -> Result<()> {
+        let found = Cgroups::scan().matching(&self.patterns);
+        if found.is_empty() {
+            let names = self.config.filter.containers.iter().chain(&self.config.filter.units);
+            let names: Vec<_> = names.map(String::as_str).collect();
+            let searched = match cgroup::is_hybrid() {
+                true => " in cgroup v2, version 1 is not searched",
+                false => "",
+            };
+            let names = names.join(", ");
+            tell(&format!("tcpconnect: no cgroup of {names} now{searched}; waiting for one"));
+        }
+        for id in found {
+            let added = tracer.skel.maps.cgroups.update(&id.to_ne_bytes(), &[0; 4], MapFlags::ANY);
+            added.context("failed to follow a cgroup")?;
+        }
+        Ok(())
+    }
+}
+
+fn cpus() -> u32 {
+    // SAFETY: no arguments in memory.
+    u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+}
