@@ -256,13 +256,15 @@ fn cost_of_tracing() {
     line("connect, untraced", format!("{:.2} us", median(untraced) / 1000.0), "");
 }
 
-const CYCLES: u64 = 30_000;
+const CYCLES: u64 = 10_000;
 /// One round differs from the next by several percent.
-const LIFE_ROUNDS: usize = 25;
+const LIFE_ROUNDS: usize = 60;
 
 /// connect, accept and close on loopback, with a row for each. A close exchanges
 /// FINs, a reset is one segment: less work to compare with. Without a filter, which
-/// would cost its own; what else connects meanwhile is in the file, too.
+/// would cost its own; what else connects meanwhile is in the file, too. Each traced
+/// run is compared with the mean of the untraced ones before and after it, for a
+/// machine drifts.
 fn cost_of_lives() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let rows = dir.path().join("rows");
@@ -275,16 +277,18 @@ fn cost_of_lives() {
     let all: &[&str] = &["-r", "--life", "--accept"];
     for (end, variants) in [("close", &[&all[..1], &all[..2], all][..]), ("reset", &[all])] {
         cycle(&mut client, end);
-        let mut untraced = Vec::new();
+        let mut untraced = vec![cycle(&mut client, end)];
         for options in variants {
             let args = [options, &["-o", rows][..]].concat();
             let mut ratios = Vec::new();
             for _ in 0..LIFE_ROUNDS {
-                let base = cycle(&mut client, end);
+                let before = untraced[untraced.len() - 1];
                 let (tracer, _) = trace(&args, Stdio::null());
-                ratios.push(cycle(&mut client, end) / base);
+                let traced = cycle(&mut client, end);
                 stop(tracer);
-                untraced.push(base);
+                let after = cycle(&mut client, end);
+                ratios.push(traced * 2.0 / (before + after));
+                untraced.push(after);
             }
             let target = if options.contains(&"--accept") { "<= 1.10" } else { "" };
             let name = format!("connect, accept, {end}: {}", options.join(" "));
