@@ -58,6 +58,9 @@ const MAX_HELD: usize = 65_536;
 /// What the reader's buffers keep when they are empty: rows, and bytes of text.
 const MAX_IDLE_ROWS: usize = 2_048;
 const MAX_IDLE_TEXT: usize = 256 << 10;
+/// How long the ends of COMMAND's connections are waited for: the other side has yet to
+/// acknowledge its FIN, and may take 40 ms for that (delayed ACK) on the same host.
+const LAST_ENDS: Duration = Duration::from_secs(1);
 /// How long a COMMAND may take to end after the signal that ends us.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -212,7 +215,8 @@ struct App<'a> {
 impl App<'_> {
     fn trace(&mut self, mut command: Option<&mut Running>) -> Result<End> {
         let started = Instant::now();
-        let deadline = self.config.duration.map(|d| started + d);
+        let mut deadline = self.config.duration.map(|d| started + d);
+        let mut end_at_deadline = End::Limit;
         let interval = match self.config.mode {
             Mode::Count { interval } => interval,
             Mode::Rows => None,
@@ -241,9 +245,15 @@ impl App<'_> {
             if self.stop.is_set() {
                 return Ok(End::Signal);
             }
-            if let Some(command) = command.as_deref_mut().filter(|_| woken.command)
-                && command.ended()?.is_some()
+            if let Some(running) = command.as_deref_mut().filter(|_| woken.command)
+                && running.ended()?.is_some()
             {
+                command = None;
+                let last = Instant::now() + LAST_ENDS;
+                deadline = Some(deadline.map_or(last, |at| at.min(last)));
+                end_at_deadline = End::Command;
+            }
+            if end_at_deadline == End::Command && !(self.config.life && self.tracer.has_open()) {
                 return Ok(End::Command);
             }
             if self.config.max_events.is_some_and(|n| self.printed >= n) {
@@ -251,7 +261,7 @@ impl App<'_> {
             }
             let now = Instant::now();
             if deadline.is_some_and(|at| now >= at) {
-                return Ok(End::Limit);
+                return Ok(end_at_deadline);
             }
             if let (Some(at), Some(every)) = (next_table, interval)
                 && now >= at

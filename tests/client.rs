@@ -1170,6 +1170,7 @@ fn life(ctx: &Ctx, args: &[&str]) -> Res {
         "local" | "remote" | "reset" | "half" | "mapped" | "fork" | "passed" => served(ctx, what),
         "again" => same_ports_again(ctx),
         "itself" => to_itself(ctx),
+        "late" => acknowledged_late(ctx),
         "many" => many_at_once(ctx, number(args, 1, None)?),
         "refused" => {
             let to = addr(&listener(LO4)?)?;
@@ -1229,6 +1230,23 @@ fn to_itself(ctx: &Ctx) -> Res {
     sock.0.read_exact(&mut [0; 9]).map_err(text)?;
     drop(sock);
     ctx.emit(&ended(line, "ok", 9, 9, "local"));
+    Ok(())
+}
+
+/// A server that does not close answers a FIN only with a delayed ACK.
+fn acknowledged_late(ctx: &Ctx) -> Res {
+    let listener = listener(LO4)?;
+    let to = addr(&listener)?;
+    if fork()? == 0 {
+        let accepted = listener.accept();
+        thread::sleep(Duration::from_millis(200));
+        exit(i32::from(accepted.is_err()));
+    }
+    let sock = graceful(LO4)?;
+    let errno = sock.connect(&RawAddr::new(to));
+    let line = fact(&ctx.case, &sock, to, errno);
+    drop(sock);
+    ctx.emit(&ended(line, "ok", 0, 0, "local"));
     Ok(())
 }
 

@@ -27,6 +27,7 @@ pub const TESTS: &Tests = &[(
         the_table_tells_outcome_and_end,
         only_slow_outcomes_are_shown,
         who_connected_is_told_of_the_end_too,
+        a_commands_connections_end_after_it,
         who_accepted_is_told_and_both_ends_join,
         a_filter_means_the_listener_of_what_is_accepted,
         the_table_has_a_letter_for_connect_accept_and_end,
@@ -175,6 +176,21 @@ fn the_table_tells_outcome_and_end(lab: &Lab) {
     assert!(again.parse::<u32>().is_ok(), "{done:#?}");
     assert!(matches!(shown[2][..], ["refused", _, "-", "-", "-", "-"]), "{done:#?}");
     assert!(matches!(shown[3][..], ["-", "-", _, "0.0", "0.0", "0"]), "{done:#?}");
+}
+
+fn a_commands_connections_end_after_it(lab: &Lab) {
+    let client = client();
+    let client = client.to_str().expect("UTF-8");
+    let done = lab.run(&["-j", "-r", "--life", "--", client, "--netns", "life", "late"]);
+    done.assert_quiet_success();
+    let rows = |event: &str| {
+        let lines = done.stdout.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        lines.filter(|v| v["event"] == event).collect::<Vec<_>>()
+    };
+    let (results, closes) = (rows("result"), rows("close"));
+    assert_eq!((results.len(), closes.len()), (1, 1), "{done:#?}");
+    assert_eq!(closes[0]["conn_id"], results[0]["conn_id"], "{done:#?}");
+    assert_eq!(closes[0]["close_by"], "local", "{done:#?}");
 }
 
 fn many_connections_at_once_all_end(lives: &Lives) {

@@ -267,6 +267,11 @@ impl Tracer {
         self.forgotten = self.forgotten.max((begun - ended).saturating_sub(open));
     }
 
+    /// Whether connections that are followed have yet to end.
+    pub fn has_open(&self) -> bool {
+        self.lives().is_some_and(|(begun, ended)| begun > ended)
+    }
+
     /// Connections begun and ended, if they are followed.
     fn lives(&self) -> Option<(u64, u64)> {
         let bss = self.skel.maps.bss_data.as_deref()?;

@@ -305,7 +305,7 @@ impl<'a> Setup<'a> {
             Attach::Fentry => vec![Rung::Fentry],
             Attach::Kprobe => vec![Rung::Kprobe],
             Attach::Sockops => vec![sockops],
-            // sockops sees no accept: it would take a kprobe, or the exits of all system calls.
+            // sockops sees no accept: it would take a kprobe, or the exits of system calls.
             Attach::Auto if self.sees_all_cgroups() && !self.accepts() => {
                 vec![sockops, Rung::Fentry, Rung::Kprobe]
             }
