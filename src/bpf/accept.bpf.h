@@ -26,10 +26,6 @@ struct socket_head {
 	__u64 words[4];
 };
 
-#define IN_SOCKET(head, field)                                     \
-	(*(typeof(((struct socket *)0)->field) const volatile *)(  \
-		(void *)(head) + bpf_core_field_offset(struct socket, field)))
-
 /*
  * Where nothing can be attached to a function: the exits of two system calls. The
  * descriptor is looked up in the task's table, where another thread may have put
@@ -59,7 +55,9 @@ static __always_inline struct sock *socket_of(const bool typed, struct task_stru
 		return NULL;
 	/* A socket, and nothing else, leads back to its file. */
 	bpf_probe_read_kernel(&sock, sizeof(sock), BPF_CORE_READ(file, private_data));
-	return IN_SOCKET(&sock, file) == file ? IN_SOCKET(&sock, sk) : NULL;
+	if (*IN_HEAD(struct socket, &sock, file) != file)
+		return NULL;
+	return *IN_HEAD(struct socket, &sock, sk);
 }
 
 static __always_inline struct sock *accepted_by(const bool typed, struct task_struct *task, int fd)

@@ -103,6 +103,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, int oldstate
 	ends = followed && (newstate == TCP_CLOSE || !want_life);
 	/* A locked instruction after the record's stores waits for them: 45 ns. */
 	keep = ends && count_end();
+	/* That it succeeded needs nothing of the socket. */
 	if (!life || newstate == TCP_CLOSE || !life->connect.lport)
 		tp = bpf_skc_to_tcp_sock(sk);
 	if (!life) {

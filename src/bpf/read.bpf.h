@@ -42,15 +42,17 @@ struct sock_head {
 	__u64 words[13];
 };
 
-#define IN_HEAD(type, sk, field) \
-	((type const volatile *)((void *)(sk) + bpf_core_field_offset((sk)->__sk_common.field)))
+/* A field of a struct of which there is a copy of the head. */
+#define IN_HEAD(type, head, field)                                         \
+	((typeof(((type *)0)->field) const volatile *)((void *)(head) +    \
+						       bpf_core_field_offset(type, field)))
 
-#define LOAD_COMMON(access, dst, sk, field)                       \
-	do {                                                      \
-		if (access == BY_HEAD)                            \
-			(dst) = *IN_HEAD(typeof(dst), sk, field); \
-		else                                              \
-			LOAD(access, dst, (sk)->__sk_common.field); \
+#define LOAD_COMMON(access, dst, sk, field)                                       \
+	do {                                                                      \
+		if (access == BY_HEAD)                                            \
+			(dst) = *IN_HEAD(struct sock, sk, __sk_common.field);     \
+		else                                                              \
+			LOAD(access, dst, (sk)->__sk_common.field);               \
 	} while (0)
 
 #define LOAD_SK(access, dst, sk, field, api_field)                           \
@@ -66,7 +68,7 @@ struct sock_head {
 		if (access == BY_API)                                                    \
 			load_words(dst, ((volatile struct bpf_sock *)sk)->api_field);    \
 		else if (access == BY_HEAD)                                              \
-			load16(true, dst, (void *)IN_HEAD(__u8, sk, field));             \
+			load16(true, dst, (void *)IN_HEAD(struct sock, sk, __sk_common.field)); \
 		else                                                                     \
 			load16(access, dst, &(sk)->__sk_common.field);                   \
 	} while (0)
