@@ -52,26 +52,24 @@ pub fn may_attach_to_cgroups() -> bool {
 /// Kernels before 5.11 charge maps and programs to the limit of locked memory,
 /// which is too low for us unless it can be raised.
 pub fn lacks_locked_memory() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    version(&release) < (5, 11) && effective() >> CAP_SYS_RESOURCE & 1 == 0
+    kernel() < (5, 11) && effective() >> CAP_SYS_RESOURCE & 1 == 0
 }
 
 /// Whether BPF can have a typed pointer to the current task
 /// (bpf_get_current_task_btf, kernel 5.11). Where a vendor has brought it to an
 /// older kernel, the untyped one does as well.
 pub fn has_typed_task() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    version(&release) >= (5, 11)
+    kernel() >= (5, 11)
 }
 
 /// Whether tracing programs can ask for the cookie of a socket (kernel 5.12).
 pub fn has_cookies() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    version(&release) >= (5, 12)
+    kernel() >= (5, 12)
 }
 
-/// Major and minor number of a kernel release.
-fn version(release: &str) -> (u32, u32) {
+/// Major and minor number of the running kernel.
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
@@ -106,8 +104,7 @@ pub fn has_kprobes() -> bool {
 /// From 7.0 on a tp_btf program can be preempted, and then skipped for others;
 /// one on the perf side of the tracepoint cannot.
 pub fn needs_perf_tracepoints() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    version(&release) >= (7, 0)
+    kernel() >= (7, 0)
 }
 
 /// Capabilities in a user namespace of one's own do not count for BPF.

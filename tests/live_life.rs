@@ -183,11 +183,7 @@ fn a_commands_connections_end_after_it(lab: &Lab) {
     let client = client.to_str().expect("UTF-8");
     let done = lab.run(&["-j", "-r", "--life", "--", client, "--netns", "life", "late"]);
     done.assert_quiet_success();
-    let rows = |event: &str| {
-        let lines = done.stdout.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-        lines.filter(|v| v["event"] == event).collect::<Vec<_>>()
-    };
-    let (results, closes) = (rows("result"), rows("close"));
+    let (results, closes) = (done.objects("result"), done.objects("close"));
     assert_eq!((results.len(), closes.len()), (1, 1), "{done:#?}");
     assert_eq!(closes[0]["conn_id"], results[0]["conn_id"], "{done:#?}");
     assert_eq!(closes[0]["close_by"], "local", "{done:#?}");
