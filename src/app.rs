@@ -95,7 +95,7 @@ pub fn run(config: &Config) -> Result<u8> {
     let mut app = App {
         config,
         procs: Procs::new(config, paused.as_ref().map(Paused::pid)),
-        who: Who::new(config, &tracer)?,
+        who: Who::new(config, paused.as_ref().map(Paused::pid), &tracer)?,
         tracer,
         output: output::new(config),
         sink,

@@ -133,12 +133,10 @@ impl<'a> Procs<'a> {
     }
 
     fn is_wanted(&self, event: &Happening) -> bool {
-        let pid = event.process.map_or(event.pid, Process::proc_pid);
+        let pid = event.process.map_or(event.pid, |process| process.proc_pid());
         let is_root = |pid: u32| self.roots.contains(&pid);
-        let descends = || {
-            let mut ancestors = event.process.into_iter().flat_map(Process::ancestors);
-            self.filter.children && ancestors.any(|p| is_root(p.proc_pid()))
-        };
+        let descends =
+            || self.filter.children && event.process.is_some_and(Process::descends_from_root);
         (self.roots.is_empty() || is_root(pid) || descends())
             && (self.filter.uid.is_none() || self.filter.uid == event.uid)
             && self.filter.comm.is_none_or(|comm| Comm(comm.0) == event.name)

@@ -98,12 +98,12 @@ impl Facts {
 
 impl Who {
     /// Lists what exists already; the tracer is attached, so that nothing that
-    /// changes meanwhile is missed.
-    pub fn new(config: &Config, tracer: &Tracer) -> Result<Self> {
-        let processes = config.follows_processes();
+    /// changes meanwhile is missed. `command` is the pid of COMMAND.
+    pub fn new(config: &Config, command: Option<u32>, tracer: &Tracer) -> Result<Self> {
+        let roots = || config.filter.pids.iter().copied().chain(command).collect();
         Ok(Who {
-            processes: match processes {
-                true => Some(Processes::scan(|| tracer.list_processes())?),
+            processes: match config.follows_processes() {
+                true => Some(Processes::scan(roots(), || tracer.list_processes())?),
                 false => None,
             },
             cgroups: config.names_cgroups().then(Cgroups::scan),

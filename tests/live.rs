@@ -10,6 +10,7 @@ macro_rules! tests {
 mod lab;
 mod live_dns;
 mod live_life;
+mod live_procs;
 mod live_sockets;
 mod live_who;
 
@@ -104,9 +105,13 @@ fn main() {
         trials.extend(of_one_run(&cell, &lab, CaseRun::new, cases));
         let (one_buffer, one_rung) = (*buffer == buffers[0], Some(attach) == rungs.last());
         let has = |cells: &Cells| cells.have(attach, one_buffer, one_rung);
-        for (group, tests) in
-            [("", TESTS), ("", live_life::TESTS), ("", live_who::TESTS), ("dns::", live_dns::TESTS)]
-        {
+        for (group, tests) in [
+            ("", TESTS),
+            ("", live_life::TESTS),
+            ("", live_procs::TESTS),
+            ("", live_who::TESTS),
+            ("dns::", live_dns::TESTS),
+        ] {
             let here = tests.iter().filter(|(cells, _)| has(cells));
             for &(name, test) in here.flat_map(|(_, tests)| *tests) {
                 let lab = Arc::clone(&lab);

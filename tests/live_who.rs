@@ -97,7 +97,7 @@ fn who(lab: &Lab, client: &Client) -> Tracer {
 }
 
 /// A pid and what is above it up to pid 1, from /proc.
-fn lineage(pid: u32) -> Vec<Value> {
+pub fn lineage(pid: u32) -> Vec<Value> {
     let of = |pid: u32, name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
     let mut found = Vec::new();
     let mut at = pid;

@@ -33,6 +33,8 @@ use crate::event::NoticeKind;
 use crate::event::Origin;
 use crate::event::Stage;
 use crate::peers::Peer;
+use crate::process::Ancestor;
+use crate::process::Known;
 use crate::process::Process;
 
 pub struct Json {
@@ -264,16 +266,16 @@ fn lossy(bytes: &[u8]) -> Cow<'_, str> {
 
 impl Json {
     fn parents(&self, process: &Process) -> Vec<ParentObject> {
-        let object = |p: Rc<Process>| ParentObject {
+        let object = |p: &Rc<Known>| ParentObject {
             pid: p.pid,
             comm: lossy(p.name().bytes()).into(),
             exe: p.image().exe.as_deref().map(|exe| lossy(exe).into()),
-            start: self.start(&p),
+            start: self.start(p),
         };
-        process.ancestors().map(object).collect()
+        process.ancestors().filter_map(Ancestor::known).map(object).collect()
     }
 
-    fn start(&self, process: &Process) -> Option<Time> {
+    fn start(&self, process: &Known) -> Option<Time> {
         (process.start_ns != 0).then(|| Time(self.boot.unix_ns(process.start_ns)))
     }
 
@@ -419,7 +421,7 @@ impl Output for Json {
 
     fn connect(&mut self, row: &Row, clock: &WallClock, out: &mut Vec<u8>) {
         let e = row.connect;
-        let image = row.process.map(Process::image);
+        let image = row.process.map(|process| process.image());
         let fields = row.process.zip(image.as_deref());
         let thread = (e.comm != e.leader).then(|| String::from_utf8_lossy(e.comm.bytes()));
         let event = match e.origin {
@@ -463,7 +465,7 @@ impl Output for Json {
     }
 
     fn process(&mut self, e: &Happening, clock: &WallClock, out: &mut Vec<u8>) {
-        let image = e.process.map(Process::image);
+        let image = e.process.map(|process| process.image());
         let fields = e.process.zip(image.as_deref()).map(|(process, image)| {
             let exec = matches!(e.what, What::Exec(_));
             let want =

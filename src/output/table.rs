@@ -29,7 +29,7 @@ use crate::event::Life;
 use crate::event::NoticeKind;
 use crate::event::Origin;
 use crate::event::Stage;
-use crate::process::Process;
+use crate::process::Ancestor;
 
 /// What a cell may need.
 struct Line<'a> {
@@ -205,7 +205,9 @@ fn kibibytes(out: &mut Vec<u8>, bytes: u64) {
 }
 
 fn exe(line: &Line, out: &mut Vec<u8>) {
-    let Some(image) = line.row.process.map(Process::image) else { return out.push(b'-') };
+    let Some(image) = line.row.process.map(|process| process.image()) else {
+        return out.push(b'-');
+    };
     let Some(exe) = &image.exe else { return out.push(b'-') };
     text::whole_name(out, exe);
     if image.exe_deleted || line.event.exe_deleted {
@@ -224,16 +226,21 @@ fn process(out: &mut Vec<u8>, name: &Comm, pid: u32) {
     out.push(b')');
 }
 
-/// `bash(812) < sshd(640) < systemd(1)`; ends with `-` if there are more.
+/// `bash(812) < sshd(640) < systemd(1)`; `-` stands for more.
 fn parents(line: &Line, out: &mut Vec<u8>) {
     let start = out.len();
     let mut above = 0;
-    for parent in line.row.process.iter().flat_map(|process| process.ancestors()) {
-        above = parent.ppid;
+    for ancestor in line.row.process.iter().flat_map(|process| process.ancestors()) {
         if out.len() > start {
             out.extend_from_slice(b" < ");
         }
-        process(out, &parent.name(), parent.pid);
+        match ancestor {
+            Ancestor::Known(parent) => {
+                above = parent.ppid;
+                process(out, &parent.name(), parent.pid);
+            }
+            Ancestor::LeftOut(_) => out.push(b'-'),
+        }
     }
     if out.len() == start {
         out.push(b'-');
@@ -243,7 +250,7 @@ fn parents(line: &Line, out: &mut Vec<u8>) {
 }
 
 fn args(line: &Line, out: &mut Vec<u8>) {
-    let image = line.row.process.map(Process::image);
+    let image = line.row.process.map(|process| process.image());
     match image.as_ref().and_then(|image| image.args.as_ref()) {
         Some(args) => text::arguments(out, args),
         None => out.push(b'-'),

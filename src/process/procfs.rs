@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What /proc tells of processes: their programs, parents and starts.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use crate::event::Args;
+use crate::event::Comm;
+use crate::event::Image;
+use crate::event::MAX_ARGS;
+
+/// Executable and arguments of a live process. A kernel thread has neither.
+pub(super) fn image_of(pid: u32) -> Option<Image> {
+    const DELETED: &[u8] = b" (deleted)";
+    let mut args = Vec::new();
+    let cmdline = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
+    cmdline.take(MAX_ARGS as u64 + 1).read_to_end(&mut args).ok()?;
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let exe = exe.map(|path| path.into_os_string().into_vec());
+    // A file can have such a name, too.
+    let unlinked = || fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|m| m.nlink() == 0);
+    let exe_deleted = exe.as_ref().is_some_and(|path| path.ends_with(DELETED)) && unlinked();
+    let exe = exe.map(|mut path| {
+        path.truncate(path.len() - if exe_deleted { DELETED.len() } else { 0 });
+        path.into_boxed_slice()
+    });
+    Some(Image { exe, exe_deleted, args: Some(Args::new(&args)) })
+}
+
+/// Every live descendant of these processes; the processes themselves excluded.
+pub fn descendants(roots: &[u32]) -> HashSet<u32> {
+    closure(roots, &parents())
+}
+
+/// Whether this very process lives; `start_ns` is a CLOCK_BOOTTIME.
+pub fn is_alive(pid: u32, start_ns: u64) -> bool {
+    stat_of(pid).is_some_and(|stat| stat.is(start_ns))
+}
+
+/// Whether a process has this pid now.
+pub fn exists(pid: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok()
+}
+
+/// Parent of each live process.
+fn parents() -> HashMap<u32, u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return HashMap::new();
+    };
+    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, stat_of(pid)?.parent))).collect()
+}
+
+/// Of /proc/PID/stat.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) name: Comm,
+    pub(super) parent: u32,
+    /// Since boot, in units of 10 ms.
+    start: u64,
+}
+
+impl Stat {
+    pub(super) fn is(&self, start_ns: u64) -> bool {
+        /// USER_HZ is 100 on every architecture we know.
+        const TICK_NS: u64 = 10_000_000;
+        self.start == start_ns / TICK_NS
+    }
+}
+
+pub(super) fn stat_of(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The second field is the comm, in parentheses, and may itself hold blanks,
+/// parentheses and any other byte.
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
+    let begin = stat.iter().position(|&b| b == b'(')? + 1;
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    let name = Comm::new(stat.get(begin..end)?);
+    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    Some(Stat { name, parent, start: fields.nth(17)?.parse().ok()? })
+}
+
+fn closure(roots: &[u32], parents: &HashMap<u32, u32>) -> HashSet<u32> {
+    let mut found = HashSet::new();
+    for &pid in parents.keys() {
+        let mut chain = vec![pid];
+        let mut at = pid;
+        // A chain longer than the table would be a loop; /proc is not read at one instant.
+        while let Some(&parent) = parents.get(&at)
+            && chain.len() <= parents.len()
+        {
+            if roots.contains(&parent) || found.contains(&parent) {
+                found.extend(chain);
+                break;
+            }
+            chain.push(parent);
+            at = parent;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comm_with_parentheses_does_not_hide_the_parent() {
+        let stat = b"7 (a) R 9 (\xff) S 42 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 3141 0 0";
+        let name = Comm(*b"a) R 9 (\xff\0\0\0\0\0\0\0");
+        assert_eq!(parse_stat(stat), Some(Stat { name, parent: 42, start: 3141 }));
+        assert_eq!(parse_stat(b"7 (cat"), None);
+        assert_eq!(parse_stat(b"7 )cat("), None);
+    }
+
+    #[test]
+    fn descendants_of_any_depth_are_found_and_strangers_are_not() {
+        let parents = HashMap::from([(1, 0), (10, 1), (11, 10), (12, 11), (20, 1)]);
+        assert_eq!(closure(&[10], &parents), HashSet::from([11, 12]));
+    }
+
+    #[test]
+    fn a_loop_ends() {
+        let parents = HashMap::from([(5, 6), (6, 5)]);
+        assert_eq!(closure(&[10], &parents), HashSet::new());
+    }
+}
