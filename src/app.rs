@@ -341,6 +341,7 @@ impl App<'_> {
                 .partition_point(|e| e.ts_ns() <= due_ns)
                 .max(self.pending.len().saturating_sub(MAX_HELD)),
         };
+        self.who.begin_batch(ready);
         let limit = self.config.max_events.unwrap_or(u64::MAX);
         let clock = WallClock::now();
         let shows_connects = self.config.shows_connects();
@@ -511,6 +512,7 @@ impl App<'_> {
         self.tracer.count_skipped();
         let mut lost = self.tracer.lost();
         lost.process += self.procs.as_ref().map_or(0, Procs::lost);
+        lost.names += self.who.lost_names();
         let new = lost.since(&self.reported);
         self.reported = lost;
         if new.process > 0 {
@@ -522,7 +524,7 @@ impl App<'_> {
         }
         if new.names > 0 {
             tell(&format!(
-                "tcpconnect: {} pieces of DNS answers lost; names may be missing",
+                "tcpconnect: {} DNS answers or names lost; names may be missing",
                 new.names
             ));
         }

@@ -29,6 +29,13 @@ const MAX_TTL_S: u32 = 86_400;
 /// An answer that may not be kept is still good for the connect that it is for.
 const MIN_TTL_S: u32 = 1;
 const SECOND_NS: u64 = 1_000_000_000;
+/// What the names of one drain may cost, a unit being some 0.5 us: an address that is
+/// taken, or 256 bytes that are read. Reading a batch of 1,024 connects takes as long;
+/// so one who floods the reader with messages does not keep it from the connects.
+const MIN_BATCH_COST: usize = 4_096;
+/// As many as an ordinary answer takes: even a drain that is all answers is read.
+const COST_PER_EVENT: usize = 4;
+const BYTES_PER_COST: usize = 256;
 
 /// Whose answer it was that named a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +107,6 @@ impl Query {
 }
 
 /// The names of addresses, as of the last event applied.
-#[derive(Default)]
 pub struct Names {
     latest: HashMap<(IpAddr, Scope), Rc<Known>>,
     /// In the order in which they came; also of those that nobody finds.
@@ -109,9 +115,37 @@ pub struct Names {
     live_bytes: usize,
     streams: Streams,
     malformed: u64,
+    lost: u64,
+    /// What the messages of this drain may still cost.
+    credit: usize,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names {
+            latest: HashMap::new(),
+            order: VecDeque::new(),
+            live: 0,
+            live_bytes: 0,
+            streams: Streams::default(),
+            malformed: 0,
+            lost: 0,
+            credit: usize::MAX,
+        }
+    }
 }
 
 impl Names {
+    /// A drain of so many events begins.
+    pub fn begin_batch(&mut self, events: usize) {
+        self.credit = MIN_BATCH_COST.max(events.saturating_mul(COST_PER_EVENT));
+    }
+
+    /// Messages, or parts of them, that were left out because they were too much.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// Messages that could not be read so far.
     pub fn malformed(&self) -> u64 {
         self.malformed
@@ -130,6 +164,10 @@ impl Names {
     }
 
     fn hear(&mut self, piece: &DnsBytes, message: &[u8]) {
+        if self.credit == 0 {
+            return self.lost += 1;
+        }
+        self.credit = self.credit.saturating_sub(1 + message.len() / BYTES_PER_COST);
         let mut answer = match read(message) {
             Ok(Some(answer)) => answer,
             Ok(None) => return,
@@ -141,6 +179,8 @@ impl Names {
             Some(Scope::Host),
         ];
         let addresses = std::mem::take(&mut answer.addresses);
+        self.credit = self.credit.saturating_sub(addresses.len());
+        self.lost += u64::from(answer.is_cut);
         let answer = Rc::new(answer);
         for (address, ttl) in addresses {
             let ttl_ns = u64::from(ttl.clamp(MIN_TTL_S, MAX_TTL_S)) * SECOND_NS;
@@ -322,6 +362,24 @@ mod tests {
         assert_eq!((names.live, names.latest.len()), (MAX_NAMES, 3 * MAX_NAMES));
         let bytes: usize = names.order.iter().map(|known| known.bytes()).sum();
         assert_eq!(names.live_bytes, bytes);
+    }
+
+    #[test]
+    fn the_messages_of_a_drain_cost_no_more_than_it_may_and_the_rest_is_counted() {
+        let addresses = |n| (0..n).map(|i| a("a.test", 60, [10, 0, i / 100, i % 100])).collect();
+        let ordinary = message("a.test", addresses(3));
+        let large = message("a.test", addresses(200));
+        let mut names = Names::default();
+        let mut heard = |events: usize, bytes: &[u8], count| {
+            names.begin_batch(events);
+            let before = names.lost();
+            (0..count).for_each(|_| names.apply(&packet(1, ONE, 1, bytes)));
+            count - (names.lost() - before)
+        };
+        assert_eq!(heard(1_024, &ordinary, 1_024), 1_024);
+        assert_eq!(heard(65_536, &ordinary, 65_536), 65_536);
+        assert!((15..25).contains(&heard(1_024, &large, 1_024)));
+        assert_eq!(heard(1_024, &ordinary, 1), 1);
     }
 
     #[test]

@@ -1,33 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 //! DNS messages: what one says about addresses, and finding them in the bytes of a
 //! TCP connection. Remembers no name.
+//!
+//! Anybody can send anything from port 53, and one thread reads it all; so the time
+//! for a message is bounded, whatever it holds: names are read once for each place
+//! where they stand, compared by number, and only so many bytes of them, so many
+//! records and so many addresses count.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
-use simple_dns::CLASS;
-use simple_dns::Name;
-use simple_dns::Packet;
-use simple_dns::PacketFlag;
-use simple_dns::rdata::RData;
-use simple_dns::rdata::SVCB;
-use simple_dns::rdata::SVCParam;
 use thiserror::Error;
 
 use crate::event::DnsBytes;
 
 /// Names in a row, each another name of the one before.
 pub const MAX_CHAIN: usize = 16;
+/// Records that are read, and addresses taken, of one message: 4,096 bytes, the most
+/// that resolvers send over UDP, hold 254 addresses.
+pub const MAX_RECORDS: usize = 256;
+/// Bytes of names that are read, each once for each place where its text stands: a
+/// chain of names of the greatest length takes half as much.
+const MAX_NAME_BYTES: usize = 8_192;
 /// TCP connections to port 53 that are followed at once.
 const MAX_STREAMS: usize = 128;
 /// Of one: bytes and segments that may wait for those before them.
 const MAX_HELD_BYTES: usize = 65_536;
 const MAX_HELD: usize = 128;
-/// RFC 1035, 4.1.1: the header, and in it the counts of the last two sections.
+/// RFC 1035, 4.1.1 and 2.3.4.
 const HEADER_LEN: usize = 12;
-const LATER_COUNTS: std::ops::Range<usize> = 8..12;
+const MAX_NAME: usize = 255;
+
+/// Class and types of records: RFC 1035, 3.2; RFC 3596; RFC 9460.
+const IN: u16 = 1;
+const A: u16 = 1;
+const CNAME: u16 = 5;
+const AAAA: u16 = 28;
+const SVCB: u16 = 64;
+const HTTPS: u16 = 65;
+/// RFC 9460, 14.3.2.
+const IPV4_HINT: u16 = 4;
+const IPV6_HINT: u16 = 6;
 
 /// A DNS message that cannot be read.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -44,89 +59,254 @@ pub struct Answer {
     pub chain: Vec<Box<[u8]>>,
     /// With how long each may be kept, in seconds.
     pub addresses: Vec<(IpAddr, u32)>,
-}
-
-fn text_of(name: &Name) -> Box<[u8]> {
-    let mut text = Vec::with_capacity(64);
-    for label in name.as_bytes() {
-        if !text.is_empty() {
-            text.push(b'.');
-        }
-        for &byte in label {
-            if byte == b'.' || byte == b'\\' {
-                text.push(b'\\');
-            }
-            text.push(byte);
-        }
-    }
-    text.into()
-}
-
-/// But for the case of ASCII letters.
-fn same(one: &Name, other: &Name) -> bool {
-    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
-    loop {
-        match (one.next(), other.next()) {
-            (None, None) => return true,
-            (Some(a), Some(b)) if a.eq_ignore_ascii_case(b) => {}
-            _ => return false,
-        }
-    }
-}
-
-fn hints(service: &SVCB) -> Vec<IpAddr> {
-    let of_param = |param: &SVCParam| -> Vec<IpAddr> {
-        match param {
-            SVCParam::Ipv4Hint(hints) => hints.iter().map(|&a| Ipv4Addr::from(a).into()).collect(),
-            SVCParam::Ipv6Hint(hints) => hints.iter().map(|&a| Ipv6Addr::from(a).into()).collect(),
-            _ => Vec::new(),
-        }
-    };
-    service.iter_params().flat_map(of_param).collect()
+    /// There is more in the message than is read.
+    pub is_cut: bool,
 }
 
 /// Reads one message (RFC 1035, RFC 9460). `None` for one that tells no address:
 /// a question, an error, or an answer of another kind. Only the answer section
 /// counts, and in it only what the question leads to; what follows may be broken.
 pub fn read(message: &[u8]) -> Result<Option<Answer>, Malformed> {
-    let mut message = message.to_vec();
-    if message.len() < HEADER_LEN {
-        return Err(Malformed);
-    }
-    message[LATER_COUNTS].fill(0);
-    let packet = Packet::parse(&message).map_err(|_| Malformed)?;
-    let [question] = packet.questions.as_slice() else { return Ok(None) };
-    if !packet.has_flags(PacketFlag::RESPONSE) {
+    let mut reader = Reader::new(message)?;
+    let [questions, answers] = [4, 6].map(|at| u16::from_be_bytes([message[at], message[at + 1]]));
+    if questions == 0 {
         return Ok(None);
     }
-    let records = || packet.answers.iter().filter(|record| record.class == CLASS::IN);
-    let mut owner = &question.qname;
-    let mut ttl = u32::MAX;
-    let mut answer = Answer { name: text_of(owner), ..Answer::default() };
-    loop {
-        for record in records().filter(|record| same(&record.name, owner)) {
-            let addresses = match &record.rdata {
-                RData::A(a) => vec![Ipv4Addr::from(a.address).into()],
-                RData::AAAA(a) => vec![Ipv6Addr::from(a.address).into()],
-                RData::HTTPS(service) => hints(service),
-                RData::SVCB(service) => hints(service),
-                _ => continue,
-            };
-            let ttl = ttl.min(record.ttl);
-            answer.addresses.extend(addresses.into_iter().map(|address| (address, ttl)));
-        }
-        let next = records().find_map(|record| match &record.rdata {
-            RData::CNAME(target) if same(&record.name, owner) => Some((&target.0, record.ttl)),
-            _ => None,
-        });
-        let Some((target, target_ttl)) = next.filter(|_| answer.chain.len() < MAX_CHAIN) else {
-            break;
-        };
-        (owner, ttl) = (target, ttl.min(target_ttl));
-        answer.chain.push(text_of(owner));
+    let question = reader.name()?.ok_or(Malformed)?;
+    reader.take(4)?;
+    if questions > 1 || message[2] & 0x80 == 0 {
+        return Ok(None);
     }
-    Ok(Some(answer).filter(|answer| !answer.addresses.is_empty()))
+    let (records, mut is_cut) = reader.records(answers.into())?;
+    let mut chain = vec![question];
+    let mut addresses = Vec::new();
+    let mut ttl = u32::MAX;
+    while let Some(&owner) = chain.last() {
+        let of_owner = || records.iter().filter(|record| record.owner.id == owner.id);
+        for record in of_owner() {
+            let ttl = ttl.min(record.ttl);
+            let room = (MAX_RECORDS - addresses.len()).min(record.addresses.len());
+            is_cut |= room < record.addresses.len();
+            addresses.extend(record.addresses[..room].iter().map(|&address| (address, ttl)));
+        }
+        let next = of_owner().find_map(|record| Some((record.target?, record.ttl)));
+        // Who leads back to a name of the chain leads nowhere else.
+        let next = next.filter(|(target, _)| chain.iter().all(|name| name.id != target.id));
+        let Some((target, target_ttl)) = next else { break };
+        if chain.len() > MAX_CHAIN {
+            is_cut = true;
+            break;
+        }
+        ttl = ttl.min(target_ttl);
+        chain.push(target);
+    }
+    let mut chain = chain.iter().map(|name| reader.text(name));
+    let answer = Answer {
+        name: chain.next().unwrap_or_default(),
+        chain: chain.collect(),
+        addresses,
+        is_cut,
+    };
+    Ok(Some(answer).filter(|answer| is_cut || !answer.addresses.is_empty()))
 }
+
+/// A record that can lead to an address.
+struct Record {
+    owner: Name,
+    ttl: u32,
+    addresses: Vec<IpAddr>,
+    /// Of a CNAME.
+    target: Option<Name>,
+}
+
+/// A name of a message.
+#[derive(Clone, Copy)]
+struct Name {
+    /// The same for the same name, but for the case of ASCII letters.
+    id: usize,
+    /// Where its labels begin and end in `Reader::labels`.
+    begin: usize,
+    end: usize,
+}
+
+struct Reader<'a> {
+    message: &'a [u8],
+    at: usize,
+    /// Labels of all names that were read, as in a message, without the root's.
+    labels: Vec<u8>,
+    /// By the place of the first label.
+    places: Vec<usize>,
+    names: Vec<Name>,
+    /// Ids by labels in lower case.
+    ids: HashMap<Box<[u8]>, usize>,
+    /// Bytes of names that may still be read.
+    left: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(message: &'a [u8]) -> Result<Self, Malformed> {
+        if message.len() < HEADER_LEN {
+            return Err(Malformed);
+        }
+        Ok(Reader {
+            message,
+            at: HEADER_LEN,
+            labels: Vec::with_capacity(128),
+            places: Vec::new(),
+            names: Vec::new(),
+            ids: HashMap::new(),
+            left: MAX_NAME_BYTES,
+        })
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let bytes = self.message.get(self.at..).and_then(|rest| rest.get(..len));
+        self.at += len;
+        bytes.ok_or(Malformed)
+    }
+
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        let bytes = self.take(2)?.first_chunk().ok_or(Malformed)?;
+        Ok(u16::from_be_bytes(*bytes))
+    }
+
+    /// The name that begins here; `None` if too much has been read.
+    fn name(&mut self) -> Result<Option<Name>, Malformed> {
+        let begin = self.labels.len();
+        let (mut at, mut place, mut after) = (self.at, self.at, None);
+        let mut lowest = at;
+        loop {
+            let len = usize::from(*self.message.get(at).ok_or(Malformed)?);
+            let bytes = match len {
+                0..0x40 => self.message.get(at..=at + len),
+                0x40..0xc0 => None,
+                _ => self.message.get(at..at + 2),
+            };
+            let bytes = bytes.ok_or(Malformed)?;
+            let Some(left) = self.left.checked_sub(bytes.len()) else { return Ok(None) };
+            self.left = left;
+            if len == 0 {
+                self.at = after.unwrap_or(at + 1);
+                break;
+            } else if len < 0x40 {
+                self.labels.extend_from_slice(bytes);
+                at += bytes.len();
+            } else {
+                after = after.or(Some(at + 2));
+                let to = (len & 0x3f) << 8 | usize::from(bytes[1]);
+                // Back only (RFC 1035, 4.1.4), and so there is an end.
+                if to >= lowest {
+                    return Err(Malformed);
+                }
+                (at, lowest) = (to, to);
+                if self.labels.len() == begin {
+                    place = to;
+                    if let Some(i) = self.places.iter().position(|&known| known == to) {
+                        self.at = after.unwrap_or(at);
+                        return Ok(Some(self.names[i]));
+                    }
+                }
+            }
+            if self.labels.len() - begin >= MAX_NAME {
+                return Err(Malformed);
+            }
+        }
+        let name = Name { id: self.id(begin), begin, end: self.labels.len() };
+        self.places.push(place);
+        self.names.push(name);
+        Ok(Some(name))
+    }
+
+    /// The number of the name that was read last.
+    fn id(&mut self, begin: usize) -> usize {
+        let next = self.ids.len();
+        *self.ids.entry(self.labels[begin..].to_ascii_lowercase().into()).or_insert(next)
+    }
+
+    /// The records of the answer section, and whether there are more.
+    fn records(&mut self, count: usize) -> Result<(Vec<Record>, bool), Malformed> {
+        let mut records = Vec::new();
+        for _ in 0..count.min(MAX_RECORDS) {
+            let Some(owner) = self.name()? else { return Ok((records, true)) };
+            let (kind, class) = (self.u16()?, self.u16()?);
+            let ttl = u32::from_be_bytes(*self.take(4)?.first_chunk().ok_or(Malformed)?);
+            let len = self.u16()?.into();
+            let begin = self.at;
+            let data = self.take(len)?;
+            let mut record = Record { owner, ttl, addresses: Vec::new(), target: None };
+            match (class, kind) {
+                (IN, A) => record.addresses = hints(data, IPV4_HINT)?,
+                (IN, AAAA) => record.addresses = hints(data, IPV6_HINT)?,
+                (IN, SVCB | HTTPS) => record.addresses = service(data)?,
+                (IN, CNAME) => {
+                    self.at = begin;
+                    let Some(target) = self.name()? else { return Ok((records, true)) };
+                    record.target = Some(target);
+                    self.at = begin + len;
+                }
+                _ => continue,
+            }
+            records.push(record);
+        }
+        Ok((records, count > MAX_RECORDS))
+    }
+
+    fn text(&self, name: &Name) -> Box<[u8]> {
+        let mut text = Vec::with_capacity(64);
+        let mut rest = &self.labels[name.begin..name.end];
+        while let Some((&len, after)) = rest.split_first() {
+            let (label, after) = after.split_at(len.into());
+            if !text.is_empty() {
+                text.push(b'.');
+            }
+            for &byte in label {
+                if byte == b'.' || byte == b'\\' {
+                    text.push(b'\\');
+                }
+                text.push(byte);
+            }
+            rest = after;
+        }
+        text.into()
+    }
+}
+
+/// Addresses one after the other.
+fn hints(bytes: &[u8], kind: u16) -> Result<Vec<IpAddr>, Malformed> {
+    if kind == IPV4_HINT {
+        let (addresses, []) = bytes.as_chunks::<4>() else { return Err(Malformed) };
+        Ok(addresses.iter().take(MAX_RECORDS + 1).map(|&a| Ipv4Addr::from(a).into()).collect())
+    } else {
+        let (addresses, []) = bytes.as_chunks::<16>() else { return Err(Malformed) };
+        Ok(addresses.iter().take(MAX_RECORDS + 1).map(|&a| Ipv6Addr::from(a).into()).collect())
+    }
+}
+
+/// Addresses in the parameters of a service (RFC 9460, 2.2).
+fn service(data: &[u8]) -> Result<Vec<IpAddr>, Malformed> {
+    let split = |bytes, len| <[u8]>::split_at_checked(bytes, len).ok_or(Malformed);
+    let (_priority, mut rest) = split(data, 2)?;
+    // The target's name is not compressed.
+    loop {
+        let len = usize::from(*rest.first().ok_or(Malformed)?);
+        rest = split(rest, len + 1)?.1;
+        if len == 0 {
+            break;
+        }
+    }
+    let mut addresses = Vec::new();
+    while !rest.is_empty() {
+        let (&[k0, k1, l0, l1], after) = rest.split_first_chunk().ok_or(Malformed)?;
+        let (value, after) = split(after, u16::from_be_bytes([l0, l1]).into())?;
+        let kind = u16::from_be_bytes([k0, k1]);
+        if [IPV4_HINT, IPV6_HINT].contains(&kind) && addresses.len() <= MAX_RECORDS {
+            addresses.extend(hints(value, kind)?);
+        }
+        rest = after;
+    }
+    Ok(addresses)
+}
+
 /// The TCP connections to port 53 that began while tracing.
 #[derive(Default)]
 pub struct Streams {
@@ -223,6 +403,9 @@ fn ahead(seq: u32, of: u32) -> i32 {
 pub mod tests {
     use super::*;
     use crate::event::DnsPlace;
+    use simple_dns::CLASS;
+    use simple_dns::Name;
+    use simple_dns::Packet;
     use simple_dns::QCLASS;
     use simple_dns::QTYPE;
     use simple_dns::Question;
@@ -231,6 +414,8 @@ pub mod tests {
     use simple_dns::rdata::A;
     use simple_dns::rdata::CNAME;
     use simple_dns::rdata::HTTPS;
+    use simple_dns::rdata::RData;
+    use simple_dns::rdata::SVCB;
 
     pub fn record<'a>(owner: &'a str, ttl: u32, data: RData<'a>) -> ResourceRecord<'a> {
         ResourceRecord::new(Name::new_unchecked(owner), CLASS::IN, ttl, data)
@@ -272,6 +457,78 @@ pub mod tests {
         assert_eq!(read(&message("a.test", answers)), Ok(None));
     }
 
+    /// Of 127 labels, at place 12: the longest name.
+    fn longest() -> (Vec<u8>, Vec<u8>) {
+        let name = [b"\x01a".repeat(127), vec![0]].concat();
+        let header = [0, 1, 0x80, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0];
+        ([&header[..], &name, &[0, 1, 0, 1]].concat(), name)
+    }
+
+    /// Answers like these, to the end of the longest message.
+    fn flood(record: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
+        let (mut message, _) = longest();
+        for i in 0.. {
+            let next = record(i);
+            if message.len() + next.len() > usize::from(u16::MAX) {
+                break;
+            }
+            message.extend(next);
+        }
+        message
+    }
+
+    /// Each takes all that a message can make a reader do in one way.
+    pub fn hostile() -> Vec<(&'static str, Vec<u8>)> {
+        let fixed = |owner: usize, kind: u8, data: &[u8]| {
+            let owner = 0xc000 | owner as u16;
+            let len = (data.len() as u16).to_be_bytes();
+            [&owner.to_be_bytes()[..], &[0, kind, 0, 1, 0, 0, 14, 16], &len, data].concat()
+        };
+        let hints = [[&[0, 1, 0, 0, 4, 0xfd, 0xd8][..], &[9; 65_520]].concat(), {
+            let empty = (0..16_000).flat_map(|_| [0, 9, 0, 0]);
+            [0, 1, 0].into_iter().chain(empty).collect()
+        }];
+        vec![
+            ("a name that is its own", flood(|_| fixed(12, 5, &[0xc0, 12]))),
+            ("addresses", flood(|_| fixed(12, 1, &[10, 0, 0, 1]))),
+            ("names of every length", flood(|i| fixed(12 + 2 * (i % 127), 5, &[0xc0, 12]))),
+            (
+                "names in full",
+                flood(|i| {
+                    let name =
+                        [&[1, b'a' + (i % 26) as u8][..], &b"\x01a".repeat(126), &[0]].concat();
+                    [&name[..], &[0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4]].concat()
+                }),
+            ),
+            (
+                "pointers to pointers",
+                flood(|i| match i {
+                    0 => {
+                        let hops: Vec<_> = (0..8_000u16)
+                            .map(|i| 0xc000 | if i == 0 { 12 } else { 281 + 2 * i })
+                            .flat_map(u16::to_be_bytes)
+                            .collect();
+                        fixed(12, 16, &hops)
+                    }
+                    i => fixed(16_001 - 2 * (i % 200), 1, &[10, 0, 0, 1]),
+                }),
+            ),
+            ("many hints", flood(|_| fixed(12, 65, &hints[0][..64_991]))),
+            ("many parameters", flood(|_| fixed(12, 65, &hints[1]))),
+        ]
+    }
+
+    #[test]
+    fn of_a_hostile_message_no_more_is_read_than_counts() {
+        for (what, message) in hostile() {
+            assert!(message.len() > 60_000, "{what}: {}", message.len());
+            let Ok(answer) = read(&message) else { continue };
+            let answer = answer.unwrap_or_default();
+            assert!(answer.is_cut && answer.chain.is_empty(), "{what}");
+            assert!(answer.addresses.len() <= MAX_RECORDS, "{what}");
+        }
+    }
+
     #[test]
     fn hints_of_a_service_are_addresses() {
         let mut service = SVCB::new(1, Name::new_unchecked("."));
@@ -308,8 +565,13 @@ pub mod tests {
     #[test]
     fn a_dot_within_a_label_is_not_one_between_labels() {
         let label = |text: &'static str| simple_dns::Label::new_unchecked(text.as_bytes());
+        let mut packet = Packet::new_reply(1);
         let name = Name::new_with_labels(&[label("a.b\\"), label("test")]);
-        assert_eq!(&*text_of(&name), br"a\.b\\.test");
+        let (kind, class) = (QTYPE::TYPE(TYPE::A), QCLASS::CLASS(CLASS::IN));
+        packet.questions.push(Question::new(name.clone(), kind, class, false));
+        packet.answers = vec![ResourceRecord::new(name, CLASS::IN, 1, RData::A(A { address: 1 }))];
+        let answer = read(&packet.build_bytes_vec().unwrap()).unwrap().unwrap();
+        assert_eq!(&*answer.name, br"a\.b\\.test");
     }
 
     fn piece(socket: u64, bytes: &[u8]) -> DnsBytes {

@@ -127,6 +127,18 @@ impl Who {
         }
     }
 
+    /// A drain of so many events begins.
+    pub fn begin_batch(&mut self, events: usize) {
+        if let Some(names) = &mut self.names {
+            names.begin_batch(events);
+        }
+    }
+
+    /// Names that were left out because they were too much.
+    pub fn lost_names(&self) -> u64 {
+        self.names.as_ref().map_or(0, Names::lost)
+    }
+
     /// DNS messages that could not be read.
     pub fn malformed(&self) -> u64 {
         self.names.as_ref().map_or(0, Names::malformed)
