@@ -397,6 +397,16 @@ impl Config {
             command: cli.command,
         })
     }
+
+    /// Refuses what a caller must not do with rights that the program file lends.
+    pub fn within_lent_rights(self) -> Result<Self, String> {
+        if self.btf.is_some() {
+            return Err("--btf decides where kernel memory is read, which a program with file \
+                        capabilities leaves to no one; run it as root, or leave --btf out"
+                .into());
+        }
+        Ok(self)
+    }
 }
 
 /// The first option given that only tracing has a use for.

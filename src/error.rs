@@ -15,7 +15,7 @@ pub enum StartError {
          CONFIG_DEBUG_INFO_BTF, or give a BTF file with --btf FILE"
     )]
     NoBtf,
-    #[error("cannot read BTF file '{0}': {1}; check --btf")]
+    #[error("cannot use BTF file '{0}': {1}")]
     BadBtf(String, String),
     #[error("no hook can be attached: {reasons}{hint}")]
     NoHook { reasons: String, hint: String },

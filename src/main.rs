@@ -13,6 +13,7 @@ use tcpconnect::command::called_as;
 use tcpconnect::config::Config;
 use tcpconnect::error::CommandError;
 use tcpconnect::error::tell;
+use tcpconnect::privilege;
 use tcpconnect::snapshot;
 
 /// As clap and BCC's argparse do.
@@ -33,7 +34,11 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let tcpv4connect = called_as(std::env::args_os().next()) == "tcpv4connect";
-    let config = match Config::new(cli, tcpv4connect) {
+    let mut config = Config::new(cli, tcpv4connect);
+    if privilege::are_lent() {
+        config = config.and_then(Config::within_lent_rights);
+    }
+    let config = match config {
         Ok(config) => config,
         Err(why) => return usage_error(&why),
     };

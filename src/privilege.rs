@@ -22,6 +22,13 @@ fn parse_effective(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
+/// Whether the program file lent us rights that our caller lacks: file capabilities or a
+/// set-user-ID bit. What the caller then names or sets is not trusted with them.
+pub fn are_lent() -> bool {
+    // SAFETY: takes a number and reads a value that the kernel gave at exec.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// What is missing to load any of our programs, or `None`.
 pub fn missing() -> Option<String> {
     missing_from(effective())

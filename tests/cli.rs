@@ -434,16 +434,18 @@ fn an_unusable_file_or_namespace_is_refused() {
     let not_there = "No such file or directory";
     let no_output = format!("cannot write to --output '{missing}': {not_there}");
     let no_folder = format!("cannot write to --output '{folder}': Is a directory");
-    let no_btf = format!("cannot read BTF file '{missing}': {not_there}; check --btf");
-    let bad_btf = format!("cannot read BTF file '{file}': it holds no BTF; check --btf");
+    let no_btf = match Path::new("/sys/kernel/btf/vmlinux").exists() {
+        true => "this kernel has BTF of its own; leave out --btf".to_owned(),
+        false => format!("{not_there}; check --btf"),
+    };
+    let no_btf = format!("cannot use BTF file '{missing}': {no_btf}");
     let no_pin = format!("'{missing}': {not_there}; pin a map there first (bpftool map pin)");
     let no_name = format!("--netns 'no-such': /run/netns/no-such: {not_there}");
     let no_process = format!("--netns '4194305': /proc/4194305/ns/net: {not_there}");
     let cases = [
         ("output into a missing folder", ["--output", missing], no_output),
         ("output into a folder", ["-o", folder], no_folder),
-        ("missing BTF", ["--btf", missing], no_btf),
-        ("BTF that is none", ["--btf", file], bad_btf),
+        ("BTF where it is not needed, or missing", ["--btf", missing], no_btf),
         ("missing cgroup map", ["--cgroupmap", missing], format!("--cgroupmap {no_pin}")),
         ("missing mount map", ["--mntnsmap", missing], format!("--mntnsmap {no_pin}")),
         (

@@ -11,6 +11,7 @@ mod lab;
 mod live_dns;
 mod live_life;
 mod live_procs;
+mod live_rights;
 mod live_sockets;
 mod live_who;
 
@@ -109,6 +110,7 @@ fn main() {
             ("", TESTS),
             ("", live_life::TESTS),
             ("", live_procs::TESTS),
+            ("", live_rights::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
         ] {

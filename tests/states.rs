@@ -305,7 +305,7 @@ status 0, 0 mounts
 auto plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: this kernel has no BTF (/sys/kernel/btf/vmlinux is missing); it needs CONFIG_DEBUG_INFO_BTF, or give a BTF file with --btf FILE
 kprobe plain_ipv4: status 1, rows 0, lport 0
-tcpconnect: cannot read BTF file '/etc/passwd': it holds no BTF; check --btf
+tcpconnect: cannot use BTF file '/etc/passwd': it holds no BTF; check --btf
 kprobe: status 0, rows 1
 sockops: status 0, rows 1
 auto: status 0, rows 1

@@ -3,6 +3,7 @@
 //! `setup` makes one and `buffer` has its transports; beside these and files.rs no
 //! other file names libbpf_rs. Decides nothing about output.
 
+mod btf;
 mod buffer;
 mod object;
 mod rung;

@@ -3,7 +3,6 @@
 //! run needs, and why the kernel refuses them.
 
 use std::cell::Cell;
-use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
@@ -32,6 +31,8 @@ use libbpf_rs::skel::SkelBuilder as _;
 
 use super::Counted;
 use super::Tracer;
+use super::btf;
+use super::btf::BtfFile;
 use super::buffer::QuietPerfBuffer;
 use super::buffer::SharedSink;
 use super::buffer::Transport;
@@ -76,7 +77,6 @@ const DEFAULT_RING_BYTES: usize = 1 << 20;
 const PROCESS_RING_BYTES: usize = 4 << 20;
 /// Per CPU; a sample takes as much, and a header.
 const DEFAULT_PERF_BYTES: usize = 1 << 20;
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
 /// What libbpf said last; silent unless asked, but its words explain a failure.
@@ -99,14 +99,11 @@ impl Tracer {
     /// Attaches the first rung that works. `command` is the pid of COMMAND,
     /// `say` gets what `-v` shows.
     pub fn start(config: &Config, command: Option<u32>, say: &dyn Fn(&str)) -> Result<Self> {
-        match &config.btf {
-            None if !Path::new(KERNEL_BTF).exists() => {
-                return Err(StartError::NoBtf.into());
-            }
-            None => {}
-            Some(path) => check_btf(path)?,
+        let btf = config.btf.as_deref().map(BtfFile::open).transpose()?;
+        if btf.is_none() && !btf::kernel_has_its_own() {
+            return Err(StartError::NoBtf.into());
         }
-        let setup = match (Setup::new(config, command), privilege::missing()) {
+        let setup = match (Setup::new(config, command, btf), privilege::missing()) {
             (Ok(setup), _) => setup,
             // Pinned maps are behind a folder that only root may enter.
             (Err(_), Some(missing)) => return Err(StartError::NotPermitted(missing).into()),
@@ -165,18 +162,6 @@ impl Tracer {
     }
 }
 
-/// Raw BTF, or an ELF file that may have a .BTF section.
-fn check_btf(path: &Path) -> Result<(), StartError> {
-    let bad = |why: String| StartError::BadBtf(path.display().to_string(), why);
-    let mut magic = [0; 4];
-    let mut file = std::fs::File::open(path).map_err(|e| bad(text_of(&e)))?;
-    file.read_exact(&mut magic).map_err(|e| bad(text_of(&e)))?;
-    match magic {
-        [0x7f, b'E', b'L', b'F'] | [0x9f, 0xeb, ..] | [0xeb, 0x9f, ..] => Ok(()),
-        _ => Err(bad("it holds no BTF".into())),
-    }
-}
-
 /// What to do when nothing attaches although the capabilities are there.
 fn hint(attach: Attach) -> String {
     let mut hints = Vec::new();
@@ -199,6 +184,7 @@ fn hint(attach: Attach) -> String {
 /// What is the same for every rung.
 pub(super) struct Setup<'a> {
     pub(super) config: &'a Config,
+    btf: Option<BtfFile>,
     pub(super) ring: bool,
     pub(super) buffer_bytes: usize,
     pub(super) roots: Vec<u32>,
@@ -223,7 +209,7 @@ pub(super) struct Setup<'a> {
 }
 
 impl<'a> Setup<'a> {
-    fn new(config: &'a Config, command: Option<u32>) -> Result<Self> {
+    fn new(config: &'a Config, command: Option<u32>, btf: Option<BtfFile>) -> Result<Self> {
         let filter = &config.filter;
         let ring = match config.buffer {
             Buffer::Ring => true,
@@ -271,6 +257,7 @@ impl<'a> Setup<'a> {
         let pidns = cgroup::own_pidns();
         Ok(Setup {
             config,
+            btf,
             cgroup_mount,
             patterns,
             processes: config.follows_processes(),
@@ -413,8 +400,8 @@ impl<'a> Setup<'a> {
         take_log();
         let followed = self.followers(rung);
         let mut object = ObjectBuilder::default();
-        if let Some(path) = &self.config.btf {
-            object.btf_custom_path(path).context("failed to set the BTF file")?;
+        if let Some(file) = &self.btf {
+            object.btf_custom_path(file.path()).context("failed to set the BTF file")?;
         }
         let builder = TcpconnectSkelBuilder { obj_builder: object };
         // The skeleton borrows this for as long as it lives, which is as long
@@ -640,7 +627,7 @@ fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> 
         None if step == "load" => format!("loading: {}", text_of(error)),
         None => format!("attaching {}: {}", plain_name(step), text_of(error)),
     };
-    if step == "load" && !Path::new(KERNEL_BTF).exists() {
+    if step == "load" && !btf::kernel_has_its_own() {
         return "the kernel's own BTF is needed for fentry, --children and COMMAND".into();
     }
     let refused = error.kind() == libbpf_rs::ErrorKind::PermissionDenied;

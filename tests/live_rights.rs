@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a user may make of rights that the program file lends: file capabilities on a
+//! copy of the program, run by nobody.
+
+use std::ffi::CString;
+use std::fs;
+use std::fs::Permissions;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use libbpf_rs::libbpf_sys;
+use tempfile::TempDir;
+
+use super::Cells;
+use super::Tests;
+use super::lab;
+use super::lab::Client;
+use super::lab::Done;
+use super::lab::Lab;
+use super::lab::Tracer;
+use super::lab::in_own_mounts;
+
+pub const TESTS: &Tests = &[(
+    Cells::One,
+    &tests![
+        a_btf_file_is_refused_to_a_user_of_file_capabilities,
+        a_btf_file_is_refused_where_the_kernel_has_its_own,
+        a_btf_file_that_others_may_change_is_refused,
+    ],
+)];
+
+const NOBODY: u32 = 65534;
+
+/// A copy of the program with file capabilities, and a folder that nobody owns.
+struct Lent {
+    dir: TempDir,
+    program: PathBuf,
+}
+
+impl Lent {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("a temporary folder");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
+        let program = dir.path().join("tcpconnect");
+        fs::copy(lab::tcpconnect(), &program).expect("the program can be copied");
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("it is ours");
+        // NET_ADMIN, PERFMON, BPF; and for kernels before 5.11 SYS_RESOURCE, which a
+        // container may lack, and then the program could not be run at all.
+        lend(&program, 1 << 12 | 1 << 38 | 1 << 39 | bounding_set() & 1 << 24);
+        let own = dir.path().join("own");
+        fs::create_dir(&own).expect("a folder");
+        std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).expect("we are root");
+        Lent { dir, program }
+    }
+
+    fn own(&self, name: &str) -> PathBuf {
+        self.dir.path().join("own").join(name)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.uid(NOBODY).gid(NOBODY).current_dir(self.dir.path().join("own"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        let output = self.command().args(args).stdin(Stdio::null()).output();
+        let output = output.expect("tcpconnect runs");
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        Done { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+fn bounding_set() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let set = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("a set");
+    u64::from_str_radix(set.trim(), 16).expect("a number")
+}
+
+/// As `setcap =ep`: struct vfs_cap_data, revision 2, of linux/capability.h.
+fn lend(program: &Path, caps: u64) {
+    const REVISION_2_EFFECTIVE: u32 = 0x0200_0001;
+    let words = [REVISION_2_EFFECTIVE, caps as u32, 0, (caps >> 32) as u32, 0];
+    let data: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let path = CString::new(program.as_os_str().as_bytes()).expect("no NUL");
+    // SAFETY: both strings end with a NUL, and `data` is as long as told.
+    let set = unsafe {
+        let name = c"security.capability";
+        libc::setxattr(path.as_ptr(), name.as_ptr(), data.as_ptr().cast(), data.len(), 0)
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// The kernel's BTF, but a process's name is where its credentials are.
+fn doctored_btf() -> Vec<u8> {
+    let mut bytes = fs::read("/sys/kernel/btf/vmlinux").expect("the kernel has BTF");
+    // SAFETY: libbpf copies the bytes; its strings and types live until btf__free(), and a
+    // struct's members follow it.
+    unsafe {
+        let btf = libbpf_sys::btf__new(bytes.as_ptr().cast(), bytes.len() as u32);
+        assert!(!btf.is_null());
+        let mut size = 0;
+        let start = libbpf_sys::btf__raw_data(btf, &mut size).cast::<u8>();
+        let kind = libbpf_sys::BTF_KIND_STRUCT;
+        let id = libbpf_sys::btf__find_by_name_kind(btf, c"task_struct".as_ptr(), kind);
+        let task = libbpf_sys::btf__type_by_id(btf, id as u32);
+        let count = ((*task).info & 0xffff) as usize;
+        let members = task.add(1).cast::<libbpf_sys::btf_member>();
+        let member = |name: &std::ffi::CStr| {
+            let named = |i: &usize| {
+                let at = libbpf_sys::btf__name_by_offset(btf, (*members.add(*i)).name_off);
+                std::ffi::CStr::from_ptr(at) == name
+            };
+            members.add((0..count).find(named).expect("a task has it"))
+        };
+        let offset = (*member(c"cred")).offset;
+        let at = (&raw const (*member(c"comm")).offset).cast::<u8>().offset_from(start);
+        bytes[at as usize..][..4].copy_from_slice(&offset.to_ne_bytes());
+        libbpf_sys::btf__free(btf);
+    }
+    bytes
+}
+
+fn a_btf_file_is_refused_to_a_user_of_file_capabilities(lab: &Lab) {
+    let lent = Lent::new();
+    let why = "tcpconnect: --btf decides where kernel memory is read, which a program with file \
+               capabilities leaves to no one; run it as root, or leave --btf out (see tcpconnect \
+               --help)\n";
+    // Also one that root has made and nobody else may change: root did not choose it here.
+    let (own, roots) = (lent.own("btf"), lent.dir.path().join("btf"));
+    let doctored = doctored_btf();
+    for file in [&own, &roots] {
+        fs::write(file, &doctored).expect("a file");
+        let file = file.to_str().expect("UTF-8");
+        let done = lent.run(&["-j", "--parents", "--duration", "0.1", "--btf", file]);
+        assert_eq!((done.status.code(), done.stderr.as_str()), (Some(2), why));
+        assert_eq!(done.stdout, "");
+    }
+    // All else works: it was not for want of capabilities.
+    let mut client = Client::new();
+    let netns = client.netns();
+    let args = ["-j", "--attach", &lab.attach, "--netns", &netns];
+    let tracer = Tracer::start(lent.command(), &args);
+    client.knock(81);
+    let done = tracer.stop();
+    assert_eq!(super::ports(&done), [81], "{done:?}");
+}
+
+fn a_btf_file_is_refused_where_the_kernel_has_its_own(lab: &Lab) {
+    let dir = TempDir::new().expect("a temporary folder");
+    let file = dir.path().join("btf");
+    fs::write(&file, doctored_btf()).expect("a file");
+    let file = file.to_str().expect("UTF-8");
+    let done = lab.run(&["-j", "--parents", "--duration", "0.1", "--btf", file]);
+    let why = format!(
+        "tcpconnect: cannot use BTF file '{file}': this kernel has BTF of its own; leave out --btf\n"
+    );
+    assert_eq!((done.status.code(), done.stderr), (Some(1), why));
+}
+
+fn a_btf_file_that_others_may_change_is_refused(lab: &Lab) {
+    let of_root = "it decides where kernel memory is read, so only root may be able to change it; \
+                   chown root and chmod go-w";
+    for (make, why) in [
+        ("cp \"$BTF\" btf; chmod 0664 btf", of_root),
+        ("cp \"$BTF\" btf; chmod 0646 btf", of_root),
+        ("cp \"$BTF\" btf; chown 65534 btf", of_root),
+        ("cp \"$BTF\" it; ln -s it btf", "it is a symbolic link; give --btf the file itself"),
+        ("mkfifo btf", "it is no regular file; check --btf"),
+        ("mkdir btf", "it is no regular file; check --btf"),
+        ("echo no BTF > btf", "it holds no BTF; check --btf"),
+        (": > btf", "it holds no BTF; check --btf"),
+        (":", "No such file or directory; check --btf"),
+    ] {
+        let dir = TempDir::new().expect("a temporary folder");
+        let kernels = dir.path().join("vmlinux");
+        fs::copy("/sys/kernel/btf/vmlinux", &kernels).expect("the kernel has BTF");
+        let script = format!(
+            "cd \"$DIR\" && mount -t tmpfs none /sys/kernel/btf && {make}; \
+             exec \"$TCPCONNECT\" --attach \"$ATTACH\" --duration 0.1 --btf btf"
+        );
+        let envs = [
+            ("DIR", dir.path().into()),
+            ("BTF", kernels.into()),
+            ("TCPCONNECT", lab::tcpconnect().into()),
+            ("ATTACH", lab.attach.clone().into()),
+        ];
+        let done = in_own_mounts(&script, &envs);
+        let line = format!("tcpconnect: cannot use BTF file 'btf': {why}\n");
+        assert_eq!((done.status.code(), done.stderr), (Some(1), line), "{make}");
+    }
+}
