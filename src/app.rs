@@ -58,6 +58,9 @@ const MAX_HELD: usize = 65_536;
 /// What the reader's buffers keep when they are empty: rows, and bytes of text.
 const MAX_IDLE_ROWS: usize = 2_048;
 const MAX_IDLE_TEXT: usize = 256 << 10;
+/// Text that is written before its batch is whole: a batch can have 1,024 rows of
+/// 64 KiB each.
+const MAX_TEXT: usize = 256 << 10;
 /// How long the ends of COMMAND's connections are waited for: the other side has yet to
 /// acknowledge its FIN, and may take 40 ms for that (delayed ACK) on the same host.
 const LAST_ENDS: Duration = Duration::from_secs(1);
@@ -112,10 +115,11 @@ pub fn run(config: &Config) -> Result<u8> {
         reported_at: Instant::now(),
     };
     app.output.header(&mut app.text);
+    let mut begun = Ok(());
     if config.looks_at_existing() {
-        app.look_at_existing()?;
+        begun = app.look_at_existing()?;
     }
-    if let Err(e) = app.sink.write(&mut app.text) {
+    if let Err(e) = begun.and_then(|()| app.sink.write(&mut app.text)) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }
     if let Some(fd) = config.ready_fd {
@@ -421,6 +425,7 @@ impl App<'_> {
                 Event::Dns(piece) => self.who.apply_dns(&piece),
                 Event::Retract { .. } => {}
             }
+            write_if_large(&mut self.sink, &mut self.text)?;
         }
         self.sink.write(&mut self.text)?;
         if self.pending.is_empty() {
@@ -434,7 +439,7 @@ impl App<'_> {
 
     /// The connections that are there already, but for those that a hook has told
     /// of meanwhile.
-    fn look_at_existing(&mut self) -> Result<()> {
+    fn look_at_existing(&mut self) -> Result<io::Result<()>> {
         let (mut rows, unseen) = existing::find(self.config)?;
         if !unseen.is_empty() {
             tell(&format!("tcpconnect: {unseen}"));
@@ -453,9 +458,10 @@ impl App<'_> {
                 peers.settle(row, &facts);
             }
         }
+        let mut written = Ok(());
         if self.config.existing {
             self.existing = Some(shown);
-            self.show_existing(&rows);
+            written = self.show_existing(&rows);
         }
         if self.config.life || self.peers.is_some() {
             // One process of those that hold it, rather one that is wanted.
@@ -464,10 +470,10 @@ impl App<'_> {
             rows.retain(|row| row.cookie.is_none_or(|cookie| known.insert(cookie)));
             self.adopt(&rows);
         }
-        Ok(())
+        Ok(written)
     }
 
-    fn show_existing(&mut self, rows: &[Connect]) {
+    fn show_existing(&mut self, rows: &[Connect]) -> io::Result<()> {
         let clock = WallClock::now();
         let left = self.config.max_events.map_or(usize::MAX, |n| n as usize);
         // They were named before anybody looked.
@@ -481,7 +487,9 @@ impl App<'_> {
             if self.config.life {
                 self.who.keep(row, facts);
             }
+            write_if_large(&mut self.sink, &mut self.text)?;
         }
+        Ok(())
     }
 
     fn adopt(&self, connections: &[Connect]) {
@@ -582,6 +590,10 @@ impl App<'_> {
         }
         Ok(end)
     }
+}
+
+fn write_if_large(sink: &mut Sink, text: &mut Vec<u8>) -> io::Result<()> {
+    if text.len() > MAX_TEXT { sink.write(text) } else { Ok(()) }
 }
 
 fn peer_of(peers: &mut Option<Peers>, who: &mut Who, connect: &Connect) -> Option<Peer> {

@@ -12,6 +12,7 @@ mod live_dns;
 mod live_life;
 mod live_procs;
 mod live_rights;
+mod live_rows;
 mod live_sockets;
 mod live_who;
 
@@ -111,6 +112,7 @@ fn main() {
             ("", live_life::TESTS),
             ("", live_procs::TESTS),
             ("", live_rights::TESTS),
+            ("", live_rows::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
         ] {

@@ -87,7 +87,7 @@ pub const SHARED: [(&str, SharedTest); 15] = tests![
 ];
 
 /// The client's executable as the kernel names it.
-fn program() -> String {
+pub fn program() -> String {
     let path = fs::canonicalize(lab::client()).expect("the client is built");
     path.into_os_string().into_string().expect("UTF-8")
 }
@@ -249,14 +249,14 @@ impl Watch<'_> {
 }
 
 /// A folder whose files anyone may run.
-fn open_dir() -> (TempDir, String) {
+pub fn open_dir() -> (TempDir, String) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
     let path = fs::canonicalize(dir.path()).expect("it is there");
     (dir, path.into_os_string().into_string().expect("UTF-8"))
 }
 
-fn copy_of(program: impl AsRef<Path>, to: &str) -> String {
+pub fn copy_of(program: impl AsRef<Path>, to: &str) -> String {
     fs::copy(program, to).expect("a copy");
     to.to_owned()
 }

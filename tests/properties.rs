@@ -51,7 +51,9 @@ use tcpconnect::filter::parse_pid;
 use tcpconnect::filter::parse_seconds;
 use tcpconnect::filter::parse_size;
 use tcpconnect::output;
+use tcpconnect::output::Happening;
 use tcpconnect::output::Row;
+use tcpconnect::output::What;
 use tcpconnect::output::sockets as lines;
 use tcpconnect::peers::Peer;
 use tcpconnect::process::Ancestor;
@@ -995,6 +997,124 @@ proptest! {
         let words = args.strip_suffix(b"\0").map(|args| args.split(|&b| b == 0));
         let words: Vec<_> = words.into_iter().flatten().map(lossy).collect();
         prop_assert_eq!(shown.map(|v| v.as_str().unwrap()).collect::<Vec<_>>(), words);
+    }
+}
+
+/// So many bytes of one kind: none that is dear, those that JSON or the table makes
+/// six or four of, and those that need a character to be one.
+fn long(max: usize) -> impl Strategy<Value = Vec<u8>> {
+    let units =
+        ["a", "\x01", "\"", "'", "/", "a/", "\x01/", "<", "\u{9b}", "\u{2028}", "\u{e0001}"];
+    let units = units.map(|unit| unit.as_bytes().to_vec()).into_iter().chain([vec![0xff]]);
+    let unit = prop::sample::select(units.collect::<Vec<_>>());
+    (unit, prop_oneof![Just(max), 0..max])
+        .prop_map(|(unit, len)| unit.into_iter().cycle().take(len).collect::<Vec<u8>>())
+}
+
+/// Exec of `pid`, the child of the one before.
+fn exec_of(pid: u32, image: &Image, name: Comm) -> ProcessEvent {
+    let above = if pid == FIRST_PID { (0, 0) } else { (pid - 1, u64::from(pid) - 1) };
+    let change = Change::Exec(image.clone());
+    let (parent, parent_start_ns) = above;
+    let bare = ProcessEvent::bare(pid, pid.into(), 1, change);
+    ProcessEvent { name, parent, parent_start_ns, ..bare }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..settings() })]
+
+    #[test]
+    fn no_row_is_longer_than_64_kib(
+        (exe, words, between) in (long(4351), long(4096), long(300)),
+        (comm, depth) in (name(), 0..100u32),
+        (user, container, cgroup) in (long(2000), long(2000), long(70_000)),
+    ) {
+        const MAX_ROW: usize = 64 << 10;
+        let exe = [b"/", &exe[..]].concat();
+        // A NUL at every place that `between` has a slash at.
+        let words = words.iter().zip(between.iter().cycle());
+        let words: Vec<u8> = words.map(|(&b, &n)| if n == b'/' { 0 } else { b }).collect();
+        let args = Some(Args::new(&words));
+        let image = Image { exe: Some(exe.into()), args, ..Image::default() };
+        let mut processes = Processes::default();
+        let pid = FIRST_PID + depth;
+        for pid in FIRST_PID..=pid {
+            processes.apply(&exec_of(pid, &image, comm));
+        }
+        let start_ns = pid.into();
+        let connect = Connect { pid, start_ns, exec_id: 1, comm, leader: comm, ..Connect::nowhere() };
+        let process = processes.of(&connect);
+        let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
+        let exe = image.exe.clone();
+        let peer = Peer { pid, comm, exe, container: Some(container.clone()) };
+        let row = Row {
+            peer: Some(&peer),
+            process: Some(&process),
+            user: Some(&user),
+            container: Some(&container),
+            cgroup: Some(&cgroup),
+            ..Row::bare(&connect)
+        };
+        let event = Happening {
+            ts_ns: 0,
+            pid,
+            tid: pid,
+            name: comm,
+            ppid: Some(pid),
+            uid: Some(1),
+            gid: Some(1),
+            user: Some(&user),
+            container: Some(&container),
+            cgroup: Some(&cgroup),
+            process: Some(&process),
+            what: What::Exec(&image),
+        };
+        let all = [
+            "--exe", "--args", "--parents", "--user", "--container-id", "--cgroup-path",
+            "--netns-id", "--vpid", "--peer", "--procs",
+        ];
+        for format in [&[][..], &["-j"]] {
+            let mut output = output::new(&config(&[format, &all[..]].concat()));
+            let mut line = Vec::new();
+            output.connect(&row, &WallClock::at(0), &mut line);
+            prop_assert!(line.len() <= MAX_ROW, "{}", line.len());
+            line.clear();
+            output.process(&event, &WallClock::at(0), &mut line);
+            prop_assert!(line.len() <= MAX_ROW, "{}", line.len());
+        }
+    }
+
+    #[test]
+    fn parents_are_the_nearest_and_the_last(depth in 0..100u32) {
+        let mut processes = Processes::default();
+        for pid in FIRST_PID..=FIRST_PID + depth {
+            processes.apply(&exec_of(pid, &Image::default(), Comm::new(b"sh")));
+        }
+        let (pid, start_ns) = (FIRST_PID + depth, u64::from(FIRST_PID + depth));
+        let connect = Connect { pid, start_ns, exec_id: 1, ..Connect::nowhere() };
+        let process = processes.of(&connect);
+        let row = Row { process: Some(&process), ..Row::bare(&connect) };
+        let written = |args: &[&str]| {
+            let mut line = Vec::new();
+            output::new(&config(args)).connect(&row, &WallClock::at(0), &mut line);
+            String::from_utf8(line).expect("UTF-8")
+        };
+        let all: Vec<u32> = (FIRST_PID..pid).rev().collect();
+        let (near, far) = all.split_at(all.len().min(32));
+        let far = &far[far.len().saturating_sub(4)..];
+        let shown = [near, far].concat();
+        let left_out = shown.len() < all.len();
+        let object: Value = serde_json::from_str(&written(&["-j", "--parents"])).expect("JSON");
+        let parents = object["parents"].as_array().expect("a list").iter();
+        let pids: Vec<_> = parents.map(|p| p["pid"].as_u64().unwrap() as u32).collect();
+        prop_assert_eq!(&pids, &shown);
+        prop_assert_eq!(object["parents_truncated"].as_bool(), left_out.then_some(true));
+        let named = |pids: &[u32]| pids.iter().map(|pid| format!("sh({pid})")).collect::<Vec<_>>();
+        let gap = left_out.then(|| "...".to_owned());
+        let chain = [named(near), Vec::from_iter(gap), named(far)].concat().join(" < ");
+        let chain = if chain.is_empty() { "-" } else { &chain };
+        let row = written(&["--parents"]);
+        prop_assert!(row.ends_with(&format!(" {chain}\n")), "{row:?}");
     }
 }
 

@@ -19,6 +19,7 @@ use super::Lost;
 use super::Output;
 use super::Row;
 use super::What;
+use super::bound;
 use super::text;
 use crate::clock::BootClock;
 use crate::clock::WallClock;
@@ -92,13 +93,46 @@ struct ConnectObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     vpid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a str>,
+    user: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<&'a str>,
+    container_id: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cgroup: Option<&'a str>,
+    cgroup: Option<Cow<'a, str>>,
     #[serde(flatten)]
     process: Option<ProcessFields<'a>>,
+    #[serde(skip_serializing_if = "Cuts::is_empty")]
+    truncated: Cuts,
+}
+
+/// The fields of which a row shows a part only, for else it would be too long.
+#[derive(Default, Serialize)]
+struct Cuts(Vec<&'static str>);
+
+impl Cuts {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains(&name)
+    }
+
+    /// The shown part of `name`.
+    fn of<T>(&mut self, name: &'static str, (shown, is_cut): (T, bool)) -> T {
+        if is_cut {
+            self.0.push(name);
+        }
+        shown
+    }
+
+    fn head<'a>(
+        &mut self,
+        name: &'static str,
+        text: Option<&'a str>,
+        max: usize,
+    ) -> Option<Cow<'a, str>> {
+        text.map(|text| self.of(name, bound::head(text.as_bytes(), max)))
+    }
 }
 
 /// Present with `-d` if the destination has a name.
@@ -112,12 +146,13 @@ struct QueryFields<'a> {
 }
 
 impl<'a> QueryFields<'a> {
-    fn of(query: &'a Query) -> Self {
+    fn of(query: &'a Query, cuts: &mut Cuts) -> Self {
+        let chain = query.chain().iter().map(|name| &name[..]);
         QueryFields {
-            query: lossy(query.name()),
+            query: cuts.of("query", bound::head(query.name(), bound::NAME)),
             query_age_ms: (query.age_ns / 1000) as f64 / 1000.0,
             query_match: query.matched.name(),
-            query_chain: query.chain().iter().map(|name| lossy(name)).collect(),
+            query_chain: cuts.of("query_chain", bound::list(chain, bound::CHAIN)),
         }
     }
 }
@@ -130,16 +165,17 @@ struct PeerObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<&'a str>,
+    container_id: Option<Cow<'a, str>>,
 }
 
 impl<'a> PeerObject<'a> {
-    fn of(peer: &'a Peer) -> Self {
+    fn of(peer: &'a Peer, cuts: &mut Cuts) -> Self {
+        let exe = peer.exe.as_deref().map(|exe| bound::tail(exe, bound::PEER_EXE));
         PeerObject {
             pid: peer.pid,
             comm: lossy(peer.comm.bytes()),
-            exe: peer.exe.as_deref().map(lossy),
-            container_id: peer.container.as_deref(),
+            exe: exe.map(|exe| cuts.of("peer.exe", exe)),
+            container_id: cuts.head("peer.container_id", peer.container.as_deref(), bound::NAME),
         }
     }
 }
@@ -198,6 +234,8 @@ struct ProcessFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe_deleted: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    exe_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     args: Option<Vec<Cow<'a, str>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     args_truncated: Option<bool>,
@@ -205,6 +243,9 @@ struct ProcessFields<'a> {
     ppid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parents: Option<Vec<ParentObject>>,
+    /// Some are left out, before the last four.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parents_truncated: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -241,13 +282,15 @@ struct ProcessObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     core_dumped: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a str>,
+    user: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<&'a str>,
+    container_id: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cgroup: Option<&'a str>,
+    cgroup: Option<Cow<'a, str>>,
     #[serde(flatten)]
     process: ProcessFields<'a>,
+    #[serde(skip_serializing_if = "Cuts::is_empty")]
+    truncated: Cuts,
 }
 
 #[derive(Serialize)]
@@ -265,14 +308,16 @@ fn lossy(bytes: &[u8]) -> Cow<'_, str> {
 }
 
 impl Json {
-    fn parents(&self, process: &Process) -> Vec<ParentObject> {
+    /// True if some are left out.
+    fn parents(&self, process: &Process) -> (Vec<ParentObject>, bool) {
         let object = |p: &Rc<Known>| ParentObject {
             pid: p.pid,
             comm: lossy(p.name().bytes()).into(),
-            exe: p.image().exe.as_deref().map(|exe| lossy(exe).into()),
+            exe: p.image().exe.as_deref().map(|exe| bound::tail(exe, bound::PARENT_EXE).0.into()),
             start: self.start(p),
         };
-        process.ancestors().filter_map(Ancestor::known).map(object).collect()
+        let left_out = process.ancestors().any(|ancestor| ancestor.known().is_none());
+        (process.ancestors().filter_map(Ancestor::known).map(object).collect(), left_out)
     }
 
     fn start(&self, process: &Known) -> Option<Time> {
@@ -286,16 +331,23 @@ impl Json {
         process: &Process,
         image: &'a Image,
         exe_deleted: bool,
+        cuts: &mut Cuts,
     ) -> ProcessFields<'a> {
         let exe = image.exe.as_deref().filter(|_| want.exe);
         let args = image.args.as_ref().filter(|_| want.args);
+        let is_shown = want.parents && process.has_known_parent();
+        let (parents, parents_truncated) = is_shown.then(|| self.parents(process)).unzip();
+        let shown_args = args.map(|args| cuts.of("args", bound::list(args.iter(), bound::ARGS)));
+        let shown_exe = exe.map(|exe| cuts.of("exe", bound::tail(exe, bound::EXE)));
         ProcessFields {
             exe_deleted: exe.map(|_| image.exe_deleted || exe_deleted),
-            exe: exe.map(lossy),
-            args_truncated: args.map(|args| args.truncated),
-            args: args.map(|args| args.iter().map(lossy).collect()),
+            exe_truncated: cuts.has("exe").then_some(true),
+            exe: shown_exe,
+            args_truncated: args.map(|args| args.truncated || cuts.has("args")),
+            args: shown_args,
             ppid: Some(process.ppid).filter(|&pid| pid != 0),
-            parents: (want.parents && process.has_known_parent()).then(|| self.parents(process)),
+            parents,
+            parents_truncated: parents_truncated.filter(|&left_out| left_out),
             start: self.start(process),
             process_id: (process.start_ns != 0)
                 .then(|| format!("{}-{}", process.pid, process.start_ns)),
@@ -431,6 +483,7 @@ impl Output for Json {
         };
         let known = |number: u32| Some(number).filter(|_| e.pid != 0);
         let (event, life) = row.life.map_or((event, LifeFields::default()), LifeFields::of);
+        let mut cuts = Cuts::default();
         let object = ConnectObject {
             event,
             time: Time(clock.unix_ns(e.ts_ns)),
@@ -449,28 +502,35 @@ impl Output for Json {
             conn_id: ConnId::of(row),
             community_id: CommunityId::of(row),
             error: (e.error != 0).then(|| error(e.error)),
-            query: row.query.map(QueryFields::of),
+            query: row.query.map(|query| QueryFields::of(query, &mut cuts)),
             life,
-            peer: row.peer.map(PeerObject::of),
+            peer: row.peer.map(|peer| PeerObject::of(peer, &mut cuts)),
             netns: e.netns,
             cgroup_id: e.cgroup_id,
             vpid: e.vpid,
-            user: row.user,
-            container_id: row.container,
-            cgroup: row.cgroup.filter(|_| self.want.cgroup_path),
-            process: fields
-                .map(|(process, image)| self.fields(self.want, process, image, e.exe_deleted)),
+            user: cuts.head("user", row.user, bound::NAME),
+            container_id: cuts.head("container_id", row.container, bound::NAME),
+            cgroup: cuts.head(
+                "cgroup",
+                row.cgroup.filter(|_| self.want.cgroup_path),
+                bound::CGROUP,
+            ),
+            process: fields.map(|(process, image)| {
+                self.fields(self.want, process, image, e.exe_deleted, &mut cuts)
+            }),
+            truncated: cuts,
         };
         put(out, &object);
     }
 
     fn process(&mut self, e: &Happening, clock: &WallClock, out: &mut Vec<u8>) {
         let image = e.process.map(|process| process.image());
+        let mut cuts = Cuts::default();
         let fields = e.process.zip(image.as_deref()).map(|(process, image)| {
             let exec = matches!(e.what, What::Exec(_));
             let want =
                 Who { exe: exec || self.want.exe, args: exec || self.want.args, ..self.want };
-            self.fields(want, process, image, false)
+            self.fields(want, process, image, false, &mut cuts)
         });
         let mut object = ProcessObject {
             event: e.what.name(),
@@ -488,10 +548,11 @@ impl Output for Json {
             exit_code: None,
             exit_signal: None,
             core_dumped: None,
-            user: e.user,
-            container_id: e.container,
-            cgroup: e.cgroup.filter(|_| self.want.cgroup_path),
+            user: cuts.head("user", e.user, bound::NAME),
+            container_id: cuts.head("container_id", e.container, bound::NAME),
+            cgroup: cuts.head("cgroup", e.cgroup.filter(|_| self.want.cgroup_path), bound::CGROUP),
             process: ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() },
+            truncated: cuts,
         };
         match &e.what {
             What::Comm(old) => object.old_comm = Some(lossy(old.bytes())),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Events become bytes. A writer appends to a buffer that the loop writes out
-//! once a batch; nothing here does I/O or fails.
+//! Events become bytes. A writer appends to a buffer that the loop writes out,
+//! once for a batch that is not huge; nothing here does I/O or fails.
 
+mod bound;
 mod json;
 pub mod sockets;
 mod table;

@@ -16,6 +16,7 @@ use super::Lost;
 use super::Output;
 use super::Row;
 use super::What;
+use super::bound;
 use super::text;
 use crate::cli::Procs;
 use crate::clock::WallClock;
@@ -25,6 +26,7 @@ use crate::container::SHORT_ID_LEN;
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Flow;
+use crate::event::Image;
 use crate::event::Life;
 use crate::event::NoticeKind;
 use crate::event::Origin;
@@ -100,7 +102,8 @@ const DPORT: Column = column("DPORT", 6, Gap::None, |row, out| {
 /// BCC's last column, and its words. That an answer is old is said from 100 ms on.
 const QUERY: Column = column("QUERY", 24, Gap::Blank, |line, out| match line.row.query {
     Some(query) => {
-        text::whole_name(out, query.name());
+        let name = query.name();
+        text::whole_name(out, &name[..name.len().min(bound::NAME)]);
         if query.age_ns > 100_000_000 {
             out.extend_from_slice(b" (");
             milliseconds(out, query.age_ns);
@@ -166,7 +169,7 @@ const PEER: Column = column("PEER", 20, Gap::Blank, |line, out| match line.row.p
     None => out.push(b'-'),
 });
 const USER: Column = column("USER", 12, Gap::Blank, |line, out| match line.row.user {
-    Some(name) => text::whole_name(out, name.as_bytes()),
+    Some(name) => beginning(out, name, bound::NAME),
     None => text::number(out, line.event.uid.into()),
 });
 const VPID: Column = column("VPID", 7, Gap::Blank, |line, out| match line.event.vpid {
@@ -182,7 +185,7 @@ const CONTAINER: Column = column("CONTAINER", SHORT_ID_LEN, Gap::Blank, |line, o
     text::name(out, id.as_bytes(), SHORT_ID_LEN);
 });
 const CGROUP: Column = column("CGROUP", 32, Gap::Blank, |line, out| {
-    text::whole_name(out, line.row.cgroup.unwrap_or("-").as_bytes());
+    beginning(out, line.row.cgroup.unwrap_or("-"), bound::CGROUP);
 });
 const EXE: Column = column("EXE", 24, Gap::Blank, exe);
 const PARENTS: Column = column("PARENTS", 40, Gap::Blank, parents);
@@ -208,10 +211,28 @@ fn exe(line: &Line, out: &mut Vec<u8>) {
     let Some(image) = line.row.process.map(|process| process.image()) else {
         return out.push(b'-');
     };
+    program(out, &image, line.event.exe_deleted);
+}
+
+/// Path of its executable.
+fn program(out: &mut Vec<u8>, image: &Image, is_deleted: bool) {
     let Some(exe) = &image.exe else { return out.push(b'-') };
-    text::whole_name(out, exe);
-    if image.exe_deleted || line.event.exe_deleted {
+    text::whole_name(out, &bound::tail_of_bytes(exe, MAX_EXE));
+    if image.exe_deleted || is_deleted {
         out.extend_from_slice(b" (deleted)");
+    }
+}
+
+/// PATH_MAX; a byte takes up to four columns.
+const MAX_EXE: usize = 4096;
+
+/// At most so many bytes of it.
+fn beginning(out: &mut Vec<u8>, name: &str, max: usize) {
+    let end = (0..=max.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
+    let shown = &name[..end.unwrap_or(0)];
+    text::whole_name(out, shown.as_bytes());
+    if shown.len() < name.len() {
+        out.extend_from_slice(bound::CUT.as_bytes());
     }
 }
 
@@ -226,7 +247,8 @@ fn process(out: &mut Vec<u8>, name: &Comm, pid: u32) {
     out.push(b')');
 }
 
-/// `bash(812) < sshd(640) < systemd(1)`; `-` stands for more.
+/// `bash(812) < sshd(640) < systemd(1)`; ends with `-` if there are more. Where some
+/// are left out stands `...`.
 fn parents(line: &Line, out: &mut Vec<u8>) {
     let start = out.len();
     let mut above = 0;
@@ -239,7 +261,7 @@ fn parents(line: &Line, out: &mut Vec<u8>) {
                 above = parent.ppid;
                 process(out, &parent.name(), parent.pid);
             }
-            Ancestor::LeftOut(_) => out.push(b'-'),
+            Ancestor::LeftOut(_) => out.extend_from_slice(bound::CUT.as_bytes()),
         }
     }
     if out.len() == start {
@@ -330,13 +352,7 @@ fn details(event: &Happening, out: &mut Vec<u8>) {
     match &event.what {
         What::Fork | What::Notice(NoticeKind::Sid | NoticeKind::Coredump) => out.push(b'-'),
         What::Exec(image) => {
-            match &image.exe {
-                Some(exe) => text::whole_name(out, exe),
-                None => out.push(b'-'),
-            }
-            if image.exe_deleted {
-                out.extend_from_slice(b" (deleted)");
-            }
+            program(out, image, false);
             if let Some(args) = &image.args {
                 out.extend_from_slice(b": ");
                 text::arguments(out, args);
