@@ -64,6 +64,9 @@ const MAX_TEXT: usize = 256 << 10;
 /// How long the ends of COMMAND's connections are waited for: the other side has yet to
 /// acknowledge its FIN, and may take 40 ms for that (delayed ACK) on the same host.
 const LAST_ENDS: Duration = Duration::from_secs(1);
+/// Of the reader's time at most one part in so many goes into looking who has gone
+/// without notice: while a storm of forks loses records, connects must not be lost, too.
+const RESYNC_SHARE: u32 = 10;
 /// How long a COMMAND may take to end after the signal that ends us.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -113,6 +116,8 @@ pub fn run(config: &Config) -> Result<u8> {
         peers: config.peer.map(|keep| Peers::new(keep, config.max_connections)),
         reported: Lost::default(),
         reported_at: Instant::now(),
+        resyncs_due: 0,
+        resync_at: Instant::now(),
     };
     app.output.header(&mut app.text);
     let mut begun = Ok(());
@@ -214,6 +219,8 @@ struct App<'a> {
     peers: Option<Peers>,
     reported: Lost,
     reported_at: Instant,
+    resyncs_due: u32,
+    resync_at: Instant,
 }
 
 impl App<'_> {
@@ -332,12 +339,13 @@ impl App<'_> {
 
     /// Writes the pending rows that no older one can precede any more.
     fn print(&mut self, all: bool) -> io::Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
         // The accept of a connection may still come.
         let wait_ns = if self.peers.is_some() { peers::WAIT_NS } else { 0 };
         let due_ns = self.horizon_ns.saturating_sub(wait_ns);
+        if self.pending.is_empty() {
+            self.who.applied(due_ns);
+            return Ok(());
+        }
         let ready = match all {
             true => self.pending.len(),
             false => self
@@ -409,7 +417,7 @@ impl App<'_> {
                 }
                 Event::Process(event) => {
                     let known = self.who.apply(&event);
-                    if let Some(procs) = &self.procs {
+                    if let Some(procs) = &mut self.procs {
                         let to = (&mut *self.output, &clock, &mut self.text);
                         let shown = procs.changed(&event, known, &mut self.who, to);
                         self.printed += u64::from(shown);
@@ -426,6 +434,12 @@ impl App<'_> {
                 Event::Retract { .. } => {}
             }
             write_if_large(&mut self.sink, &mut self.text)?;
+        }
+        self.who.applied(due_ns);
+        if self.who.wants_open()
+            && let Some(open) = self.tracer.open_connections()
+        {
+            self.who.note_open(&open, monotonic_ns());
         }
         self.sink.write(&mut self.text)?;
         if self.pending.is_empty() {
@@ -519,7 +533,7 @@ impl App<'_> {
         self.reported_at = Instant::now();
         self.tracer.count_skipped();
         let mut lost = self.tracer.lost();
-        lost.process += self.procs.as_ref().map_or(0, Procs::lost);
+        lost.process += self.procs.as_ref().map_or(0, Procs::lost) + self.who.lost();
         lost.names += self.who.lost_names();
         let new = lost.since(&self.reported);
         self.reported = lost;
@@ -528,7 +542,14 @@ impl App<'_> {
                 "tcpconnect: {} records of processes lost; their rows say less",
                 new.process
             ));
+            // The second time for those whose birth was not handled at the first.
+            self.resyncs_due = 2;
+        }
+        let began = Instant::now();
+        if self.resyncs_due > 0 && began >= self.resync_at {
+            self.resyncs_due -= 1;
             self.who.resync();
+            self.resync_at = began + RESYNC_SHARE * began.elapsed();
         }
         if new.names > 0 {
             tell(&format!(

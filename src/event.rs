@@ -273,6 +273,15 @@ impl Args {
         Args { bytes: kept.into(), truncated: kept.len() < bytes.len() }
     }
 
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let bytes = self.bytes.strip_suffix(b"\0").unwrap_or(&self.bytes);
         let none = self.bytes.is_empty();

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Life;
 use crate::event::Stage;
+use crate::programs::Program;
 use crate::who::Facts;
 
 /// How long a row waits for the accept of its connection.
@@ -22,8 +24,16 @@ pub const WAIT_NS: u64 = 50_000_000;
 pub struct Peer {
     pub pid: u32,
     pub comm: Comm,
-    pub exe: Option<Box<[u8]>>,
+    /// May be taken back.
+    pub program: Option<Rc<Program>>,
     pub container: Option<String>,
+}
+
+impl Peer {
+    /// Of its executable, the path.
+    pub fn exe(&self) -> Option<Box<[u8]>> {
+        self.program.as_ref()?.image().exe.clone()
+    }
 }
 
 /// This end and the other one, IPv4-mapped addresses as IPv4.

@@ -11,6 +11,7 @@ mod procfs;
 use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::rc::Rc;
 
@@ -24,15 +25,40 @@ pub use self::procfs::exists;
 use self::procfs::image_of;
 pub use self::procfs::is_alive;
 use self::procfs::stat_of;
+use crate::clock::monotonic_ns;
+use crate::event::Args;
 use crate::event::Change;
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Image;
 use crate::event::ProcessEvent;
+use crate::programs::Program;
+use crate::programs::Programs;
 
 /// exec_id of a child whose parent did not fork it (CLONE_PARENT): it runs
 /// another program than its parent.
 const NOT_ITS_PARENTS: u32 = u32::MAX;
+
+/// Bytes that are kept of the path of a dead ancestor, the last, and one more, by which
+/// it is seen that it was cut.
+pub const MAX_PARENT_EXE: usize = 256;
+
+/// Whom to ask what processes there are.
+pub trait Kernel {
+    fn list(&self) -> Result<Vec<ProcessEvent>>;
+
+    /// How often this process, if it is alive, and its ancestors have called exec.
+    fn exec_id(&self, proc_pid: u32, start_ns: u64) -> Option<u32> {
+        let same = |e: &&ProcessEvent| e.proc_pid == proc_pid && e.start_ns == start_ns;
+        self.list().ok()?.iter().find(same).map(|e| e.exec_id)
+    }
+}
+
+impl<F: Fn() -> Result<Vec<ProcessEvent>>> Kernel for F {
+    fn list(&self) -> Result<Vec<ProcessEvent>> {
+        self()
+    }
+}
 
 /// Where the facts about a process's program come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +69,8 @@ pub enum Source {
     Fork,
     /// It was there before the tracer, or its exec was lost.
     Procfs,
-    /// Its exec was lost, and it is gone.
+    /// Its exec was lost and it is gone, or runs yet another program; or there was no
+    /// room to keep it.
     None,
 }
 
@@ -75,7 +102,7 @@ pub struct Known {
 #[derive(Clone, Debug)]
 struct State {
     name: Comm,
-    image: Rc<Image>,
+    program: Rc<Program>,
     exec_id: u32,
     source: Source,
 }
@@ -86,7 +113,7 @@ impl Known {
     }
 
     pub fn image(&self) -> Rc<Image> {
-        Rc::clone(&self.state.borrow().image)
+        self.state.borrow().program.image()
     }
 
     /// In the pid namespace of this program.
@@ -94,15 +121,24 @@ impl Known {
         self.proc_pid
     }
 
-    pub fn source(&self) -> Source {
-        self.state.borrow().source
+    pub fn program(&self) -> Rc<Program> {
+        Rc::clone(&self.state.borrow().program)
     }
 
-    /// A child has its parent's exec_id, so another one means that the parent's
-    /// last exec was lost. What /proc told of a parent has none.
+    pub fn source(&self) -> Source {
+        let state = self.state.borrow();
+        if state.program.is_known() { state.source } else { Source::None }
+    }
+
+    fn exec_id(&self) -> u32 {
+        self.state.borrow().exec_id
+    }
+
+    /// A child has its parent's exec_id, so a later one means that the parent's last
+    /// exec was lost. An earlier one is of a fork before the list at start was made.
     fn forked_as(&self, exec_id: u32) {
         let mut state = self.state.borrow_mut();
-        if ![0, exec_id].contains(&state.exec_id) && exec_id != NOT_ITS_PARENTS {
+        if exec_id > state.exec_id && exec_id != NOT_ITS_PARENTS {
             *state = unknown(state.name, exec_id);
         }
     }
@@ -162,9 +198,14 @@ impl Process {
 }
 
 /// All live processes. The dead are known to those that descend from them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Processes {
     alive: HashMap<u32, Rc<Process>>,
+    programs: Programs,
+    kernel: Option<Rc<dyn Kernel>>,
+    /// Those not in the kernel's list of this time: gone without notice, unless it told
+    /// of their end before it.
+    gone: Option<(u64, Vec<(u32, u64)>)>,
     /// Whose descendants are asked for, by the numbers that they have here.
     roots: Vec<u32>,
 }
@@ -172,23 +213,18 @@ pub struct Processes {
 impl Processes {
     /// From the kernel's lists before and after /proc is read: where they
     /// differ, /proc may have shown a later program than the first list means.
-    pub fn scan(roots: Vec<u32>, list: impl Fn() -> Result<Vec<ProcessEvent>>) -> Result<Self> {
-        let before = list()?;
+    pub fn scan(roots: Vec<u32>, kernel: Rc<dyn Kernel>) -> Result<Self> {
+        let before = kernel.list()?;
         let images: Vec<_> = before.iter().map(|e| image_of(e.proc_pid)).collect();
         let after: HashMap<_, _> =
-            list()?.into_iter().map(|e| ((e.pid, e.start_ns), e.exec_id)).collect();
-        let mut processes = Processes { roots, ..Processes::default() };
+            kernel.list()?.into_iter().map(|e| ((e.pid, e.start_ns), e.exec_id)).collect();
+        let mut processes = Processes { roots, kernel: Some(kernel), ..Processes::default() };
         processes.alive.reserve(before.len());
         let mut states = Vec::with_capacity(before.len());
         for (e, image) in before.iter().zip(images) {
             let unchanged = after.get(&(e.pid, e.start_ns)) == Some(&e.exec_id);
             let image = image.filter(|_| unchanged);
-            states.push(Some(State {
-                name: e.name,
-                source: if image.is_some() { Source::Procfs } else { Source::None },
-                image: Rc::new(image.unwrap_or_default()),
-                exec_id: e.exec_id,
-            }));
+            states.push(Some(processes.told_by_procfs(e.name, e.uid, image, e.exec_id)));
         }
         let places: HashMap<_, _> = before.iter().enumerate().map(|(i, e)| (e.pid, i)).collect();
         let mut reached = vec![false; before.len()];
@@ -226,7 +262,7 @@ impl Processes {
             Change::Exec(image) => {
                 let state = State {
                     name: event.name,
-                    image: Rc::new(image.clone()),
+                    program: self.programs.keep(event.uid, image.clone()),
                     exec_id: event.exec_id,
                     source: Source::Exec,
                 };
@@ -242,8 +278,10 @@ impl Processes {
                 }
             }
             Change::Exit(_) => {
-                if self.same(event.pid, event.start_ns).is_some() {
-                    self.alive.remove(&event.pid);
+                if self.same(event.pid, event.start_ns).is_some()
+                    && let Some(gone) = self.alive.remove(&event.pid)
+                {
+                    self.shorten(&gone);
                 }
             }
         }
@@ -258,8 +296,31 @@ impl Processes {
         self.alive.get(&pid).filter(|process| process.start_ns == start_ns)
     }
 
+    /// Of a dead process others show no more than its path.
+    fn shorten(&self, gone: &Process) {
+        if Rc::strong_count(&gone.known) == 1 {
+            return;
+        }
+        let mut state = gone.state.borrow_mut();
+        let image = state.program.image();
+        let exe = image.exe.as_deref().unwrap_or_default();
+        if image.args.as_ref().is_none_or(Args::is_empty) && exe.len() <= MAX_PARENT_EXE {
+            return;
+        }
+        let exe = image
+            .exe
+            .as_ref()
+            .map(|exe| exe[exe.len().saturating_sub(MAX_PARENT_EXE + 1)..].into());
+        let short = Image { exe, exe_deleted: image.exe_deleted, args: None };
+        state.program = self.programs.keep(state.program.uid(), short);
+    }
+
     /// Without a state of its own it runs its parent's program.
     fn born(&mut self, event: &ProcessEvent, state: Option<State>) {
+        if state.is_none() && self.same(event.pid, event.start_ns).is_some() {
+            // The list at start had it already, and is the later word.
+            return;
+        }
         let parent = (event.parent != 0).then(|| self.parent(event));
         let state = state.unwrap_or_else(|| {
             if let Some(parent) = &parent {
@@ -303,63 +364,137 @@ impl Processes {
         if let Some(parent) = self.same(event.parent, event.parent_start_ns) {
             return Rc::clone(parent);
         }
-        self.found_late(event.parent, event.parent_start_ns, None)
+        // A child runs what its parent ran when it forked.
+        let exec_id = match event.change {
+            Change::Fork => Some(event.exec_id).filter(|&id| id != NOT_ITS_PARENTS),
+            _ => None,
+        };
+        let late = Late {
+            pid: event.parent,
+            proc_pid: event.parent,
+            start_ns: event.parent_start_ns,
+            name: None,
+            uid: event.uid,
+            exec_id,
+        };
+        self.found_late(late)
     }
 
-    fn found_late(&mut self, pid: u32, start_ns: u64, connect: Option<&Connect>) -> Rc<Process> {
-        let late = found_late(pid, start_ns, connect);
-        let is_there = late.state.borrow().source == Source::Procfs;
+    fn found_late(&mut self, late: Late) -> Rc<Process> {
+        let (ppid, state) = self.look_up(&late);
+        let Late { pid, proc_pid, start_ns, .. } = late;
+        let is_there = state.source == Source::Procfs;
+        let known = Known { pid, start_ns, ppid, proc_pid, state: RefCell::new(state) };
         // As /proc has just told it.
-        let parent = self.now(late.ppid).filter(|p| is_there && p.start_ns <= late.start_ns);
-        let late = Rc::new(self.child(late, parent.as_deref()));
+        let parent = self.now(ppid).filter(|p| is_there && p.start_ns <= start_ns);
+        let process = Rc::new(self.child(known, parent.as_deref()));
         if is_there {
-            self.alive.insert(pid, Rc::clone(&late));
+            self.alive.insert(pid, Rc::clone(&process));
         }
-        late
+        process
     }
 
     /// The process behind a connect. One whose fork or exec was lost is looked
     /// for in /proc.
     pub fn of(&mut self, connect: &Connect) -> Rc<Process> {
-        if let Some(process) = self.same(connect.pid, connect.start_ns) {
-            if process.state.borrow().exec_id == connect.exec_id {
-                return Rc::clone(process);
-            }
-            let late = found_late(connect.pid, connect.start_ns, Some(connect));
-            let state = late.state.borrow().clone();
-            *process.state.borrow_mut() = state;
-            return Rc::clone(process);
+        let known = self.same(connect.pid, connect.start_ns).map(Rc::clone);
+        let late = Late {
+            pid: connect.pid,
+            proc_pid: known.as_ref().map_or(connect.pid, |process| process.proc_pid),
+            start_ns: connect.start_ns,
+            name: Some(connect.leader),
+            uid: connect.uid,
+            exec_id: Some(connect.exec_id),
+        };
+        let Some(process) = known else { return self.found_late(late) };
+        let exec_id = process.exec_id();
+        if exec_id == connect.exec_id {
+            return process;
         }
-        self.found_late(connect.pid, connect.start_ns, Some(connect))
+        if exec_id > connect.exec_id && exec_id != NOT_ITS_PARENTS {
+            // Older than the list at start: nobody can tell any more.
+            let before = process.frozen();
+            *before.state.borrow_mut() = unknown(connect.leader, connect.exec_id);
+            return Rc::new(before);
+        }
+        let state = self.look_up(&late).1;
+        *process.state.borrow_mut() = state;
+        process
     }
 
-    /// Drops those that are gone, for when their exits were lost.
-    pub fn sweep(&mut self) {
-        self.alive.retain(|_, process| is_alive(process.proc_pid, process.start_ns));
+    /// Who this process is now, if it still is that process and runs that program;
+    /// and its parent.
+    fn look_up(&self, late: &Late) -> (u32, State) {
+        let is_it = |stat: &Stat| stat.is(late.start_ns) && !stat.is_exiting;
+        let exec_id = || self.kernel.as_ref()?.exec_id(late.proc_pid, late.start_ns);
+        let stat = stat_of(late.proc_pid).filter(is_it);
+        let wanted = stat.as_ref().and_then(|_| late.exec_id.or_else(exec_id));
+        let image = wanted.and_then(|_| image_of(late.proc_pid));
+        let found = image.as_ref().and_then(|_| exec_id());
+        // Only if it lives on, and runs no later program, is what was read its own.
+        let image =
+            image.filter(|_| found == wanted && stat_of(late.proc_pid).as_ref().is_some_and(is_it));
+        let name = late.name.or(stat.as_ref().map(|stat| stat.name)).unwrap_or_default();
+        // Where the kernel was not asked, or does not say, the next connect looks again.
+        let exec_id = found.and(wanted).unwrap_or(0);
+        let state = self.told_by_procfs(name, late.uid, image, exec_id);
+        (stat.map_or(0, |stat| stat.parent), state)
     }
+
+    fn told_by_procfs(&self, name: Comm, uid: u32, image: Option<Image>, exec_id: u32) -> State {
+        match image {
+            Some(image) => {
+                let program = self.programs.keep(uid, image);
+                State { name, program, exec_id, source: Source::Procfs }
+            }
+            None => unknown(name, exec_id),
+        }
+    }
+
+    /// Records were lost: looks who has gone without notice. One pass over the kernel's
+    /// list takes 1 us a process, to look into /proc for each took 10.
+    pub fn look_for_gone(&mut self) {
+        let listed = self.kernel.as_ref().and_then(|kernel| kernel.list().ok());
+        let Some(listed) = listed else { return };
+        let listed: HashSet<_> = listed.iter().map(|e| (e.pid, e.start_ns)).collect();
+        let now_ns = monotonic_ns();
+        let ids = self.alive.values().map(|process| (process.pid, process.start_ns));
+        // Not all kernels list pid 1, and it never goes.
+        let gone = ids.filter(|id| id.0 != 1 && !listed.contains(id)).collect();
+        self.gone = Some((now_ns, gone));
+    }
+
+    /// All that the kernel told until `until_ns` is applied.
+    pub fn applied(&mut self, until_ns: u64) {
+        let Some((_, gone)) = self.gone.take_if(|(at_ns, _)| *at_ns < until_ns) else { return };
+        for (pid, start_ns) in gone {
+            if self.same(pid, start_ns).is_some()
+                && let Some(gone) = self.alive.remove(&pid)
+            {
+                self.shorten(&gone);
+            }
+        }
+    }
+
+    /// Programs that there was no room to keep.
+    pub fn taken_back(&self) -> u64 {
+        self.programs.taken_back()
+    }
+}
+
+/// A process whose fork or exec was lost.
+struct Late {
+    pid: u32,
+    proc_pid: u32,
+    start_ns: u64,
+    name: Option<Comm>,
+    uid: u32,
+    /// If it is known which of its programs is asked for.
+    exec_id: Option<u32>,
 }
 
 fn unknown(name: Comm, exec_id: u32) -> State {
-    State { name, image: Rc::default(), exec_id, source: Source::None }
-}
-
-/// Who this process is now, if it still is that process.
-fn found_late(pid: u32, start_ns: u64, connect: Option<&Connect>) -> Known {
-    let is_it = |stat: &Stat| stat.is(start_ns);
-    let stat = stat_of(pid).filter(is_it);
-    let image = stat.as_ref().and_then(|_| image_of(pid));
-    // Only if it lives on is what was read in between its own.
-    let image = image.filter(|_| stat_of(pid).as_ref().is_some_and(is_it));
-    let name =
-        connect.map_or_else(|| stat.as_ref().map(|s| s.name).unwrap_or_default(), |c| c.leader);
-    let state = State {
-        name,
-        source: if image.is_some() { Source::Procfs } else { Source::None },
-        image: Rc::new(image.unwrap_or_default()),
-        exec_id: connect.map_or(0, |c| c.exec_id),
-    };
-    let ppid = stat.map_or(0, |stat| stat.parent);
-    Known { pid, start_ns, ppid, proc_pid: pid, state: RefCell::new(state) }
+    State { name, program: Rc::default(), exec_id, source: Source::None }
 }
 
 #[cfg(test)]

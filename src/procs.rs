@@ -2,6 +2,8 @@
 //! `--procs`: which process events are shown, and as what. They come from BPF
 //! (fork, exec, comm, exit) and from the process connector (the rest).
 
+use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
@@ -24,8 +26,37 @@ use crate::who::Who;
 /// Where an event is written.
 pub type To<'t> = (&'t mut (dyn Output + 'static), &'t WallClock, &'t mut Vec<u8>);
 
+/// Processes that ended last, as many as can end while one of the threads that both
+/// report an end is held up, by tearing down a large program's memory.
+const MAX_ENDED: usize = 16_384;
+
+/// Before 6.16 the last two threads of a process can both find themselves to be its
+/// last: 3 of 60 processes with 17 threads ended twice on 6.1.
+#[derive(Default)]
+struct Ended {
+    order: VecDeque<(u32, u64)>,
+    all: HashSet<(u32, u64)>,
+}
+
+impl Ended {
+    /// False if it had ended before.
+    fn note(&mut self, id: (u32, u64)) -> bool {
+        if !self.all.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > MAX_ENDED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.all.remove(&oldest);
+        }
+        true
+    }
+}
+
 pub struct Procs<'a> {
     filter: &'a Filter,
+    ended: Ended,
     /// Processes that are wanted, by their pids here; empty for all.
     roots: Vec<u32>,
     connector: Option<Connector>,
@@ -45,6 +76,7 @@ impl<'a> Procs<'a> {
         }
         Some(Procs {
             filter: &config.filter,
+            ended: Ended::default(),
             roots: config.filter.pids.iter().copied().chain(command).collect(),
             connector: connector.ok(),
         })
@@ -67,12 +99,16 @@ impl<'a> Procs<'a> {
 
     /// Writes the event if it is wanted; true if so.
     pub fn changed(
-        &self,
+        &mut self,
         event: &ProcessEvent,
         known: Option<(Rc<Process>, Comm)>,
         who: &mut Who,
         to: To,
     ) -> bool {
+        if matches!(event.change, Change::Exit(_)) && !self.ended.note((event.pid, event.start_ns))
+        {
+            return false;
+        }
         let (process, old_name) = known.unzip();
         let old_name = old_name.unwrap_or(event.name);
         let what = match &event.change {
@@ -140,5 +176,20 @@ impl<'a> Procs<'a> {
         (self.roots.is_empty() || is_root(pid) || descends())
             && (self.filter.uid.is_none() || self.filter.uid == event.uid)
             && self.filter.comm.is_none_or(|comm| Comm(comm.0) == event.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_ends_once_and_the_next_with_its_number_too() {
+        let mut ended = Ended::default();
+        assert!(ended.note((7, 70)) && !ended.note((7, 70)) && ended.note((7, 71)));
+        for i in 0..2 * MAX_ENDED as u64 {
+            assert!(ended.note((8, i)));
+        }
+        assert_eq!((ended.order.len(), ended.all.len()), (MAX_ENDED, MAX_ENDED));
     }
 }

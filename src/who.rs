@@ -3,8 +3,8 @@
 //! cgroup. Holds only the tables that the options need; without any it does
 //! nothing.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -20,11 +20,14 @@ use crate::container;
 use crate::dns::Names;
 use crate::dns::Query;
 use crate::event::CgroupEvent;
+use crate::event::Change;
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::DnsBytes;
 use crate::event::Life;
 use crate::event::ProcessEvent;
+use crate::kept::Kept;
+use crate::kept::Open;
 use crate::output::Row;
 use crate::peers::Peer;
 use crate::process;
@@ -41,13 +44,8 @@ pub struct Who {
     /// Names by user id, `None` for one without a name.
     users: Option<HashMap<u32, Option<Rc<str>>>>,
     /// Facts of the connects whose rows come later.
-    kept: Option<BTreeMap<Kept, Facts>>,
-    /// As many as the kernel follows at once.
-    max_kept: usize,
+    kept: Option<Kept>,
 }
-
-/// Time, tid and cookie.
-type Kept = (u64, u32, Option<u64>);
 
 /// What is known about one connect.
 #[derive(Clone, Default)]
@@ -62,12 +60,11 @@ pub struct Facts {
 impl Facts {
     /// The process of a connect, to the one on the other end.
     pub fn peer(&self, connect: &Connect) -> Peer {
-        let image = self.process.as_ref().map(|process| process.image());
         let named = connect.leader.bytes().is_empty();
         Peer {
             pid: connect.pid,
             comm: if named { connect.comm } else { connect.leader },
-            exe: image.and_then(|image| image.exe.clone()),
+            program: self.process.as_ref().map(|process| process.program()),
             container: self.container.clone(),
         }
     }
@@ -103,15 +100,14 @@ impl Who {
         let roots = || config.filter.pids.iter().copied().chain(command).collect();
         Ok(Who {
             processes: match config.follows_processes() {
-                true => Some(Processes::scan(roots(), || tracer.list_processes())?),
+                true => Some(Processes::scan(roots(), Rc::new(tracer.lister()?))?),
                 false => None,
             },
             cgroups: config.names_cgroups().then(Cgroups::scan),
             names: config.dns.then(Names::default),
             want_container: config.who.container_id,
             users: (config.who.user || config.procs.is_some()).then(HashMap::new),
-            kept: config.keeps_who().then(BTreeMap::new),
-            max_kept: config.max_connections as usize,
+            kept: config.keeps_who().then(|| Kept::new(tracer.max_open())),
         })
     }
 
@@ -150,6 +146,11 @@ impl Who {
         let processes = self.processes.as_mut()?;
         let before = processes.now(event.pid).filter(|p| p.start_ns == event.start_ns);
         let old_name = before.as_ref().map_or(event.name, |p| p.name());
+        // Less of it is kept once it is dead.
+        let before = match event.change {
+            Change::Exit(_) => before.map(|process| Rc::new(process.frozen())),
+            _ => before,
+        };
         processes.apply(event);
         Some((processes.now(event.pid).or(before)?, old_name))
     }
@@ -202,34 +203,57 @@ impl Who {
 
     /// Takes note of who made a connect of which there is more to come.
     pub fn keep(&mut self, connect: &Connect, mut facts: Facts) {
-        if self.kept.is_none() {
-            return;
-        }
+        let Some(kept) = &mut self.kept else { return };
         facts.process = facts.process.map(|process| Rc::new(process.frozen()));
-        if let Some(kept) = &mut self.kept {
-            // Of several processes that hold it, the first.
-            kept.entry((connect.ts_ns, connect.tid, connect.cookie)).or_insert(facts);
-            if kept.len() > self.max_kept {
-                kept.pop_first();
-            }
-        }
+        kept.keep(connect, facts);
     }
 
     /// Who made the connect, at that time.
     pub fn of_life(&mut self, life: &Life, is_last: bool) -> Facts {
-        let key = (life.began_ns, life.connect.tid, life.connect.cookie);
-        let kept = self.kept.as_mut();
-        let facts = kept.and_then(|kept| match is_last {
-            true => kept.remove(&key),
-            false => kept.get(&key).cloned(),
-        });
-        facts.unwrap_or_else(|| self.of(&life.connect))
+        let facts = self.kept.as_mut().and_then(|kept| kept.of(life, is_last));
+        facts.unwrap_or_else(|| {
+            let facts = self.of(&life.connect);
+            match self.kept {
+                // What its name was then is not known any more.
+                Some(_) => Facts { query: None, ..facts },
+                None => facts,
+            }
+        })
+    }
+
+    /// Whether there are so many connects with more to come that it is time to ask
+    /// which are open.
+    pub fn wants_open(&self) -> bool {
+        self.kept.as_ref().is_some_and(Kept::wants_open)
+    }
+
+    /// The connections that were open at `now_ns`.
+    pub fn note_open(&mut self, open: &HashSet<Open>, now_ns: u64) {
+        if let Some(kept) = &mut self.kept {
+            kept.note_open(open, now_ns);
+        }
+    }
+
+    /// All that the kernel told until `until_ns` is applied.
+    pub fn applied(&mut self, until_ns: u64) {
+        if let Some(kept) = &mut self.kept {
+            kept.handled(until_ns);
+        }
+        if let Some(processes) = &mut self.processes {
+            processes.applied(until_ns);
+        }
+    }
+
+    /// Facts that there was no room to keep.
+    pub fn lost(&self) -> u64 {
+        let programs = self.processes.as_ref().map_or(0, Processes::taken_back);
+        programs + self.kept.as_ref().map_or(0, Kept::dropped)
     }
 
     /// Records were lost: who has gone without notice must go.
     pub fn resync(&mut self) {
         if let Some(processes) = &mut self.processes {
-            processes.sweep();
+            processes.look_for_gone();
         }
         if let Some(cgroups) = &mut self.cgroups {
             *cgroups = Cgroups::scan();

@@ -845,6 +845,28 @@ fn perform(ctx: &Ctx, mut steps: &[String]) -> Res {
                 }
                 ensure(errno == libc::ECONNREFUSED, &format!("{step}: errno is {errno}"))?;
             }
+            // A connect without an answer, which the next programs hold open.
+            "unanswered" => {
+                let (listener, sock) = (silent_listener()?, Sock::tcp(LO4)?);
+                sock.0.set_nonblocking(true).map_err(text)?;
+                let errno = sock.connect(&RawAddr::new(addr(&listener)?));
+                ensure(errno == libc::EINPROGRESS, &format!("{step}: errno is {errno}"))?;
+                for fd in [sock.fd(), listener.as_raw_fd()] {
+                    // SAFETY: a plain system call.
+                    sys("fcntl", unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+                }
+                std::mem::forget((sock, listener));
+            }
+            "flood" => storm(ctx, &[what])?,
+            "wait" => thread::sleep(Duration::from_millis(what.parse().map_err(text)?)),
+            // Threads that all end at once.
+            "threads" => {
+                let n = what.parse().map_err(text)?;
+                let barrier = Barrier::new(n);
+                thread::scope(|scope| {
+                    (0..n).for_each(|_| drop(scope.spawn(|| barrier.wait())));
+                });
+            }
             // A child does the rest; we wait for it, or do the same after it, or do not wait.
             "fork" => parent_ends(fork()?)?,
             "pid" => parent_ends(fork_to(what.parse().map_err(text)?)?)?,

@@ -213,7 +213,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     processes.apply(&ProcessEvent { pid: 9, start_ns: 1, parent: 0, ..born.clone() });
     processes.apply(&born);
     let process = processes.of(&connect);
-    let peer = Peer { pid: 1, comm: comm("peer"), exe: None, container: None };
+    let peer = Peer { pid: 1, comm: comm("peer"), program: None, container: None };
     let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
     let mut names = Names::default();
     names.apply(&DnsBytes {

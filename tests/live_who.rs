@@ -267,7 +267,7 @@ fn busybox() -> PathBuf {
     paths.into_iter().find(|path| path.exists()).expect("busybox is installed")
 }
 
-fn quiet(mut command: Command) -> Child {
+pub fn quiet(mut command: Command) -> Child {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().expect("it starts")
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -60,6 +61,7 @@ use tcpconnect::process::Ancestor;
 use tcpconnect::process::Process;
 use tcpconnect::process::Processes;
 use tcpconnect::process::Source;
+use tcpconnect::programs::Programs;
 use tcpconnect::sockets;
 
 // src/bpf/tcpconnect.h
@@ -960,7 +962,8 @@ proptest! {
         let connect = Connect { pid, start_ns: 2, exec_id: 1, comm, leader: name, ..Connect::nowhere() };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
-        let peer = Peer { pid, comm: name, exe: Some(user.as_bytes().into()), container: None };
+        let image = Image { exe: Some(user.as_bytes().into()), ..Image::default() };
+        let peer = Peer { pid, comm: name, program: Some(Programs::default().keep(0, image)), container: None };
         let row = Row {
             connect: &connect,
             life: None,
@@ -1046,7 +1049,8 @@ proptest! {
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
         let exe = image.exe.clone();
-        let peer = Peer { pid, comm, exe, container: Some(container.clone()) };
+        let program = exe.map(|exe| Programs::default().keep(0, Image { exe: Some(exe), ..Image::default() }));
+        let peer = Peer { pid, comm, program, container: Some(container.clone()) };
         let row = Row {
             peer: Some(&peer),
             process: Some(&process),
@@ -1248,9 +1252,9 @@ proptest! {
             prop_assert_eq!(process.source(), if task.execed { Source::Exec } else { Source::Fork });
             prop_assert_eq!(process.ppid, task.parent.map_or(0, |at| tasks[at].pid));
             let shown = process.ancestors().filter_map(Ancestor::known);
-            let shown = shown.map(|p| (p.pid, p.start_ns, p.name(), p.image()));
+            let shown = shown.map(|p| (p.pid, p.start_ns, p.name(), p.image().exe.clone()));
             let expected = ancestors(&tasks, task).into_iter();
-            let expected = expected.map(|t| (t.pid, t.start_ns, t.name, t.exe.into()));
+            let expected = expected.map(|t| (t.pid, t.start_ns, t.name, t.exe.exe));
             prop_assert_eq!(shown.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
         }
     }
@@ -1328,7 +1332,8 @@ fn a_child_of_a_process_that_was_there_before_runs_its_program() {
     let ticks: u64 = after_name.split_whitespace().nth(19).unwrap().parse().unwrap();
     let start_ns = ticks * 10_000_000;
     let listed = ProcessEvent::bare(own, start_ns, 4, Change::Fork);
-    let mut processes = Processes::scan(Vec::new(), || Ok(vec![listed.clone()])).unwrap();
+    let mut processes =
+        Processes::scan(Vec::new(), Rc::new(move || Ok(vec![listed.clone()]))).unwrap();
     assert_eq!(of(&mut processes, own, start_ns, 4).source(), Source::Procfs);
     let (parent, parent_start_ns) = (own, start_ns);
     let fork = ProcessEvent::bare(FIRST_PID, start_ns + 1, 4, Change::Fork);

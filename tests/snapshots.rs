@@ -54,6 +54,7 @@ use tcpconnect::output::What;
 use tcpconnect::peers::Peer;
 use tcpconnect::process::Process;
 use tcpconnect::process::Processes;
+use tcpconnect::programs::Programs;
 
 /// 2026-11-21T04:30:05.123456789Z is this clock's monotonic 1,000 s.
 const CLOCK: (u64, u64) = (1_795_235_405_123_456_789, 1_000_000_000_000);
@@ -619,10 +620,11 @@ fn a_json_connect_has_every_known_field() {
 
 #[test]
 fn the_process_on_the_other_end_is_a_column_and_an_object() {
+    let nginx = Image { exe: Some(b"/usr/sbin/nginx"[..].into()), ..Image::default() };
     let peer = Peer {
         pid: 4711,
         comm: comm(b"ngi\x1b[31mnx"),
-        exe: Some(b"/usr/sbin/nginx"[..].into()),
+        program: Some(Programs::default().keep(0, nginx)),
         container: Some("0123456789ab".into()),
     };
     let mut text = String::new();

@@ -170,11 +170,12 @@ struct PeerObject<'a> {
 
 impl<'a> PeerObject<'a> {
     fn of(peer: &'a Peer, cuts: &mut Cuts) -> Self {
-        let exe = peer.exe.as_deref().map(|exe| bound::tail(exe, bound::PEER_EXE));
+        let exe = peer.exe();
+        let exe = exe.as_deref().map(|exe| bound::tail(exe, bound::PEER_EXE));
         PeerObject {
             pid: peer.pid,
             comm: lossy(peer.comm.bytes()),
-            exe: exe.map(|exe| cuts.of("peer.exe", exe)),
+            exe: exe.map(|(exe, is_cut)| cuts.of("peer.exe", (exe.into_owned().into(), is_cut))),
             container_id: cuts.head("peer.container_id", peer.container.as_deref(), bound::NAME),
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,13 +14,18 @@ use crate::event::Comm;
 use crate::event::Image;
 use crate::event::MAX_ARGS;
 
-/// Executable and arguments of a live process. A kernel thread has neither.
+/// Executable and arguments of a live process. A kernel thread has neither; and what
+/// has no executable, but is none, has ended its program: its arguments read as empty.
 pub(super) fn image_of(pid: u32) -> Option<Image> {
     const DELETED: &[u8] = b" (deleted)";
     let mut args = Vec::new();
     let cmdline = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
     cmdline.take(MAX_ARGS as u64 + 1).read_to_end(&mut args).ok()?;
-    let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let exe = match fs::read_link(format!("/proc/{pid}/exe")) {
+        // Others may not be allowed to be looked at, but have one.
+        Err(e) if e.kind() == ErrorKind::NotFound && !stat_of(pid)?.is_kernels => return None,
+        exe => exe.ok(),
+    };
     let exe = exe.map(|path| path.into_os_string().into_vec());
     // A file can have such a name, too.
     let unlinked = || fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|m| m.nlink() == 0);
@@ -60,9 +66,17 @@ fn parents() -> HashMap<u32, u32> {
 pub(super) struct Stat {
     pub(super) name: Comm,
     pub(super) parent: u32,
+    /// A thread of the kernel.
+    pub(super) is_kernels: bool,
+    /// Its first thread has ended, or is about to.
+    pub(super) is_exiting: bool,
     /// Since boot, in units of 10 ms.
     start: u64,
 }
+
+/// Of the ninth field, include/linux/sched.h; never changed since 2.6.
+const PF_EXITING: u32 = 0x4;
+const PF_KTHREAD: u32 = 0x20_0000;
 
 impl Stat {
     pub(super) fn is(&self, start_ns: u64) -> bool {
@@ -85,7 +99,14 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
     let mut fields = rest.split_ascii_whitespace().skip(1);
     let parent = fields.next()?.parse().ok()?;
-    Some(Stat { name, parent, start: fields.nth(17)?.parse().ok()? })
+    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    Some(Stat {
+        name,
+        parent,
+        is_kernels: flags & PF_KTHREAD != 0,
+        is_exiting: flags & PF_EXITING != 0,
+        start: fields.nth(12)?.parse().ok()?,
+    })
 }
 
 fn closure(roots: &[u32], parents: &HashMap<u32, u32>) -> HashSet<u32> {
@@ -116,7 +137,9 @@ mod tests {
     fn a_comm_with_parentheses_does_not_hide_the_parent() {
         let stat = b"7 (a) R 9 (\xff) S 42 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 3141 0 0";
         let name = Comm(*b"a) R 9 (\xff\0\0\0\0\0\0\0");
-        assert_eq!(parse_stat(stat), Some(Stat { name, parent: 42, start: 3141 }));
+        let (is_kernels, is_exiting) = (false, false);
+        let expected = Stat { name, parent: 42, is_kernels, is_exiting, start: 3141 };
+        assert_eq!(parse_stat(stat), Some(expected));
         assert_eq!(parse_stat(b"7 (cat"), None);
         assert_eq!(parse_stat(b"7 )cat("), None);
     }

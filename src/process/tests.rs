@@ -211,8 +211,77 @@ fn the_list_at_start_gives_each_its_ancestors_whatever_its_order() {
     };
     let mut list: Vec<_> = (1..=50_000).rev().map(listed).collect();
     list.swap(7, 40_000);
-    let processes = Processes::scan(Vec::new(), || Ok(list.clone())).unwrap();
+    let processes = Processes::scan(Vec::new(), Rc::new(move || Ok(list.clone()))).unwrap();
     let expected: Vec<_> = (49_968..50_000).rev().chain([0, 4, 3, 2, 1]).collect();
     assert_eq!(line(&processes.now(50_000).unwrap()), expected);
     assert_eq!(line(&processes.now(3).unwrap()), [2, 1]);
+}
+
+/// This process, as the kernel's list has it.
+fn listed(exec_id: u32) -> ProcessEvent {
+    let pid = std::process::id();
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let ticks: u64 = stat.rsplit(')').next().unwrap().split(' ').nth(20).unwrap().parse().unwrap();
+    ProcessEvent::bare(pid, ticks * 10_000_000, exec_id, Change::Fork)
+}
+
+#[test]
+fn what_happened_before_the_list_at_start_changes_nothing_in_it() {
+    let (own, older) = (listed(4), listed(3));
+    let (pid, start_ns) = (own.pid, own.start_ns);
+    let mut processes =
+        Processes::scan(Vec::new(), Rc::new(move || Ok(vec![own.clone()]))).unwrap();
+    assert_eq!(processes.now(pid).unwrap().source(), Source::Procfs);
+    processes.apply(&older);
+    processes.apply(&forked(8, start_ns + 1, (pid, start_ns), 3));
+    assert_eq!(processes.now(8).unwrap().source(), Source::None);
+    assert_eq!(who(&mut processes, pid, start_ns, 3), (String::new(), Source::None));
+    assert_eq!(who(&mut processes, pid, start_ns, 4).1, Source::Procfs);
+}
+
+#[test]
+fn of_a_process_whose_exec_was_lost_only_that_program_is_shown() {
+    let exec_id = Rc::new(std::cell::Cell::new(5));
+    let kernel = Rc::clone(&exec_id);
+    let (pid, start_ns) = (listed(0).pid, listed(0).start_ns);
+    let kernel = Rc::new(move || Ok(vec![listed(kernel.get())]));
+    let mut processes = Processes { kernel: Some(kernel), ..Processes::default() };
+    processes.apply(&listed(2));
+    // By now it runs the next but one.
+    assert_eq!(who(&mut processes, pid, start_ns, 3), (String::new(), Source::None));
+    assert_eq!(who(&mut processes, pid, start_ns, 5).1, Source::Procfs);
+    exec_id.set(6);
+    assert_eq!(who(&mut processes, pid, start_ns, 5).1, Source::Procfs);
+    assert_eq!(who(&mut processes, pid, start_ns, 7), (String::new(), Source::None));
+}
+
+#[test]
+fn who_is_not_in_the_kernels_list_is_gone_once_all_before_it_is_applied() {
+    let list = Rc::new(|| Ok(vec![event(8, 80, 1, Change::Fork)]));
+    let mut processes = Processes { kernel: Some(list), ..Processes::default() };
+    for pid in [7, 8] {
+        processes.apply(&event(pid, u64::from(pid) * 10, 1, Change::Exec(program("/x"))));
+    }
+    processes.look_for_gone();
+    processes.applied(1);
+    // Its end may have been told, and is yet to be applied.
+    assert_eq!(processes.now(7).unwrap().source(), Source::Exec);
+    processes.apply(&event(9, 90, 1, Change::Exec(program("/born/later"))));
+    processes.applied(u64::MAX);
+    let alive = [7, 8, 9].map(|pid| processes.now(pid).is_some());
+    assert_eq!(alive, [false, true, true]);
+}
+
+#[test]
+fn a_dead_ancestor_keeps_its_path_and_no_arguments() {
+    let path = format!("/{}", "p".repeat(1_000));
+    let image = Image { args: Some(Args::new(b"a\0b\0")), ..program(&path) };
+    let exec = event(7, 70, 1, Change::Exec(image.clone()));
+    let events = [exec, forked(8, 80, (7, 70), 1), event(7, 70, 1, Change::Exit(0))];
+    let processes = table(&events);
+    let child = processes.now(8).unwrap();
+    assert_eq!(*child.image(), image);
+    let parent = child.ancestors().next().and_then(Ancestor::known).unwrap();
+    assert_eq!(parent.image().exe.as_deref(), Some(&path.as_bytes()[1_001 - MAX_PARENT_EXE - 1..]));
+    assert_eq!((parent.image().args.clone(), parent.source()), (None, Source::Exec));
 }

@@ -5,23 +5,25 @@
 
 mod btf;
 mod buffer;
+mod list;
 mod object;
 mod rung;
 mod setup;
 mod tracepoint;
 
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::ffi::c_void;
 use std::io;
-use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::atomic::fence;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use libbpf_rs::Iter;
 use libbpf_rs::Link;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
@@ -33,15 +35,16 @@ use libbpf_rs::query::PerfEventType;
 
 use self::buffer::SharedSink;
 use self::buffer::Transport;
+use self::list::Lister;
+use self::rung::LIST_PROGRAM;
 use self::rung::Rung;
 use crate::clock::monotonic_ns;
 use crate::event::Connect;
 use crate::event::Event;
 use crate::event::Flow;
-use crate::event::ProcessEvent;
 use crate::event::decode_flow;
-use crate::event::decode_list;
 use crate::event::encode_existing;
+use crate::kept::Open;
 use crate::output::Lost;
 use crate::skel::TcpconnectSkel;
 use crate::skel::types;
@@ -51,6 +54,8 @@ const MAX_FLOWS: u32 = 65_536;
 /// Records taken from the ring before the batch is written; after a stall this
 /// bounds memory, some 400 bytes for each.
 const BATCH: usize = 1_024;
+/// Events that may wait to be handled, and more that one drain may bring.
+const MAX_WAITING: usize = 65_536 + BATCH;
 /// How much later than its neighbours a record in the ring may be finished.
 const HOLD_NS: u64 = 1_000_000;
 
@@ -71,6 +76,8 @@ pub struct Tracer {
     skipped_processes: u64,
     /// Connections that the kernel has room for in its table.
     room_for_lives: u64,
+    /// Those open before tracing are followed, too.
+    adopts: bool,
     /// Those that it dropped from there.
     forgotten: u64,
     /// Connects without an outcome, known at detach.
@@ -214,13 +221,46 @@ impl Tracer {
         self.skipped_processes = self.skipped_processes.max(processes);
     }
 
-    /// The processes that exist now, as the kernel knows them.
-    pub fn list_processes(&self) -> Result<Vec<ProcessEvent>> {
+    /// Whom to ask which processes exist.
+    pub fn lister(&self) -> Result<Lister> {
         let link = self.list.as_ref().context("the list of processes was not asked for")?;
-        let mut bytes = Vec::new();
-        let mut list = Iter::new(link).context("failed to list the processes")?;
-        list.read_to_end(&mut bytes).context("failed to list the processes")?;
-        decode_list(&bytes).context("failed to list the processes")
+        let own = |fd: BorrowedFd| fd.try_clone_to_owned().context("failed to list the processes");
+        Ok(Lister {
+            program: own(self.program(LIST_PROGRAM).as_fd())?,
+            link: own(link.as_fd())?,
+            rests_until: Cell::default(),
+        })
+    }
+
+    /// Connections that the kernel follows at once, twice as many to be asked only now
+    /// and then which are open, and as many as may wait to be handled.
+    pub fn max_open(&self) -> usize {
+        2 * self.room_for_lives as usize + MAX_WAITING
+    }
+
+    /// The connects whose connections are open now; `None` if the kernel does not say.
+    pub fn open_connections(&self) -> Option<HashSet<Open>> {
+        let mut open = HashSet::new();
+        let lives = &self.skel.maps.lives;
+        for map in [Some(lives), self.adopts.then_some(&self.skel.maps.adopted)] {
+            let Some(map) = map else { continue };
+            // All in one call: 65,536 take 10 ms, one by one 100, and a refused call
+            // cannot be taken for the end.
+            let batch = map.lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY).ok()?;
+            let mut any = false;
+            for (_, value) in batch {
+                any = true;
+                let mut life = types::life_record::default();
+                plain::copy_from_bytes(&mut life, &value).ok()?;
+                if life.spare == 0 {
+                    open.insert((life.began_ns, life.connect.task.tid));
+                }
+            }
+            if !any && map.keys().next().is_some() {
+                return None;
+            }
+        }
+        Some(open)
     }
 
     /// Ends tracing; what is in the buffer can still be drained.

@@ -136,7 +136,7 @@ impl Tracer {
         Err(StartError::NoHook { reasons: reasons.join("; "), hint: hint(config.attach) }.into())
     }
 
-    fn program(&self, name: &str) -> ProgramMut<'_> {
+    pub(super) fn program(&self, name: &str) -> ProgramMut<'_> {
         let program = self.skel.object().progs_mut().find(|p| p.name() == name);
         program.expect("program names are those of the object")
     }
@@ -437,6 +437,7 @@ impl<'a> Setup<'a> {
             skipped_forks: 0,
             skipped_processes: 0,
             room_for_lives: self.room_for_lives().into(),
+            adopts: self.adopts(),
             forgotten: 0,
             unanswered: 0,
             counted: Counted::default(),
