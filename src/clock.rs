@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel's monotonic clock and the wall clock beside it.
+//! The kernel's monotonic clock and the wall clock beside it. In a time namespace
+//! programs see other clocks than BPF does; here all times are the host's.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 fn read(clock: libc::clockid_t) -> u64 {
@@ -10,9 +14,62 @@ fn read(clock: libc::clockid_t) -> u64 {
     u64::try_from(Duration::new(ts.tv_sec as u64, ts.tv_nsec as u32).as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// CLOCK_MONOTONIC in nanoseconds: the clock of bpf_ktime_get_ns().
+/// What this time namespace adds to the host's clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Offsets {
+    monotonic_ns: i64,
+    boottime_ns: i64,
+}
+
+fn offsets() -> Offsets {
+    static OFFSETS: OnceLock<Offsets> = OnceLock::new();
+    *OFFSETS.get_or_init(|| {
+        let text = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        // The file tells of the namespace of children.
+        match ns_inode("time") == ns_inode("time_for_children") {
+            true => parse_offsets(&text),
+            false => Offsets::default(),
+        }
+    })
+}
+
+fn ns_inode(name: &str) -> Option<u64> {
+    fs::metadata(format!("/proc/self/ns/{name}")).ok().map(|m| m.ino())
+}
+
+/// Whether it can be known by how much the clocks here differ from the host's: the kernel
+/// tells only the offsets of the namespace that children will be in.
+pub fn own_is_known() -> bool {
+    /// PROC_TIME_INIT_INO (include/linux/proc_ns.h)
+    const INITIAL: u64 = 0xefff_fffa;
+    let own = ns_inode("time");
+    own == ns_inode("time_for_children") || own == Some(INITIAL)
+}
+
+/// A line for each clock: its name or number, seconds, nanoseconds.
+fn parse_offsets(text: &str) -> Offsets {
+    let of = |names: [&str; 2]| {
+        let mut lines = text.lines().map(|line| line.split_ascii_whitespace());
+        lines.find_map(|mut fields| {
+            fields.next().filter(|name| names.contains(name))?;
+            let seconds: i64 = fields.next()?.parse().ok()?;
+            seconds.checked_mul(1_000_000_000)?.checked_add(fields.next()?.parse().ok()?)
+        })
+    };
+    Offsets {
+        monotonic_ns: of(["monotonic", "1"]).unwrap_or(0),
+        boottime_ns: of(["boottime", "7"]).unwrap_or(0),
+    }
+}
+
+/// CLOCK_MONOTONIC of the host in nanoseconds: the clock of bpf_ktime_get_ns().
 pub fn monotonic_ns() -> u64 {
-    read(libc::CLOCK_MONOTONIC)
+    read(libc::CLOCK_MONOTONIC).wrapping_sub(offsets().monotonic_ns as u64)
+}
+
+/// A CLOCK_BOOTTIME of the host as /proc shows it here.
+pub fn boottime_here(host_ns: u64) -> u64 {
+    host_ns.wrapping_add_signed(offsets().boottime_ns)
 }
 
 /// Turns monotonic times into wall-clock times.
@@ -45,7 +102,8 @@ pub struct BootClock(WallClock);
 
 impl BootClock {
     pub fn now() -> Self {
-        let offset_ns = read(libc::CLOCK_REALTIME).saturating_sub(read(libc::CLOCK_BOOTTIME));
+        let boottime_ns = read(libc::CLOCK_BOOTTIME).wrapping_sub(offsets().boottime_ns as u64);
+        let offset_ns = read(libc::CLOCK_REALTIME).saturating_sub(boottime_ns);
         BootClock(WallClock::at(offset_ns))
     }
 
@@ -73,6 +131,16 @@ mod tests {
         let before = read();
         let now = WallClock::now().unix_ns(monotonic_ns());
         assert!(before <= now + slack && now <= read() + slack);
+    }
+
+    #[test]
+    fn the_offsets_of_a_time_namespace_are_read() {
+        let text = "monotonic      -1000         0\nboottime        2000 500000000\n";
+        let offsets = Offsets { monotonic_ns: -1_000_000_000_000, boottime_ns: 2_000_500_000_000 };
+        assert_eq!(parse_offsets(text), offsets);
+        // As before 5.7.
+        assert_eq!(parse_offsets("1 -1000 0\n7 2000 500000000\n"), offsets);
+        assert_eq!(parse_offsets(""), Offsets::default());
     }
 
     #[test]

@@ -400,6 +400,22 @@ impl Config {
 
     /// Refuses what a caller must not do with rights that the program file lends.
     pub fn within_lent_rights(self) -> Result<Self, String> {
+        /// Unlike a user's own memory, the kernel's is charged to nobody who could be
+        /// stopped; a storm of 200,000 connects a second fills this in a second or two.
+        const MAX_BUFFER: usize = 64 << 20;
+        /// Some 50 MiB of kernel memory.
+        const MAX_CONNECTIONS: u32 = 262_144;
+        if self.buffer_size.is_some_and(|size| size > MAX_BUFFER) {
+            return Err("--buffer-size is at most 64M for a program with file capabilities; run \
+                        it as root for more"
+                .into());
+        }
+        if self.max_connections > MAX_CONNECTIONS {
+            return Err(format!(
+                "--max-connections is at most {MAX_CONNECTIONS} for a program with file \
+                 capabilities; run it as root for more"
+            ));
+        }
         if self.btf.is_some() {
             return Err("--btf decides where kernel memory is read, which a program with file \
                         capabilities leaves to no one; run it as root, or leave --btf out"
@@ -657,6 +673,17 @@ mod tests {
         assert_eq!(new(&["-r"]).max_connections, 65_536);
         assert_eq!(new(&["--life", "--max-connections", "9"]).max_connections, 9);
         assert!(refused(&["--max-connections", "9"]).starts_with("--max-connections needs -r"));
+    }
+
+    #[test]
+    fn lent_rights_have_bounds() {
+        let lent = |args: &[&str]| new(args).within_lent_rights();
+        assert!(lent(&["--buffer-size", "64M", "--life", "--max-connections", "262144"]).is_ok());
+        let refused = |args: &[&str]| lent(args).unwrap_err();
+        assert!(refused(&["--buffer-size", "65537K"]).starts_with("--buffer-size is at most 64M"));
+        let why = refused(&["--life", "--max-connections", "262145"]);
+        assert!(why.starts_with("--max-connections is at most 262144"));
+        assert!(refused(&["--btf", "x"]).starts_with("--btf decides where"));
     }
 
     #[test]

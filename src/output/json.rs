@@ -509,7 +509,7 @@ impl Output for Json {
             netns: e.netns,
             cgroup_id: e.cgroup_id,
             vpid: e.vpid,
-            user: cuts.head("user", row.user, bound::NAME),
+            user: cuts.head("user", row.user.filter(|_| e.pid != 0), bound::NAME),
             container_id: cuts.head("container_id", row.container, bound::NAME),
             cgroup: cuts.head(
                 "cgroup",

@@ -72,8 +72,9 @@ const TIME: Column = column("TIME", 13, Gap::Tight, time_of_day);
 const TIMESTAMP: Column = column("TIME(s)", 9, Gap::Tight, |row, out| {
     seconds(out, row.event.ts_ns.saturating_sub(row.first_ns));
 });
-const UID: Column = column("UID", 6, Gap::Tight, |row, out| {
-    text::number(out, row.event.uid.into());
+const UID: Column = column("UID", 6, Gap::Tight, |row, out| match row.event.pid {
+    0 => out.push(b'-'),
+    _ => text::number(out, row.event.uid.into()),
 });
 const PID: Column = column("PID", 7, Gap::Blank, |row, out| match row.event.pid {
     0 => out.push(b'-'),
@@ -169,6 +170,8 @@ const PEER: Column = column("PEER", 20, Gap::Blank, |line, out| match line.row.p
     None => out.push(b'-'),
 });
 const USER: Column = column("USER", 12, Gap::Blank, |line, out| match line.row.user {
+    // Nobody's: the 0 there is not root's.
+    _ if line.event.pid == 0 => out.push(b'-'),
     Some(name) => beginning(out, name, bound::NAME),
     None => text::number(out, line.event.uid.into()),
 });

@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
+use crate::clock::boottime_here;
 use crate::event::Args;
 use crate::event::Comm;
 use crate::event::Image;
@@ -82,7 +83,7 @@ impl Stat {
     pub(super) fn is(&self, start_ns: u64) -> bool {
         /// USER_HZ is 100 on every architecture we know.
         const TICK_NS: u64 = 10_000_000;
-        self.start == start_ns / TICK_NS
+        self.start == boottime_here(start_ns) / TICK_NS
     }
 }
 

@@ -631,6 +631,19 @@ fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> 
     if step == "load" && !btf::kernel_has_its_own() {
         return "the kernel's own BTF is needed for fentry, --children and COMMAND".into();
     }
+    // BPF_CGROUP_MAX_PROGS, and BPF_MAX_TRAMP_LINKS on x86-64.
+    if step != "load" && why.contains("E2BIG") {
+        why += match rung {
+            Rung::Fentry => {
+                " (38 programs on one function are the kernel's limit: end other tracers, see \
+                 bpftool link)"
+            }
+            _ => {
+                " (64 programs of a kind on one cgroup are the kernel's limit: end other tracers, \
+                 see bpftool cgroup tree)"
+            }
+        };
+    }
     let refused = error.kind() == libbpf_rs::ErrorKind::PermissionDenied;
     if refused && privilege::lacks_locked_memory() {
         why += " (before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE)";
