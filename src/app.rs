@@ -3,25 +3,16 @@
 //! thread, one write for each batch.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io;
-use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::os::fd::FromRawFd as _;
-use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
-use nix::sys::signal::SigSet;
-use nix::sys::signal::Signal;
 
+use crate::clock;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::command::Paused;
@@ -44,8 +35,12 @@ use crate::peers::Peer;
 use crate::peers::Peers;
 use crate::process;
 use crate::procs::Procs;
+use crate::ready::Ready;
 use crate::sink::Sink;
 use crate::sink::end_of_output;
+use crate::stop::Stop;
+use crate::stop::poll;
+use crate::stop::readable;
 use crate::tracer::Tracer;
 use crate::who::Who;
 
@@ -72,11 +67,15 @@ const GRACE: Duration = Duration::from_millis(200);
 
 /// Traces until something ends it; the result is the exit status.
 pub fn run(config: &Config) -> Result<u8> {
-    let stop = Stop::on_signals()?;
-    let sink = Sink::open(config)?;
-    if let Some(fd) = config.ready_fd {
-        check_open(fd)?;
+    let ready = config.ready_fd.map(Ready::take).transpose()?;
+    if !clock::own_is_known() {
+        bail!(
+            "in a time namespace it can only run as a child process of who made that; see \
+             unshare --fork"
+        );
     }
+    let stop = Stop::on_signals()?;
+    let sink = Sink::open(config, Some(stop.clone()))?;
     let say = |text: &str| {
         if config.verbose {
             tell(&format!("tcpconnect: {text}"));
@@ -92,9 +91,8 @@ pub fn run(config: &Config) -> Result<u8> {
         tell(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
     }
 
-    let mut screen = io::stdout();
-    let banner = screen.write_all(output::banner(config)).and_then(|()| screen.flush());
-    if let Err(e) = banner {
+    let mut screen = Sink::stdout(Some(stop.clone()))?;
+    if let Err(e) = screen.write_all(&mut output::banner(config).to_vec()) {
         return end_of_output(e, "stdout").map(|()| 0);
     }
     tracer.wait_for_wakeup();
@@ -115,6 +113,8 @@ pub fn run(config: &Config) -> Result<u8> {
         existing: None,
         peers: config.peer.map(|keep| Peers::new(keep, config.max_connections)),
         reported: Lost::default(),
+        written: Lost::default(),
+        uncounted: 0,
         reported_at: Instant::now(),
         resyncs_due: 0,
         resync_at: Instant::now(),
@@ -124,13 +124,11 @@ pub fn run(config: &Config) -> Result<u8> {
     if config.looks_at_existing() {
         begun = app.look_at_existing()?;
     }
-    if let Err(e) = begun.and_then(|()| app.sink.write(&mut app.text)) {
+    if let Err(e) = begun.and_then(|()| app.sink.begin(&mut app.text)) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }
-    if let Some(fd) = config.ready_fd {
-        // SAFETY: open (checked above), and given to us to close.
-        let mut ready = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        ready.write_all(b"\n").context("failed to write to --ready-fd")?;
+    if let Some(ready) = ready {
+        ready.tell()?;
     }
     let mut command = paused.map(Paused::release).transpose()?;
     let ended = app.trace(command.as_mut()).and_then(|end| app.finish(end));
@@ -165,7 +163,7 @@ fn wait_for(command: &mut Running, stop: &Stop) -> Result<u8> {
         if let Some(code) = command.ended()? {
             return Ok(code);
         }
-        let wake = readable(stop.wake.as_raw_fd());
+        let wake = readable(stop.fd());
         poll(&mut [readable(command.pidfd.as_raw_fd()), wake], IDLE)?;
     }
     // A terminal has sent the signal to the command as well.
@@ -217,7 +215,12 @@ struct App<'a> {
     printed: u64,
     existing: Option<existing::Shown>,
     peers: Option<Peers>,
+    /// What stderr was told of.
     reported: Lost,
+    /// What the output was: it may have been full.
+    written: Lost,
+    /// Connects in tables that could not be written, beyond a line each.
+    uncounted: u64,
     reported_at: Instant,
     resyncs_due: u32,
     resync_at: Instant,
@@ -226,13 +229,14 @@ struct App<'a> {
 impl App<'_> {
     fn trace(&mut self, mut command: Option<&mut Running>) -> Result<End> {
         let started = Instant::now();
-        let mut deadline = self.config.duration.map(|d| started + d);
+        // A time too far to be a time never comes.
+        let mut deadline = self.config.duration.and_then(|d| started.checked_add(d));
         let mut end_at_deadline = End::Limit;
         let interval = match self.config.mode {
             Mode::Count { interval } => interval,
             Mode::Rows => None,
         };
-        let mut next_table = interval.map(|d| started + d);
+        let mut next_table = interval.and_then(|d| started.checked_add(d));
         let mut reader = Reader::Settling;
         loop {
             let mut timeout = match reader {
@@ -278,7 +282,7 @@ impl App<'_> {
                 && now >= at
             {
                 self.print_flows()?;
-                next_table = Some(at + every);
+                next_table = at.checked_add(every);
             }
             reader = match reader {
                 _ if drained || woken.reader || !self.pending.is_empty() => Reader::Busy,
@@ -296,13 +300,13 @@ impl App<'_> {
         // poll() ignores a negative descriptor.
         let mut fds = [
             readable(wake_fd.unwrap_or(-1)),
-            readable(self.stop.wake.as_raw_fd()),
+            readable(self.stop.fd()),
             readable(command.map_or(-1, |c| c.pidfd.as_raw_fd())),
             readable(self.procs.as_ref().and_then(Procs::fd).unwrap_or(-1)),
             // A pipe without a reader is reported even if nothing is asked for.
-            libc::pollfd { fd: self.sink.file.as_raw_fd(), events: 0, revents: 0 },
+            libc::pollfd { fd: self.sink.fd(), events: 0, revents: 0 },
         ];
-        poll(&mut fds, timeout)?;
+        poll(&mut fds, timeout).context("failed to wait for events")?;
         Ok(Woken {
             reader: fds[0].revents != 0,
             command: fds[2].revents != 0,
@@ -521,7 +525,13 @@ impl App<'_> {
         self.printed += flows.iter().map(|f| f.connects).sum::<u64>();
         let now_ns = monotonic_ns();
         self.output.flows(&flows, now_ns, &WallClock::now(), &mut self.text);
+        let before = self.sink.dropped();
         let written = self.sink.write(&mut self.text);
+        // The last of the table's lines are those that are missing.
+        let dropped = (self.sink.dropped() - before) as usize;
+        let flows = &flows[flows.len().saturating_sub(dropped)..];
+        let connects = flows.iter().map(|f| f.connects).sum::<u64>();
+        self.uncounted += connects.saturating_sub(dropped as u64);
         written.or_else(|e| end_of_output(e, &self.sink.name))
     }
 
@@ -535,6 +545,7 @@ impl App<'_> {
         let mut lost = self.tracer.lost();
         lost.process += self.procs.as_ref().map_or(0, Procs::lost) + self.who.lost();
         lost.names += self.who.lost_names();
+        lost.output = self.sink.dropped() + self.uncounted;
         let new = lost.since(&self.reported);
         self.reported = lost;
         if new.process > 0 {
@@ -560,15 +571,25 @@ impl App<'_> {
         if new.family > 0 {
             tell(&format!("tcpconnect: {} more descendants cannot be followed", new.family));
         }
-        if new == Lost::default() {
+        if new.total() > new.output {
+            tell(&format!("Possibly lost {} samples", new.total() - new.output));
+        }
+        self.write_lost(lost)
+    }
+
+    /// A full disk takes it later.
+    fn write_lost(&mut self, lost: Lost) -> Result<()> {
+        let new = lost.since(&self.written);
+        if new == Lost::default() || self.sink.is_full() {
             return Ok(());
         }
-        if new.total() > 0 {
-            tell(&format!("Possibly lost {} samples", new.total()));
-        }
         self.output.lost(&new, monotonic_ns(), &WallClock::now(), &mut self.text);
-        let written = self.sink.write(&mut self.text);
-        written.or_else(|e| end_of_output(e, &self.sink.name))
+        match self.sink.write_beside(&mut self.text) {
+            Ok(true) => self.written = lost,
+            Ok(false) => {}
+            Err(e) => end_of_output(e, &self.sink.name)?,
+        }
+        Ok(())
     }
 
     /// Stops the hooks, then prints what they had still to say.
@@ -602,10 +623,11 @@ impl App<'_> {
             let reasons = reasons.iter().filter(|(count, ..)| *count > 0);
             let reasons: Vec<_> = reasons.map(|(count, _, why)| format!("{count} {why}")).collect();
             let done = if self.config.mode == Mode::Rows { "printed" } else { "counted" };
+            // Those that the output did not take were made ready for it.
+            let printed = self.printed.saturating_sub(self.reported.output);
             tell(&format!(
-                "tcpconnect: {} events seen: {} {done}, {lost} lost: {}",
-                self.printed + lost,
-                self.printed,
+                "tcpconnect: {} events seen: {printed} {done}, {lost} lost: {}",
+                printed + lost,
                 reasons.join(", ")
             ));
         }
@@ -627,91 +649,4 @@ struct Woken {
     reader: bool,
     command: bool,
     closed: bool,
-}
-
-fn readable(fd: RawFd) -> libc::pollfd {
-    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
-}
-
-/// Waits for one of `fds`; a signal also ends the wait.
-fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> Result<()> {
-    let time = libc::timespec {
-        tv_sec: timeout.as_secs() as libc::time_t,
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    // SAFETY: `fds` is a valid array of its length; no signal mask is given.
-    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, &time, std::ptr::null()) };
-    if n < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error).context("failed to wait for events");
-        }
-        fds.iter_mut().for_each(|fd| fd.revents = 0);
-    }
-    Ok(())
-}
-
-fn check_open(fd: RawFd) -> Result<()> {
-    // SAFETY: only asks whether the descriptor is open.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        bail!("--ready-fd {fd}: no such descriptor is open; redirect it, for example {fd}>FILE");
-    }
-    Ok(())
-}
-
-/// Set by SIGINT, SIGTERM and SIGHUP.
-struct Stop {
-    set: Arc<AtomicBool>,
-    wake: File,
-}
-
-impl Stop {
-    fn on_signals() -> Result<Self> {
-        // SAFETY: no memory is passed.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error()).context("failed to make an eventfd");
-        }
-        // SAFETY: eventfd() just returned it.
-        let wake = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        let set = Arc::new(AtomicBool::new(false));
-        let (flag, mut bell) = (Arc::clone(&set), wake.try_clone()?);
-        // nohup(1) wants SIGHUP to stay ignored. ctrlc knows no such wish, so no hangup may
-        // come until that is set right; one that waits is dropped then.
-        let hangup = SigSet::from(Signal::SIGHUP);
-        let hangup_ignored = ignores(libc::SIGHUP);
-        if hangup_ignored {
-            hangup.thread_block().context("failed to block SIGHUP")?;
-        }
-        ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                // The loop may be stuck in a write that nobody reads.
-                // SAFETY: ends the process at once.
-                unsafe { libc::_exit(130) };
-            }
-            // The flag is set in any case; the loop looks at it every 100 ms.
-            let _ = bell.write(&1u64.to_ne_bytes());
-        })
-        .context("failed to handle signals")?;
-        if hangup_ignored {
-            // SAFETY: sets a disposition that needs no handler.
-            unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
-            hangup.thread_unblock().context("failed to unblock SIGHUP")?;
-        }
-        Ok(Stop { set, wake })
-    }
-
-    fn is_set(&self) -> bool {
-        self.set.load(Ordering::SeqCst)
-    }
-}
-
-fn ignores(signal: i32) -> bool {
-    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: only reads the disposition, into memory of the right size; an
-    // all-zero sigaction is valid.
-    unsafe {
-        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
-        action.assume_init().sa_sigaction == libc::SIG_IGN
-    }
 }

@@ -19,8 +19,9 @@ use crate::event::CgroupEvent;
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// linux/magic.h
 const NSFS_MAGIC: i64 = 0x6e73_6673;
-/// Namespace inodes start at PROC_DYNAMIC_FIRST (fs/proc/generic.c), above every pid.
-const FIRST_NAMESPACE_INODE: u64 = 0xf000_0000;
+/// PID_MAX_LIMIT (include/linux/threads.h): no pid is above. The inodes of namespaces are,
+/// also that of the initial network namespace, which 6.18 moved below PROC_DYNAMIC_FIRST.
+const MAX_PID: u64 = 1 << 22;
 
 fn fs_magic(path: &Path) -> io::Result<i64> {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
@@ -176,7 +177,7 @@ pub fn own_pidns() -> Option<u32> {
 pub fn netns(text: &str) -> Result<u32, StartError> {
     let bad = |why: String| StartError::BadNetns(text.to_owned(), why);
     let path = match text.parse::<u64>() {
-        Ok(inode) if inode >= FIRST_NAMESPACE_INODE => {
+        Ok(inode) if inode > MAX_PID => {
             return u32::try_from(inode).map_err(|_| bad("not a namespace inode".into()));
         }
         Ok(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
@@ -235,6 +236,9 @@ mod tests {
     #[test]
     fn an_inode_number_is_told_from_a_pid() {
         assert_eq!(netns("4026531840").unwrap(), 4_026_531_840);
-        assert!(netns("4194305").unwrap_err().to_string().contains("/proc/4194305/ns/net"));
+        // The initial one, from 6.18 on.
+        assert_eq!(netns("4026531833").unwrap(), 4_026_531_833);
+        assert_eq!(netns("4194305").unwrap(), 4_194_305);
+        assert!(netns("4194304").unwrap_err().to_string().contains("/proc/4194304/ns/net"));
     }
 }

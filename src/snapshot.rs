@@ -51,7 +51,7 @@ const MAX_SCANNERS: usize = 8;
 
 /// Prints the snapshot.
 pub fn run(config: &Config, what: Snapshot) -> Result<()> {
-    let mut sink = Sink::open(config)?;
+    let mut sink = Sink::open(config, None)?;
     let mut text = Vec::with_capacity(BATCH + 4096);
     raise_descriptor_limit();
     let time = DateTime::from_timestamp_nanos(WallClock::now().unix_ns(monotonic_ns()) as i64);
@@ -101,7 +101,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
             left -= 1;
             lines::line(form, line, &time, &mut text);
             if text.len() >= BATCH {
-                sink.write(&mut text)?;
+                sink.write_all(&mut text)?;
             }
             Ok(true)
         };
@@ -124,7 +124,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
             Err(e) => return end_of_output(e, &sink.name),
         }
     }
-    sink.write(&mut text).or_else(|e| end_of_output(e, &sink.name))
+    sink.write_all(&mut text).or_else(|e| end_of_output(e, &sink.name))
 }
 
 /// Connections, each with the processes that hold it.
@@ -176,7 +176,7 @@ impl Seen {
         });
         let denied = (self.denied > 0).then(|| {
             let processes = plural(self.denied, "process", "es");
-            format!("the descriptors of {processes} (needs CAP_SYS_PTRACE)")
+            format!("the descriptors of {processes} (needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)")
         });
         let parts: Vec<_> = closed.into_iter().chain(denied).collect();
         (!parts.is_empty()).then(|| format!("no permission to see {}", parts.join(", ")))

@@ -441,7 +441,7 @@ fn an_unusable_file_or_namespace_is_refused() {
     let no_btf = format!("cannot use BTF file '{missing}': {no_btf}");
     let no_pin = format!("'{missing}': {not_there}; pin a map there first (bpftool map pin)");
     let no_name = format!("--netns 'no-such': /run/netns/no-such: {not_there}");
-    let no_process = format!("--netns '4194305': /proc/4194305/ns/net: {not_there}");
+    let no_process = format!("--netns '4194304': /proc/4194304/ns/net: {not_there}");
     let cases = [
         ("output into a missing folder", ["--output", missing], no_output),
         ("output into a folder", ["-o", folder], no_folder),
@@ -455,7 +455,7 @@ fn an_unusable_file_or_namespace_is_refused() {
         ),
         ("no namespace", ["--netns", file], format!("--netns '{file}': {file} is not a namespace")),
         ("unknown name", ["--netns", "no-such"], no_name),
-        ("pid of nobody", ["--netns", "4194305"], no_process),
+        ("pid of nobody", ["--netns", "4194304"], no_process),
         (
             "inode too big",
             ["--netns", "4294967296"],
@@ -511,6 +511,22 @@ fn a_closed_descriptor_for_ready_fd_is_refused() {
     let why =
         "tcpconnect: --ready-fd 9: no such descriptor is open; redirect it, for example 9>FILE";
     assert_eq!(finish(&mut shell), refusal(1, why));
+}
+
+/// Descriptors that the program opens itself are nothing that it was given.
+#[test]
+fn a_descriptor_of_our_own_is_none_for_ready_fd() {
+    let dir = TempDir::new().unwrap();
+    for fd in 3..=9 {
+        let script = format!("exec timeout 20 \"$0\" -o rows --ready-fd {fd} {fd}>&-");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, TCPCONNECT]).current_dir(dir.path());
+        let why = format!(
+            "tcpconnect: --ready-fd {fd}: no such descriptor is open; redirect it, for example \
+             {fd}>FILE"
+        );
+        assert_eq!(finish(&mut shell), refusal(1, &why));
+    }
 }
 
 #[test]

@@ -105,6 +105,23 @@ fn the_man_page_describes_every_option_and_no_other() {
     assert_eq!(described, options());
 }
 
+/// Anybody may put a link or a FIFO into such a folder, and wait for root to follow the example.
+#[test]
+fn no_example_writes_where_everybody_may() {
+    for (name, text) in [("README.md", read("README.md")), (MAN_PAGE, man_page())] {
+        let words: Vec<_> = text.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let into = match pair {
+                ["-o" | "--output" | ">" | ">>", file] => file,
+                [_, word] => word.strip_prefix('>').unwrap_or_default(),
+                _ => "",
+            };
+            let shared = ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|dir| into.starts_with(dir));
+            assert!(!shared, "{name}: an example writes to {into}");
+        }
+    }
+}
+
 #[test]
 fn every_option_named_anywhere_in_the_documents_exists() {
     let command = Cli::command();
@@ -272,6 +289,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         names: 1,
         lives: 1,
         undecodable: 1,
+        output: 1,
     };
     let mut written = Vec::new();
     json.header(&mut written);

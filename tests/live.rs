@@ -10,6 +10,7 @@ macro_rules! tests {
 mod lab;
 mod live_dns;
 mod live_life;
+mod live_output;
 mod live_procs;
 mod live_rights;
 mod live_rows;
@@ -110,6 +111,7 @@ fn main() {
         for (group, tests) in [
             ("", TESTS),
             ("", live_life::TESTS),
+            ("", live_output::TESTS),
             ("", live_procs::TESTS),
             ("", live_rights::TESTS),
             ("", live_rows::TESTS),

@@ -458,6 +458,20 @@ fn an_ipv4_row_fits_80_columns() {
 }
 
 #[test]
+fn who_is_unknown_is_not_root() {
+    let nobody = Connect { pid: 0, uid: 0, ..python3(0, "192.0.2.1", 40_000, 80) };
+    for option in ["-U", "--user"] {
+        let row = line(&[option], &nobody);
+        assert_eq!(row.split_whitespace().take(3).collect::<Vec<_>>(), ["-", "-", "python3"]);
+    }
+    let user = Row { user: Some("root"), ..Row::bare(&nobody) };
+    for args in [&["--user"][..], &["-j", "--user"]] {
+        let row = written(|out| output::new(&config(args)).connect(&user, &clock(), out));
+        assert!(!row.contains("root") && !row.contains("\"uid\""), "{row}");
+    }
+}
+
+#[test]
 fn an_unknown_local_port_is_a_dash() {
     let event = Connect { lport: None, ..python3(195, "127.0.0.1", 1, 18080) };
     let row = "195     python3      4  127.0.0.1        -      127.0.0.1        18080  \n";
@@ -561,6 +575,7 @@ struct LostObject {
     process: Option<u64>,
     names: Option<u64>,
     lives: Option<u64>,
+    output: Option<u64>,
 }
 
 /// Exactly one line, and exactly these fields.
@@ -816,12 +831,13 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         process: 64,
         names: 256,
         lives: 128,
+        output: 512,
     };
     let object: LostObject = parse(&lost(&["-j", "-c"], &all));
     let expected = LostObject {
         event: "lost".into(),
         time: "2026-11-21T04:30:05.123456Z".into(),
-        count: 1 + 2 + 4 + 8 + 32 + 128,
+        count: 1 + 2 + 4 + 8 + 32 + 128 + 512,
         buffer: Some(1),
         skipped: Some(2),
         stash: Some(4),
@@ -831,6 +847,7 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         process: Some(64),
         names: Some(256),
         lives: Some(128),
+        output: Some(512),
     };
     assert_eq!(object, expected);
 }

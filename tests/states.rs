@@ -179,7 +179,7 @@ status 1
         kernels: &[],
         cmdline: "kernel.perf_event_paranoid=3",
         script: "echo 3 > /proc/sys/kernel/perf_event_paranoid
-                 chmod 755 /client; touch /tmp/rows; chmod 666 /tmp/rows
+                 chmod 755 /client
                  as_user ,+bpf,+perfmon,+sys_resource eval '$user /tcpconnect -j --attach fentry -x -o /tmp/rows -- /client refused >/dev/null'
                  grep -o '\"exe\":\"[a-z/]*\"' /tmp/rows",
         expected: "\

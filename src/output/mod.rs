@@ -46,6 +46,8 @@ pub struct Lost {
     pub lives: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// Rows that could not be written: the disk was full, or nobody read them at the end.
+    pub output: u64,
 }
 
 impl Lost {
@@ -65,11 +67,12 @@ impl Lost {
             names: self.names - earlier.names,
             lives: self.lives - earlier.lives,
             undecodable: self.undecodable - earlier.undecodable,
+            output: self.output - earlier.output,
         }
     }
 
     /// Count, JSON name and words of each reason.
-    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 6] {
+    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 7] {
         [
             (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
             (
@@ -81,6 +84,7 @@ impl Lost {
             (self.flows, "flows", "of flows beyond the table's size (narrow the filters)"),
             (self.lives, "lives", "of connections too many at once (see --max-connections)"),
             (self.undecodable, "undecodable", "not understood"),
+            (self.output, "output", "that the output had no room for"),
         ]
     }
 }
@@ -228,11 +232,12 @@ mod tests {
         names: 256,
         lives: 128,
         undecodable: 32,
+        output: 512,
     };
 
     #[test]
     fn descendants_not_followed_are_no_part_of_the_total() {
-        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128);
+        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128 + 512);
     }
 
     #[test]
@@ -246,6 +251,9 @@ mod tests {
     #[test]
     fn each_reason_has_a_name_of_its_own() {
         let names = LOST.reasons().map(|(_, name, _)| name);
-        assert_eq!(names, ["buffer", "skipped", "stash", "flows", "lives", "undecodable"]);
+        assert_eq!(
+            names,
+            ["buffer", "skipped", "stash", "flows", "lives", "undecodable", "output"]
+        );
     }
 }

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The signals that end the program, and waiting for descriptors, which they interrupt.
+
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
+
+pub fn readable(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
+pub fn writable(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }
+}
+
+/// Waits for one of `fds`; a signal also ends the wait.
+pub fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<()> {
+    let time = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `fds` is a valid array of its length; no signal mask is given.
+    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, &time, std::ptr::null()) };
+    if n < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+        fds.iter_mut().for_each(|fd| fd.revents = 0);
+    }
+    Ok(())
+}
+
+/// Set by SIGINT, SIGTERM and SIGHUP.
+#[derive(Clone)]
+pub struct Stop {
+    set: Arc<AtomicBool>,
+    wake: Arc<File>,
+}
+
+impl Stop {
+    pub fn on_signals() -> Result<Self> {
+        // SAFETY: no memory is passed.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error()).context("failed to make an eventfd");
+        }
+        // SAFETY: eventfd() just returned it.
+        let wake = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        let set = Arc::new(AtomicBool::new(false));
+        let (flag, mut bell) = (Arc::clone(&set), wake.try_clone()?);
+        // nohup(1) wants SIGHUP to stay ignored. ctrlc knows no such wish, so no hangup may
+        // come until that is set right; one that waits is dropped then.
+        let hangup = SigSet::from(Signal::SIGHUP);
+        let hangup_ignored = ignores(libc::SIGHUP);
+        if hangup_ignored {
+            hangup.thread_block().context("failed to block SIGHUP")?;
+        }
+        ctrlc::set_handler(move || {
+            if flag.swap(true, Ordering::SeqCst) {
+                // The loop may be stuck in a write that nobody reads.
+                // SAFETY: ends the process at once.
+                unsafe { libc::_exit(130) };
+            }
+            // The flag is set in any case; the loop looks at it every 100 ms.
+            let _ = bell.write(&1u64.to_ne_bytes());
+        })
+        .context("failed to handle signals")?;
+        if hangup_ignored {
+            // SAFETY: sets a disposition that needs no handler.
+            unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+            hangup.thread_unblock().context("failed to unblock SIGHUP")?;
+        }
+        Ok(Stop { set, wake: Arc::new(wake) })
+    }
+
+    /// Readable from the first signal on.
+    pub fn fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.set.load(Ordering::SeqCst)
+    }
+}
+
+fn ignores(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: only reads the disposition, into memory of the right size; an
+    // all-zero sigaction is valid.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
