@@ -40,4 +40,5 @@ pub mod snapshot;
 pub mod sockets;
 mod stop;
 pub mod tracer;
+mod users;
 pub mod who;

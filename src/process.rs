@@ -25,6 +25,7 @@ pub use self::procfs::exists;
 use self::procfs::image_of;
 pub use self::procfs::is_alive;
 use self::procfs::stat_of;
+pub use self::procfs::told_descendants;
 use crate::clock::monotonic_ns;
 use crate::event::Args;
 use crate::event::Change;

@@ -3,15 +3,12 @@
 //! cgroup. Holds only the tables that the options need; without any it does
 //! nothing.
 
-use std::collections::HashMap;
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use anyhow::Result;
 use glob::MatchOptions;
 use glob::Pattern;
-use nix::unistd::Uid;
-use nix::unistd::User;
 
 use crate::cgroup;
 use crate::cgroup::Cgroups;
@@ -34,6 +31,7 @@ use crate::process;
 use crate::process::Process;
 use crate::process::Processes;
 use crate::tracer::Tracer;
+use crate::users::Users;
 
 /// The tables, as they were at the time of the last event applied.
 pub struct Who {
@@ -41,8 +39,7 @@ pub struct Who {
     cgroups: Option<Cgroups>,
     names: Option<Names>,
     want_container: bool,
-    /// Names by user id, `None` for one without a name.
-    users: Option<HashMap<u32, Option<Rc<str>>>>,
+    users: Option<Users>,
     /// Facts of the connects whose rows come later.
     kept: Option<Kept>,
 }
@@ -106,7 +103,7 @@ impl Who {
             cgroups: config.names_cgroups().then(Cgroups::scan),
             names: config.dns.then(Names::default),
             want_container: config.who.container_id,
-            users: (config.who.user || config.procs.is_some()).then(HashMap::new),
+            users: (config.who.user || config.procs.is_some()).then(Users::new),
             kept: config.keeps_who().then(|| Kept::new(tracer.max_open())),
         })
     }
@@ -169,7 +166,7 @@ impl Who {
     ) -> Facts {
         let mut facts = Facts::default();
         if let (Some(users), Some(uid)) = (&mut self.users, uid) {
-            facts.user = users.entry(uid).or_insert_with(|| user_name(uid)).clone();
+            facts.user = users.name(uid);
         }
         if let (Some(cgroups), Some(id)) = (&self.cgroups, cgroup_id) {
             facts.cgroup = cgroups.path(id);
@@ -266,10 +263,4 @@ fn v1_container(pid: u32, start_ns: u64) -> Option<String> {
     let alive = || process::is_alive(pid, start_ns);
     let container = alive().then(|| cgroup::v1_container(pid)).flatten();
     container.filter(|_| alive())
-}
-
-/// From the user database, through NSS.
-fn user_name(uid: u32) -> Option<Rc<str>> {
-    let user = User::from_uid(Uid::from_raw(uid)).ok()??;
-    Some(user.name.into())
 }

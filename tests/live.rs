@@ -112,7 +112,7 @@ fn main() {
             ("", TESTS),
             ("", live_life::TESTS),
             ("", live_output::TESTS),
-            ("", live_procs::TESTS),
+            ("procs::", live_procs::TESTS),
             ("", live_rights::TESTS),
             ("", live_rows::TESTS),
             ("", live_who::TESTS),

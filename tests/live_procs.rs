@@ -3,6 +3,7 @@
 //! and records that did not fit.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 use serde_json::json;
@@ -11,6 +12,7 @@ use super::Cells;
 use super::Tests;
 use super::lab::Client;
 use super::lab::Lab;
+use super::lab::Tracer;
 use super::lab::scaled;
 use super::live_who::copy_of;
 use super::live_who::lineage;
@@ -26,6 +28,7 @@ pub const TESTS: &Tests = &[(
         a_slow_connect_keeps_its_program_among_many_fast_ones,
         each_process_of_many_threads_ends_once,
         much_text_of_dead_ancestors_takes_no_memory,
+        a_child_that_ended_while_it_was_listed_is_not_followed,
     ],
 )];
 
@@ -172,4 +175,54 @@ fn much_text_of_dead_ancestors_takes_no_memory(lab: &Lab) {
     }
     // 5 KB for each of 800 dead were 4 MB.
     assert!(grown < 2 << 20, "{grown}");
+}
+
+/// The pids in the filter of a tracer with `-p` and `--children`, with 1 for a root.
+fn followed(tracer: &Tracer) -> Vec<(u32, u32)> {
+    let bpftool = |args: &[&str]| -> Value {
+        let output = Command::new("bpftool").arg("-j").args(args).output().expect("bpftool runs");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let infos = fs::read_dir(format!("/proc/{}/fdinfo", tracer.child.id())).expect("it runs");
+    let infos = infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
+    let ids: Vec<_> = infos
+        .filter_map(|info| Some(info.lines().find_map(|l| l.strip_prefix("map_id:"))?.to_owned()))
+        .map(|id| id.trim().to_owned())
+        .collect();
+    let is_it = |id: &&String| bpftool(&["map", "show", "id", id])["name"] == "pids";
+    let id = ids.iter().find(is_it).expect("it has the map");
+    let number = |bytes: &Value| {
+        let byte = |v: &Value| u8::from_str_radix(&v.as_str()?[2..], 16).ok();
+        let bytes: Vec<_> = bytes.as_array().expect("bytes").iter().filter_map(byte).collect();
+        u32::from_ne_bytes(bytes.try_into().expect("4 bytes"))
+    };
+    let entries = bpftool(&["map", "dump", "id", id]);
+    let entries = entries.as_array().expect("entries").iter();
+    entries.map(|e| (number(&e["key"]), number(&e["value"]))).collect()
+}
+
+/// Whoever gets its number later would be.
+fn a_child_that_ended_while_it_was_listed_is_not_followed(lab: &Lab) {
+    let (_dir, path) = open_dir();
+    let over = format!("{path}/over");
+    let script = format!(
+        "for i in 1 2 3 4; do while [ ! -e {over} ]; do sleep 0.003 & sleep 0.001; done & done; wait"
+    );
+    let mut shell = Command::new("sh");
+    let mut root = quiet({
+        shell.args(["-c", &script]);
+        shell
+    });
+    let tracer = lab.trace(&["-p", &root.id().to_string(), "--children"]);
+    fs::write(&over, "now").expect("a file");
+    root.wait().expect("our child");
+    // The last of its children may end after it.
+    let is_left = |(pid, value): &(u32, u32)| {
+        *value == 0 && fs::exists(format!("/proc/{pid}")).unwrap_or(true)
+    };
+    while followed(&tracer).iter().any(is_left) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(followed(&tracer), [(root.id(), 1)]);
+    tracer.stop().assert_quiet_success();
 }

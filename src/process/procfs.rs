@@ -53,13 +53,50 @@ pub fn exists(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok()
 }
 
+/// A process as /proc tells it from others of its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Told {
+    pub pid: u32,
+    start: u64,
+}
+
+impl Told {
+    /// Whether the hook of its end has yet to run: one of its threads is not about to
+    /// end. The first may do so long before the others.
+    pub fn has_yet_to_end(self) -> bool {
+        let is_it = |stat: &Stat| stat.start == self.start;
+        let Some(stat) = stat_of(self.pid).filter(is_it) else { return false };
+        let is_busy = |tid: u32| {
+            let stat = fs::read(format!("/proc/{}/task/{tid}/stat", self.pid));
+            stat.ok().and_then(|stat| parse_stat(&stat)).is_some_and(|stat| !stat.is_exiting)
+        };
+        !stat.is_exiting
+            || numbers(&format!("/proc/{}/task", self.pid)).any(is_busy)
+                && stat_of(self.pid).as_ref().is_some_and(is_it)
+    }
+}
+
+/// As `descendants`, with what tells each from others of its number.
+pub fn told_descendants(roots: &[u32]) -> Vec<Told> {
+    let stats = stats();
+    let parents = stats.iter().map(|(&pid, stat)| (pid, stat.parent)).collect();
+    let told = |pid: u32| Some(Told { pid, start: stats.get(&pid)?.start });
+    closure(roots, &parents).into_iter().filter_map(told).collect()
+}
+
 /// Parent of each live process.
 fn parents() -> HashMap<u32, u32> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return HashMap::new();
-    };
-    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| Some((pid, stat_of(pid)?.parent))).collect()
+    stats().into_iter().map(|(pid, stat)| (pid, stat.parent)).collect()
+}
+
+fn stats() -> HashMap<u32, Stat> {
+    numbers("/proc").filter_map(|pid| Some((pid, stat_of(pid)?))).collect()
+}
+
+/// The folders with a number for a name.
+fn numbers(folder: &str) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(folder).ok().into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// Of /proc/PID/stat.

@@ -223,23 +223,30 @@ impl Setup<'_> {
     }
 
     /// Processes born before the fork hook was there. Repeated until nothing is
-    /// new: one may have been born of an unknown parent while /proc was read.
+    /// new: one may have been born of an unknown parent while /proc was read. One that
+    /// ended meanwhile is taken back, for the hook of its end, which has run, does not:
+    /// the next process of that number would be followed. Should that be a descendant,
+    /// too, whose fork hook found the number there, the next round finds it.
     pub(super) fn adopt_descendants(&self, tracer: &Tracer) -> Result<()> {
         let mut known = HashSet::new();
         loop {
-            let found = process::descendants(&self.roots);
-            if found.is_subset(&known) {
+            let found = process::told_descendants(&self.roots);
+            let mut news = found.iter().filter(|told| known.insert(**told)).peekable();
+            if news.peek().is_none() {
                 return Ok(());
             }
-            for pid in &found {
-                let (pid, descendant) = (pid.to_ne_bytes(), 0u32.to_ne_bytes());
-                let added = tracer.skel.maps.pids.update(&pid, &descendant, MapFlags::NO_EXIST);
+            let pids = &tracer.skel.maps.pids;
+            for told in news {
+                let (pid, descendant) = (told.pid.to_ne_bytes(), 0u32.to_ne_bytes());
+                let added = pids.update(&pid, &descendant, MapFlags::NO_EXIST);
                 match added.map_err(|e| e.kind()) {
-                    Ok(()) | Err(libbpf_rs::ErrorKind::AlreadyExists) => {}
+                    Ok(()) if told.has_yet_to_end() => {}
+                    // Its hook may have been later, after all.
+                    Ok(()) => drop(pids.delete(&pid)),
+                    Err(libbpf_rs::ErrorKind::AlreadyExists) => {}
                     Err(kind) => return Err(anyhow!("failed to follow a descendant: {kind:?}")),
                 }
             }
-            known.extend(found);
         }
     }
 
