@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The loop: wait, drain, put in order, write, account; and how it ends. One
-//! thread, one write for each batch.
+//! thread, one write for each batch. What comes before the loop is in `start`.
 
-use std::collections::HashSet;
+mod start;
+
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 
+use crate::background::Priority;
+use crate::background::come_first;
 use crate::clock;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
@@ -43,6 +46,8 @@ use crate::stop::poll;
 use crate::stop::readable;
 use crate::tracer::Tracer;
 use crate::who::Who;
+
+use self::start::HeldBack;
 
 /// How often a busy reader comes back by itself.
 const BUSY: Duration = Duration::from_millis(1);
@@ -85,7 +90,7 @@ pub fn run(config: &Config) -> Result<u8> {
         [] => None,
         command => Some(Paused::spawn(command)?),
     };
-    come_first();
+    let priority = come_first();
     let mut tracer = Tracer::start(config, paused.as_ref().map(Paused::pid), &say)?;
     for &pid in config.filter.pids.iter().filter(|&&pid| !process::exists(pid)) {
         tell(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
@@ -99,17 +104,19 @@ pub fn run(config: &Config) -> Result<u8> {
     let mut app = App {
         config,
         procs: Procs::new(config, paused.as_ref().map(Paused::pid)),
-        who: Who::new(config, paused.as_ref().map(Paused::pid), &tracer)?,
+        who: Who::new(config, &tracer),
         tracer,
         output: output::new(config),
         sink,
         stop,
+        priority,
         events: Vec::new(),
         pending: Vec::new(),
         horizon_ns: 0,
         text: Vec::with_capacity(64 << 10),
         more: false,
         printed: 0,
+        held_back: Some(HeldBack::new(config)),
         existing: None,
         peers: config.peer.map(|keep| Peers::new(keep, config.max_connections)),
         reported: Lost::default(),
@@ -120,11 +127,10 @@ pub fn run(config: &Config) -> Result<u8> {
         resync_at: Instant::now(),
     };
     app.output.header(&mut app.text);
-    let mut begun = Ok(());
-    if config.looks_at_existing() {
-        begun = app.look_at_existing()?;
+    if !app.look_around(paused.as_ref().map(Paused::pid))? {
+        return app.finish(End::Signal).map(|_| 0);
     }
-    if let Err(e) = begun.and_then(|()| app.sink.begin(&mut app.text)) {
+    if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }
     if let Some(ready) = ready {
@@ -139,21 +145,6 @@ pub fn run(config: &Config) -> Result<u8> {
     match &mut command {
         Some(command) => wait_for(command, &app.stop),
         None => Ok(0),
-    }
-}
-
-/// With 64 busy threads on 2 CPUs a reader of normal priority waits too long for
-/// its turn: 155,265 of 400,000 connects did not fit a ring of 1 MiB; at this
-/// one none was lost. As a batch task it gets that turn at the next tick, but
-/// does not push the connecting task off its CPU in the middle of a connect.
-/// Of this thread only: a COMMAND keeps its own priority.
-fn come_first() {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: `param` is a valid sched_param. Without CAP_SYS_NICE both stay as
-    // they are.
-    unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_BATCH, &param);
-        libc::setpriority(libc::PRIO_PROCESS, 0, -20);
     }
 }
 
@@ -201,6 +192,8 @@ struct App<'a> {
     output: Box<dyn Output>,
     sink: Sink,
     stop: Stop,
+    /// Of work beside the loop.
+    priority: Priority,
     /// Just drained, in the buffer's order.
     events: Vec<Event>,
     /// Not yet printed, sorted by time.
@@ -213,6 +206,8 @@ struct App<'a> {
     /// The last batch was a full one.
     more: bool,
     printed: u64,
+    /// Until the loop begins.
+    held_back: Option<HeldBack>,
     existing: Option<existing::Shown>,
     peers: Option<Peers>,
     /// What stderr was told of.
@@ -321,13 +316,20 @@ impl App<'_> {
             procs.drain(&mut self.events);
         }
         let any = !self.events.is_empty();
+        let mut sorted = self.pending.len();
         for event in self.events.drain(..) {
             match event {
-                Event::Retract { tid, ts_ns } => self.pending.retain(|e| match e {
-                    Event::Connect(c) => (c.tid, c.ts_ns) != (tid, ts_ns),
-                    _ => true,
-                }),
+                Event::Retract { tid, ts_ns } => {
+                    self.pending.retain(|e| match e {
+                        Event::Connect(c) => (c.tid, c.ts_ns) != (tid, ts_ns),
+                        _ => true,
+                    });
+                    sorted = sorted.saturating_sub(1);
+                }
                 event => {
+                    if let Some(held_back) = &mut self.held_back {
+                        held_back.note(&event);
+                    }
                     if let (Some(peers), Event::Connect(connect)) = (&mut self.peers, &event) {
                         peers.note(connect);
                     }
@@ -335,7 +337,8 @@ impl App<'_> {
                 }
             }
         }
-        if !self.pending.is_sorted_by_key(Event::ts_ns) {
+        let new = self.pending.get(sorted.saturating_sub(1)..).unwrap_or_default();
+        if !new.is_sorted_by_key(Event::ts_ns) {
             self.pending.sort_by_key(Event::ts_ns);
         }
         Ok(any)
@@ -357,6 +360,11 @@ impl App<'_> {
                 .partition_point(|e| e.ts_ns() <= due_ns)
                 .max(self.pending.len().saturating_sub(MAX_HELD)),
         };
+        self.print_first(ready, due_ns)
+    }
+
+    /// Writes so many of the pending rows. Then all events until `applied_ns` are.
+    fn print_first(&mut self, ready: usize, applied_ns: u64) -> io::Result<()> {
         self.who.begin_batch(ready);
         let limit = self.config.max_events.unwrap_or(u64::MAX);
         let clock = WallClock::now();
@@ -375,7 +383,7 @@ impl App<'_> {
                     let is_shown = !life.connect.unwanted
                         && match life.stage {
                             Stage::Result(_) => true,
-                            Stage::Close { .. } => {
+                            Stage::Close { .. } | Stage::Gone => {
                                 self.config.life && (self.config.existing || !life.is_partial())
                             }
                         };
@@ -383,7 +391,7 @@ impl App<'_> {
                         continue;
                     }
                     let peer = peer_of(&mut self.peers, &mut self.who, &life.connect);
-                    let is_last = !self.config.life || matches!(life.stage, Stage::Close { .. });
+                    let is_last = !self.config.life || life.stage.is_end();
                     let facts = self.who.of_life(&life, is_last);
                     if !facts.has_name(to_name) {
                         continue;
@@ -439,7 +447,7 @@ impl App<'_> {
             }
             write_if_large(&mut self.sink, &mut self.text)?;
         }
-        self.who.applied(due_ns);
+        self.who.applied(applied_ns);
         if self.who.wants_open()
             && let Some(open) = self.tracer.open_connections()
         {
@@ -453,70 +461,6 @@ impl App<'_> {
             self.text.shrink_to(MAX_IDLE_TEXT);
         }
         Ok(())
-    }
-
-    /// The connections that are there already, but for those that a hook has told
-    /// of meanwhile.
-    fn look_at_existing(&mut self) -> Result<io::Result<()>> {
-        let (mut rows, unseen) = existing::find(self.config)?;
-        if !unseen.is_empty() {
-            tell(&format!("tcpconnect: {unseen}"));
-        }
-        while self.drain()? {}
-        let live = self.pending.iter().filter_map(|event| match event {
-            Event::Connect(connect) => Some(*connect),
-            _ => None,
-        });
-        let shown = existing::dedup(&mut rows, live);
-        for row in &mut rows {
-            let facts = self.who.of_existing(row);
-            // A hook has told of it, and better.
-            if let Some(peers) = self.peers.as_mut().filter(|peers| !peers.know(row)) {
-                peers.note(row);
-                peers.settle(row, &facts);
-            }
-        }
-        let mut written = Ok(());
-        if self.config.existing {
-            self.existing = Some(shown);
-            written = self.show_existing(&rows);
-        }
-        if self.config.life || self.peers.is_some() {
-            // One process of those that hold it, rather one that is wanted.
-            rows.sort_by_key(|row| row.unwanted);
-            let mut known = HashSet::new();
-            rows.retain(|row| row.cookie.is_none_or(|cookie| known.insert(cookie)));
-            self.adopt(&rows);
-        }
-        Ok(written)
-    }
-
-    fn show_existing(&mut self, rows: &[Connect]) -> io::Result<()> {
-        let clock = WallClock::now();
-        let left = self.config.max_events.map_or(usize::MAX, |n| n as usize);
-        // They were named before anybody looked.
-        let shown = |row: &&Connect| !row.unwanted && self.config.to_name.is_none();
-        for row in rows.iter().filter(shown).take(left) {
-            let facts = self.who.of_existing(&mut row.clone());
-            let peer = peer_of(&mut self.peers, &mut self.who, row);
-            let shown = Row { peer: peer.as_ref(), ..facts.row(row) };
-            self.output.connect(&shown, &clock, &mut self.text);
-            self.printed += 1;
-            if self.config.life {
-                self.who.keep(row, facts);
-            }
-            write_if_large(&mut self.sink, &mut self.text)?;
-        }
-        Ok(())
-    }
-
-    fn adopt(&self, connections: &[Connect]) {
-        let left_out = self.tracer.adopt(connections);
-        if left_out > 0 {
-            tell(&format!(
-                "tcpconnect: {left_out} existing connections are not followed to their end"
-            ));
-        }
     }
 
     fn print_flows(&mut self) -> Result<()> {

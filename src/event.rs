@@ -223,6 +223,16 @@ pub enum Stage {
         retransmits: u32,
         by: Option<CloseBy>,
     },
+    /// One that was there before tracing has ended before it could be followed: no more
+    /// is known of its end.
+    Gone,
+}
+
+impl Stage {
+    /// No more comes of the connection.
+    pub fn is_end(self) -> bool {
+        !matches!(self, Stage::Result(_))
+    }
 }
 
 /// A connect, later.
@@ -434,6 +444,26 @@ pub enum Event {
 }
 
 impl Event {
+    /// Bytes that it takes while it waits to be printed.
+    pub fn size(&self) -> usize {
+        let boxed = match self {
+            Event::Life(_) => size_of::<Life>(),
+            Event::Process(event) => match &event.change {
+                Change::Exec(image) => {
+                    let args = image.args.as_ref().map_or(0, |args| args.bytes.len());
+                    size_of::<ProcessEvent>() + image.exe.as_ref().map_or(0, |p| p.len()) + args
+                }
+                _ => size_of::<ProcessEvent>(),
+            },
+            Event::Cgroup(event) => {
+                size_of::<CgroupEvent>() + event.name.as_ref().map_or(0, |name| name.len())
+            }
+            Event::Dns(dns) => size_of::<DnsBytes>() + dns.bytes.len(),
+            Event::Connect(_) | Event::Notice(_) | Event::Retract { .. } => 0,
+        };
+        size_of::<Event>() + boxed
+    }
+
     /// CLOCK_MONOTONIC, nanoseconds.
     pub fn ts_ns(&self) -> u64 {
         match self {

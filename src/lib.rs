@@ -9,6 +9,7 @@
 //! one crate each.
 
 pub mod app;
+pub mod background;
 pub mod cgroup;
 pub mod cli;
 pub mod clock;

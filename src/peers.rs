@@ -12,7 +12,6 @@ use std::time::Duration;
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Life;
-use crate::event::Stage;
 use crate::programs::Program;
 use crate::who::Facts;
 
@@ -107,7 +106,7 @@ impl Peers {
     }
 
     pub fn closed(&mut self, life: &Life) {
-        if let (Stage::Close { .. }, Some(end)) = (life.stage, self.end_mut(&life.connect)) {
+        if let (true, Some(end)) = (life.stage.is_end(), self.end_mut(&life.connect)) {
             end.closed_ns = Some(life.connect.ts_ns);
         }
     }
@@ -156,6 +155,7 @@ impl Peers {
 mod tests {
     use super::*;
     use crate::event::Origin;
+    use crate::event::Stage;
 
     /// Connections.
     const MAX: u32 = 100;

@@ -22,8 +22,10 @@ use self::ancestors::Ancestors;
 use self::procfs::Stat;
 pub use self::procfs::descendants;
 pub use self::procfs::exists;
-use self::procfs::image_of;
+pub use self::procfs::image_of;
 pub use self::procfs::is_alive;
+pub use self::procfs::is_start;
+pub use self::procfs::start_of;
 use self::procfs::stat_of;
 pub use self::procfs::told_descendants;
 use crate::clock::monotonic_ns;
@@ -216,7 +218,17 @@ impl Processes {
     /// differ, /proc may have shown a later program than the first list means.
     pub fn scan(roots: Vec<u32>, kernel: Rc<dyn Kernel>) -> Result<Self> {
         let before = kernel.list()?;
-        let images: Vec<_> = before.iter().map(|e| image_of(e.proc_pid)).collect();
+        let images = before.iter().map(|e| image_of(e.proc_pid)).collect();
+        Processes::with_images(roots, kernel, &before, images)
+    }
+
+    /// With what /proc has just told of those in the kernel's list.
+    pub fn with_images(
+        roots: Vec<u32>,
+        kernel: Rc<dyn Kernel>,
+        before: &[ProcessEvent],
+        images: Vec<Option<Image>>,
+    ) -> Result<Self> {
         let after: HashMap<_, _> =
             kernel.list()?.into_iter().map(|e| ((e.pid, e.start_ns), e.exec_id)).collect();
         let mut processes = Processes { roots, kernel: Some(kernel), ..Processes::default() };
@@ -245,6 +257,12 @@ impl Processes {
             }
         }
         Ok(processes)
+    }
+
+    /// The live ones by their pids in the pid namespace of this program.
+    pub fn by_proc_pid(&self) -> HashMap<u32, Rc<Process>> {
+        let seen = self.alive.values().filter(|process| process.proc_pid != 0);
+        seen.map(|process| (process.proc_pid, Rc::clone(process))).collect()
     }
 
     pub fn len(&self) -> usize {

@@ -41,6 +41,7 @@ use crate::sockets;
 use crate::sockets::Ends;
 use crate::sockets::Family;
 use crate::sockets::NumberMap;
+use crate::sockets::NumberSet;
 use crate::sockets::Socket;
 use crate::sockets::Want;
 
@@ -130,8 +131,46 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
 /// Connections, each with the processes that hold it.
 pub struct Connections {
     pub rows: Vec<(Socket, Vec<u32>)>,
+    /// Where they are.
+    pub places: Places,
     /// What could not be looked at, in words.
     pub unseen: Option<String>,
+}
+
+/// Network namespaces, each kept open, the one we began in first.
+#[derive(Default)]
+pub struct Places {
+    own: u32,
+    namespaces: Vec<Namespace>,
+}
+
+impl Places {
+    /// The cookies of those that have been closed. Leaves the calling thread in another
+    /// network namespace. What cannot be asked about counts as open.
+    pub fn closed(&self, sockets: &[Socket]) -> NumberSet<u64> {
+        let mut of_place: NumberMap<u32, Vec<&Socket>> = NumberMap::default();
+        for socket in sockets {
+            of_place.entry(socket.netns).or_default().push(socket);
+        }
+        let mut closed = NumberSet::default();
+        for namespace in &self.namespaces {
+            let Some(sockets) = of_place.get(&namespace.inode) else { continue };
+            if !enter(namespace, self.own) {
+                continue;
+            }
+            let Ok(mut asker) = sockets::Asker::open() else { continue };
+            let mut is_closed = |socket: &&&Socket| asker.is_closed(socket).unwrap_or(false);
+            closed.extend(sockets.iter().filter(&mut is_closed).map(|socket| socket.cookie));
+        }
+        closed
+    }
+}
+
+/// A thread begins in its own.
+fn enter(namespace: &Namespace, own: u32) -> bool {
+    let fd = namespace.file.as_raw_fd();
+    // SAFETY: takes a descriptor and a number.
+    namespace.inode == own || unsafe { libc::setns(fd, libc::CLONE_NEWNET) } == 0
 }
 
 /// The connections that pass the filter, but for its comm, which is the holder's.
@@ -146,7 +185,7 @@ pub fn connections(filter: &Filter) -> Result<Connections> {
         let wanted = !pids.is_empty() || filter.pids.is_empty();
         wanted.then_some((socket, pids))
     });
-    Ok(Connections { rows: rows.collect(), unseen })
+    Ok(Connections { rows: rows.collect(), places: seen.places, unseen })
 }
 
 /// What was found of sockets and descriptors, both in order.
@@ -154,6 +193,7 @@ struct Seen {
     sockets: Vec<Socket>,
     holders: Vec<Holder>,
     comms: NumberMap<u32, Option<Comm>>,
+    places: Places,
     namespaces: usize,
     /// Namespaces that may not be entered.
     closed: usize,
@@ -193,7 +233,8 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
     let found = proc.namespaces(&pids);
     let (namespaces, unknown) = found.context("failed to find network namespaces")?;
     let only = filter.netns.as_deref().map(cgroup::netns).transpose()?;
-    let list = Listing { want: want(filter, what), filter, only, own: namespaces[0].inode };
+    let own = namespaces[0].inode;
+    let list = Listing { want: want(filter, what), filter, only, own };
     let scanned: &[u32] = if filter.pids.is_empty() { &pids } else { &filter.pids };
     let scanners = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_SCANNERS));
     let (mut listed, found, unlisted) = std::thread::scope(|scope| {
@@ -223,6 +264,8 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
         let why = "no process, mount or descriptor leads to it".into();
         return Err(StartError::BadNetns(text.clone(), why).into());
     }
+    let namespaces = namespaces.into_iter().chain(found.namespaces).collect();
+    let places = Places { own, namespaces };
     let Listed { mut sockets, namespaces, closed, error } = listed;
     if let Some(error) = error {
         bail!("the kernel does not list its sockets: {}", text_of(&error));
@@ -232,6 +275,7 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
         sockets,
         holders: found.holders,
         comms: found.comms,
+        places,
         namespaces,
         closed,
         denied: found.denied.max(unknown),
@@ -285,12 +329,7 @@ impl Listing<'_> {
             if self.only.is_some_and(|only| only != namespace.inode) {
                 continue;
             }
-            let fd = namespace.file.as_raw_fd();
-            // A thread begins in its own.
-            // SAFETY: takes a descriptor and a number.
-            let entered =
-                namespace.inode == self.own || unsafe { libc::setns(fd, libc::CLONE_NEWNET) } == 0;
-            if !entered {
+            if !enter(namespace, self.own) {
                 listed.closed += 1;
                 continue;
             }

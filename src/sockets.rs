@@ -3,8 +3,9 @@
 //! replies, rows; or /proc/net, for what the kernel has no such listing of. Knows no
 //! process and no namespace but the calling thread's.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
-use std::collections::hash_map::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasherDefault;
 use std::hash::Hasher;
 use std::io;
@@ -32,6 +33,8 @@ const UNIX_MESSAGE_LEN: usize = 16;
 const RECEIVE_BYTES: usize = 256 << 10;
 /// How often a dump is repeated that the kernel says was inconsistent.
 const ATTEMPTS: usize = 4;
+/// How often a file of /proc/net is read: what one reading passed over another has.
+const READINGS: usize = 2;
 
 pub const TCP: u16 = 6;
 pub const UDP: u16 = 17;
@@ -41,11 +44,17 @@ pub const MPTCP: u16 = 262;
 
 // net/tcp_states.h
 pub const ESTABLISHED: u8 = 1;
+pub const SYN_RECV: u8 = 3;
 pub const TIME_WAIT: u8 = 6;
 pub const CLOSE: u8 = 7;
+pub const CLOSE_WAIT: u8 = 8;
 pub const LISTEN: u8 = 10;
+pub const NEW_SYN_RECV: u8 = 12;
 /// Bound, but neither connected nor listening: asked for by this since 6.8.
 pub const BOUND_INACTIVE: u8 = 13;
+/// idiag_timer of a socket that has made room for one in TIME_WAIT; /proc/net/tcp has the
+/// same.
+const TIMER_OF_TIME_WAIT: u8 = 3;
 /// One bit a state.
 const ALL_STATES: u32 = 0x3fff;
 
@@ -68,7 +77,7 @@ impl Family {
 }
 
 /// Both ends of an internet socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ends {
     pub laddr: IpAddr,
     pub lport: u16,
@@ -114,6 +123,11 @@ pub struct Socket {
     pub inode: u32,
     /// Of its owner; unknown without an inode.
     pub uid: Option<u32>,
+    /// The network device it is bound to; 0: none, or unknown.
+    pub device: u32,
+    /// It has been closed: what is left keeps its place in TIME_WAIT, as one that waits
+    /// for the other side's FIN (FIN_WAIT2) may.
+    pub is_closed: bool,
 }
 
 impl Socket {
@@ -129,6 +143,18 @@ impl Socket {
             Address::Inet(_) => None,
             Address::Unix(ends) => Some(ends),
         }
+    }
+
+    /// A request for a connection, whose handshake the other side has yet to finish, and
+    /// may never.
+    pub fn is_request(&self) -> bool {
+        self.inode == 0 && [SYN_RECV, NEW_SYN_RECV].contains(&self.state)
+    }
+
+    /// It waits for its listener's process to accept it: what a process has closed is in
+    /// another state.
+    pub fn is_queued(&self) -> bool {
+        self.inode == 0 && [ESTABLISHED, CLOSE_WAIT].contains(&self.state)
     }
 }
 
@@ -223,6 +249,8 @@ pub fn inet_row(row: &[u8], netns: u32, protocol: u16) -> Option<Socket> {
         state: row[1],
         inode,
         uid: u32_at(row, 64).filter(|_| inode != 0),
+        device: u32_at(row, 40)?,
+        is_closed: row[2] == TIMER_OF_TIME_WAIT,
     })
 }
 
@@ -253,6 +281,8 @@ pub fn unix_row(row: &[u8], netns: u32) -> Option<Socket> {
         state: message[2],
         inode: u32_at(message, 4)?,
         uid,
+        device: 0,
+        is_closed: false,
     })
 }
 
@@ -277,7 +307,8 @@ pub fn proc_row(line: &str, netns: u32, family: Family, protocol: u16) -> Option
     let mut fields = line.split_ascii_whitespace().skip(1);
     let ((laddr, lport), (raddr, rport)) = (end(fields.next()?)?, end(fields.next()?)?);
     let state = u8::from_str_radix(fields.next()?, 16).ok()?;
-    let uid = fields.nth(3)?.parse().ok()?;
+    let timer = u8::from_str_radix(fields.nth(1)?.split(':').next()?, 16).ok()?;
+    let uid = fields.nth(1)?.parse().ok()?;
     let inode = fields.nth(1)?.parse().ok()?;
     Some(Socket {
         netns,
@@ -288,6 +319,8 @@ pub fn proc_row(line: &str, netns: u32, family: Family, protocol: u16) -> Option
         state,
         inode,
         uid: Some(uid).filter(|_| inode != 0),
+        device: 0,
+        is_closed: timer == TIMER_OF_TIME_WAIT,
     })
 }
 
@@ -346,28 +379,49 @@ impl Diag {
         Ok(Diag { socket, buffer: vec![0; RECEIVE_BYTES] })
     }
 
+    fn send(&self, request: &[u8]) -> io::Result<()> {
+        let fd = self.socket.as_raw_fd();
+        // SAFETY: the bytes are valid for the call.
+        match unsafe { libc::send(fd, request.as_ptr().cast(), request.len(), 0) } {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// What one read gives.
+    fn receive(&mut self) -> io::Result<&[u8]> {
+        loop {
+            let (fd, room) = (self.socket.as_raw_fd(), self.buffer.len());
+            // SAFETY: the buffer has room for that many bytes.
+            let read = unsafe { libc::recv(fd, self.buffer.as_mut_ptr().cast(), room, 0) };
+            if let Ok(read) = usize::try_from(read) {
+                return Ok(&self.buffer[..read.min(room)]);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Asks for one thing, and hands over the answer.
+    fn ask(&mut self, request: &[u8], mut row: impl FnMut(&[u8])) -> io::Result<()> {
+        self.send(request)?;
+        match messages(self.receive()?).next() {
+            Some((Message::Row(body), _)) => row(body),
+            Some((Message::Error(errno), _)) => return Err(io::Error::from_raw_os_error(errno)),
+            Some((Message::Done, _)) | None => {}
+        }
+        Ok(())
+    }
+
     /// Asks and hands over each row; says whether the kernel found itself
     /// interrupted by a change.
     fn dump(&mut self, request: &[u8], mut row: impl FnMut(&[u8])) -> io::Result<bool> {
-        let fd = self.socket.as_raw_fd();
-        // SAFETY: the bytes are valid for the call.
-        let sent = unsafe { libc::send(fd, request.as_ptr().cast(), request.len(), 0) };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        self.send(request)?;
         let mut interrupted = false;
         loop {
-            let room = self.buffer.len();
-            // SAFETY: the buffer has room for that many bytes.
-            let read = unsafe { libc::recv(fd, self.buffer.as_mut_ptr().cast(), room, 0) };
-            let Ok(read) = usize::try_from(read) else {
-                let error = io::Error::last_os_error();
-                match error.kind() {
-                    io::ErrorKind::Interrupted => continue,
-                    _ => return Err(error),
-                }
-            };
-            for (message, inconsistent) in messages(&self.buffer[..read.min(room)]) {
+            for (message, inconsistent) in messages(self.receive()?) {
                 interrupted |= inconsistent;
                 match message {
                     Message::Row(body) => row(body),
@@ -379,8 +433,70 @@ impl Diag {
     }
 }
 
+/// Asks for single sockets of the calling thread's network namespace.
+pub struct Asker(Diag);
+
+impl Asker {
+    pub fn open() -> io::Result<Self> {
+        Diag::open().map(Asker)
+    }
+
+    /// Whether this very socket has been closed. An error says nothing about it.
+    pub fn is_closed(&mut self, socket: &Socket) -> io::Result<bool> {
+        let Some(ends) = socket.ends() else { return Ok(false) };
+        let request = single_request(socket, ends);
+        let mut is_closed = None;
+        let row = |body: &[u8]| {
+            is_closed = inet_row(body, socket.netns, socket.protocol).map(|found| found.is_closed);
+        };
+        match self.0.ask(&request, row) {
+            // Also if another socket has its ends by now.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(true),
+            Err(e) => Err(e),
+            Ok(()) => Ok(is_closed.unwrap_or(false)),
+        }
+    }
+}
+
+/// Whether the kernel lists sockets with their cookies (CONFIG_INET_DIAG).
+pub fn have_cookies() -> bool {
+    // In none of its states, so that nothing is walked through.
+    Diag::open().is_ok_and(|mut diag| diag.dump(&tcp_request(0), |_| ()).is_ok())
+}
+
+/// An address as struct inet_diag_sockid has it.
+fn wide(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            bytes
+        }
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// struct inet_diag_req_v2 for one socket, by all that struct inet_diag_sockid has.
+fn single_request(socket: &Socket, ends: &Ends) -> Vec<u8> {
+    let mut body = Vec::with_capacity(56);
+    body.extend([socket.family.number(), u8::try_from(socket.protocol).unwrap_or(0), 0, 0]);
+    body.extend(ALL_STATES.to_ne_bytes());
+    body.extend(ends.lport.to_be_bytes());
+    body.extend(ends.rport.to_be_bytes());
+    body.extend(wide(ends.laddr));
+    body.extend(wide(ends.raddr));
+    body.extend(socket.device.to_ne_bytes());
+    body.extend((socket.cookie as u32).to_ne_bytes());
+    body.extend(((socket.cookie >> 32) as u32).to_ne_bytes());
+    message(SOCK_DIAG_BY_FAMILY, libc::NLM_F_REQUEST, &body)
+}
+
 fn request(kind: u16, body: &[u8]) -> Vec<u8> {
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    message(kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, body)
+}
+
+fn message(kind: u16, flags: i32, body: &[u8]) -> Vec<u8> {
+    let flags = flags as u16;
     let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
     bytes.extend(((HEADER_LEN + body.len()) as u32).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -486,13 +602,36 @@ impl Lister<'_> {
             (RAW, _) => "raw6",
             _ => return Ok(()),
         };
-        let text = match std::fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            text => text?,
-        };
-        let rows = text.lines().skip(1).filter_map(|l| proc_row(l, self.netns, family, protocol));
-        self.out.extend(rows.filter(|s| states >> s.state.min(31) & 1 == 1));
+        // The kernel gives a page at a time and finds its way back by counting: what comes or
+        // goes meanwhile makes it pass over a socket, or give one twice.
+        let mut known = HashMap::new();
+        for _ in 0..READINGS {
+            let text = match std::fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                text => text?,
+            };
+            let rows =
+                text.lines().skip(1).filter_map(|l| proc_row(l, self.netns, family, protocol));
+            let rows = rows.filter(|s| states >> s.state.min(31) & 1 == 1);
+            rows.for_each(|socket| add_from_proc(socket, &mut known, self.out));
+        }
         Ok(())
+    }
+}
+
+/// Without a cookie a connection is known by its ends, of which there are no two at a time
+/// but for one in TIME_WAIT; anything else by its inode, too.
+fn add_from_proc(socket: Socket, known: &mut HashMap<(Ends, u32), usize>, out: &mut Vec<Socket>) {
+    let Some(&ends) = socket.ends() else { return };
+    let inode = ends.remote().map_or(socket.inode, |_| 0);
+    match known.entry((ends, inode)) {
+        Entry::Vacant(entry) => {
+            entry.insert(out.len());
+            out.push(socket);
+        }
+        // It was accepted meanwhile, or the place in TIME_WAIT is used again.
+        Entry::Occupied(entry) if socket.inode != 0 => out[*entry.get()] = socket,
+        Entry::Occupied(_) => {}
     }
 }
 
@@ -691,6 +830,44 @@ mod tests {
         let line = format!("1: {any}:0001 {any}:0000 07 0:0 0:0 0 0 0 9 1");
         let socket = proc_row(&line, 5, Family::Inet6, RAW).unwrap();
         assert_eq!((socket.ends().unwrap().remote(), socket.inode), (None, 9));
+    }
+
+    #[test]
+    fn a_connection_read_twice_from_proc_is_one() {
+        let line = |raddr: &str, state, timer, inode: u32| {
+            let line = format!("0: 0100007F:1F90 {raddr} {state} 0:0 {timer}:0 0 9 0 {inode} 1");
+            proc_row(&line, 5, Family::Inet, TCP).unwrap()
+        };
+        let (mut known, mut out) = (HashMap::new(), Vec::new());
+        let queued = line("0200007F:9C40", "01", "00", 0);
+        let ended = line("0200007F:9C41", "05", "03", 0);
+        let listeners = [7, 8].map(|inode| line("00000000:0000", "0A", "00", inode));
+        let accepted = Socket { inode: 9, uid: Some(9), ..queued.clone() };
+        let sockets = [&queued, &ended, &listeners[0], &accepted, &listeners[1], &listeners[0]];
+        sockets.into_iter().cloned().for_each(|s| add_from_proc(s, &mut known, &mut out));
+        assert_eq!(out, [accepted, ended.clone(), listeners[0].clone(), listeners[1].clone()]);
+        assert!(ended.is_closed && queued.is_queued() && !out[0].is_queued());
+    }
+
+    #[test]
+    fn what_only_keeps_a_place_is_closed_whatever_its_state() {
+        let mut body = inet_body(libc::AF_INET, 5, 0);
+        assert!(!inet_row(&body, 5, TCP).unwrap().is_closed);
+        body[2] = TIMER_OF_TIME_WAIT;
+        assert!(inet_row(&body, 5, TCP).unwrap().is_closed);
+        let request = inet_row(&inet_body(libc::AF_INET, SYN_RECV, 0), 5, TCP).unwrap();
+        assert!(request.is_request() && !request.is_queued());
+    }
+
+    #[test]
+    fn a_single_socket_is_asked_for_by_all_that_tells_it_from_others() {
+        let mut body = inet_body(libc::AF_INET6, 1, 9);
+        body[40] = 3;
+        let socket = inet_row(&body, 5, TCP).unwrap();
+        let request = single_request(&socket, socket.ends().unwrap());
+        // Its id, as the kernel has just told it.
+        assert_eq!(request[HEADER_LEN + 8..], body[4..52]);
+        assert_eq!(request.len(), HEADER_LEN + 56);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use anyhow::Result;
 use glob::MatchOptions;
 use glob::Pattern;
 
@@ -91,21 +90,27 @@ impl Facts {
 }
 
 impl Who {
-    /// Lists what exists already; the tracer is attached, so that nothing that
-    /// changes meanwhile is missed. `command` is the pid of COMMAND.
-    pub fn new(config: &Config, command: Option<u32>, tracer: &Tracer) -> Result<Self> {
-        let roots = || config.filter.pids.iter().copied().chain(command).collect();
-        Ok(Who {
-            processes: match config.follows_processes() {
-                true => Some(Processes::scan(roots(), Rc::new(tracer.lister()?))?),
-                false => None,
-            },
+    /// Lists what exists already, but for processes; the tracer is attached, so that
+    /// nothing that changes meanwhile is missed.
+    pub fn new(config: &Config, tracer: &Tracer) -> Self {
+        Who {
+            processes: None,
             cgroups: config.names_cgroups().then(Cgroups::scan),
             names: config.dns.then(Names::default),
             want_container: config.who.container_id,
             users: (config.who.user || config.procs.is_some()).then(Users::new),
             kept: config.keeps_who().then(|| Kept::new(tracer.max_open())),
-        })
+        }
+    }
+
+    /// From now on processes are known.
+    pub fn know(&mut self, processes: Processes) {
+        self.processes = Some(processes);
+    }
+
+    /// The live processes, by their pids in the pid namespace of this program.
+    pub fn by_proc_pid(&self) -> HashMap<u32, Rc<Process>> {
+        self.processes.as_ref().map(Processes::by_proc_pid).unwrap_or_default()
     }
 
     pub fn apply_cgroup(&mut self, event: CgroupEvent) {
@@ -189,9 +194,15 @@ impl Who {
         facts
     }
 
-    /// Of a connection that was there before: of the process as it is now.
-    pub fn of_existing(&mut self, connect: &mut Connect) -> Facts {
-        let process = self.now(connect.pid);
+    /// Of a connection that was there before: of the process as it is now, if `seen`, by
+    /// the pids that /proc has, still is the one that was found to hold it.
+    pub fn of_existing(
+        &mut self,
+        connect: &mut Connect,
+        seen: &HashMap<u32, Rc<Process>>,
+    ) -> Facts {
+        let process = seen.get(&connect.pid).cloned();
+        let process = process.filter(|p| process::is_start(connect.start_ns, p.start_ns));
         connect.start_ns = process.as_ref().map_or(0, |process| process.start_ns);
         let uid = Some(connect.uid).filter(|_| connect.pid != 0);
         let facts = self.beside(uid, (connect.pid, connect.start_ns), connect.cgroup_id);

@@ -15,6 +15,8 @@
 
 #[path = "client_dns.rs"]
 mod client_dns;
+#[path = "client_existing.rs"]
+mod client_existing;
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
@@ -100,6 +102,8 @@ const TOOLS: &[(&str, Case)] = &[
     ("swarm", swarm),
     ("herd", herd),
     ("dns", client_dns::dns),
+    ("existing", client_existing::existing),
+    ("churn", client_existing::churn),
 ];
 
 const LO4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -369,6 +369,8 @@ fn the_man_page_describes_every_field_of_a_socket() {
         state: sockets::ESTABLISHED,
         inode: 1,
         uid: Some(1),
+        device: 0,
+        is_closed: false,
     };
     let ends = sockets::UnixEnds { path: b"/x".to_vec(), peer: Some(1) };
     let unix = sockets::Socket {

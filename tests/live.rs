@@ -9,6 +9,7 @@ macro_rules! tests {
 
 mod lab;
 mod live_dns;
+mod live_existing;
 mod live_life;
 mod live_output;
 mod live_procs;
@@ -115,6 +116,7 @@ fn main() {
             ("procs::", live_procs::TESTS),
             ("", live_rights::TESTS),
             ("", live_rows::TESTS),
+            ("", live_existing::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
         ] {

@@ -432,6 +432,7 @@ proptest! {
                         prop_assert_eq!((tx, rx, segments), (tx_bytes, rx_bytes, retransmits));
                         prop_assert_eq!(Some(&by), named);
                     }
+                    Stage::Gone => prop_assert!(false, "no record says so"),
                 }
             }
             other => prop_assert!(false, "{:?}", other),

@@ -223,6 +223,7 @@ impl LifeFields {
                     ..Default::default()
                 },
             ),
+            Stage::Gone => ("close", LifeFields { partial: Some(true), ..Default::default() }),
         }
     }
 }
@@ -424,6 +425,10 @@ impl ConnId {
             None if e.error == 0 => e.ts_ns,
             None => return None,
         };
+        // All that exist have the time of the list, and no thread made them for us.
+        if e.origin == Origin::Existing && e.cookie.is_none() {
+            return None;
+        }
         Some(e.cookie.map_or(ConnId::Made { tid: e.tid, began_ns }, ConnId::Cookie))
     }
 }

@@ -357,6 +357,8 @@ mod tests {
             state,
             inode: 77,
             uid: Some(1000),
+            device: 0,
+            is_closed: false,
         }
     }
 

@@ -126,7 +126,7 @@ const ERR: Column = column("ERR", 13, Gap::Blank, |row, out| match row.event.err
 /// The letters of BCC's tcptracer.
 const T: Column = column("T", 1, Gap::Blank, |row, out| {
     out.push(match row.row.life {
-        Some(Life { stage: Stage::Close { .. }, .. }) => b'X',
+        Some(life) if life.stage.is_end() => b'X',
         _ => match row.event.origin {
             Origin::Connected => b'C',
             Origin::Accepted => b'A',

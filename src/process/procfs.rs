@@ -17,7 +17,7 @@ use crate::event::MAX_ARGS;
 
 /// Executable and arguments of a live process. A kernel thread has neither; and what
 /// has no executable, but is none, has ended its program: its arguments read as empty.
-pub(super) fn image_of(pid: u32) -> Option<Image> {
+pub fn image_of(pid: u32) -> Option<Image> {
     const DELETED: &[u8] = b" (deleted)";
     let mut args = Vec::new();
     let cmdline = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
@@ -46,6 +46,18 @@ pub fn descendants(roots: &[u32]) -> HashSet<u32> {
 /// Whether this very process lives; `start_ns` is a CLOCK_BOOTTIME.
 pub fn is_alive(pid: u32, start_ns: u64) -> bool {
     stat_of(pid).is_some_and(|stat| stat.is(start_ns))
+}
+
+/// When the process of this pid was forked, CLOCK_BOOTTIME of this time namespace, as
+/// exactly as /proc tells.
+pub fn start_of(pid: u32) -> Option<u64> {
+    Some(stat_of(pid)?.start * Stat::TICK_NS)
+}
+
+/// Whether a process that was forked at `start_ns`, the host's time, is one of which /proc
+/// tells that it was forked `told_ns`.
+pub fn is_start(told_ns: u64, start_ns: u64) -> bool {
+    told_ns / Stat::TICK_NS == boottime_here(start_ns) / Stat::TICK_NS
 }
 
 /// Whether a process has this pid now.
@@ -117,10 +129,11 @@ const PF_EXITING: u32 = 0x4;
 const PF_KTHREAD: u32 = 0x20_0000;
 
 impl Stat {
+    /// USER_HZ is 100 on every architecture we know.
+    const TICK_NS: u64 = 10_000_000;
+
     pub(super) fn is(&self, start_ns: u64) -> bool {
-        /// USER_HZ is 100 on every architecture we know.
-        const TICK_NS: u64 = 10_000_000;
-        self.start == boottime_here(start_ns) / TICK_NS
+        self.start == boottime_here(start_ns) / Self::TICK_NS
     }
 }
 

@@ -279,7 +279,7 @@ impl Tracer {
 
     /// Follows connections that were there before to their end; returns for how
     /// many there is no room, or no cookie to know them by.
-    pub fn adopt(&self, connections: &[Connect]) -> usize {
+    pub fn adopt<'a>(&self, connections: impl Iterator<Item = &'a Connect>) -> usize {
         let adopted = &self.skel.maps.adopted;
         let is_left_out = |c: &&Connect| {
             let life = encode_existing(c);
@@ -289,7 +289,12 @@ impl Tracer {
                 adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY).is_err()
             })
         };
-        connections.iter().filter(is_left_out).count()
+        connections.filter(is_left_out).count()
+    }
+
+    /// Gives up following such a connection; false if it has ended, and its end was told.
+    pub fn disown(&self, cookie: u64) -> bool {
+        self.skel.maps.adopted.delete(&cookie.to_ne_bytes()).is_ok()
     }
 
     /// Counts the connections that have not ended, and those that were dropped.

@@ -110,13 +110,13 @@ pub struct Done {
 }
 
 /// A tracer that does not trace yet.
-struct Starting {
-    tracer: Tracer,
+pub struct Starting {
+    pub tracer: Tracer,
     ready: PipeReader,
 }
 
 impl Starting {
-    fn new(mut command: Command, args: &[&str]) -> Self {
+    pub fn new(mut command: Command, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = |name: &str| File::create(dir.path().join(name)).expect("a temporary file");
         let (ready, ready_writer) = std::io::pipe().expect("a pipe");
@@ -139,7 +139,8 @@ impl Starting {
         Starting { tracer: Tracer { child, dir }, ready }
     }
 
-    fn traces(mut self) -> Tracer {
+    /// Returns once it does.
+    pub fn traces(mut self) -> Tracer {
         let mut newline = Vec::new();
         self.ready.read_to_end(&mut newline).expect("the ready pipe is readable");
         if newline != b"\n" {

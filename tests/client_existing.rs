@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The client's cases about what is there before somebody looks: connections that wait to be
+//! accepted, ports that are used again, all of it at once. Owns no assertion.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd as _;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use libc::SOL_SOCKET;
+use serde_json::{Value, json};
+
+use crate::{
+    Ctx, LO4, RawAddr, Res, Sock, addr, ensure, fact, listener, number, patiently, set, sys, text,
+};
+
+/// What one case keeps for a later one.
+static KEPT: Mutex<Kept> = Mutex::new(Kept { listener: None, open: VecDeque::new() });
+
+struct Kept {
+    listener: Option<TcpListener>,
+    open: VecDeque<Sock>,
+}
+
+/// `existing queue N`: connections to itself that nobody accepts, until `existing take N`.
+/// `existing defer`: one whose handshake the listener finishes with the first data, which comes
+/// with `existing send`. `existing once`: one connection, which `existing again N` resets and
+/// makes anew with the same ports, N times.
+pub fn existing(ctx: &Ctx, args: &[&str]) -> Res {
+    let mut kept = KEPT.lock().map_err(text)?;
+    match args {
+        ["queue", n] => queue(ctx, &mut kept, number(&[*n], 0, None)?),
+        ["take", n] => (0..number(&[*n], 0, None)?).try_for_each(|_| take(ctx, &mut kept)),
+        ["defer"] => {
+            let listener = listener(LO4)?;
+            set(&listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &60)?;
+            kept.listener = Some(listener);
+            connect(ctx, &mut kept, None)
+        }
+        ["send"] => {
+            let sock = kept.open.back().ok_or("nothing is open")?;
+            std::io::Write::write_all(&mut &sock.0, b"x").map_err(text)?;
+            take(ctx, &mut kept)
+        }
+        ["once"] => {
+            kept.listener = Some(listener(LO4)?);
+            let from = free_port()?;
+            connect(ctx, &mut kept, Some(from))?;
+            take(ctx, &mut kept)
+        }
+        ["again", n] => {
+            let from = kept.open.front().ok_or("nothing is open")?.local()?;
+            for _ in 0..number(&[*n], 0, None)? {
+                kept.open.clear();
+                connect(ctx, &mut kept, Some(from))?;
+                take(ctx, &mut kept)?;
+            }
+            Ok(())
+        }
+        _ => Err("not one of the things this case can do".into()),
+    }
+}
+
+/// That nobody uses.
+fn free_port() -> Res<SocketAddr> {
+    Sock::bound(LO4)?.local()
+}
+
+fn queue(ctx: &Ctx, kept: &mut Kept, n: usize) -> Res {
+    let listener = listener(LO4)?;
+    // SAFETY: a plain system call.
+    sys("listen", unsafe { libc::listen(listener.as_raw_fd(), 4_096) })?;
+    kept.listener = Some(listener);
+    (0..n).try_for_each(|_| connect(ctx, kept, None))
+}
+
+fn connect(ctx: &Ctx, kept: &mut Kept, from: Option<SocketAddr>) -> Res {
+    let to = addr(kept.listener.as_ref().ok_or("nobody listens")?)?;
+    let sock = connected(to, from)?;
+    ctx.emit(&fact(&ctx.case, &sock, to, 0));
+    kept.open.push_back(sock);
+    Ok(())
+}
+
+fn connected(to: SocketAddr, from: Option<SocketAddr>) -> Res<Sock> {
+    // The reset of before may still be on its way.
+    patiently(|| {
+        let sock = Sock::tcp(LO4)?;
+        if let Some(from) = from {
+            set(&sock.0, SOL_SOCKET, libc::SO_REUSEADDR, &1)?;
+            sock.bind(from)?;
+        }
+        ensure(sock.connect(&RawAddr::new(to)) == 0, "not connected")?;
+        Ok(sock)
+    })
+}
+
+fn take(ctx: &Ctx, kept: &mut Kept) -> Res {
+    let taken = accepted(kept.listener.as_ref().ok_or("nobody listens")?)?;
+    let mut line = fact(&ctx.case, &taken, taken.0.peer_addr().map_err(text)?, 0);
+    line["accepted"] = json!(true);
+    ctx.emit(&line);
+    kept.open.push_back(taken);
+    Ok(())
+}
+
+/// As a `Sock`, whose close is a reset.
+fn accepted(listener: &TcpListener) -> Res<Sock> {
+    let (stream, _) = listener.accept().map_err(text)?;
+    set(&stream, SOL_SOCKET, libc::SO_LINGER, &[1, 0])?;
+    Ok(Sock(stream))
+}
+
+// ---- churn --------------------------------------------------------------------------------------
+
+static ENDS: AtomicBool = AtomicBool::new(false);
+static MADE: AtomicUsize = AtomicUsize::new(0);
+static CHURN: Mutex<Option<JoinHandle<Res<Vec<Value>>>>> = Mutex::new(None);
+
+/// Of 1,000 in a second a machine that is not emulated makes some hundreds while a tracer starts.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Connections that wait to be accepted, and that are open, at any time.
+const QUEUED: usize = 4;
+const OPEN: usize = 8;
+/// Ports that are used again as soon as they are free; the others are the kernel's choice.
+const PORTS: usize = 4;
+const MOST: usize = 20_000;
+
+/// `churn start`: connects, accepts late, resets and uses ports again, all the time. `churn more N`
+/// waits until N more are made. `churn stop` ends all of it and has a line for each end of each
+/// connection: its ports, and when it was made and closed (CLOCK_MONOTONIC).
+pub fn churn(ctx: &Ctx, args: &[&str]) -> Res {
+    let mut running = CHURN.lock().map_err(text)?;
+    match args {
+        ["start"] => {
+            ENDS.store(false, Ordering::SeqCst);
+            let listener = listener(LO4)?;
+            let mut state = Churn::new(listener)?;
+            // It goes on only once as much is open as there will be at any time.
+            (0..2 * (QUEUED + OPEN)).try_for_each(|_| state.step())?;
+            *running = Some(thread::spawn(move || state.run()));
+            Ok(())
+        }
+        ["more", n] => {
+            let until = MADE.load(Ordering::SeqCst) + number::<usize>(&[*n], 0, None)?;
+            while MADE.load(Ordering::SeqCst) < until {
+                ensure(running.as_ref().is_some_and(|t| !t.is_finished()), "it has ended")?;
+                thread::sleep(PAUSE);
+            }
+            Ok(())
+        }
+        ["stop"] => {
+            ENDS.store(true, Ordering::SeqCst);
+            let thread = running.take().ok_or("nothing is running")?;
+            let lines = thread.join().map_err(|_| "the thread ends badly")??;
+            lines.iter().for_each(|line| ctx.emit(line));
+            Ok(())
+        }
+        _ => Err("start, more or stop".into()),
+    }
+}
+
+/// A connection, from its connect on.
+struct Pair {
+    client: Sock,
+    server: Option<Sock>,
+    port: SocketAddr,
+    is_chosen: bool,
+    made_ns: u64,
+    accepted_ns: u64,
+}
+
+struct Churn {
+    listener: TcpListener,
+    to: SocketAddr,
+    queued: VecDeque<Pair>,
+    open: VecDeque<Pair>,
+    free: Vec<SocketAddr>,
+    lines: Vec<Value>,
+    made: usize,
+}
+
+fn now_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+impl Churn {
+    fn new(listener: TcpListener) -> Res<Self> {
+        let free = (0..PORTS).map(|_| free_port()).collect::<Res<_>>()?;
+        let (queued, open, lines) = (VecDeque::new(), VecDeque::new(), Vec::new());
+        let to = addr(&listener)?;
+        Ok(Churn { listener, to, queued, open, free, lines, made: 0 })
+    }
+
+    fn run(mut self) -> Res<Vec<Value>> {
+        while !ENDS.load(Ordering::SeqCst) && self.made < MOST {
+            self.step()?;
+            thread::sleep(PAUSE);
+        }
+        while !self.queued.is_empty() {
+            self.accept()?;
+        }
+        while !self.open.is_empty() {
+            self.close();
+        }
+        Ok(self.lines)
+    }
+
+    fn step(&mut self) -> Res {
+        let chosen = if self.made.is_multiple_of(2) { self.free.pop() } else { None };
+        let made_ns = now_ns();
+        let client = connected(self.to, chosen)?;
+        let port = client.local()?;
+        self.made += 1;
+        MADE.store(self.made, Ordering::SeqCst);
+        let is_chosen = chosen.is_some();
+        let pair = Pair { client, server: None, port, is_chosen, made_ns, accepted_ns: 0 };
+        self.queued.push_back(pair);
+        if self.queued.len() > QUEUED {
+            self.accept()?;
+        }
+        if self.open.len() > OPEN {
+            self.close();
+        }
+        Ok(())
+    }
+
+    /// The kernel's queue is in the order of ours.
+    fn accept(&mut self) -> Res {
+        let accepted_ns = now_ns();
+        let server = accepted(&self.listener)?;
+        let mut pair = self.queued.pop_front().ok_or("nothing waits")?;
+        ensure(server.0.peer_addr().ok() == Some(pair.port), "another one was accepted")?;
+        (pair.server, pair.accepted_ns) = (Some(server), accepted_ns);
+        self.open.push_back(pair);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let Some(pair) = self.open.pop_front() else { return };
+        // Each side is the first to close now and then.
+        match self.made.is_multiple_of(3) {
+            true => drop((pair.server, pair.client)),
+            false => drop((pair.client, pair.server)),
+        }
+        let closed_ns = now_ns();
+        let port = pair.port.port();
+        for (lport, dport, made_ns) in
+            [(port, self.to.port(), pair.made_ns), (self.to.port(), port, pair.accepted_ns)]
+        {
+            let line = json!({"lport": lport, "dport": dport, "made_ns": made_ns,
+                              "closed_ns": closed_ns});
+            self.lines.push(line);
+        }
+        if pair.is_chosen {
+            self.free.push(pair.port);
+        }
+    }
+}

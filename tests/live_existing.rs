@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is there before tracing begins, and what happens while it is looked at: each connection
+//! has its rows, and each row once.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::Cells;
+use super::Tests;
+use super::assert_row;
+use super::lab;
+use super::lab::Client;
+use super::lab::Done;
+use super::lab::Lab;
+use super::lab::Starting;
+
+pub const TESTS: &Tests = &[
+    (Cells::All, &tests![each_connection_around_the_start_has_its_rows_once]),
+    (
+        Cells::OneBuffer,
+        &tests![
+            what_waits_to_be_accepted_is_told_when_it_is,
+            ends_that_are_used_again_after_the_list_are_another_connection,
+            a_handshake_that_is_not_finished_is_no_connection,
+            the_buffer_is_read_while_connections_are_listed,
+        ],
+    ),
+    (
+        Cells::One,
+        &tests![
+            a_signal_ends_it_while_connections_are_listed,
+            existing_connections_have_their_program_in_a_pid_namespace,
+        ],
+    ),
+    (Cells::Sockops, &tests![without_cgroup_v2_nothing_is_shown_twice]),
+];
+
+/// This machine may have processes that let nobody look into them.
+fn assert_success(done: &Done) {
+    assert!(done.status.success(), "{done:#?}");
+    let denied = |line: &&str| line.contains("no permission to see the descriptors of");
+    assert_eq!(done.stderr.lines().find(|line| !denied(line)), None, "{done:#?}");
+}
+
+/// Of CLOCK_MONOTONIC.
+fn now_ns() -> u64 {
+    tcpconnect::clock::monotonic_ns()
+}
+
+type Ports = (Option<u64>, Option<u64>);
+
+fn ports(row: &Value) -> Ports {
+    (row["lport"].as_u64(), row["dport"].as_u64())
+}
+
+/// A client connects, accepts late, resets and uses ports again all the time, while the tracer
+/// starts. What it has made is compared with the rows.
+fn each_connection_around_the_start_has_its_rows_once(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("churn start");
+    let started_ns = now_ns();
+    let args = ["-j", "-e", "--accept", "-r", "--life", "--netns", &client.netns()];
+    let halted = Halted::new(&lab.attach, &lab.buffer, "", &args);
+    client.case("churn more 30");
+    let tracer = halted.release();
+    let ready_ns = now_ns();
+    client.case("churn more 30");
+    let ends = client.case("churn stop");
+    tracer.settle();
+    let done = tracer.stop();
+    assert_success(&done);
+    let [existing, results, accepts, closes] =
+        ["existing", "result", "accept", "close"].map(|event| done.objects(event));
+
+    // What waited in the queue has no process yet, and its accept follows.
+    let (held, queued): (Vec<_>, Vec<_>) = existing.iter().partition(|row| row["pid"].is_u64());
+    for row in &queued {
+        let id = &row["conn_id"];
+        let taken = accepts.iter().filter(|accept| accept["conn_id"] == *id);
+        assert_eq!(taken.count(), 1, "{row:#}");
+    }
+
+    let mut by_id: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let mut by_ports: BTreeMap<Ports, usize> = BTreeMap::new();
+    for row in held.iter().copied().chain(&results).chain(&accepts) {
+        by_id.entry(row["conn_id"].to_string()).or_default().0 += 1;
+        *by_ports.entry(ports(row)).or_default() += 1;
+    }
+    for row in &closes {
+        by_id.entry(row["conn_id"].to_string()).or_default().1 += 1;
+    }
+    for (id, counts) in &by_id {
+        let of_id = || -> Vec<_> {
+            done.stdout.lines().filter(|line| line.contains(&format!("\"conn_id\":{id}"))).collect()
+        };
+        assert_eq!(*counts, (1, 1), "rows and ends of {id}: {:#?}", of_id());
+    }
+
+    // At least those that were open when tracing had begun, at most those of since it was started.
+    let mut expected: BTreeMap<Ports, (usize, usize)> = BTreeMap::new();
+    for end in &ends {
+        let (least, most) = expected.entry(ports(end)).or_default();
+        let closed_ns = end["closed_ns"].as_u64();
+        *least += usize::from(closed_ns >= Some(ready_ns));
+        *most += usize::from(closed_ns >= Some(started_ns));
+    }
+    for (ports, (least, most)) in &expected {
+        let rows = by_ports.remove(ports).unwrap_or_default();
+        assert!((*least..=*most).contains(&rows), "{ports:?}: {rows}, not {least} to {most}");
+    }
+    assert_eq!(by_ports, BTreeMap::new(), "nobody has made these");
+}
+
+fn what_waits_to_be_accepted_is_told_when_it_is(lab: &Lab) {
+    for args in [&["-e", "--accept"][..], &["--who", "127.0.0.1"]] {
+        let mut client = Client::new();
+        client.case("existing queue 5");
+        let tracer = lab.trace(&[&["-j", "--netns", &client.netns()], args].concat());
+        let mut taken = client.case("existing take 3");
+        tracer.wait_for("\"event\":\"accept\"", 3);
+        taken.extend(client.case("existing take 2"));
+        tracer.wait_for("\"event\":\"accept\"", 5);
+        let done = tracer.stop();
+        assert_success(&done);
+        let (existing, accepts) = (done.objects("existing"), done.objects("accept"));
+        let waiting = existing.iter().filter(|row| row["pid"].is_null());
+        assert_eq!((existing.len(), waiting.count(), accepts.len()), (10, 5, 5), "{done:#?}");
+        for fact in &taken {
+            let is_its = |row: &&Value| ports(row) == ports(fact);
+            let accept = accepts.iter().find(is_its).expect("it was accepted");
+            assert_row(accept, fact, 0);
+            let before = existing.iter().find(is_its).expect("it was there");
+            assert_eq!(before["conn_id"], accept["conn_id"], "{before:#} {accept:#}");
+        }
+    }
+}
+
+fn ends_that_are_used_again_after_the_list_are_another_connection(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("existing once");
+    let tracer = lab.trace(&["-j", "-e", "--accept", "--netns", &client.netns()]);
+    let facts = client.case("existing again 5");
+    tracer.wait_for("\"event\":\"accept\"", 5);
+    let done = tracer.stop();
+    assert_success(&done);
+    let rows = ["existing", "connect", "accept"].map(|event| done.objects(event));
+    assert_eq!(rows.each_ref().map(Vec::len), [2, 5, 5], "{done:#?}");
+    let (taken, made): (Vec<_>, Vec<_>) = facts.iter().partition(|f| f["accepted"] == true);
+    for (rows, facts) in [(&rows[1], made), (&rows[2], taken)] {
+        rows.iter().zip(facts).for_each(|(row, fact)| assert_row(row, fact, 0));
+    }
+}
+
+/// It becomes one when it is accepted.
+fn a_handshake_that_is_not_finished_is_no_connection(lab: &Lab) {
+    let mut client = Client::new();
+    let made = client.case("existing defer").remove(0);
+    let args = ["-j", "-e", "--accept", "-r", "--life", "--netns", &client.netns()];
+    let tracer = lab.trace(&args);
+    let taken = client.case("existing send").remove(0);
+    tracer.wait_for("\"event\":\"accept\"", 1);
+    drop(client);
+    tracer.wait_for("\"event\":\"close\"", 2);
+    let done = tracer.stop();
+    assert_success(&done);
+    let rows = ["existing", "accept", "close"].map(|event| done.objects(event));
+    assert_eq!(rows.each_ref().map(Vec::len), [1, 1, 2], "{done:#?}");
+    assert_eq!((ports(&rows[0][0]), &rows[0][0]["pid"]), (ports(&made), &made["pid"]));
+    assert_row(&rows[1][0], &taken, 0);
+}
+
+/// A tracer that looks for connections, until a FIFO that lies over a network namespace's mount
+/// has a writer.
+struct Halted {
+    tracer: Starting,
+    dir: tempfile::TempDir,
+    /// The thread that waits.
+    thread: u32,
+}
+
+impl Halted {
+    /// `first` is what the shell does before it.
+    fn new(attach: &str, buffer: &str, first: &str, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new("unshare");
+        let script = "touch $DIR/ns && mkfifo $DIR/fifo && \
+                      unshare -n mount --bind /proc/self/ns/net $DIR/ns && \
+                      mount --bind $DIR/fifo $DIR/ns && exec \"$0\" \"$@\"";
+        command.args(["-m", "sh", "-c", &format!("{first} {script}")]).arg(lab::tcpconnect());
+        command.args(["--attach", attach, "--buffer", buffer]).env("DIR", dir.path());
+        let tracer = Starting::new(command, args);
+        let waits = |tid: &u32| {
+            let call = fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
+            call.starts_with(&format!("{} ", libc::SYS_openat))
+                && state(*tid).is_some_and(|state| state == b'S')
+        };
+        let mut halted = Halted { tracer, dir, thread: 0 };
+        // It may have been seen on its way in another file.
+        let (mut seen, mut looks) = (0, 0);
+        while seen < 3 {
+            looks += 1;
+            assert!(looks < 10_000, "no thread of its own looks for connections");
+            let waiting = halted.threads().into_iter().find(waits);
+            seen = if waiting == Some(halted.thread) { seen + 1 } else { 0 };
+            halted.thread = waiting.unwrap_or(0);
+            let ended = halted.tracer.tracer.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "{ended:?}: {}", halted.tracer.tracer.stderr());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        halted
+    }
+
+    fn pid(&self) -> u32 {
+        self.tracer.tracer.child.id()
+    }
+
+    fn threads(&self) -> Vec<u32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let tasks = tasks.into_iter().flatten().filter_map(Result::ok);
+        let mut tids: Vec<u32> =
+            tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
+        // `unshare` and `sh`, which were this process before, have one.
+        tids.retain(|&tid| tid != self.pid());
+        tids
+    }
+
+    /// How often the first thread has waited.
+    fn waits(&self) -> u64 {
+        let path = format!("/proc/{0}/task/{0}/status", self.pid());
+        let status = fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+        line.expect("a line").trim().parse().expect("a number")
+    }
+
+    /// Lets it go on.
+    fn release(self) -> lab::Tracer {
+        open_to_write(&self.dir.path().join("fifo"));
+        self.tracer.traces()
+    }
+}
+
+fn open_to_write(fifo: &Path) {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK).open(fifo).expect("somebody reads");
+}
+
+/// Policy and nice value.
+fn scheduling(tid: u32) -> (i64, i64) {
+    let stat = fs::read_to_string(format!("/proc/{tid}/stat")).expect("it runs");
+    let rest = stat.rsplit_once(')').expect("a name").1.to_owned();
+    let fields: Vec<_> = rest.split_ascii_whitespace().collect();
+    let number = |at: usize| fields[at - 3].parse().expect("a number");
+    (number(41), number(19))
+}
+
+fn state(tid: u32) -> Option<u8> {
+    let stat = fs::read(format!("/proc/{tid}/stat")).ok()?;
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    stat.get(end + 2).copied()
+}
+
+fn the_buffer_is_read_while_connections_are_listed(lab: &Lab) {
+    const BURSTS: u16 = 16;
+    const BURST: u16 = 16;
+    let mut client = Client::new();
+    // Room for 113 connects.
+    let size = ["--buffer-size", "16K"];
+    let netns = client.netns();
+    let args = [&["-j", "-e", "--netns", &netns], &size[..]].concat();
+    let halted = Halted::new(&lab.attach, &lab.buffer, "", &args);
+    assert_eq!(scheduling(halted.thread), scheduling(std::process::id()), "as it was started");
+    for i in 0..BURSTS {
+        for j in 0..BURST {
+            client.knock(1 + i * BURST + j);
+        }
+        // Until the reader has been there again; not for ever, so that a test fails where it
+        // does not come.
+        let before = halted.waits();
+        for _ in 0..400 {
+            if halted.waits() > before + 2 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    let done = halted.release().stop();
+    assert_success(&done);
+    let rows: Vec<_> = done.rows().iter().map(|row| row["dport"].clone()).collect();
+    let expected: Vec<_> = (1..=BURSTS * BURST).map(|port| json!(port)).collect();
+    assert_eq!(rows, expected);
+}
+
+fn a_signal_ends_it_while_connections_are_listed(lab: &Lab) {
+    let mut client = Client::new();
+    let args = ["-j", "-e", "--netns", &client.netns()];
+    let halted = Halted::new(&lab.attach, &lab.buffer, "", &args);
+    client.knock(80);
+    halted.tracer.tracer.signal(libc::SIGINT);
+    let done = halted.tracer.tracer.wait();
+    assert_success(&done);
+    let rows: Vec<_> = done.rows().iter().map(|row| row["dport"].clone()).collect();
+    assert_eq!(rows, [80]);
+}
+
+fn existing_connections_have_their_program_in_a_pid_namespace(lab: &Lab) {
+    let client = Client::new();
+    let mut command = client.beside("unshare");
+    let script = "\"$CLIENT\" --inside >$DIR/facts <$DIR/steps & \
+                  exec 4>$DIR/steps; echo hold 1 >&4; \
+                  until grep -q done $DIR/facts; do sleep 0.01; done; \
+                  \"$TCPCONNECT\" --attach $ATTACH --buffer $BUFFER -j -e -x -a -n 1 --comm client; \
+                  kill $!";
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let fifo = dir.path().join("steps");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs");
+    assert!(made.success());
+    command.args(["-p", "-f", "--mount-proc", "sh", "-c", script]);
+    command.env("TCPCONNECT", lab::tcpconnect()).env("CLIENT", lab::client());
+    command.env("DIR", dir.path()).env("ATTACH", &lab.attach).env("BUFFER", &lab.buffer);
+    let output = command.output().expect("unshare runs");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    let done =
+        Done { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) };
+    let rows = done.objects("existing");
+    assert_eq!(rows.len(), 1, "{done:#?}");
+    let exe = fs::canonicalize(lab::client()).expect("it is there");
+    assert_eq!((&rows[0]["exe"], &rows[0]["source"]), (&json!(exe), &json!("procfs")), "{done:#?}");
+    assert_eq!(rows[0]["args"][1], "--inside", "{done:#?}");
+    assert!(rows[0]["pid"].as_u64().is_some_and(|pid| pid < 100), "of that namespace: {done:#?}");
+}
+
+/// Such a connect has no local port, but a cookie. Before 5.12 it has neither, and its row cannot
+/// be told from that of an existing connection.
+fn without_cgroup_v2_nothing_is_shown_twice(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("churn start");
+    let unmount = "for m in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/mounts); do \
+                   umount -l \"$m\"; done; mount -t tmpfs none /proc/1;";
+    let args = ["-j", "-e", "--netns", &client.netns()];
+    let halted = Halted::new("sockops", &lab.buffer, unmount, &args);
+    client.case("churn more 30");
+    let tracer = halted.release();
+    client.case("churn more 30");
+    client.case("churn stop");
+    tracer.settle();
+    let done = tracer.stop();
+    assert!(done.status.success(), "{done:#?}");
+    assert!(done.stderr.starts_with("tcpconnect: no cgroup v2 is mounted: "), "{}", done.stderr);
+    let (existing, connects) = (done.objects("existing"), done.rows());
+    assert!(!existing.is_empty() && !connects.is_empty(), "{done:#?}");
+    let mut ids = BTreeSet::new();
+    for row in existing.iter().chain(&connects) {
+        assert!(ids.insert(row["conn_id"].to_string()), "twice: {row:#}");
+    }
+}
