@@ -6,6 +6,8 @@ use std::io::Write as _;
 
 use thiserror::Error;
 
+use crate::harmless::is_harmless;
+
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error("{0}")]
@@ -44,9 +46,9 @@ pub struct CommandError {
 pub fn tell(line: &str) {
     let mut text = String::with_capacity(line.len() + 1);
     for c in line.chars() {
-        match c.is_control() {
-            true => text.extend(c.escape_default()),
-            false => text.push(c),
+        match is_harmless(c) {
+            true => text.push(c),
+            false => text.extend(c.escape_default()),
         }
     }
     text.push('\n');

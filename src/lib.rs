@@ -25,6 +25,7 @@ pub mod event;
 pub mod existing;
 pub mod files;
 pub mod filter;
+pub mod harmless;
 pub mod holders;
 mod kept;
 pub mod output;

@@ -51,10 +51,12 @@ use tcpconnect::output::Happening;
 use tcpconnect::output::Lost;
 use tcpconnect::output::Row;
 use tcpconnect::output::What;
+use tcpconnect::output::sockets as lines;
 use tcpconnect::peers::Peer;
 use tcpconnect::process::Process;
 use tcpconnect::process::Processes;
 use tcpconnect::programs::Programs;
+use tcpconnect::sockets;
 
 /// 2026-11-21T04:30:05.123456789Z is this clock's monotonic 1,000 s.
 const CLOCK: (u64, u64) = (1_795_235_405_123_456_789, 1_000_000_000_000);
@@ -534,7 +536,9 @@ struct ConnectObject {
     pid: u32,
     tid: u32,
     comm: String,
+    comm_raw: Option<String>,
     thread: Option<String>,
+    thread_raw: Option<String>,
     uid: u32,
     gid: u32,
     ip: u8,
@@ -616,7 +620,9 @@ fn a_json_connect_has_every_known_field() {
         pid: 4_194_304,
         tid: 12_346,
         comm: "curl".into(),
+        comm_raw: None,
         thread: None,
+        thread_raw: None,
         uid: u32::MAX,
         gid: 1000,
         ip: 4,
@@ -910,6 +916,127 @@ fn a_hostile_name_is_valid_in_json() {
         let event = Connect { leader: comm(b"leader"), comm: comm(bytes), ..curl() };
         let object: ConnectObject = parse(&line(&["-j"], &event));
         assert_eq!(object.thread.as_deref(), Some(text), "{name}");
+    }
+}
+
+/// Two names that only differ in bytes that are no text can be told apart.
+#[test]
+fn bytes_that_are_no_text_are_kept_beside_it() {
+    let raw = |name: &[u8]| {
+        let event = Connect { leader: comm(name), comm: comm(b"\xfe"), ..curl() };
+        let object: ConnectObject = parse(&line(&["-j"], &event));
+        (object.comm, object.comm_raw, object.thread_raw.expect("no text"))
+    };
+    assert_eq!(raw(b"a\xff"), ("a\u{fffd}".into(), Some("Yf8=".into()), "/g==".into()));
+    assert_eq!(raw(b"a\xfd"), ("a\u{fffd}".into(), Some("Yf0=".into()), "/g==".into()));
+    assert_eq!(raw("a\u{fffd}".as_bytes()), ("a\u{fffd}".into(), None, "/g==".into()));
+    let process = family(Image { exe: Some(b"/\xff"[..].into()), ..image() });
+    let event = curl();
+    let row = Row { process: Some(&process), ..Row::bare(&event) };
+    let text = written(|out| output::new(&config(&["-jx"])).connect(&row, &clock(), out));
+    assert!(text.contains("\"exe\":\"/\u{fffd}\",\"exe_raw\":\"L/8=\""), "{text}");
+}
+
+/// What a terminal may act upon, or what hides or turns the text beside it.
+const REFUSED: [std::ops::RangeInclusive<char>; 13] = [
+    '\u{0}'..='\u{1f}',
+    '\u{7f}'..='\u{9f}',
+    '\u{ad}'..='\u{ad}',
+    '\u{61c}'..='\u{61c}',
+    '\u{180b}'..='\u{180e}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{fe00}'..='\u{fe0f}',
+    '\u{feff}'..='\u{feff}',
+    '\u{fff9}'..='\u{fffb}',
+    '\u{e0000}'..='\u{e007f}',
+    '\u{e0100}'..='\u{e01ef}',
+];
+
+/// Objects of every event in which each text that others choose is `bad`.
+fn every_object_with(bad: &str) -> String {
+    let mut json = output::new(&config(&["-j", "--wide", "--user", "--cgroup-path"]));
+    let bytes = bad.as_bytes();
+    let args = Some(Args::new(&[bytes, b"\0"].concat()));
+    let image = Image { exe: Some(bytes.into()), exe_deleted: false, args };
+    let process = family(image.clone());
+    let connect = Connect { comm: comm(bytes), leader: comm(b"x"), ..curl() };
+    let named = Connect { comm: comm(b"x"), leader: comm(bytes), ..curl() };
+    let peer = Peer { pid: 1, comm: comm(bytes), program: None, container: Some(bad.into()) };
+    let query = query(bad, &[&format!("c{bad}"), "c.example"], 1);
+    let row = Row {
+        peer: Some(&peer),
+        process: Some(&process),
+        user: Some(bad),
+        container: Some(bad),
+        cgroup: Some(bad),
+        query: Some(&query),
+        ..Row::bare(&connect)
+    };
+    let mut out = Vec::new();
+    let closed = Stage::Close { tx_bytes: 1, rx_bytes: 1, retransmits: 1, by: None };
+    for stage in [Stage::Result(Outcome::Ok), closed] {
+        let life = Life { connect, began_ns: 1, stage };
+        json.connect(&Row { life: Some(&life), ..row }, &clock(), &mut out);
+    }
+    for origin in [Origin::Connected, Origin::Accepted, Origin::Existing] {
+        let connect = Connect { origin, ..named };
+        json.connect(&Row { connect: &connect, ..row }, &clock(), &mut out);
+    }
+    for what in [What::Fork, What::Exec(&image), What::Comm(comm(bytes)), What::Exit(0)] {
+        let event = Happening {
+            ts_ns: CLOCK.1,
+            pid: 1,
+            tid: 1,
+            name: comm(bytes),
+            ppid: None,
+            uid: None,
+            gid: None,
+            user: Some(bad),
+            container: Some(bad),
+            cgroup: Some(bad),
+            process: Some(&process),
+            what,
+        };
+        json.process(&event, &clock(), &mut out);
+    }
+    let ends = sockets::UnixEnds { path: bytes.to_vec(), peer: None };
+    let socket = sockets::Socket {
+        netns: 1,
+        family: sockets::Family::Unix,
+        protocol: 1,
+        address: sockets::Address::Unix(ends.into()),
+        cookie: 1,
+        state: 1,
+        inode: 1,
+        uid: None,
+    };
+    for form in [lines::Form::Json, lines::Form::Osquery] {
+        let comm = Some(bytes);
+        let line = lines::Line { socket: &socket, pid: None, fd: None, comm, peer_path: None };
+        lines::line(form, &line, "", &mut out);
+    }
+    String::from_utf8(out).expect("JSON is UTF-8")
+}
+
+#[test]
+fn no_object_of_any_event_has_a_character_that_a_terminal_acts_upon() {
+    for c in REFUSED.into_iter().flatten().filter(|&c| c != '\0') {
+        let bad = format!("a{c}b");
+        let text = every_object_with(&bad);
+        let shown = |c: char| c != '\n' && REFUSED.iter().any(|range| range.contains(&c));
+        assert!(!text.chars().any(shown), "U+{:04X} in {text:?}", c as u32);
+        // All of it is there.
+        let objects: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        for field in
+            ["comm", "thread", "exe", "user", "container_id", "cgroup", "query", "old_comm", "path"]
+        {
+            assert!(objects.iter().any(|o| o[field] == bad), "{field} of U+{:04X}", c as u32);
+        }
+        assert_eq!(objects[0]["peer"]["comm"], bad);
+        assert_eq!(objects[0]["args"][0], bad);
     }
 }
 

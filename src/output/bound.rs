@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::harmless::is_harmless;
+
 /// The sum of all that is below, with some 2 KiB for all that is a number.
 #[cfg(test)]
 pub const MAX_ROW: usize = 64 << 10;
@@ -19,6 +21,8 @@ pub const CHAIN: usize = 4 << 10;
 /// A name in DNS has at most 255 bytes, a file's name too.
 pub const NAME: usize = 255 * 6;
 pub const PARENT_EXE: usize = 256;
+/// Of a path that is no text, its bytes; in base64 they take a third more.
+pub const RAW_EXE: usize = 1536;
 
 /// In front of a path of which only the end is shown. No path that is whole begins
 /// with it, for they are absolute.
@@ -30,7 +34,7 @@ fn cost(c: char) -> usize {
     match c {
         '"' | '\\' => 2,
         ' '..='~' => 1,
-        _ if c.is_alphanumeric() => c.len_utf8(),
+        _ if c.is_alphanumeric() && is_harmless(c) => c.len_utf8(),
         _ => 6 * c.len_utf16(),
     }
 }
@@ -145,7 +149,7 @@ mod tests {
     #[test]
     fn all_limits_together_are_less_than_a_row() {
         let parent = PARENT_EXE + 16 * 6 + 130;
-        let all = EXE + ARGS + CGROUP + PEER_EXE + CHAIN + 4 * NAME;
+        let all = EXE + RAW_EXE * 4 / 3 + ARGS + CGROUP + PEER_EXE + CHAIN + 4 * NAME;
         assert!(all + 36 * parent + (4 << 10) < MAX_ROW);
     }
 }

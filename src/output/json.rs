@@ -20,6 +20,10 @@ use super::Output;
 use super::Row;
 use super::What;
 use super::bound;
+use super::line::Raw;
+use super::line::lossy;
+use super::line::put;
+use super::line::raw;
 use super::text;
 use crate::clock::BootClock;
 use crate::clock::WallClock;
@@ -58,11 +62,14 @@ struct ConnectObject<'a> {
     pid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tid: Option<u32>,
-    /// Bytes that are not UTF-8 become U+FFFD.
     #[serde(skip_serializing_if = "Option::is_none")]
     comm: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    comm_raw: Option<Raw<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     thread: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread_raw: Option<Raw<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +146,8 @@ impl Cuts {
 #[derive(Serialize)]
 struct QueryFields<'a> {
     query: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_raw: Option<Raw<'a>>,
     query_age_ms: f64,
     query_match: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -150,6 +159,7 @@ impl<'a> QueryFields<'a> {
         let chain = query.chain().iter().map(|name| &name[..]);
         QueryFields {
             query: cuts.of("query", bound::head(query.name(), bound::NAME)),
+            query_raw: raw(query.name()),
             query_age_ms: (query.age_ns / 1000) as f64 / 1000.0,
             query_match: query.matched.name(),
             query_chain: cuts.of("query_chain", bound::list(chain, bound::CHAIN)),
@@ -163,6 +173,8 @@ struct PeerObject<'a> {
     pid: u32,
     comm: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    comm_raw: Option<Raw<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     exe: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     container_id: Option<Cow<'a, str>>,
@@ -175,6 +187,7 @@ impl<'a> PeerObject<'a> {
         PeerObject {
             pid: peer.pid,
             comm: lossy(peer.comm.bytes()),
+            comm_raw: raw(peer.comm.bytes()),
             exe: exe.map(|(exe, is_cut)| cuts.of("peer.exe", (exe.into_owned().into(), is_cut))),
             container_id: cuts.head("peer.container_id", peer.container.as_deref(), bound::NAME),
         }
@@ -234,6 +247,8 @@ struct ProcessFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    exe_raw: Option<Raw<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     exe_deleted: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exe_truncated: Option<bool>,
@@ -266,7 +281,11 @@ struct ProcessObject<'a> {
     tid: u32,
     comm: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    comm_raw: Option<Raw<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     old_comm: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_comm_raw: Option<Raw<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -305,10 +324,6 @@ struct ParentObject {
     start: Option<Time>,
 }
 
-fn lossy(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
-}
-
 impl Json {
     /// True if some are left out.
     fn parents(&self, process: &Process) -> (Vec<ParentObject>, bool) {
@@ -345,6 +360,7 @@ impl Json {
             exe_deleted: exe.map(|_| image.exe_deleted || exe_deleted),
             exe_truncated: cuts.has("exe").then_some(true),
             exe: shown_exe,
+            exe_raw: exe.filter(|exe| exe.len() <= bound::RAW_EXE).and_then(raw),
             args_truncated: args.map(|args| args.truncated || cuts.has("args")),
             args: shown_args,
             ppid: Some(process.ppid).filter(|&pid| pid != 0),
@@ -469,11 +485,6 @@ fn ip(addr: &IpAddr) -> u8 {
     if addr.is_ipv4() { 4 } else { 6 }
 }
 
-fn put(out: &mut Vec<u8>, object: &impl Serialize) {
-    serde_json::to_writer(&mut *out, object).expect("writing to a Vec cannot fail");
-    out.push(b'\n');
-}
-
 impl Output for Json {
     fn header(&mut self, _: &mut Vec<u8>) {}
 
@@ -481,7 +492,7 @@ impl Output for Json {
         let e = row.connect;
         let image = row.process.map(|process| process.image());
         let fields = row.process.zip(image.as_deref());
-        let thread = (e.comm != e.leader).then(|| String::from_utf8_lossy(e.comm.bytes()));
+        let thread = (e.comm != e.leader).then(|| e.comm.bytes());
         let event = match e.origin {
             Origin::Connected => "connect",
             Origin::Accepted => "accept",
@@ -496,8 +507,10 @@ impl Output for Json {
             ts_ns: e.ts_ns,
             pid: known(e.pid),
             tid: known(e.tid).filter(|_| e.tid != 0),
-            comm: known(0).map(|_| String::from_utf8_lossy(e.leader.bytes())),
-            thread,
+            comm: known(0).map(|_| lossy(e.leader.bytes())),
+            comm_raw: known(0).and_then(|_| raw(e.leader.bytes())),
+            thread: thread.map(lossy),
+            thread_raw: thread.and_then(raw),
             uid: known(e.uid),
             gid: known(e.gid),
             ip: ip(&e.daddr),
@@ -545,7 +558,9 @@ impl Output for Json {
             pid: e.pid,
             tid: e.tid,
             comm: lossy(e.name.bytes()),
+            comm_raw: raw(e.name.bytes()),
             old_comm: None,
+            old_comm_raw: None,
             uid: e.uid,
             euid: None,
             gid: e.gid,
@@ -561,7 +576,10 @@ impl Output for Json {
             truncated: cuts,
         };
         match &e.what {
-            What::Comm(old) => object.old_comm = Some(lossy(old.bytes())),
+            What::Comm(old) => {
+                object.old_comm = Some(lossy(old.bytes()));
+                object.old_comm_raw = raw(old.bytes());
+            }
             What::Notice(NoticeKind::Uid { real, effective }) => {
                 (object.uid, object.euid) = (Some(*real), Some(*effective));
             }

@@ -4,6 +4,7 @@
 
 mod bound;
 mod json;
+mod line;
 pub mod sockets;
 mod table;
 mod text;

@@ -4,13 +4,14 @@
 //! man/tcpconnect.8. Does no I/O.
 
 use std::borrow::Cow;
-use std::io;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use serde_json::Serializer;
-use serde_json::ser::Formatter;
 
+use super::line::Raw;
+use super::line::lossy;
+use super::line::put;
+use super::line::raw;
 use super::text;
 use crate::community_id;
 use crate::sockets;
@@ -186,9 +187,10 @@ struct SocketObject<'a> {
     daddr: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dport: Option<u16>,
-    /// Bytes that are not UTF-8 become U+FFFD.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_raw: Option<Raw<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,6 +201,8 @@ struct SocketObject<'a> {
     fd: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     comm: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comm_raw: Option<Raw<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
     netns: u32,
@@ -272,12 +276,14 @@ fn json(line: &Line, time: &str, out: &mut Vec<u8>) {
         lport: ends.map(|ends| ends.lport).filter(|&port| port != 0),
         daddr: distant.as_ref().map(Short::as_str),
         dport: remote.map(|(_, port)| port).filter(|&port| port != 0),
-        path: path.map(String::from_utf8_lossy),
+        path: path.map(lossy),
+        path_raw: path.and_then(raw),
         peer: socket.unix().and_then(|ends| ends.peer),
         community_id: id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
         pid: line.pid,
         fd: line.fd,
-        comm: line.comm.map(String::from_utf8_lossy),
+        comm: line.comm.map(lossy),
+        comm_raw: line.comm.and_then(raw),
         uid: socket.uid,
         netns: socket.netns,
         inode: (socket.inode != 0).then_some(socket.inode),
@@ -307,38 +313,12 @@ fn osquery(line: &Line, out: &mut Vec<u8>) {
         remote_address: distant.as_ref().map_or("", Short::as_str),
         local_port: ends.map_or(0, |ends| ends.lport),
         remote_port: ends.map_or(0, |ends| ends.rport),
-        path: String::from_utf8_lossy(path),
+        path: lossy(path),
         // osquery knows those of TCP only.
         state: if has_tcp_states(socket) { state(socket) } else { "" },
         net_namespace: socket.netns,
     };
     put(out, &object);
-}
-
-/// Also escapes what JSON lets stand but a terminal may act upon.
-struct Harmless;
-
-impl Formatter for Harmless {
-    fn write_string_fragment<W: ?Sized + io::Write>(
-        &mut self,
-        to: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        let is_bad = |c: char| c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c);
-        let mut start = 0;
-        for (at, bad) in fragment.match_indices(is_bad) {
-            to.write_all(&fragment.as_bytes()[start..at])?;
-            bad.encode_utf16().try_for_each(|unit| write!(to, "\\u{unit:04x}"))?;
-            start = at + bad.len();
-        }
-        to.write_all(&fragment.as_bytes()[start..])
-    }
-}
-
-fn put(out: &mut Vec<u8>, object: &impl Serialize) {
-    let mut serializer = Serializer::with_formatter(&mut *out, Harmless);
-    object.serialize(&mut serializer).expect("writing to a Vec cannot fail");
-    out.push(b'\n');
 }
 
 #[cfg(test)]
@@ -407,7 +387,7 @@ mod tests {
     #[test]
     fn a_connection_has_all_there_is() {
         let socket = tcp("::ffff:192.0.2.1", "::ffff:198.51.100.7", 443, sockets::ESTABLISHED);
-        insta::assert_snapshot!(shown(Form::Json, held(&socket)), @r#"{"event":"socket","time":"2026-11-21T04:30:05.000001Z","family":"inet6","protocol":"tcp","state":"ESTABLISHED","saddr":"::ffff:192.0.2.1","lport":40000,"daddr":"::ffff:198.51.100.7","dport":443,"community_id":"1:lWOTJwBjzASkHgo+w0kukpG9z0M=","pid":12,"fd":3,"comm":"a\u001b\n�b","uid":1000,"netns":4026531833,"inode":77,"conn_id":"18446744073709551615"}"#);
+        insta::assert_snapshot!(shown(Form::Json, held(&socket)), @r#"{"event":"socket","time":"2026-11-21T04:30:05.000001Z","family":"inet6","protocol":"tcp","state":"ESTABLISHED","saddr":"::ffff:192.0.2.1","lport":40000,"daddr":"::ffff:198.51.100.7","dport":443,"community_id":"1:lWOTJwBjzASkHgo+w0kukpG9z0M=","pid":12,"fd":3,"comm":"a\u001b\n�b","comm_raw":"YRsK/2I=","uid":1000,"netns":4026531833,"inode":77,"conn_id":"18446744073709551615"}"#);
         insta::assert_snapshot!(shown(Form::Osquery, held(&socket)), @r#"{"pid":12,"fd":3,"socket":77,"family":10,"protocol":6,"local_address":"::ffff:192.0.2.1","remote_address":"::ffff:198.51.100.7","local_port":40000,"remote_port":443,"path":"","state":"ESTABLISHED","net_namespace":4026531833}"#);
     }
 
@@ -416,7 +396,7 @@ mod tests {
         let socket = unix(b"@a\0\x1b[31m\n");
         let line = Line { peer_path: Some(b"/run/x y"), ..held(&socket) };
         insta::assert_snapshot!(shown(Form::Table, line), @r"unix   stream ESTABLISHED @a\x00\x1b[31m\x0a -     /run/x y         -     12      3     a\x1b\x0a\xffb");
-        insta::assert_snapshot!(shown(Form::Json, line), @r#"{"event":"socket","time":"2026-11-21T04:30:05.000001Z","family":"unix","protocol":"stream","state":"ESTABLISHED","path":"@a\u0000\u001b[31m\n","peer":78,"pid":12,"fd":3,"comm":"a\u001b\n�b","uid":1000,"netns":4026531833,"inode":77,"conn_id":"18446744073709551615"}"#);
+        insta::assert_snapshot!(shown(Form::Json, line), @r#"{"event":"socket","time":"2026-11-21T04:30:05.000001Z","family":"unix","protocol":"stream","state":"ESTABLISHED","path":"@a\u0000\u001b[31m\n","peer":78,"pid":12,"fd":3,"comm":"a\u001b\n�b","comm_raw":"YRsK/2I=","uid":1000,"netns":4026531833,"inode":77,"conn_id":"18446744073709551615"}"#);
         insta::assert_snapshot!(shown(Form::Osquery, line), @r#"{"pid":12,"fd":3,"socket":77,"family":1,"protocol":0,"local_address":"","remote_address":"","local_port":0,"remote_port":0,"path":"@a\u0000\u001b[31m\n","state":"","net_namespace":4026531833}"#);
         assert!(shown(Form::Table, held(&unix(b""))).starts_with("unix   stream ESTABLISHED - "));
         // CSI, and what turns the writing round.

@@ -10,6 +10,8 @@ use std::net::Ipv6Addr;
 use nix::errno::Errno;
 
 use crate::event::Args;
+use crate::harmless::is_harmless;
+use crate::harmless::is_plain;
 
 /// Pads what was written since `start` to `width` columns, on the right.
 pub fn pad(out: &mut Vec<u8>, start: usize, width: usize) {
@@ -103,7 +105,7 @@ pub fn link(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Returns the columns used.
 fn untrusted(out: &mut Vec<u8>, bytes: &[u8], width: usize) -> usize {
-    if bytes.iter().all(|b| (0x20..0x7f).contains(b)) {
+    if is_plain(bytes) {
         let shown = &bytes[..bytes.len().min(width)];
         out.extend_from_slice(shown);
         return shown.len();
@@ -205,17 +207,6 @@ fn octal(out: &mut Vec<u8>, byte: u8) {
 
 fn escape(out: &mut Vec<u8>, byte: u8) {
     write!(out, "\\x{byte:02x}").expect("writing to a Vec cannot fail");
-}
-
-/// Not a control character, and nothing that reorders or hides what follows:
-/// bidirectional controls, zero-width and other format characters, tags,
-/// line and paragraph separators.
-fn is_harmless(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An object of JSON becomes a line: one that a terminal is told nothing by, and that
+//! keeps the bytes of a name that is no text.
+
+use std::borrow::Cow;
+use std::io;
+
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde::Serializer;
+use serde_json::ser::Formatter;
+
+use crate::harmless::is_harmless;
+use crate::harmless::is_plain;
+
+/// Also escapes what JSON lets stand but a terminal may act upon.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        to: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if is_plain(fragment.as_bytes()) {
+            return to.write_all(fragment.as_bytes());
+        }
+        let mut start = 0;
+        for (at, bad) in fragment.match_indices(|c| !is_harmless(c)) {
+            to.write_all(&fragment.as_bytes()[start..at])?;
+            for unit in bad.encode_utf16() {
+                write!(to, "\\u{unit:04x}")?;
+            }
+            start = at + bad.len();
+        }
+        to.write_all(&fragment.as_bytes()[start..])
+    }
+}
+
+pub fn put(out: &mut Vec<u8>, object: &impl Serialize) {
+    let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Harmless);
+    object.serialize(&mut serializer).expect("writing to a Vec cannot fail");
+    out.push(b'\n');
+}
+
+/// Bytes that are not UTF-8 become U+FFFD.
+pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// Bytes in base64.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a>(&'a [u8]);
+
+/// What a name really is, if it cannot be told from its text: two names may differ in bytes
+/// that are the same there.
+pub fn raw(bytes: &[u8]) -> Option<Raw<'_>> {
+    std::str::from_utf8(bytes).is_err().then_some(Raw(bytes))
+}
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+    }
+}
