@@ -3,6 +3,7 @@
 //! cgroup. Holds only the tables that the options need; without any it does
 //! nothing.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::rc::Rc;
 

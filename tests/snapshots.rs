@@ -1011,6 +1011,8 @@ fn every_object_with(bad: &str) -> String {
         state: 1,
         inode: 1,
         uid: None,
+        device: 0,
+        is_closed: false,
     };
     for form in [lines::Form::Json, lines::Form::Osquery] {
         let comm = Some(bytes);
