@@ -17,6 +17,7 @@ use crate::cli::Snapshot;
 use crate::filter::CommFilter;
 use crate::filter::NetTable;
 use crate::filter::PortSet;
+use crate::privilege;
 
 /// What leaves the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -405,6 +406,11 @@ impl Config {
         const MAX_BUFFER: usize = 64 << 20;
         /// Some 50 MiB of kernel memory.
         const MAX_CONNECTIONS: u32 = 262_144;
+        if self.output.is_some() && privilege::writes_more_than_caller() {
+            return Err("-o would write where you may not, with the rights of the program file; \
+                        redirect its output, or run it as root"
+                .into());
+        }
         if self.buffer_size.is_some_and(|size| size > MAX_BUFFER) {
             return Err("--buffer-size is at most 64M for a program with file capabilities; run \
                         it as root for more"

@@ -29,6 +29,17 @@ pub fn are_lent() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
+/// Whether files can be written here that our caller could not: as another user or group,
+/// or past all permissions. CAP_BPF and its like do not do that.
+pub fn writes_more_than_caller() -> bool {
+    // CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER.
+    const OF_FILES: u64 = 1 << 0 | 1 << 1 | 1 << 3;
+    // SAFETY: they take nothing and cannot fail.
+    let is_other =
+        unsafe { libc::getuid() != libc::geteuid() || libc::getgid() != libc::getegid() };
+    is_other || effective() & OF_FILES != 0
+}
+
 /// What is missing to load any of our programs, or `None`.
 pub fn missing() -> Option<String> {
     missing_from(effective())

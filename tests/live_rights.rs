@@ -4,8 +4,13 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::fs::File;
 use std::fs::Permissions;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -19,6 +24,7 @@ use tempfile::TempDir;
 use super::Cells;
 use super::Tests;
 use super::lab;
+use super::lab::Cgroup;
 use super::lab::Client;
 use super::lab::Done;
 use super::lab::Lab;
@@ -31,6 +37,9 @@ pub const TESTS: &Tests = &[(
         a_btf_file_is_refused_to_a_user_of_file_capabilities,
         a_btf_file_is_refused_where_the_kernel_has_its_own,
         a_btf_file_that_others_may_change_is_refused,
+        bounds_hold_for_a_user_of_file_capabilities,
+        a_record_is_written_with_the_callers_rights_alone,
+        a_full_cgroup_says_what_to_do,
     ],
 )];
 
@@ -149,6 +158,115 @@ fn a_btf_file_is_refused_to_a_user_of_file_capabilities(lab: &Lab) {
     client.knock(81);
     let done = tracer.stop();
     assert_eq!(super::ports(&done), [81], "{done:?}");
+}
+
+fn bounds_hold_for_a_user_of_file_capabilities(_: &Lab) {
+    let lent = Lent::new();
+    for (args, why) in [
+        (&["--buffer-size", "65M"][..], "--buffer-size is at most 64M"),
+        (&["--life", "--max-connections", "262145"], "--max-connections is at most 262144"),
+    ] {
+        let done = lent.run(&[args, &["--duration", "0.01"]].concat());
+        let line = format!(
+            "tcpconnect: {why} for a program with file capabilities; run it as root for more (see \
+             tcpconnect --help)\n"
+        );
+        assert_eq!((done.status.code(), done.stderr), (Some(2), line));
+    }
+}
+
+fn a_record_is_written_with_the_callers_rights_alone(lab: &Lab) {
+    let lent = Lent::new();
+    let (own, roots) = (lent.own("rows"), lent.dir.path().join("rows"));
+    let secret = lent.own("secret");
+    fs::write(&secret, "root's\n").expect("a file");
+    fs::set_permissions(&secret, Permissions::from_mode(0o600)).expect("it is ours");
+    let trace = |file: &Path| {
+        let file = file.to_str().expect("UTF-8");
+        lent.run(&["--attach", &lab.attach, "--duration", "0.01", "-o", file])
+    };
+    trace(&own).assert_quiet_success();
+    let meta = fs::metadata(&own).expect("it is there");
+    assert_eq!((meta.uid(), meta.mode() & 0o777), (NOBODY, 0o600));
+    for file in [&roots, &secret] {
+        let done = trace(file);
+        let line = format!(
+            "tcpconnect: cannot write to --output '{}': Permission denied\n",
+            file.display()
+        );
+        assert_eq!((done.status.code(), done.stderr), (Some(1), line));
+    }
+    assert_eq!(fs::read_to_string(&secret).expect("it is there"), "root's\n");
+    // Set-user-ID, the program could write all of root's files.
+    fs::set_permissions(&lent.program, Permissions::from_mode(0o4755)).expect("it is ours");
+    let done = trace(&secret);
+    let why = "tcpconnect: -o would write where you may not, with the rights of the program file; \
+               redirect its output, or run it as root (see tcpconnect --help)\n";
+    assert_eq!((done.status.code(), done.stderr.as_str()), (Some(2), why));
+}
+
+/// As many programs as a cgroup can have, which do nothing.
+fn fill(cgroup: &File) -> Vec<OwnedFd> {
+    // BPF_CGROUP_MAX_PROGS
+    (0..64)
+        .map(|_| {
+            let insn = |code, imm| libbpf_sys::bpf_insn { code, imm, ..Default::default() };
+            // r0 = 1; exit
+            let program = [insn(0xb7, 1), insn(0x95, 0)];
+            // SAFETY: the program is valid, and copied during the call.
+            let fd = unsafe {
+                libbpf_sys::bpf_prog_load(
+                    libbpf_sys::BPF_PROG_TYPE_SOCK_OPS,
+                    c"full".as_ptr(),
+                    c"GPL".as_ptr(),
+                    program.as_ptr(),
+                    program.len() as _,
+                    std::ptr::null_mut(),
+                )
+            };
+            assert!(fd >= 0, "the program loads: {fd}");
+            // SAFETY: the call above made it, for us.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            let (kind, multi) = (libbpf_sys::BPF_CGROUP_SOCK_OPS, libbpf_sys::BPF_F_ALLOW_MULTI);
+            // SAFETY: takes descriptors and numbers only.
+            let attached = unsafe {
+                libbpf_sys::bpf_prog_attach(fd.as_raw_fd(), cgroup.as_raw_fd(), kind, multi)
+            };
+            assert_eq!(attached, 0, "the program attaches");
+            fd
+        })
+        .collect()
+}
+
+/// In a cgroup namespace, whose root is a cgroup of our own: the host's stays free.
+fn a_full_cgroup_says_what_to_do(_: &Lab) {
+    let cgroup = Cgroup::new("full");
+    let _programs = fill(&File::open(&cgroup.0).expect("it is there"));
+    let procs = CString::new(cgroup.0.join("cgroup.procs").as_os_str().as_bytes()).expect("no NUL");
+    let mount = tcpconnect::cgroup::mount().expect("cgroup v2 is mounted");
+    let mut command = Command::new("sh");
+    let script = "mount --make-rprivate / && umount -l \"$0\" && mount -t cgroup2 none \"$0\" && \
+                  exec \"$1\" --attach sockops --duration 0.01";
+    command.args(["-c", script]).arg(mount).arg(lab::tcpconnect()).stdin(Stdio::null());
+    // SAFETY: only system calls; the text was made before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            let file = libc::open(procs.as_ptr(), libc::O_WRONLY);
+            if libc::write(file, c"0".as_ptr().cast(), 1) != 1
+                || libc::unshare(libc::CLONE_NEWCGROUP | libc::CLONE_NEWNS) != 0
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    let output = command.output().expect("sh runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("tcpconnect: no hook can be attached: sockops: "), "{stderr}");
+    let why = "E2BIG (64 programs of a kind on one cgroup are the kernel's limit: end other \
+               tracers, see bpftool cgroup tree)";
+    assert!(stderr.contains(why) && stderr.lines().count() == 1, "{stderr}");
 }
 
 fn a_btf_file_is_refused_where_the_kernel_has_its_own(lab: &Lab) {
