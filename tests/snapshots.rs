@@ -580,6 +580,7 @@ struct LostObject {
     names: Option<u64>,
     lives: Option<u64>,
     output: Option<u64>,
+    cpu: Option<u64>,
 }
 
 /// Exactly one line, and exactly these fields.
@@ -838,12 +839,13 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         names: 256,
         lives: 128,
         output: 512,
+        cpu: 2048,
     };
     let object: LostObject = parse(&lost(&["-j", "-c"], &all));
     let expected = LostObject {
         event: "lost".into(),
         time: "2026-11-21T04:30:05.123456Z".into(),
-        count: 1 + 2 + 4 + 8 + 32 + 128 + 512,
+        count: 1 + 2 + 4 + 8 + 32 + 128 + 512 + 2048,
         buffer: Some(1),
         skipped: Some(2),
         stash: Some(4),
@@ -854,6 +856,7 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         names: Some(256),
         lives: Some(128),
         output: Some(512),
+        cpu: Some(2048),
     };
     assert_eq!(object, expected);
 }

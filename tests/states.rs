@@ -121,6 +121,42 @@ sockops dns own a.test 9: status 0, rows 1, lport 1
 ",
     },
     State {
+        name: "a_cpu_that_comes_online_later_is_heard",
+        kernels: &[],
+        cmdline: "maxcpus=1",
+        // Twice: an event does not come back with its CPU. Each time a connect of the
+        // other CPU first, which rings for the reader.
+        script: r#"cpu1=/sys/devices/system/cpu/cpu1/online
+                 knock() { taskset $1 /client connect 127.0.0.1 $2 >/dev/null; made=$((made + 1)); }
+                 for hook in fentry kprobe sockops; do for buffer in ring perf; do
+                 	made=0; rm -f /tmp/rows /tmp/ready
+                 	/tcpconnect -j --comm client --attach $hook --buffer $buffer -o /tmp/rows --ready-fd 3 2>/tmp/err 3>/tmp/ready &
+                 	until [ -s /tmp/ready ]; do sleep 0.1; done
+                 	for port in 81 82; do
+                 		echo 1 > $cpu1
+                 		knock 1 80
+                 		until grep -q "\"dport\":$port," /tmp/rows; do knock 2 $port; done
+                 		knock 2 83
+                 		echo 0 > $cpu1
+                 	done
+                 	kill -INT $!; wait $!
+                 	rows=$(grep -c '"event":"connect"' /tmp/rows)
+                 	lost() { sed -n "s/.*\"event\":\"lost\".*\"$1\":\([0-9]*\).*/\1/p" /tmp/rows | awk '{ n += $1 } END { print n + 0 }'; }
+                 	echo $hook $buffer: last $(grep -c '"dport":83,' /tmp/rows), \
+                 		unaccounted $((made - rows - $(lost count))), \
+                 		otherwise lost $(($(lost count) - $(lost cpu)))
+                 	[ $buffer = perf ] || [ $(lost count) = 0 ] || cat /tmp/err
+                 done; done"#,
+        expected: "\
+fentry ring: last 2, unaccounted 0, otherwise lost 0
+fentry perf: last 2, unaccounted 0, otherwise lost 0
+kprobe ring: last 2, unaccounted 0, otherwise lost 0
+kprobe perf: last 2, unaccounted 0, otherwise lost 0
+sockops ring: last 2, unaccounted 0, otherwise lost 0
+sockops perf: last 2, unaccounted 0, otherwise lost 0
+",
+    },
+    State {
         name: "lockdown_for_integrity_changes_nothing",
         kernels: &[],
         cmdline: "lockdown=integrity",

@@ -252,19 +252,35 @@ static __always_inline bool reader_must_wake(void)
 	return true;
 }
 
+/* A perf buffer is of one CPU. Of one that was offline when tracing began there is
+ * none; of one that has been offline since, the event is dead. */
+static __always_inline bool lacks_cpu(long error)
+{
+	if (error != -ENOENT && error != -EOPNOTSUPP)
+		return false;
+	unheard_cpu = bpf_get_smp_processor_id() + 1;
+	return true;
+}
+
 static __always_inline void submit_perf(void *ctx, void *buffer, void *record, __u64 *ts_ns,
 					__u64 size, __u64 *counter, bool wake)
 {
 	__u32 began = era & 1;
 	__u64 bell = 0;
+	long error;
 
 	__sync_fetch_and_add(&in_flight[began], 1);
 	*ts_ns = bpf_ktime_get_ns();
-	if (bpf_perf_event_output(ctx, buffer, BPF_F_CURRENT_CPU, record, size) < 0)
-		count_lost(counter);
+	error = bpf_perf_event_output(ctx, buffer, BPF_F_CURRENT_CPU, record, size);
+	if (error < 0)
+		count_lost(lacks_cpu(error) && counter == &lost.buffer ? &lost.cpu : counter);
 	__sync_fetch_and_add(&in_flight[began], -1);
-	if (wake && reader_must_wake())
-		bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell, sizeof(bell));
+	if (!wake || !reader_must_wake())
+		return;
+	error = bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell, sizeof(bell));
+	/* Then another CPU is to ring. */
+	if (lacks_cpu(error))
+		reader_waits = 1;
 }
 
 static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 size)

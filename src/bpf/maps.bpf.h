@@ -12,6 +12,10 @@ struct lost_counters lost;
 /* Set by user space just before it blocks; cleared by the event that wakes it. */
 volatile __u32 reader_waits;
 
+/* Perf buffer only: a CPU that has none, and 1; 0: none is known. Set by the record
+ * that found none there, cleared by user space. */
+volatile __u32 unheard_cpu;
+
 /*
  * Perf buffer only: programs between reading the clock and the end of their
  * output, by the era in which they began. A task preempted there would hand in

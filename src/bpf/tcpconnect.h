@@ -192,6 +192,7 @@ struct lost_counters {
 	__u64 process; /* no room for a record of a process or a cgroup */
 	__u64 names;   /* no room for what came from port 53 */
 	__u64 lives;   /* no room to keep a connection until its end */
+	__u64 cpu;     /* no perf buffer for the CPU yet: it came online later */
 };
 
 #endif

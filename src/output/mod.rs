@@ -29,6 +29,8 @@ use crate::process::Process;
 pub struct Lost {
     /// No room in the buffer.
     pub buffer: u64,
+    /// On a CPU whose perf buffer was not there yet.
+    pub cpu: u64,
     /// Programs that the kernel skipped.
     pub skipped: u64,
     /// No room to keep a call between two hooks, or a return that was missed.
@@ -60,6 +62,7 @@ impl Lost {
     pub fn since(&self, earlier: &Lost) -> Lost {
         Lost {
             buffer: self.buffer - earlier.buffer,
+            cpu: self.cpu - earlier.cpu,
             skipped: self.skipped - earlier.skipped,
             stash: self.stash - earlier.stash,
             flows: self.flows - earlier.flows,
@@ -73,9 +76,14 @@ impl Lost {
     }
 
     /// Count, JSON name and words of each reason.
-    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 7] {
+    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 8] {
         [
             (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
+            (
+                self.cpu,
+                "cpu",
+                "on CPUs that had just come online (--buffer ring needs no CPU's own)",
+            ),
             (
                 self.skipped,
                 "skipped",
@@ -225,6 +233,7 @@ mod tests {
 
     const LOST: Lost = Lost {
         buffer: 1,
+        cpu: 2048,
         skipped: 2,
         stash: 4,
         flows: 8,
@@ -238,7 +247,7 @@ mod tests {
 
     #[test]
     fn descendants_not_followed_are_no_part_of_the_total() {
-        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128 + 512);
+        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128 + 512 + 2048);
     }
 
     #[test]
@@ -254,7 +263,7 @@ mod tests {
         let names = LOST.reasons().map(|(_, name, _)| name);
         assert_eq!(
             names,
-            ["buffer", "skipped", "stash", "flows", "lives", "undecodable", "output"]
+            ["buffer", "cpu", "skipped", "stash", "flows", "lives", "undecodable", "output"]
         );
     }
 }

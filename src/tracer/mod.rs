@@ -105,7 +105,7 @@ impl Tracer {
             // The ring itself, not libbpf's epoll around it: one wait queue less to
             // go through in the connecting task.
             Transport::Ring(_) => Some(self.skel.maps.ring.as_fd().as_raw_fd()),
-            Transport::Perf { doorbell, .. } => Some(doorbell.epoll_fd()),
+            Transport::Perf { buffers, .. } => Some(buffers.wake_fd()),
             Transport::None => None,
         }
     }
@@ -144,7 +144,7 @@ impl Tracer {
                 };
                 complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
             }
-            Transport::Perf { data, beside, doorbell, ending } => {
+            Transport::Perf { buffers, ending } => {
                 let bss = self.skel.maps.bss_data.as_deref_mut();
                 let bss = bss.context("the BPF object has no counters")?;
                 // SAFETY: valid, aligned integers in the mapped .bss, also used
@@ -157,9 +157,16 @@ impl Tracer {
                     *ending = None;
                 }
                 fence(Ordering::SeqCst);
-                doorbell.consume().context("failed to read the doorbell")?;
-                for buffer in std::iter::once(&*data).chain(beside.as_ref()) {
-                    buffer.consume().context("failed to read the perf buffer")?;
+                buffers.consume().context("failed to read the perf buffer")?;
+                // SAFETY: as above.
+                let unheard = unsafe { (&raw const bss.unheard_cpu).read_volatile() };
+                if let Ok(cpu) = i32::try_from(unheard)
+                    && cpu > 0
+                {
+                    // SAFETY: as above.
+                    unsafe { (&raw mut bss.unheard_cpu).write_volatile(0) };
+                    // It may be offline again by now; what is lost there is counted.
+                    let _ = buffers.add_cpu(cpu - 1);
                 }
                 // SAFETY: as above.
                 let era = unsafe { (&raw const bss.era).read_volatile() };
@@ -192,6 +199,7 @@ impl Tracer {
             // by the kernel, hence volatile.
             let counters = unsafe { (&raw const bss.lost).read_volatile() };
             lost.buffer = counters.buffer;
+            lost.cpu = counters.cpu;
             lost.stash = counters.stash + self.unreturned;
             lost.flows = counters.flows;
             lost.family = counters.family + self.skipped_forks;

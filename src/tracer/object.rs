@@ -271,7 +271,7 @@ impl Setup<'_> {
     }
 }
 
+/// Those that may come online later, too.
 fn cpus() -> u32 {
-    // SAFETY: no arguments in memory.
-    u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+    libbpf_rs::num_possible_cpus().ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
 }

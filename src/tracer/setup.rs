@@ -20,7 +20,6 @@ use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 use libbpf_rs::ObjectBuilder;
 use libbpf_rs::OpenObject;
-use libbpf_rs::PerfBufferBuilder;
 use libbpf_rs::PrintLevel;
 use libbpf_rs::ProgramMut;
 use libbpf_rs::ProgramType;
@@ -33,7 +32,8 @@ use super::Counted;
 use super::Tracer;
 use super::btf;
 use super::btf::BtfFile;
-use super::buffer::QuietPerfBuffer;
+use super::buffer::PerfBuffers;
+use super::buffer::PerfMaps;
 use super::buffer::SharedSink;
 use super::buffer::Transport;
 use super::new_flows;
@@ -576,17 +576,14 @@ impl<'a> Setup<'a> {
             })?;
             return Ok(Transport::Ring(ring.build().map_err(|e| bad(text_of(&e)))?));
         }
-        let pages = self.buffer_bytes / page_size();
-        let map_fd = skel.maps.perf.as_fd().as_raw_fd();
-        let data =
-            QuietPerfBuffer::new(map_fd, pages, Rc::clone(sink)).map_err(|e| bad(text_of(&e)))?;
-        let beside = self.tells_beside().then(|| {
-            let map_fd = skel.maps.beside_perf.as_fd().as_raw_fd();
-            QuietPerfBuffer::new(map_fd, pages, Rc::clone(sink)).map_err(|e| bad(text_of(&e)))
-        });
-        let doorbell = PerfBufferBuilder::new(&skel.maps.doorbell).pages(1).sample_cb(|_, _| ());
-        let doorbell = doorbell.build().map_err(|e| bad(text_of(&e)))?;
-        Ok(Transport::Perf { data, beside: beside.transpose()?, doorbell, ending: None })
+        let maps = PerfMaps {
+            data: skel.maps.perf.as_fd().as_raw_fd(),
+            beside: self.tells_beside().then(|| skel.maps.beside_perf.as_fd().as_raw_fd()),
+            doorbell: skel.maps.doorbell.as_fd().as_raw_fd(),
+            pages: self.buffer_bytes / page_size(),
+        };
+        let buffers = PerfBuffers::new(maps, sink).map_err(|e| bad(text_of(&e)))?;
+        Ok(Transport::Perf { buffers, ending: None })
     }
 }
 
