@@ -487,6 +487,9 @@ impl App<'_> {
         self.reported_at = Instant::now();
         self.tracer.count_skipped();
         let mut lost = self.tracer.lost();
+        if lost.crowded > self.reported.crowded {
+            lost.crowder = self.tracer.crowder();
+        }
         lost.process += self.procs.as_ref().map_or(0, Procs::lost) + self.who.lost();
         lost.names += self.who.lost_names();
         lost.output = self.sink.dropped() + self.uncounted;
@@ -565,7 +568,12 @@ impl App<'_> {
         if lost > 0 {
             let reasons = self.reported.reasons();
             let reasons = reasons.iter().filter(|(count, ..)| *count > 0);
-            let reasons: Vec<_> = reasons.map(|(count, _, why)| format!("{count} {why}")).collect();
+            let crowder = self.tracer.crowder().filter(|_| self.reported.crowded > 0);
+            let reason = |(count, name, why): &(u64, &str, &str)| match crowder {
+                Some(uid) if *name == "crowded" => format!("{count} {why} (most of uid {uid})"),
+                _ => format!("{count} {why}"),
+            };
+            let reasons: Vec<_> = reasons.map(reason).collect();
             let done = if self.config.mode == Mode::Rows { "printed" } else { "counted" };
             // Those that the output did not take were made ready for it.
             let printed = self.printed.saturating_sub(self.reported.output);

@@ -478,6 +478,10 @@ impl Event {
     }
 }
 
+/// SHARE_SHIFT of src/bpf/tcpconnect.h, RING_HEAD of src/bpf/share.bpf.h.
+const SHARE_SHIFT: u32 = 21;
+const RING_HEAD: u64 = 8;
+
 /// A record that is not one of ours.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
@@ -491,13 +495,26 @@ pub enum DecodeError {
     CloseBy(u8),
 }
 
+/// What every kind of record has in its upper half: see tcpconnect.h.
+fn plain_kind(kind: u32) -> types::record_kind {
+    types::record_kind(kind & 0xffff)
+}
+
+/// Whose share of the ring a record takes, and its bytes there.
+pub fn share_of(bytes: &[u8]) -> Option<(usize, u64)> {
+    let kind = u32::from_ne_bytes(*bytes.first_chunk()?);
+    let share = (kind >> SHARE_SHIFT).checked_sub(1)?;
+    Some((share as usize, bytes.len() as u64 + RING_HEAD))
+}
+
 /// Decodes one sample; a perf buffer may pad it at the end.
 pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     let kind = bytes.first_chunk().ok_or(DecodeError::Short(bytes.len()))?;
     let kind = u32::from_ne_bytes(*kind);
-    match types::record_kind(kind & 0xffff) {
+    match plain_kind(kind) {
         types::record_kind::RECORD_CONNECT => {
-            connect(&connect_record(bytes, (kind >> 16) as usize)?).map(Event::Connect)
+            let len = (kind >> 16 & 0x1f) as usize * 8;
+            connect(&connect_record(bytes, len)?).map(Event::Connect)
         }
         types::record_kind::RECORD_RESULT | types::record_kind::RECORD_CLOSE => {
             life(&record(bytes)?).map(|life| Event::Life(Box::new(life)))
@@ -571,7 +588,7 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
 }
 
 fn life(r: &types::life_record) -> Result<Life, DecodeError> {
-    let stage = match types::record_kind(r.connect.kind) {
+    let stage = match plain_kind(r.connect.kind) {
         types::record_kind::RECORD_RESULT => {
             Stage::Result(Outcome::new(r.established != 0, r.connect.error))
         }
@@ -644,7 +661,7 @@ pub fn decode_list(bytes: &[u8]) -> Result<Vec<ProcessEvent>, DecodeError> {
 
 fn process(bytes: &[u8]) -> Result<ProcessEvent, DecodeError> {
     let r: types::process_record = record(bytes)?;
-    let change = match types::record_kind(r.kind) {
+    let change = match plain_kind(r.kind) {
         types::record_kind::RECORD_FORK => Change::Fork,
         types::record_kind::RECORD_EXEC => Change::Exec(image(&r, bytes)?),
         types::record_kind::RECORD_RENAME => Change::Rename(Comm(r.task.comm)),
@@ -694,7 +711,7 @@ fn joined(parts: &[u8]) -> Box<[u8]> {
 
 fn cgroup(r: &types::cgroup_record) -> Result<CgroupEvent, DecodeError> {
     let end = r.name.iter().position(|&b| b == 0).unwrap_or(r.name.len());
-    let came = r.kind == types::record_kind::RECORD_CGROUP_NEW.0;
+    let came = plain_kind(r.kind) == types::record_kind::RECORD_CGROUP_NEW;
     Ok(CgroupEvent {
         ts_ns: r.ts_ns,
         id: r.id,

@@ -17,6 +17,8 @@
 mod client_dns;
 #[path = "client_existing.rs"]
 mod client_existing;
+#[path = "client_fair.rs"]
+mod client_fair;
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
@@ -104,6 +106,7 @@ const TOOLS: &[(&str, Case)] = &[
     ("dns", client_dns::dns),
     ("existing", client_existing::existing),
     ("churn", client_existing::churn),
+    ("storm_below", client_fair::storm_below),
 ];
 
 const LO4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -281,6 +281,8 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let flow = Flow { saddr: address, daddr: address, dport: 1, connects: 1 };
     let lost = Lost {
         buffer: 1,
+        crowded: 1,
+        crowder: Some(1),
         cpu: 1,
         skipped: 1,
         stash: 1,

@@ -10,6 +10,7 @@ macro_rules! tests {
 mod lab;
 mod live_dns;
 mod live_existing;
+mod live_fair;
 mod live_life;
 mod live_output;
 mod live_procs;
@@ -111,6 +112,7 @@ fn main() {
         let has = |cells: &Cells| cells.have(attach, one_buffer, one_rung);
         for (group, tests) in [
             ("", TESTS),
+            ("fair::", live_fair::TESTS),
             ("", live_life::TESTS),
             ("", live_output::TESTS),
             ("procs::", live_procs::TESTS),

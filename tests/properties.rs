@@ -43,6 +43,7 @@ use tcpconnect::event::Stage;
 use tcpconnect::event::decode;
 use tcpconnect::event::decode_flow;
 use tcpconnect::event::decode_list;
+use tcpconnect::event::share_of;
 use tcpconnect::event::sort_flows;
 use tcpconnect::filter::CommFilter;
 use tcpconnect::filter::Net;
@@ -392,14 +393,16 @@ proptest! {
     #[test]
     fn what_is_left_out_of_a_record_is_not_known(
         record in record(), len in prop_oneof![Just(112usize), Just(120)],
-        padding in prop::collection::vec(any::<u8>(), 0..8),
+        padding in prop::collection::vec(any::<u8>(), 0..8), share in 0..=1024u32,
     ) {
         let whole = Record { start_ns: 0, exec_id: 0, vpid: 0, ..record.clone() };
         let whole = if len == 112 { Record { cookie: 0, ..whole } } else { whole };
-        let kind = record.kind | (len as u32) << 16;
+        let kind = record.kind | (len as u32 / 8) << 16 | share << 21;
         let mut bytes = Record { kind, ..record }.bytes();
         bytes.truncate(len);
         prop_assert_eq!(decode(&bytes[..len - 1]), Err(DecodeError::Short(len - 1)));
+        let counted = (share > 0).then(|| (share as usize - 1, len as u64 + 8));
+        prop_assert_eq!(share_of(&bytes), counted);
         bytes.extend(padding);
         prop_assert_eq!(decode(&bytes), decode(&whole.bytes()));
     }

@@ -581,6 +581,8 @@ struct LostObject {
     lives: Option<u64>,
     output: Option<u64>,
     cpu: Option<u64>,
+    crowded: Option<u64>,
+    crowded_uid: Option<u32>,
 }
 
 /// Exactly one line, and exactly these fields.
@@ -840,12 +842,14 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         lives: 128,
         output: 512,
         cpu: 2048,
+        crowded: 1024,
+        crowder: Some(7),
     };
     let object: LostObject = parse(&lost(&["-j", "-c"], &all));
     let expected = LostObject {
         event: "lost".into(),
         time: "2026-11-21T04:30:05.123456Z".into(),
-        count: 1 + 2 + 4 + 8 + 32 + 128 + 512 + 2048,
+        count: 1 + 2 + 4 + 8 + 32 + 128 + 512 + 1024 + 2048,
         buffer: Some(1),
         skipped: Some(2),
         stash: Some(4),
@@ -857,6 +861,8 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         lives: Some(128),
         output: Some(512),
         cpu: Some(2048),
+        crowded: Some(1024),
+        crowded_uid: Some(7),
     };
     assert_eq!(object, expected);
 }

@@ -6,9 +6,6 @@
 #ifndef CONNECT_BPF_H
 #define CONNECT_BPF_H
 
-const volatile bool use_ring;	/* else the perf buffer */
-const volatile __u32 ring_bytes;
-const volatile bool want_prompt; /* --procs: wake the reader for what is beside, too */
 const volatile bool count_only;	 /* -c */
 const volatile bool want_leader_comm;
 const volatile bool want_netns_id;
@@ -239,100 +236,6 @@ static __always_inline void count_flow(const struct connect_record *r)
 		count_lost(&lost.flows);
 }
 
-/*
- * Waking the reader costs more than all the rest of a connect's tracing (7 us
- * through the ring, 12 us through a perf buffer), so only a waiting reader is
- * woken; a busy one comes back by its own timer.
- */
-static __always_inline bool reader_must_wake(void)
-{
-	if (!reader_waits)
-		return false;
-	reader_waits = 0;
-	return true;
-}
-
-/* A perf buffer is of one CPU. Of one that was offline when tracing began there is
- * none; of one that has been offline since, the event is dead. */
-static __always_inline bool lacks_cpu(long error)
-{
-	if (error != -ENOENT && error != -EOPNOTSUPP)
-		return false;
-	unheard_cpu = bpf_get_smp_processor_id() + 1;
-	return true;
-}
-
-static __always_inline void submit_perf(void *ctx, void *buffer, void *record, __u64 *ts_ns,
-					__u64 size, __u64 *counter, bool wake)
-{
-	__u32 began = era & 1;
-	__u64 bell = 0;
-	long error;
-
-	__sync_fetch_and_add(&in_flight[began], 1);
-	*ts_ns = bpf_ktime_get_ns();
-	error = bpf_perf_event_output(ctx, buffer, BPF_F_CURRENT_CPU, record, size);
-	if (error < 0)
-		count_lost(lacks_cpu(error) && counter == &lost.buffer ? &lost.cpu : counter);
-	__sync_fetch_and_add(&in_flight[began], -1);
-	if (!wake || !reader_must_wake())
-		return;
-	error = bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell, sizeof(bell));
-	/* Then another CPU is to ring. */
-	if (lacks_cpu(error))
-		reader_waits = 1;
-}
-
-static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 size)
-{
-	void *out;
-
-	out = bpf_ringbuf_reserve(&ring, size, 0);
-	/* The clock is read inside the reservation: then no record that is
-	 * still to come can be older than one already consumed. */
-	*ts_ns = bpf_ktime_get_ns();
-	if (!out) {
-		count_lost(&lost.buffer);
-		return;
-	}
-	/* Of an unknown alignment clang copies byte by byte: 290 instructions more. */
-	__builtin_memcpy(__builtin_assume_aligned(out, 8), __builtin_assume_aligned(record, 8),
-			 size);
-	bpf_ringbuf_submit(out, reader_must_wake() ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
-}
-
-static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const __u64 size)
-{
-	if (use_ring)
-		submit_ring(record, ts_ns, size);
-	else
-		submit_perf(ctx, &perf, record, ts_ns, size, &lost.buffer, true);
-}
-
-/*
- * What is no row of its own takes at most half of the ring, so that no storm of it
- * loses a connect; beside the perf buffer it has one of its own. The reader's
- * timer is enough for it unless there is much.
- */
-static __always_inline void submit_beside(void *ctx, void *record, __u64 *ts_ns, __u64 size,
-					  __u64 *counter)
-{
-	bool wake = want_prompt;
-
-	if (use_ring) {
-		__u64 used = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
-
-		wake = (wake || used > ring_bytes / 8) && reader_must_wake();
-		*ts_ns = bpf_ktime_get_ns();
-		if (used > ring_bytes / 2 ||
-		    bpf_ringbuf_output(&ring, record, size,
-				       wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
-			count_lost(counter);
-	} else {
-		submit_perf(ctx, &beside_perf, record, ts_ns, size, counter, wake);
-	}
-}
-
 static __always_inline void fill_life(const enum side side, const struct connect_record *r,
 				      struct life_record *life)
 {
@@ -384,7 +287,7 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 	if (level < ALL) {
 		const __u64 len = level < MORE ? TABLE_LEN : MORE_LEN;
 
-		r->kind |= len << 16;
+		r->kind |= len / 8 << LEN_SHIFT;
 		submit(ctx, r, &r->ts_ns, len);
 		return;
 	}

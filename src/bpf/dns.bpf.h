@@ -92,7 +92,7 @@ static __always_inline void submit_bytes(struct __sk_buff *skb, struct dns_piece
 		if (bpf_skb_load_bytes(skb, at, piece->bytes, len))
 			return;
 		piece->head.len = len;
-		submit_beside(skb, piece, &piece->head.ts_ns, sizeof(piece->head) + len,
+		submit_beside(skb, false, piece, &piece->head.ts_ns, sizeof(piece->head) + len,
 			      &lost.names);
 		piece->head.seq += len;
 		at += len;
@@ -128,7 +128,7 @@ static __always_inline void report_dns(struct __sk_buff *skb, __u8 protocol, __u
 		/* The SYN takes a number in the sequence. */
 		piece->head.seq = bpf_ntohl(tcp.seq) + piece->head.begins;
 		if (piece->head.begins)
-			submit_beside(skb, piece, &piece->head.ts_ns, sizeof(piece->head),
+			submit_beside(skb, false, piece, &piece->head.ts_ns, sizeof(piece->head),
 				      &lost.names);
 		piece->head.begins = false;
 	} else {

@@ -83,7 +83,7 @@ static __always_inline void forget(__u64 key, struct life_record *life, bool kee
 static __always_inline void submit_life(void *ctx, struct life_record *life, __u32 kind)
 {
 	life->connect.kind = kind;
-	submit(ctx, life, &life->connect.ts_ns, sizeof(*life));
+	submit_of(life, ctx, life, &life->connect.ts_ns, sizeof(*life));
 }
 
 static __always_inline void connection_changed(void *ctx, void *sk, int oldstate,

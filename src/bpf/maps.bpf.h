@@ -12,6 +12,10 @@ struct lost_counters lost;
 /* Set by user space just before it blocks; cleared by the event that wakes it. */
 volatile __u32 reader_waits;
 
+/* The ring fills up, and what users have in it is counted; see share.bpf.h. */
+volatile __u32 crowding;
+struct share shares[SHARES];
+
 /* Perf buffer only: a CPU that has none, and 1; 0: none is known. Set by the record
  * that found none there, cleared by user space. */
 volatile __u32 unheard_cpu;

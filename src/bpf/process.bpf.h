@@ -20,7 +20,7 @@ const volatile bool may_probe;	    /* paths, arguments and new names need probe 
 
 static __always_inline void submit_process(void *ctx, void *record, __u64 *ts_ns, __u64 size)
 {
-	submit_beside(ctx, record, ts_ns, size, &lost.process);
+	submit_beside(ctx, true, record, ts_ns, size, &lost.process);
 }
 
 static __always_inline void fill_process(const bool typed, struct task_struct *task,

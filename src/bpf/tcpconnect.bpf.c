@@ -12,6 +12,8 @@
 #include "maps.bpf.h"
 #include "read.bpf.h"
 #include "filter.bpf.h"
+#include "share.bpf.h"
+#include "submit.bpf.h"
 #include "connect.bpf.h"
 #include "kprobe.bpf.h"
 #include "life.bpf.h"

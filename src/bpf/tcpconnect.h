@@ -67,10 +67,18 @@ struct task_facts {
 	__u8 leader[16]; /* the process's name; zero unless asked for */
 };
 
+/* In the upper half of a connect's kind is how many bytes there are, in eights; 0:
+ * all. In that of every record, whose share of the ring it takes, and 1; 0: it was not
+ * counted (see share.bpf.h). */
+#define LEN_SHIFT 16
+#define SHARE_SHIFT 21
+#define SHARE_BITS 10
+#define SHARES (1 << SHARE_BITS)
+
 /* As much of it leaves the kernel as is asked for: up to cookie, up to start_ns,
  * or all. */
 struct connect_record {
-	__u32 kind; /* in the upper half how many bytes there are; 0: all */
+	__u32 kind; /* see LEN_SHIFT and SHARE_SHIFT */
 	__u32 netns; /* inode; 0 unless asked for */
 	__u64 ts_ns;
 	struct task_facts task;
@@ -193,6 +201,16 @@ struct lost_counters {
 	__u64 names;   /* no room for what came from port 53 */
 	__u64 lives;   /* no room to keep a connection until its end */
 	__u64 cpu;     /* no perf buffer for the CPU yet: it came online later */
+	__u64 crowded; /* too much of its user's in the ring */
+};
+
+/* What some users have in the ring, bytes. */
+struct share {
+	__u64 taken;	/* by their records, all of them */
+	__u64 returned; /* of those that user space has read; only it writes this */
+	__u64 refused;	/* records for which there was no room left in this share */
+	__u32 uid;	/* whose was the last of these */
+	__u32 pad;
 };
 
 #endif

@@ -354,9 +354,15 @@ typedef struct {
 	unsigned int val;
 } kgid_t;
 
+struct user_namespace {
+	struct user_namespace *parent;
+	kuid_t owner;
+};
+
 struct cred {
 	kuid_t uid;
 	kgid_t gid;
+	struct user_namespace *user_ns;
 };
 
 struct kernfs_node {

@@ -624,6 +624,9 @@ impl Output for Json {
             if count > 0 {
                 object.insert(reason.into(), count.into());
             }
+            if let (true, "crowded", Some(uid)) = (count > 0, reason, lost.crowder) {
+                object.insert("crowded_uid".into(), uid.into());
+            }
         }
         put(out, &object);
     }

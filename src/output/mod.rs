@@ -29,6 +29,10 @@ use crate::process::Process;
 pub struct Lost {
     /// No room in the buffer.
     pub buffer: u64,
+    /// Their users had too much in the ring.
+    pub crowded: u64,
+    /// The one of these who was refused most often.
+    pub crowder: Option<u32>,
     /// On a CPU whose perf buffer was not there yet.
     pub cpu: u64,
     /// Programs that the kernel skipped.
@@ -62,6 +66,8 @@ impl Lost {
     pub fn since(&self, earlier: &Lost) -> Lost {
         Lost {
             buffer: self.buffer - earlier.buffer,
+            crowded: self.crowded - earlier.crowded,
+            crowder: self.crowder.filter(|_| self.crowded > earlier.crowded),
             cpu: self.cpu - earlier.cpu,
             skipped: self.skipped - earlier.skipped,
             stash: self.stash - earlier.stash,
@@ -76,9 +82,10 @@ impl Lost {
     }
 
     /// Count, JSON name and words of each reason.
-    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 8] {
+    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 9] {
         [
             (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
+            (self.crowded, "crowded", "of users who filled the buffer, to leave room for others"),
             (
                 self.cpu,
                 "cpu",
@@ -233,6 +240,8 @@ mod tests {
 
     const LOST: Lost = Lost {
         buffer: 1,
+        crowded: 1024,
+        crowder: Some(7),
         cpu: 2048,
         skipped: 2,
         stash: 4,
@@ -247,7 +256,7 @@ mod tests {
 
     #[test]
     fn descendants_not_followed_are_no_part_of_the_total() {
-        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128 + 512 + 2048);
+        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128 + 512 + 1024 + 2048);
     }
 
     #[test]
@@ -263,7 +272,17 @@ mod tests {
         let names = LOST.reasons().map(|(_, name, _)| name);
         assert_eq!(
             names,
-            ["buffer", "cpu", "skipped", "stash", "flows", "lives", "undecodable", "output"]
+            [
+                "buffer",
+                "crowded",
+                "cpu",
+                "skipped",
+                "stash",
+                "flows",
+                "lives",
+                "undecodable",
+                "output"
+            ]
         );
     }
 }

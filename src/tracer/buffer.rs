@@ -14,6 +14,7 @@ use libbpf_rs::libbpf_sys;
 
 use crate::event::Event;
 use crate::event::decode;
+use crate::event::share_of;
 
 /// Where the bytes of a perf event's sample begin.
 const SAMPLE_HEAD: usize = 12;
@@ -24,10 +25,19 @@ const SAMPLE_HEAD: usize = 12;
 pub(super) struct Sink {
     pub(super) events: Vec<Event>,
     pub(super) undecodable: u64,
+    /// Bytes of each share of the ring that were read so far.
+    pub(super) returned: Vec<u64>,
+    pub(super) has_returned: bool,
 }
 
 impl Sink {
     pub(super) fn take(&mut self, sample: &[u8]) {
+        if let Some((share, size)) = share_of(sample)
+            && let Some(returned) = self.returned.get_mut(share)
+        {
+            *returned += size;
+            self.has_returned = true;
+        }
         match decode(sample) {
             Ok(event) => self.events.push(event),
             Err(_) => self.undecodable += 1,

@@ -34,6 +34,7 @@ use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::query::PerfEventType;
 
 use self::buffer::SharedSink;
+use self::buffer::Sink;
 use self::buffer::Transport;
 use self::list::Lister;
 use self::rung::LIST_PROGRAM;
@@ -135,14 +136,17 @@ impl Tracer {
                     return Err(error).context("failed to read the ring buffer");
                 }
                 more = usize::try_from(n).is_ok_and(|n| n >= BATCH);
-                let taken = &self.sink.borrow().events;
+                let last_ns = self.sink.borrow().events.last().map(Event::ts_ns);
                 // Two records of about the same age may be in the ring in the
                 // other order, one still being written.
                 let end_ns = match more {
-                    true => taken.last().map_or(before_ns, Event::ts_ns),
+                    true => last_ns.unwrap_or(before_ns),
                     false => before_ns,
                 };
                 complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
+                if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
+                    return_shares(bss, &mut self.sink.borrow_mut());
+                }
             }
             Transport::Perf { buffers, ending } => {
                 let bss = self.skel.maps.bss_data.as_deref_mut();
@@ -200,6 +204,7 @@ impl Tracer {
             let counters = unsafe { (&raw const bss.lost).read_volatile() };
             lost.buffer = counters.buffer;
             lost.cpu = counters.cpu;
+            lost.crowded = counters.crowded;
             lost.stash = counters.stash + self.unreturned;
             lost.flows = counters.flows;
             lost.family = counters.family + self.skipped_forks;
@@ -208,6 +213,15 @@ impl Tracer {
             lost.lives = counters.lives + self.forgotten;
         }
         lost
+    }
+
+    /// The user whose records were refused most often for what that one had in the ring.
+    pub fn crowder(&self) -> Option<u32> {
+        let bss = self.skel.maps.bss_data.as_deref()?;
+        // SAFETY: valid, aligned structs in the mapped .bss, also written by the
+        // kernel, hence volatile.
+        let shares = bss.shares.iter().map(|share| unsafe { std::ptr::read_volatile(share) });
+        shares.filter(|share| share.refused > 0).max_by_key(|share| share.refused).map(|s| s.uid)
     }
 
     /// Asks the kernel how often it skipped our programs: a system call for each.
@@ -364,6 +378,17 @@ impl Tracer {
         let slot = 0u32.to_ne_bytes();
         let put = self.skel.maps.flows.update(&slot, &fd, MapFlags::ANY);
         put.context("failed to set the table of counts")
+    }
+}
+
+/// Takes what was read off the shares of those who had it in the ring.
+fn return_shares(bss: &mut types::bss, sink: &mut Sink) {
+    if std::mem::take(&mut sink.has_returned) {
+        for (share, returned) in bss.shares.iter_mut().zip(&sink.returned) {
+            // SAFETY: a valid, aligned u64 in the mapped .bss that the kernel reads,
+            // hence volatile.
+            unsafe { (&raw mut share.returned).write_volatile(*returned) };
+        }
     }
 }
 

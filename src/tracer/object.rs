@@ -92,6 +92,7 @@ impl Setup<'_> {
         data.want_cgroup_names = self.cgroup_names;
         data.wanted_cgroup_names = u32::try_from(self.patterns.len())?;
         data.ring_bytes = u32::try_from(self.buffer_bytes)?;
+        data.share_seed = u32::from_ne_bytes(random()?);
         match self.pid_set() {
             true => data.want_pid_set = true,
             false => data.want_pid = self.roots.first().copied().unwrap_or(0),
@@ -269,6 +270,17 @@ impl Setup<'_> {
         }
         Ok(())
     }
+}
+
+/// What nobody can guess.
+fn random() -> Result<[u8; 4]> {
+    let mut bytes = [0; 4];
+    // SAFETY: writes at most so many bytes into memory of ours.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if n != bytes.len() as isize {
+        return Err(std::io::Error::last_os_error()).context("failed to get random bytes");
+    }
+    Ok(bytes)
 }
 
 /// Those that may come online later, too.

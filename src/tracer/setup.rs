@@ -77,6 +77,8 @@ const DEFAULT_RING_BYTES: usize = 1 << 20;
 const PROCESS_RING_BYTES: usize = 4 << 20;
 /// Per CPU; a sample takes as much, and a header.
 const DEFAULT_PERF_BYTES: usize = 1 << 20;
+/// SHARES in src/bpf/tcpconnect.h.
+const SHARES: usize = 1 << 10;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
 /// What libbpf said last; silent unless asked, but its words explain a failure.
@@ -423,6 +425,9 @@ impl<'a> Setup<'a> {
 
         self.fill_maps(&skel)?;
         let sink = SharedSink::default();
+        if self.ring {
+            sink.borrow_mut().returned = vec![0; SHARES];
+        }
         let transport = self.transport(&skel, &sink)?;
         let mut tracer = Tracer {
             links: Vec::new(),
