@@ -50,10 +50,11 @@ pub const MAX_PARENT_EXE: usize = 256;
 pub trait Kernel {
     fn list(&self) -> Result<Vec<ProcessEvent>>;
 
-    /// How often this process, if it is alive, and its ancestors have called exec.
-    fn exec_id(&self, proc_pid: u32, start_ns: u64) -> Option<u32> {
+    /// How often this process and its ancestors have called exec; `Some(None)` if it is
+    /// not in the list, `None` if nobody says.
+    fn exec_id(&self, proc_pid: u32, start_ns: u64) -> Option<Option<u32>> {
         let same = |e: &&ProcessEvent| e.proc_pid == proc_pid && e.start_ns == start_ns;
-        self.list().ok()?.iter().find(same).map(|e| e.exec_id)
+        Some(self.list().ok()?.iter().find(same).map(|e| e.exec_id))
     }
 }
 
@@ -252,7 +253,7 @@ impl Processes {
             }
             while let Some(i) = line.pop() {
                 let (e, state) = (&before[i], states[i].take());
-                let parent = (e.parent != 0).then(|| processes.parent(e));
+                let parent = (e.parent != 0).then(|| processes.parent(e, None));
                 processes.add(e, parent.as_deref(), state.expect("only those not yet added"));
             }
         }
@@ -340,7 +341,12 @@ impl Processes {
             // The list at start had it already, and is the later word.
             return;
         }
-        let parent = (event.parent != 0).then(|| self.parent(event));
+        // A child runs what its parent ran when it forked.
+        let exec_id = match event.change {
+            Change::Fork => Some(event.exec_id).filter(|&id| id != NOT_ITS_PARENTS),
+            _ => None,
+        };
+        let parent = (event.parent != 0).then(|| self.parent(event, exec_id));
         let state = state.unwrap_or_else(|| {
             if let Some(parent) = &parent {
                 parent.forked_as(event.exec_id);
@@ -379,15 +385,10 @@ impl Processes {
 
     /// From /proc if its own fork was lost, or the kernel has not listed it: on
     /// one machine's 6.18 the list lacks pid 1.
-    fn parent(&mut self, event: &ProcessEvent) -> Rc<Process> {
+    fn parent(&mut self, event: &ProcessEvent, exec_id: Option<u32>) -> Rc<Process> {
         if let Some(parent) = self.same(event.parent, event.parent_start_ns) {
             return Rc::clone(parent);
         }
-        // A child runs what its parent ran when it forked.
-        let exec_id = match event.change {
-            Change::Fork => Some(event.exec_id).filter(|&id| id != NOT_ITS_PARENTS),
-            _ => None,
-        };
         let late = Late {
             pid: event.parent,
             proc_pid: event.parent,
@@ -402,7 +403,8 @@ impl Processes {
     fn found_late(&mut self, late: Late) -> Rc<Process> {
         let (ppid, state) = self.look_up(&late);
         let Late { pid, proc_pid, start_ns, .. } = late;
-        let is_there = state.source == Source::Procfs;
+        let is_there = ppid.is_some();
+        let ppid = ppid.unwrap_or(0);
         let known = Known { pid, start_ns, ppid, proc_pid, state: RefCell::new(state) };
         // As /proc has just told it.
         let parent = self.now(ppid).filter(|p| is_there && p.start_ns <= start_ns);
@@ -442,22 +444,31 @@ impl Processes {
     }
 
     /// Who this process is now, if it still is that process and runs that program;
-    /// and its parent.
-    fn look_up(&self, late: &Late) -> (u32, State) {
+    /// and its parent, if it lives.
+    fn look_up(&self, late: &Late) -> (Option<u32>, State) {
         let is_it = |stat: &Stat| stat.is(late.start_ns) && !stat.is_exiting;
-        let exec_id = || self.kernel.as_ref()?.exec_id(late.proc_pid, late.start_ns);
+        let ask = || self.kernel.as_ref()?.exec_id(late.proc_pid, late.start_ns);
         let stat = stat_of(late.proc_pid).filter(is_it);
-        let wanted = stat.as_ref().and_then(|_| late.exec_id.or_else(exec_id));
-        let image = wanted.and_then(|_| image_of(late.proc_pid));
-        let found = image.as_ref().and_then(|_| exec_id());
-        // Only if it lives on, and runs no later program, is what was read its own.
-        let image =
-            image.filter(|_| found == wanted && stat_of(late.proc_pid).as_ref().is_some_and(is_it));
+        let before = match late.exec_id {
+            Some(exec_id) => Some(Some(exec_id)),
+            None => stat.as_ref().and_then(|_| ask()),
+        };
+        let image = stat.as_ref().and(before).and_then(|_| image_of(late.proc_pid));
+        let after = image.as_ref().and_then(|_| ask());
+        // Only if it lives on, and runs no later program, is what was read its own. A
+        // parent that the kernel does not list is as /proc has it.
+        let is_parent = late.name.is_none();
+        let is_same = match after {
+            Some(Some(_)) => after == before,
+            Some(None) => is_parent,
+            None => false,
+        };
+        let image = image.filter(|_| is_same && stat_of(late.proc_pid).as_ref().is_some_and(is_it));
         let name = late.name.or(stat.as_ref().map(|stat| stat.name)).unwrap_or_default();
         // Where the kernel was not asked, or does not say, the next connect looks again.
-        let exec_id = found.and(wanted).unwrap_or(0);
+        let exec_id = after.flatten().and(before).flatten().unwrap_or(0);
         let state = self.told_by_procfs(name, late.uid, image, exec_id);
-        (stat.map_or(0, |stat| stat.parent), state)
+        (stat.map(|stat| stat.parent), state)
     }
 
     fn told_by_procfs(&self, name: Comm, uid: u32, image: Option<Image>, exec_id: u32) -> State {

@@ -285,3 +285,21 @@ fn a_dead_ancestor_keeps_its_path_and_no_arguments() {
     assert_eq!(parent.image().exe.as_deref(), Some(&path.as_bytes()[1_001 - MAX_PARENT_EXE - 1..]));
     assert_eq!((parent.image().args.clone(), parent.source()), (None, Source::Exec));
 }
+
+#[test]
+fn a_parent_that_the_kernel_does_not_list_is_looked_up_once() {
+    let own = listed(4);
+    let child = |pid| forked(pid, own.start_ns + 1, (own.pid, own.start_ns), 4);
+    let list: Vec<_> = (1_000_000..1_000_100).map(child).collect();
+    let calls = Rc::new(std::cell::Cell::new(0));
+    let count = Rc::clone(&calls);
+    let kernel = move || {
+        count.set(count.get() + 1);
+        Ok(list.clone())
+    };
+    let processes = Processes::scan(Vec::new(), Rc::new(kernel)).unwrap();
+    assert_eq!(processes.now(own.pid).unwrap().source(), Source::Procfs);
+    let child = processes.now(1_000_007).unwrap();
+    assert_eq!(line(&child), [own.pid]);
+    assert!(calls.get() < 6, "{}", calls.get());
+}
