@@ -2,11 +2,16 @@
 //! The failures a user can act on, each saying what, why and what to do; and
 //! telling them.
 
+use std::io::ErrorKind;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::harmless::is_harmless;
+use crate::stop::poll;
+use crate::stop::writable;
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -42,7 +47,8 @@ pub struct CommandError {
 }
 
 /// One line on stderr, whatever a path in it holds. A closed stderr is no reason
-/// to fail, let alone to panic as eprintln!() does.
+/// to fail, let alone to panic as eprintln!() does; one that does not block, as that of a
+/// terminal shared with such a program, gets a moment to take the rest.
 pub fn tell(line: &str) {
     let mut text = String::with_capacity(line.len() + 1);
     for c in line.chars() {
@@ -52,5 +58,19 @@ pub fn tell(line: &str) {
         }
     }
     text.push('\n');
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let mut rest = text.as_bytes();
+    let mut stderr = std::io::stderr();
+    while !rest.is_empty() {
+        match stderr.write(rest) {
+            Ok(n @ 1..) => rest = &rest[n..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let mut fds = [writable(stderr.as_raw_fd())];
+                if poll(&mut fds, Duration::from_secs(1)).is_err() || fds[0].revents == 0 {
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
 }
