@@ -27,6 +27,9 @@ use crate::sockets::NumberSet;
 
 /// linux/kcmp.h
 const KCMP_FILES: libc::c_int = 2;
+/// Descriptor tables of one process that are looked into. More than one is rare; but any user
+/// may have tens of thousands of threads, each with a table of its own.
+const MAX_TABLES: usize = 64;
 
 /// A descriptor that is a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +56,8 @@ pub struct Found {
     pub namespaces: Vec<Namespace>,
     /// Processes whose descriptors may not be seen.
     pub denied: usize,
+    /// Processes with more tables of descriptors than are looked into.
+    pub cut: usize,
 }
 
 /// /proc, opened.
@@ -220,6 +225,7 @@ impl Proc {
                 found.holders.extend(other.holders);
                 found.namespaces.extend(other.namespaces);
                 found.denied += other.denied;
+                found.cut += other.cut;
             }
             found
         });
@@ -297,6 +303,7 @@ impl Scan<'_> {
     /// compare (CONFIG_KCMP), none is known to have.
     fn other_tables(&mut self, pid: u32, task: &Name) {
         let Ok(dir) = open_at(&self.proc.0, task.as_c_str(), libc::O_DIRECTORY) else { return };
+        // In the kernel's order of them, so that a thread is compared with a few.
         let mut tables = vec![pid];
         let mut tids = Vec::new();
         let listed = names(&dir, |name| tids.extend(number(name.to_bytes())));
@@ -304,10 +311,15 @@ impl Scan<'_> {
             return;
         }
         for tid in tids.into_iter().filter(|&tid| tid != pid) {
-            if tables.iter().all(|&table| differs(table, tid)) {
-                tables.push(tid);
-                self.table(pid, Name::new(format_args!("{pid}/task/{tid}/fd")).as_c_str());
+            let Err(place) = tables.binary_search_by(|&table| order_of_tables(table, tid)) else {
+                continue;
+            };
+            if tables.len() == MAX_TABLES {
+                self.found.cut += 1;
+                return;
             }
+            tables.insert(place, tid);
+            self.table(pid, Name::new(format_args!("{pid}/task/{tid}/fd")).as_c_str());
         }
     }
 
@@ -342,10 +354,14 @@ impl Scan<'_> {
     }
 }
 
-/// Whether two threads have different descriptor tables.
-fn differs(one: u32, other: u32) -> bool {
+/// Of the descriptor tables of two threads; equal, too, if the kernel does not tell.
+fn order_of_tables(one: u32, other: u32) -> std::cmp::Ordering {
     // SAFETY: takes numbers only.
-    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) > 0 }
+    match unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) } {
+        1 => std::cmp::Ordering::Less,
+        2.. => std::cmp::Ordering::Greater,
+        _ => std::cmp::Ordering::Equal,
+    }
 }
 
 /// Inode and mount point of each network namespace in a mountinfo; the fields are

@@ -199,6 +199,8 @@ struct Seen {
     closed: usize,
     /// Processes that may not be looked into.
     denied: usize,
+    /// Processes with more tables of descriptors than are looked into.
+    cut: usize,
     /// Why the kernel's list of open files was not used, if it was not.
     unlisted: Option<String>,
 }
@@ -219,7 +221,14 @@ impl Seen {
             format!("the descriptors of {processes} (needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)")
         });
         let parts: Vec<_> = closed.into_iter().chain(denied).collect();
-        (!parts.is_empty()).then(|| format!("no permission to see {}", parts.join(", ")))
+        let refused =
+            (!parts.is_empty()).then(|| format!("no permission to see {}", parts.join(", ")));
+        let cut = (self.cut > 0).then(|| {
+            let processes = plural(self.cut, "process", "es");
+            format!("only 64 descriptor tables of {processes} with more were looked into")
+        });
+        let lines: Vec<_> = refused.into_iter().chain(cut).collect();
+        (!lines.is_empty()).then(|| lines.join("; "))
     }
 }
 
@@ -279,6 +288,7 @@ fn look(proc: &Proc, filter: &Filter, what: Snapshot) -> Result<Seen> {
         namespaces,
         closed,
         denied: found.denied.max(unknown),
+        cut: found.cut,
         unlisted,
     })
 }

@@ -118,7 +118,7 @@ fn main() {
             ("procs::", live_procs::TESTS),
             ("", live_rights::TESTS),
             ("", live_rows::TESTS),
-            ("", live_existing::TESTS),
+            ("existing::", live_existing::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
         ] {

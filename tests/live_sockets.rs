@@ -40,7 +40,7 @@ use super::lab::rights;
 
 type Test = fn();
 
-pub const TESTS: [(&str, Test); 19] = tests![
+pub const TESTS: [(&str, Test); 20] = tests![
     both_ends_of_a_connection_have_their_process,
     ipv6_and_mapped_addresses_are_those_of_ipv6_sockets,
     a_connection_in_time_wait_has_no_process,
@@ -52,6 +52,7 @@ pub const TESTS: [(&str, Test); 19] = tests![
     a_namespace_held_by_a_mount_is_looked_into,
     a_namespace_held_by_a_descriptor_is_looked_into,
     a_thread_with_its_own_descriptors_is_looked_into,
+    of_very_many_descriptor_tables_some_are_looked_into_and_it_is_said,
     a_hostile_name_stays_on_its_line,
     filters_pass_and_reject,
     osquery_has_its_own_names,
@@ -531,6 +532,45 @@ fn a_thread_with_its_own_descriptors_is_looked_into() {
     }
     // The thread also has what it had from its process, at the same numbers.
     assert_eq!(rows.len(), 4, "{rows:#?}");
+}
+
+fn of_very_many_descriptor_tables_some_are_looked_into_and_it_is_said() {
+    const THREADS: usize = 70;
+    let child = Child::new(|| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let tell = tell.clone();
+                std::thread::spawn(move || {
+                    // SAFETY: takes a number; the thread has a table of its own then.
+                    assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+                    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+                    let path = format!("/proc/thread-self/fd/{}", socket.as_raw_fd());
+                    tell.send(inode(&path)).expect("somebody listens");
+                    loop {
+                        std::thread::park();
+                    }
+                    #[expect(unreachable_code)]
+                    drop(socket);
+                })
+            })
+            .collect();
+        let inodes: Vec<_> = told.iter().take(THREADS).collect();
+        (json!(inodes), threads)
+    });
+    let pid = child.pid as u32;
+    let found = Proc::open().expect("/proc").scan(&[pid], &[], 1);
+    let is_its =
+        |inode: &&Value| found.holders.iter().any(|h| inode.as_u64() == Some(h.inode.into()));
+    let inodes = child.facts.as_array().expect("an array");
+    // The first thread's table is one of the 64.
+    assert_eq!((inodes.len(), inodes.iter().filter(is_its).count(), found.cut), (THREADS, 63, 1));
+    let mut command = Command::new(lab::tcpconnect());
+    let output = command.args(["-s", "-p", &pid.to_string()]).output().expect("tcpconnect runs");
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    let line = "only 64 descriptor tables of 1 process with more were looked into\n";
+    // Something else on this host may be out of reach.
+    assert!(output.status.success() && stderr.ends_with(line), "{stderr}");
 }
 
 fn a_hostile_name_stays_on_its_line() {
