@@ -716,7 +716,9 @@ fn lookup() {
     let mut processes = Processes::default();
     let image = Image {
         exe: Some((*b"/usr/bin/python3").into()),
+        exe_truncated: false,
         exe_deleted: false,
+        file: None,
         args: Some(Args::new(b"python3\0-m\0http.server\0")),
     };
     for pid in 1..=PROCESSES {

@@ -27,7 +27,7 @@ unsafe impl plain::Plain for types::dns_record {}
 
 const _: () = assert!(size_of::<types::connect_record>() == 136);
 const _: () = assert!(size_of::<types::life_record>() == 168);
-const _: () = assert!(size_of::<types::process_record>() == 120);
+const _: () = assert!(size_of::<types::process_record>() == 136);
 const _: () = assert!(size_of::<types::cgroup_record>() == 288);
 const _: () = assert!(size_of::<types::dns_record>() == 56);
 const _: () = assert!(size_of::<types::flow>() == FLOW_LEN);
@@ -263,9 +263,23 @@ impl Life {
 pub struct Image {
     /// Absolute path in its own mount namespace; `None` if it cannot be had.
     pub exe: Option<Box<[u8]>>,
+    /// `exe` is only the end of the path, after "...".
+    pub exe_truncated: bool,
     /// Without a name at exec: unlinked, or made by memfd_create().
     pub exe_deleted: bool,
+    pub file: Option<ExeFile>,
     pub args: Option<Args>,
+}
+
+/// The file that is run, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExeFile {
+    /// Of its file system, major and minor.
+    pub dev: (u32, u32),
+    pub inode: u64,
+    /// Inode of the mount namespace that its path is one of. 0: in none, for it has been
+    /// unmounted.
+    pub mntns: Option<u32>,
 }
 
 /// Arguments as the kernel keeps them, each followed by a NUL.
@@ -334,6 +348,8 @@ pub struct ProcessEvent {
     pub exec_id: u32,
     /// Its pid in the pid namespace of this program, where its /proc folder is.
     pub proc_pid: u32,
+    /// Of the list at start and of an exec.
+    pub file: Option<ExeFile>,
 }
 
 impl ProcessEvent {
@@ -353,6 +369,7 @@ impl ProcessEvent {
             parent_start_ns: 0,
             exec_id,
             proc_pid: pid,
+            file: None,
         }
     }
 }
@@ -682,6 +699,16 @@ fn process(bytes: &[u8]) -> Result<ProcessEvent, DecodeError> {
         parent_start_ns: r.parent_start_ns,
         exec_id: r.exec_id,
         proc_pid: r.ns_pid,
+        file: exe_file(&r),
+    })
+}
+
+fn exe_file(r: &types::process_record) -> Option<ExeFile> {
+    // No file has the number 0.
+    (r.exe_inode != 0).then(|| ExeFile {
+        dev: (r.exe_dev >> 20, r.exe_dev & 0xf_ffff),
+        inode: r.exe_inode,
+        mntns: has(r.flags, types::record_flags::EXE_MNTNS).then_some(r.exe_mntns),
     })
 }
 
@@ -690,18 +717,27 @@ fn image(r: &types::process_record, bytes: &[u8]) -> Result<Image, DecodeError> 
     let short = || DecodeError::Short(bytes.len());
     let (path, rest) = text.split_at_checked(r.path_len.into()).ok_or_else(short)?;
     let args = rest.get(..r.args_len.into()).ok_or_else(short)?;
-    let path_is_whole = !has(r.flags, types::record_flags::PATH_UNREADABLE) && !path.is_empty();
+    let is_cut = has(r.flags, types::record_flags::PATH_UNREADABLE) && !path.is_empty();
     Ok(Image {
-        exe: path_is_whole.then(|| joined(path)),
+        exe: (!path.is_empty()).then(|| joined(path, is_cut)),
+        exe_truncated: is_cut,
+        file: exe_file(r),
         exe_deleted: has(r.flags, types::record_flags::EXE_DELETED),
         args: (!has(r.flags, types::record_flags::ARGS_UNREADABLE))
             .then(|| Args { bytes: args.into(), truncated: r.args_total > args.len() as u64 }),
     })
 }
 
+/// In front of a path of which only the end is known. No path that is whole begins
+/// with it, for they are absolute.
+pub const CUT: &str = "...";
+
 /// `curl\0bin\0usr\0` is /usr/bin/curl.
-fn joined(parts: &[u8]) -> Box<[u8]> {
-    let mut path = Vec::with_capacity(parts.len());
+fn joined(parts: &[u8], is_cut: bool) -> Box<[u8]> {
+    let mut path = Vec::with_capacity(CUT.len() + parts.len());
+    if is_cut {
+        path.extend_from_slice(CUT.as_bytes());
+    }
     for part in parts.strip_suffix(b"\0").unwrap_or(parts).rsplit(|&b| b == 0) {
         path.push(b'/');
         path.extend_from_slice(part);
@@ -901,8 +937,16 @@ mod tests {
 
         let flags = types::record_flags::PATH_UNREADABLE.0 | types::record_flags::EXE_DELETED.0;
         let cut = image(&types::process_record { flags, args_total: 9000, ..record });
-        assert_eq!((cut.exe, cut.exe_deleted), (None, true));
-        assert!(cut.args.unwrap().truncated);
+        assert_eq!((cut.exe.as_deref(), cut.exe_deleted), (Some(&b".../usr/bin/sh"[..]), true));
+        assert!(cut.exe_truncated && cut.args.unwrap().truncated);
+        assert!(!whole.exe_truncated && whole.file.is_none());
+        let nothing = types::process_record { flags, path_len: 0, ..record };
+        assert_eq!((image(&nothing).exe, image(&nothing).exe_truncated), (None, false));
+
+        let flags = types::record_flags::EXE_MNTNS.0;
+        let file = types::process_record { exe_inode: 7, exe_dev: 259 << 20 | 3, flags, ..record };
+        let known = ExeFile { dev: (259, 3), inode: 7, mntns: Some(0) };
+        assert_eq!(image(&file).file, Some(known));
 
         let lying = types::process_record { args_len: 60_000, ..record };
         assert!(matches!(decode(&sample(&lying)), Err(DecodeError::Short(_))));

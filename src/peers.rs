@@ -33,6 +33,11 @@ impl Peer {
     pub fn exe(&self) -> Option<Box<[u8]>> {
         self.program.as_ref()?.image().exe.clone()
     }
+
+    /// The mount namespace that it is a path in.
+    pub fn exe_mntns(&self) -> Option<u32> {
+        self.program.as_ref()?.image().file?.mntns
+    }
 }
 
 /// This end and the other one, IPv4-mapped addresses as IPv4.

@@ -25,9 +25,11 @@ pub use self::procfs::exists;
 pub use self::procfs::image_of;
 pub use self::procfs::is_alive;
 pub use self::procfs::is_start;
+pub use self::procfs::our_mount_namespaces;
 pub use self::procfs::start_of;
 use self::procfs::stat_of;
 pub use self::procfs::told_descendants;
+use self::procfs::whole_exe;
 use crate::clock::monotonic_ns;
 use crate::event::Args;
 use crate::event::Change;
@@ -50,11 +52,10 @@ pub const MAX_PARENT_EXE: usize = 256;
 pub trait Kernel {
     fn list(&self) -> Result<Vec<ProcessEvent>>;
 
-    /// How often this process and its ancestors have called exec; `Some(None)` if it is
-    /// not in the list, `None` if nobody says.
-    fn exec_id(&self, proc_pid: u32, start_ns: u64) -> Option<Option<u32>> {
+    /// Of this process; `Some(None)` if it is not in the list, `None` if nobody says.
+    fn now(&self, proc_pid: u32, start_ns: u64) -> Option<Option<ProcessEvent>> {
         let same = |e: &&ProcessEvent| e.proc_pid == proc_pid && e.start_ns == start_ns;
-        Some(self.list().ok()?.iter().find(same).map(|e| e.exec_id))
+        Some(self.list().ok()?.iter().find(same).cloned())
     }
 }
 
@@ -230,14 +231,18 @@ impl Processes {
         before: &[ProcessEvent],
         images: Vec<Option<Image>>,
     ) -> Result<Self> {
-        let after: HashMap<_, _> =
-            kernel.list()?.into_iter().map(|e| ((e.pid, e.start_ns), e.exec_id)).collect();
+        let after: HashMap<_, _> = kernel
+            .list()?
+            .into_iter()
+            .map(|e| ((e.pid, e.start_ns), (e.exec_id, e.file)))
+            .collect();
         let mut processes = Processes { roots, kernel: Some(kernel), ..Processes::default() };
         processes.alive.reserve(before.len());
         let mut states = Vec::with_capacity(before.len());
         for (e, image) in before.iter().zip(images) {
-            let unchanged = after.get(&(e.pid, e.start_ns)) == Some(&e.exec_id);
+            let unchanged = after.get(&(e.pid, e.start_ns)) == Some(&(e.exec_id, e.file));
             let image = image.filter(|_| unchanged);
+            let image = image.map(|image| Image { file: e.file.or(image.file), ..image });
             states.push(Some(processes.told_by_procfs(e.name, e.uid, image, e.exec_id)));
         }
         let places: HashMap<_, _> = before.iter().enumerate().map(|(i, e)| (e.pid, i)).collect();
@@ -331,7 +336,7 @@ impl Processes {
             .exe
             .as_ref()
             .map(|exe| exe[exe.len().saturating_sub(MAX_PARENT_EXE + 1)..].into());
-        let short = Image { exe, exe_deleted: image.exe_deleted, args: None };
+        let short = Image { exe, args: None, ..Image::clone(&image) };
         state.program = self.programs.keep(state.program.uid(), short);
     }
 
@@ -430,6 +435,7 @@ impl Processes {
         let Some(process) = known else { return self.found_late(late) };
         let exec_id = process.exec_id();
         if exec_id == connect.exec_id {
+            self.complete(&process);
             return process;
         }
         if exec_id > connect.exec_id && exec_id != NOT_ITS_PARENTS {
@@ -443,18 +449,33 @@ impl Processes {
         process
     }
 
+    /// Looks for the whole of a path of which only the end is known.
+    fn complete(&self, process: &Known) {
+        let program = process.program();
+        let image = program.image();
+        if image.exe_truncated
+            && let Some(exe) = whole_exe(process.proc_pid, &image)
+        {
+            let exe = Some(exe);
+            let whole = Image { exe, exe_truncated: false, ..Image::clone(&image) };
+            process.state.borrow_mut().program = self.programs.keep(program.uid(), whole);
+        }
+    }
+
     /// Who this process is now, if it still is that process and runs that program;
     /// and its parent, if it lives.
     fn look_up(&self, late: &Late) -> (Option<u32>, State) {
         let is_it = |stat: &Stat| stat.is(late.start_ns) && !stat.is_exiting;
-        let ask = || self.kernel.as_ref()?.exec_id(late.proc_pid, late.start_ns);
+        let ask = || self.kernel.as_ref()?.now(late.proc_pid, late.start_ns);
+        let exec_id = |now: &Option<ProcessEvent>| now.as_ref().map(|now| now.exec_id);
         let stat = stat_of(late.proc_pid).filter(is_it);
         let before = match late.exec_id {
             Some(exec_id) => Some(Some(exec_id)),
-            None => stat.as_ref().and_then(|_| ask()),
+            None => stat.as_ref().and_then(|_| ask()).as_ref().map(exec_id),
         };
         let image = stat.as_ref().and(before).and_then(|_| image_of(late.proc_pid));
-        let after = image.as_ref().and_then(|_| ask());
+        let now = image.as_ref().and_then(|_| ask());
+        let after = now.as_ref().map(exec_id);
         // Only if it lives on, and runs no later program, is what was read its own. A
         // parent that the kernel does not list is as /proc has it.
         let is_parent = late.name.is_none();
@@ -465,6 +486,8 @@ impl Processes {
         };
         let image = image.filter(|_| is_same && stat_of(late.proc_pid).as_ref().is_some_and(is_it));
         let name = late.name.or(stat.as_ref().map(|stat| stat.name)).unwrap_or_default();
+        let file = now.flatten().and_then(|now| now.file);
+        let image = image.map(|image| Image { file: file.or(image.file), ..image });
         // Where the kernel was not asked, or does not say, the next connect looks again.
         let exec_id = after.flatten().and(before).flatten().unwrap_or(0);
         let state = self.told_by_procfs(name, late.uid, image, exec_id);

@@ -23,6 +23,7 @@ use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::DnsBytes;
 use tcpconnect::event::DnsPlace;
+use tcpconnect::event::ExeFile;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
 use tcpconnect::event::Life;
@@ -209,8 +210,14 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         unwanted: false,
     };
     let failed = Connect { error: 1, ..connect };
-    let image =
-        Image { exe: Some(b"/x"[..].into()), exe_deleted: true, args: Some(Args::new(b"x\0")) };
+    // More than has room, and ancestors that are left out.
+    let image = Image {
+        exe: Some(b"/x"[..].into()),
+        exe_truncated: true,
+        exe_deleted: true,
+        file: Some(ExeFile { dev: (1, 1), inode: 1, mntns: Some(1) }),
+        args: Some(Args::new(&[1; 4096])),
+    };
     let born = ProcessEvent {
         ts_ns: 1,
         change: Change::Exec(image.clone()),
@@ -225,9 +232,16 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         parent_start_ns: 1,
         exec_id: 1,
         proc_pid: 1,
+        file: None,
     };
     let mut processes = Processes::default();
-    processes.apply(&ProcessEvent { pid: 9, start_ns: 1, parent: 0, ..born.clone() });
+    for pid in 100..140 {
+        let (parent, parent_start_ns) = if pid == 100 { (0, 0) } else { (pid - 1, 1) };
+        let born = ProcessEvent { pid, start_ns: 1, parent, parent_start_ns, ..born.clone() };
+        processes.apply(&born);
+    }
+    let above = ProcessEvent { pid: 9, start_ns: 1, parent: 139, ..born.clone() };
+    processes.apply(&above);
     processes.apply(&born);
     let process = processes.of(&connect);
     let peer = Peer { pid: 1, comm: comm("peer"), program: None, container: None };

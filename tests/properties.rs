@@ -32,6 +32,7 @@ use tcpconnect::event::DecodeError;
 use tcpconnect::event::DnsBytes;
 use tcpconnect::event::DnsPlace;
 use tcpconnect::event::Event;
+use tcpconnect::event::ExeFile;
 use tcpconnect::event::FLOW_LEN;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
@@ -67,7 +68,7 @@ use tcpconnect::sockets;
 
 // src/bpf/tcpconnect.h
 const RECORD_LEN: usize = 136;
-const PROCESS_RECORD_LEN: usize = 120;
+const PROCESS_RECORD_LEN: usize = 136;
 const RECORD_RESULT: u32 = 9;
 const RECORD_CLOSE: u32 = 10;
 const RECORD_CONNECT: u32 = 1;
@@ -254,7 +255,8 @@ proptest! {
         if let Ok(Event::Process(event)) = decode(&sample)
             && let Change::Exec(image) = event.change
         {
-            prop_assert!(image.exe.is_none_or(|exe| exe.starts_with(b"/")));
+            let start: &[u8] = if image.exe_truncated { b".../" } else { b"/" };
+            prop_assert!(image.exe.is_none_or(|exe| exe.starts_with(start)));
             prop_assert!(image.args.is_none_or(|args| args.iter().all(|a| !a.contains(&0))));
         }
     }
@@ -263,8 +265,9 @@ proptest! {
     fn an_exec_decodes_to_what_was_put_in(
         parts in prop::collection::vec(prop::collection::vec(1..=255u8, 1..20), 0..6),
         args in prop::collection::vec(prop::collection::vec(1..=255u8, 0..20), 0..6),
-        (flags, more) in (0..8u32, 0..2u64),
+        (flags, more) in (prop_oneof![0..8u32, 64..72u32], 0..2u64),
         (ids, starts) in (any::<[u32; 8]>(), any::<[u64; 3]>()),
+        (mntns, inode, dev) in (any::<u32>(), number(), any::<u32>()),
         names in any::<[[u8; 16]; 2]>(),
     ) {
         let [tgid, tid, uid, gid, parent, exec_id, ns_pid, _] = ids;
@@ -283,7 +286,11 @@ proptest! {
         [parent, exec_id, ns_pid].iter().for_each(|n| sample.extend(n.to_ne_bytes()));
         [path.len(), words.len()].iter().for_each(|n| sample.extend((*n as u16).to_ne_bytes()));
         sample.extend((words.len() as u64 + more).to_ne_bytes());
-        sample.extend([0; 8]);
+        sample.extend([0; 4]);
+        sample.extend(mntns.to_ne_bytes());
+        sample.extend(inode.to_ne_bytes());
+        sample.extend(dev.to_ne_bytes());
+        sample.extend([0; 4]);
         prop_assert_eq!(sample.len(), PROCESS_RECORD_LEN);
         sample.extend([&path[..], &words].concat());
 
@@ -291,8 +298,16 @@ proptest! {
         let whole = parts.iter().flat_map(|part| [b"/", &part[..]].concat()).collect::<Vec<_>>();
         let Ok(Event::Process(event)) = decode(&sample) else { panic!("no process") };
         let Change::Exec(image) = &event.change else { panic!("no exec") };
-        let readable = !has(2) && !parts.is_empty();
-        prop_assert_eq!(image.exe.as_deref(), readable.then_some(&whole[..]));
+        let start: &[u8] = if has(2) { b"..." } else { b"" };
+        let shown = (!parts.is_empty()).then(|| [start, &whole].concat());
+        prop_assert_eq!(image.exe.as_deref(), shown.as_deref());
+        prop_assert_eq!(image.exe_truncated, has(2) && !parts.is_empty());
+        let file = (inode != 0).then(|| ExeFile {
+            dev: (dev / (1 << 20), dev % (1 << 20)),
+            inode,
+            mntns: has(64).then_some(mntns),
+        });
+        prop_assert_eq!(image.file, file);
         prop_assert_eq!(image.exe_deleted, has(1));
         let decoded = image.args.as_ref().map(|args| {
             (args.iter().map(<[u8]>::to_vec).collect::<Vec<_>>(), args.truncated)
@@ -301,6 +316,7 @@ proptest! {
         let expected = ProcessEvent {
             ts_ns, change: event.change.clone(), pid: tgid, tid, uid, gid, name: Comm(names[1]),
             cgroup_id: None, start_ns, parent, parent_start_ns, exec_id, proc_pid: ns_pid,
+            file,
         };
         prop_assert_eq!(&*event, &expected);
         // A sample that ends early is refused.
@@ -315,7 +331,7 @@ proptest! {
     ) {
         let mut sample = vec![0u8; PROCESS_RECORD_LEN];
         sample[0] = 4;
-        for (len, at) in lens.into_iter().zip([92, 94]) {
+        for (len, at) in lens.into_iter().zip([100, 102]) {
             let len = if small { len % 200 } else { len };
             sample[at..at + 2].copy_from_slice(&len.to_ne_bytes());
         }
@@ -955,6 +971,8 @@ proptest! {
         let image = Image {
             exe: Some(exe.into()),
             exe_deleted: deleted,
+            file: Some(ExeFile { dev: (259, 1), inode: 1 << 40, mntns: Some(1) }),
+            exe_truncated: false,
             args: Some(Args::new(&args)),
         };
         let mut processes = Processes::default();
@@ -1042,7 +1060,14 @@ proptest! {
         let words = words.iter().zip(between.iter().cycle());
         let words: Vec<u8> = words.map(|(&b, &n)| if n == b'/' { 0 } else { b }).collect();
         let args = Some(Args::new(&words));
-        let image = Image { exe: Some(exe.into()), args, ..Image::default() };
+        let file = ExeFile { dev: (u32::MAX, u32::MAX), inode: u64::MAX, mntns: Some(u32::MAX) };
+        let image = Image {
+            exe: Some(exe.into()),
+            exe_truncated: true,
+            exe_deleted: true,
+            file: Some(file),
+            args,
+        };
         let mut processes = Processes::default();
         let pid = FIRST_PID + depth;
         for pid in FIRST_PID..=pid {
@@ -1052,8 +1077,7 @@ proptest! {
         let connect = Connect { pid, start_ns, exec_id: 1, comm, leader: comm, ..Connect::nowhere() };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
-        let exe = image.exe.clone();
-        let program = exe.map(|exe| Programs::default().keep(0, Image { exe: Some(exe), ..Image::default() }));
+        let program = Some(Programs::default().keep(0, image.clone()));
         let peer = Peer { pid, comm, program, container: Some(container.clone()) };
         let row = Row {
             peer: Some(&peer),

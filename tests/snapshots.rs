@@ -37,6 +37,7 @@ use tcpconnect::event::Comm;
 use tcpconnect::event::Connect;
 use tcpconnect::event::DnsBytes;
 use tcpconnect::event::DnsPlace;
+use tcpconnect::event::ExeFile;
 use tcpconnect::event::Flow;
 use tcpconnect::event::Image;
 use tcpconnect::event::Life;
@@ -644,7 +645,8 @@ fn a_json_connect_has_every_known_field() {
 
 #[test]
 fn the_process_on_the_other_end_is_a_column_and_an_object() {
-    let nginx = Image { exe: Some(b"/usr/sbin/nginx"[..].into()), ..Image::default() };
+    let file = Some(ExeFile { dev: (259, 2), inode: 77, mntns: Some(4_026_531_841) });
+    let nginx = Image { exe: Some(b"/usr/sbin/nginx"[..].into()), file, ..Image::default() };
     let peer = Peer {
         pid: 4711,
         comm: comm(b"ngi\x1b[31mnx"),
@@ -968,7 +970,7 @@ fn every_object_with(bad: &str) -> String {
     let mut json = output::new(&config(&["-j", "--wide", "--user", "--cgroup-path"]));
     let bytes = bad.as_bytes();
     let args = Some(Args::new(&[bytes, b"\0"].concat()));
-    let image = Image { exe: Some(bytes.into()), exe_deleted: false, args };
+    let image = Image { exe: Some(bytes.into()), args, ..Image::default() };
     let process = family(image.clone());
     let connect = Connect { comm: comm(bytes), leader: comm(b"x"), ..curl() };
     let named = Connect { comm: comm(b"x"), leader: comm(bytes), ..curl() };
@@ -1095,7 +1097,9 @@ fn family(image: Image) -> Rc<Process> {
 fn image() -> Image {
     Image {
         exe: Some(b"/usr/bin/curl"[..].into()),
+        exe_truncated: false,
         exe_deleted: false,
+        file: Some(ExeFile { dev: (259, 2), inode: 131_074, mntns: None }),
         args: Some(Args::new(b"curl\0-s\0it's\0\x1b[31m\n\0")),
     }
 }
@@ -1201,6 +1205,20 @@ fn who_columns(image: Image) -> String {
 }
 
 #[test]
+fn a_path_of_another_mount_namespace_is_marked() {
+    let ours = tcpconnect::process::our_mount_namespaces();
+    let exe = |mntns, exe_deleted| {
+        let file = Some(ExeFile { dev: (1, 1), inode: 1, mntns });
+        let image = Image { exe: Some(b"/x"[..].into()), exe_deleted, file, ..Image::default() };
+        who_columns(image).split("  ").next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(exe(Some(ours[0]), false), "/x");
+    assert_eq!(exe(None, false), "/x");
+    assert_eq!(exe(Some(0), false), "/x [mnt 0]");
+    assert_eq!(exe(Some(7), true), "/x (deleted) [mnt 7]");
+}
+
+#[test]
 fn each_fact_can_be_unknown_alone() {
     let parents = "sh\\x1b[2J(160) < init(1)                ";
     let exe = Some(b"/x"[..].into());
@@ -1268,7 +1286,7 @@ fn json_has_what_each_option_asks_for_and_no_more() {
     let plain = keys(&["-j"]);
     let always = ["ppid", "start", "process_id", "source"];
     let cases: [(&str, &[&str]); 9] = [
-        ("--exe", &["exe", "exe_deleted"]),
+        ("--exe", &["exe", "exe_deleted", "exe_dev", "exe_inode"]),
         ("--args", &["args", "args_truncated"]),
         ("--parents", &["parents"]),
         ("--user", &["user"]),
@@ -1277,7 +1295,10 @@ fn json_has_what_each_option_asks_for_and_no_more() {
         ("--vpid", &["vpid"]),
         // It is in the plain object.
         ("--netns-id", &[]),
-        ("--wide", &["exe", "exe_deleted", "args", "args_truncated", "parents"]),
+        (
+            "--wide",
+            &["exe", "exe_deleted", "exe_dev", "exe_inode", "args", "args_truncated", "parents"],
+        ),
     ];
     for (option, own) in cases {
         let mut added = keys(&["-j", option]);

@@ -14,8 +14,9 @@
 const volatile bool want_processes; /* records of all processes */
 const volatile bool may_probe;	    /* paths, arguments and new names need probe reads */
 
-/* Path components walked; a path of PATH_MAX bytes has more only if made to. */
-#define MAX_PATH_PARTS 128
+/* Path components walked; a path of PATH_MAX bytes has more only if made to, and
+ * its end is shown then. */
+#define MAX_PATH_PARTS 512
 #define MAX_NAME_BYTES 256
 
 static __always_inline void submit_process(void *ctx, void *record, __u64 *ts_ns, __u64 size)
@@ -116,6 +117,32 @@ static __always_inline void report_rename(void *ctx, struct task_struct *task, _
 	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
 }
 
+/* By the mount that the file is reached by: a process can run one of another
+ * namespace, by /proc/PID/root or an open descriptor. */
+static __always_inline void read_mntns(struct process_record *r, struct file *file)
+{
+	struct vfsmount *vfsmount = BPF_CORE_READ(file, f_path.mnt);
+	struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
+	struct mnt_namespace *mnt_ns = 0;
+
+	/* That of a file of memfd_create() has an error here instead. */
+	if (bpf_core_read(&mnt_ns, sizeof(mnt_ns), &mount->mnt_ns))
+		return;
+	if (mnt_ns && bpf_core_read(&r->exe_mntns, sizeof(r->exe_mntns), &mnt_ns->ns.inum))
+		return;
+	r->flags |= EXE_MNTNS;
+}
+
+static __always_inline void fill_exe(struct process_record *r, struct file *file)
+{
+	struct inode *inode = file->f_inode;
+
+	r->exe_inode = inode->i_ino;
+	r->exe_dev = inode->i_sb->s_dev;
+	if (may_probe)
+		read_mntns(r, file);
+}
+
 /* A program being run by a CPU keeps its record there: it is too large for the
  * stack. */
 struct exec_record {
@@ -134,8 +161,10 @@ struct {
  * What /proc/PID/exe would show: names from the file up to the root of its mount
  * namespace. Between rounds the length is kept in the record and not in a
  * register, where its range would differ with every way through the loop and
- * the verifier would follow them all (815,480 instructions on 6.18 for 14,286 now,
- * and too many on 6.1).
+ * the verifier would follow them all (815,480 instructions on 6.18 for 14,286 with
+ * 128 rounds, and too many on 6.1; 56,200 with 512). More rounds meet another limit:
+ * the ways out of a round stay open until the last one has been looked at, and
+ * 8,192 may be open (BPF_COMPLEXITY_LIMIT_JMP_SEQ).
  */
 static __always_inline void read_path(struct exec_record *r, struct file *file)
 {
@@ -224,6 +253,7 @@ static __always_inline void report_exec(void *ctx, struct task_struct *task)
 	if (file) {
 		struct dentry *dentry = file->f_path.dentry;
 
+		fill_exe(&r->head, file);
 		if (may_probe)
 			read_path(r, file);
 		else
@@ -242,10 +272,13 @@ static __always_inline void report_exec(void *ctx, struct task_struct *task)
 static __always_inline void list_process(struct seq_file *seq, struct task_struct *task)
 {
 	struct process_record r = { .kind = RECORD_FORK };
+	struct mm_struct *mm = task->mm;
 
 	if (task->pid != task->tgid)
 		return;
 	fill_process(true, task, &r);
+	if (mm && mm->exe_file)
+		fill_exe(&r, mm->exe_file);
 	r.ts_ns = bpf_ktime_get_ns();
 	bpf_seq_write(seq, &r, sizeof(r));
 }

@@ -42,7 +42,7 @@ enum close_by {
 enum record_flags {
 	/* The executable of the connecting process has no name any more. */
 	EXE_DELETED = 1,
-	/* It did not fit, or could not be read. */
+	/* It did not fit, or could not be read. What there is of a path is its end. */
 	PATH_UNREADABLE = 2,
 	ARGS_UNREADABLE = 4,
 	/* Accepted by the task, not made by it; saddr and lport are this end. */
@@ -51,9 +51,12 @@ enum record_flags {
 	EXISTING = 16,
 	/* Not wanted by the filters, but it may be a peer (--peer). */
 	UNWANTED = 32,
+	/* exe_mntns is known. */
+	EXE_MNTNS = 64,
 };
 
-#define MAX_PATH_BYTES 4096
+/* A path of PATH_MAX and one more name. */
+#define MAX_PATH_BYTES (4096 + 256)
 #define MAX_ARGS_BYTES 4096
 
 /* What is known of the connecting task. */
@@ -138,10 +141,15 @@ struct process_record {
 	__u16 args_len;
 	__u64 args_total; /* before the cut */
 	__u32 exit_code;
+	/* Of exec and of the list at start: the executable file, and the mount
+	 * namespace that its path is one of; 0 if that of no namespace. */
+	__u32 exe_mntns;
+	__u64 exe_inode;
+	__u32 exe_dev; /* as the kernel has it: the lower 20 bits are the minor number */
 	__u32 pad;
 };
 
-_Static_assert(sizeof(struct process_record) == 120, "ABI with src/event.rs");
+_Static_assert(sizeof(struct process_record) == 136, "ABI with src/event.rs");
 
 /* A cgroup v2 directory came or went. */
 struct cgroup_record {

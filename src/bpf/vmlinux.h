@@ -422,6 +422,7 @@ struct mount {
 	struct mount *mnt_parent;
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
+	struct mnt_namespace *mnt_ns;
 };
 
 struct path {
@@ -430,6 +431,7 @@ struct path {
 };
 
 struct super_block {
+	u32 s_dev;
 	unsigned long s_magic;
 };
 

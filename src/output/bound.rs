@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+pub use crate::event::CUT;
 use crate::harmless::is_harmless;
 
 /// The sum of all that is below, with some 2 KiB for all that is a number.
@@ -23,10 +24,6 @@ pub const NAME: usize = 255 * 6;
 pub const PARENT_EXE: usize = 256;
 /// Of a path that is no text, its bytes; in base64 they take a third more.
 pub const RAW_EXE: usize = 1536;
-
-/// In front of a path of which only the end is shown. No path that is whole begins
-/// with it, for they are absolute.
-pub const CUT: &str = "...";
 
 /// What a character takes in JSON, at most: some writers also escape what a
 /// terminal may act upon.

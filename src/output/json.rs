@@ -177,6 +177,8 @@ struct PeerObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    exe_mntns: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     container_id: Option<Cow<'a, str>>,
 }
 
@@ -189,6 +191,7 @@ impl<'a> PeerObject<'a> {
             comm: lossy(peer.comm.bytes()),
             comm_raw: raw(peer.comm.bytes()),
             exe: exe.map(|(exe, is_cut)| cuts.of("peer.exe", (exe.into_owned().into(), is_cut))),
+            exe_mntns: peer.exe_mntns(),
             container_id: cuts.head("peer.container_id", peer.container.as_deref(), bound::NAME),
         }
     }
@@ -252,6 +255,12 @@ struct ProcessFields<'a> {
     exe_deleted: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exe_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe_dev: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe_inode: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe_mntns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     args: Option<Vec<Cow<'a, str>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -321,6 +330,8 @@ struct ParentObject {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    exe_mntns: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<Time>,
 }
 
@@ -331,6 +342,7 @@ impl Json {
             pid: p.pid,
             comm: lossy(p.name().bytes()).into(),
             exe: p.image().exe.as_deref().map(|exe| bound::tail(exe, bound::PARENT_EXE).0.into()),
+            exe_mntns: p.image().file.and_then(|file| file.mntns),
             start: self.start(p),
         };
         let left_out = process.ancestors().any(|ancestor| ancestor.known().is_none());
@@ -351,6 +363,7 @@ impl Json {
         cuts: &mut Cuts,
     ) -> ProcessFields<'a> {
         let exe = image.exe.as_deref().filter(|_| want.exe);
+        let file = image.file.filter(|_| want.exe);
         let args = image.args.as_ref().filter(|_| want.args);
         let is_shown = want.parents && process.has_known_parent();
         let (parents, parents_truncated) = is_shown.then(|| self.parents(process)).unzip();
@@ -358,7 +371,11 @@ impl Json {
         let shown_exe = exe.map(|exe| cuts.of("exe", bound::tail(exe, bound::EXE)));
         ProcessFields {
             exe_deleted: exe.map(|_| image.exe_deleted || exe_deleted),
-            exe_truncated: cuts.has("exe").then_some(true),
+            exe_truncated: (exe.is_some() && image.exe_truncated || cuts.has("exe"))
+                .then_some(true),
+            exe_dev: file.map(|file| format!("{}:{}", file.dev.0, file.dev.1)),
+            exe_inode: file.map(|file| file.inode),
+            exe_mntns: file.and_then(|file| file.mntns),
             exe: shown_exe,
             exe_raw: exe.filter(|exe| exe.len() <= bound::RAW_EXE).and_then(raw),
             args_truncated: args.map(|args| args.truncated || cuts.has("args")),

@@ -22,6 +22,7 @@ use crate::event::Image;
 use crate::event::Life;
 use crate::event::NoticeKind;
 use crate::peers::Peer;
+use crate::process;
 use crate::process::Process;
 
 /// Events that did not reach the output, by reason.
@@ -216,7 +217,10 @@ pub trait Output {
 pub fn new(config: &Config) -> Box<dyn Output> {
     match config.format {
         Format::Json => Box::new(json::Json::new(config.who)),
-        Format::Table(columns) => Box::new(table::Table::new(columns, config.mode, config.procs)),
+        Format::Table(columns) => {
+            let ours = process::our_mount_namespaces();
+            Box::new(table::Table::new(columns, config.mode, config.procs, ours))
+        }
     }
 }
 

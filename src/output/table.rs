@@ -40,6 +40,8 @@ struct Line<'a> {
     /// Time of the first row, CLOCK_MONOTONIC ns.
     first_ns: u64,
     clock: &'a WallClock,
+    /// Mount namespaces whose paths need no mark.
+    ours: &'a [u32],
 }
 
 /// What follows a column.
@@ -214,15 +216,22 @@ fn exe(line: &Line, out: &mut Vec<u8>) {
     let Some(image) = line.row.process.map(|process| process.image()) else {
         return out.push(b'-');
     };
-    program(out, &image, line.event.exe_deleted);
+    program(out, &image, line.event.exe_deleted, line.ours);
 }
 
-/// Path of its executable.
-fn program(out: &mut Vec<u8>, image: &Image, is_deleted: bool) {
+/// Path of its executable. One of another mount namespace says so: whoever made that
+/// can have any file at any path there.
+fn program(out: &mut Vec<u8>, image: &Image, is_deleted: bool, ours: &[u32]) {
     let Some(exe) = &image.exe else { return out.push(b'-') };
     text::whole_name(out, &bound::tail_of_bytes(exe, MAX_EXE));
     if image.exe_deleted || is_deleted {
         out.extend_from_slice(b" (deleted)");
+    }
+    let mntns = image.file.and_then(|file| file.mntns);
+    if let Some(mntns) = mntns.filter(|mntns| !ours.contains(mntns)) {
+        out.extend_from_slice(b" [mnt ");
+        text::number(out, mntns.into());
+        out.push(b']');
     }
 }
 
@@ -343,7 +352,7 @@ fn local_time(out: &mut Vec<u8>, unix_ns: u64) {
 /// A process event has the columns before IP, then these.
 const EVENT_COLUMNS: [(&str, usize); 3] = [("EVENT", 9), ("PPID", 7), ("DETAILS", 0)];
 
-fn details(event: &Happening, out: &mut Vec<u8>) {
+fn details(event: &Happening, ours: &[u32], out: &mut Vec<u8>) {
     let ids = |out: &mut Vec<u8>, name: &str, real: u32, effective: u32| {
         for (prefix, id) in [("", real), (" e", effective)] {
             out.extend_from_slice(prefix.as_bytes());
@@ -355,7 +364,7 @@ fn details(event: &Happening, out: &mut Vec<u8>) {
     match &event.what {
         What::Fork | What::Notice(NoticeKind::Sid | NoticeKind::Coredump) => out.push(b'-'),
         What::Exec(image) => {
-            program(out, image, false);
+            program(out, image, false, ours);
             if let Some(args) = &image.args {
                 out.extend_from_slice(b": ");
                 text::arguments(out, args);
@@ -396,11 +405,13 @@ pub struct Table {
     row_end: &'static [u8],
     mode: Mode,
     procs: Option<Procs>,
+    ours: Vec<u32>,
     first_ns: Option<u64>,
 }
 
 impl Table {
-    pub fn new(want: Columns, mode: Mode, procs: Option<Procs>) -> Self {
+    /// `ours` are the mount namespaces whose paths need no mark.
+    pub fn new(want: Columns, mode: Mode, procs: Option<Procs>, ours: Vec<u32>) -> Self {
         let old = want.tcpv4connect;
         let columns = [
             (want.time, TIME),
@@ -448,6 +459,7 @@ impl Table {
             row_end: if old || !is_bcc { b"\n" } else { b" \n" },
             mode,
             procs,
+            ours,
             first_ns: None,
         }
     }
@@ -489,7 +501,7 @@ impl Output for Table {
             ..Connect::nowhere()
         };
         let row = Row { user: event.user, ..Row::bare(&connect) };
-        let line = Line { row: &row, event: &connect, first_ns, clock };
+        let line = Line { row: &row, event: &connect, first_ns, clock, ours: &self.ours };
         for column in self.before_ip() {
             let unknown = event.uid.is_none() && [UID.title, USER.title].contains(&column.title);
             put(out, column.width, column.gap, |out| match unknown {
@@ -505,14 +517,14 @@ impl Output for Table {
             Some(pid) => text::number(out, pid.into()),
             None => out.push(b'-'),
         });
-        details(event, out);
+        details(event, &self.ours, out);
         out.push(b'\n');
     }
 
     fn connect(&mut self, row: &Row, clock: &WallClock, out: &mut Vec<u8>) {
         let event = row.connect;
         let first_ns = *self.first_ns.get_or_insert(event.ts_ns);
-        let line = Line { row, event, first_ns, clock };
+        let line = Line { row, event, first_ns, clock, ours: &self.ours };
         for column in &self.columns {
             put(out, column.width, column.gap, |out| (column.cell)(&line, out));
         }

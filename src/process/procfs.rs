@@ -11,14 +11,30 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::clock::boottime_here;
 use crate::event::Args;
+use crate::event::CUT;
 use crate::event::Comm;
+use crate::event::ExeFile;
 use crate::event::Image;
 use crate::event::MAX_ARGS;
+
+/// Follows the path of a file without a name.
+const DELETED: &[u8] = b" (deleted)";
+
+/// The whole path of a program of which only the end is known, while the process lives.
+/// Whatever has become of the process meanwhile: it is the path of the same file, and
+/// has the same end.
+pub(super) fn whole_exe(pid: u32, image: &Image) -> Option<Box<[u8]>> {
+    let end = image.exe.as_deref()?.strip_prefix(CUT.as_bytes())?;
+    let link = format!("/proc/{pid}/exe");
+    let path = fs::read_link(&link).ok()?.into_os_string().into_vec();
+    let file = fs::metadata(&link).ok()?;
+    let path = path.strip_suffix(DELETED).filter(|_| image.exe_deleted).unwrap_or(&path);
+    (file.ino() == image.file?.inode && path.ends_with(end)).then(|| path.into())
+}
 
 /// Executable and arguments of a live process. A kernel thread has neither; and what
 /// has no executable, but is none, has ended its program: its arguments read as empty.
 pub fn image_of(pid: u32) -> Option<Image> {
-    const DELETED: &[u8] = b" (deleted)";
     let mut args = Vec::new();
     let cmdline = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
     cmdline.take(MAX_ARGS as u64 + 1).read_to_end(&mut args).ok()?;
@@ -28,14 +44,34 @@ pub fn image_of(pid: u32) -> Option<Image> {
         exe => exe.ok(),
     };
     let exe = exe.map(|path| path.into_os_string().into_vec());
+    let file = fs::metadata(format!("/proc/{pid}/exe")).ok();
     // A file can have such a name, too.
-    let unlinked = || fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|m| m.nlink() == 0);
-    let exe_deleted = exe.as_ref().is_some_and(|path| path.ends_with(DELETED)) && unlinked();
+    let is_unlinked = file.as_ref().is_some_and(|file| file.nlink() == 0);
+    let exe_deleted = is_unlinked && exe.as_ref().is_some_and(|path| path.ends_with(DELETED));
+    let file = file.map(|file| ExeFile {
+        dev: (libc::major(file.dev()), libc::minor(file.dev())),
+        inode: file.ino(),
+        // That of the file itself is nowhere in /proc.
+        mntns: mount_namespace(&pid.to_string()),
+    });
     let exe = exe.map(|mut path| {
         path.truncate(path.len() - if exe_deleted { DELETED.len() } else { 0 });
         path.into_boxed_slice()
     });
-    Some(Image { exe, exe_deleted, args: Some(Args::new(&args)) })
+    Some(Image { exe, exe_truncated: false, exe_deleted, file, args: Some(Args::new(&args)) })
+}
+
+/// Inode of the mount namespace of a process.
+fn mount_namespace(pid: &str) -> Option<u32> {
+    let namespace = fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?;
+    u32::try_from(namespace.ino()).ok()
+}
+
+/// The mount namespaces whose paths are what they seem to be: our own, and that of the
+/// first process, for a service that is confined has one of its own in which the host's
+/// paths are the same.
+pub fn our_mount_namespaces() -> Vec<u32> {
+    ["self", "1"].into_iter().filter_map(mount_namespace).collect()
 }
 
 /// Every live descendant of these processes; the processes themselves excluded.

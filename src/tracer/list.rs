@@ -72,7 +72,7 @@ impl Kernel for Lister {
         read(&self.link).context("failed to list the processes")
     }
 
-    fn exec_id(&self, proc_pid: u32, start_ns: u64) -> Option<Option<u32>> {
+    fn now(&self, proc_pid: u32, start_ns: u64) -> Option<Option<ProcessEvent>> {
         let began = Instant::now();
         if self.rests_until.get().is_some_and(|at| began < at) {
             return None;
@@ -82,6 +82,6 @@ impl Kernel for Lister {
             self.rests_until.set(Some(Instant::now() + began.elapsed() * (WALKS_SHARE - 1)));
         }
         let same = |e: &&ProcessEvent| e.proc_pid == proc_pid && e.start_ns == start_ns;
-        Some(found.iter().find(same).map(|e| e.exec_id))
+        Some(found.iter().find(same).cloned())
     }
 }
