@@ -39,6 +39,7 @@ use crate::peers::Peers;
 use crate::process;
 use crate::procs::Procs;
 use crate::ready::Ready;
+use crate::retract::Retracted;
 use crate::sink::Sink;
 use crate::sink::end_of_output;
 use crate::stop::Stop;
@@ -112,6 +113,7 @@ pub fn run(config: &Config) -> Result<u8> {
         priority,
         events: Vec::new(),
         pending: Vec::new(),
+        retracted: Retracted::default(),
         horizon_ns: 0,
         text: Vec::with_capacity(64 << 10),
         more: false,
@@ -200,6 +202,7 @@ struct App<'a> {
     pending: Vec<Event>,
     who: Who,
     procs: Option<Procs<'a>>,
+    retracted: Retracted,
     /// No record up to this time can still come.
     horizon_ns: u64,
     text: Vec<u8>,
@@ -316,16 +319,10 @@ impl App<'_> {
             procs.drain(&mut self.events);
         }
         let any = !self.events.is_empty();
-        let mut sorted = self.pending.len();
+        let sorted = self.pending.len();
         for event in self.events.drain(..) {
             match event {
-                Event::Retract { tid, ts_ns } => {
-                    self.pending.retain(|e| match e {
-                        Event::Connect(c) => (c.tid, c.ts_ns) != (tid, ts_ns),
-                        _ => true,
-                    });
-                    sorted = sorted.saturating_sub(1);
-                }
+                Event::Retract { tid, ts_ns } => self.retracted.add(tid, ts_ns),
                 event => {
                     if let Some(held_back) = &mut self.held_back {
                         held_back.note(&event);
@@ -341,6 +338,7 @@ impl App<'_> {
         if !new.is_sorted_by_key(Event::ts_ns) {
             self.pending.sort_by_key(Event::ts_ns);
         }
+        self.retracted.apply(&mut self.pending, self.horizon_ns);
         Ok(any)
     }
 
@@ -545,8 +543,6 @@ impl App<'_> {
         if end == End::Closed {
             return Ok(end);
         }
-        // A program that was running at detach needs a moment to end.
-        std::thread::sleep(BUSY);
         while self.drain()? {}
         if let Err(e) = self.print(true) {
             return end_of_output(e, &self.sink.name).map(|()| end);

@@ -36,6 +36,7 @@ pub mod process;
 pub mod procs;
 pub mod programs;
 mod ready;
+pub mod retract;
 pub mod sink;
 mod skel;
 pub mod snapshot;

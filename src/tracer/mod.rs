@@ -21,6 +21,7 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::atomic::fence;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -59,6 +60,8 @@ const BATCH: usize = 1_024;
 const MAX_WAITING: usize = 65_536 + BATCH;
 /// How much later than its neighbours a record in the ring may be finished.
 const HOLD_NS: u64 = 1_000_000;
+/// How long a program may run after detach where the kernel does not tell.
+const REFUSED_WAIT: Duration = Duration::from_millis(50);
 
 pub struct Tracer {
     // Dropped in this order: hooks first, so that nothing writes any more.
@@ -292,6 +295,7 @@ impl Tracer {
         while let Some(link) = self.links.pop() {
             drop(link);
         }
+        wait_for_programs();
         self.count_skipped();
         self.close_lives();
         if self.rung == Rung::Kprobe {
@@ -327,7 +331,9 @@ impl Tracer {
         for key in lives.keys() {
             let Ok(Some(value)) = lives.lookup(&key, MapFlags::ANY) else { continue };
             let mut life = types::life_record::default();
-            if plain::copy_from_bytes(&mut life, &value).is_ok() && life.spare == 0 {
+            if plain::copy_from_bytes(&mut life, &value).is_ok()
+                && life.spare == 0
+            {
                 open += 1;
                 self.unanswered += u64::from(life.answered == 0);
             }
@@ -389,6 +395,18 @@ fn return_shares(bss: &mut types::bss, sink: &mut Sink) {
             // hence volatile.
             unsafe { (&raw mut share.returned).write_volatile(*returned) };
         }
+    }
+}
+
+/// Returns when no program runs any more that did when the last link was dropped: each
+/// runs inside an RCU read section, also while it is preempted, and this system call waits
+/// for those that have begun. Some 20 ms.
+fn wait_for_programs() {
+    // SAFETY: takes numbers only.
+    let waited = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if waited != 0 {
+        // Refused on hosts with CPUs without a tick (nohz_full), and by filters of system calls.
+        std::thread::sleep(REFUSED_WAIT);
     }
 }
 
