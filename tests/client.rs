@@ -19,6 +19,8 @@ mod client_dns;
 mod client_existing;
 #[path = "client_fair.rs"]
 mod client_fair;
+#[path = "client_lives.rs"]
+mod client_lives;
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
@@ -97,6 +99,7 @@ const TOOLS: &[(&str, Case)] = &[
     ("sleep", sleep),
     ("exit", exit_now),
     ("life", life),
+    ("lives", client_lives::lives),
     ("accepts", accepts),
     ("cycles", cycles),
     ("hold", hold),

@@ -305,6 +305,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         process: 1,
         names: 1,
         lives: 1,
+        ends: 1,
         undecodable: 1,
         output: 1,
     };

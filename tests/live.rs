@@ -9,6 +9,7 @@ macro_rules! tests {
 
 mod lab;
 mod live_dns;
+mod live_ends;
 mod live_existing;
 mod live_fair;
 mod live_life;
@@ -119,6 +120,7 @@ fn main() {
             ("", live_rights::TESTS),
             ("", live_rows::TESTS),
             ("existing::", live_existing::TESTS),
+            ("ends::", live_ends::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
         ] {

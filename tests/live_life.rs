@@ -352,7 +352,7 @@ fn the_table_has_a_letter_for_connect_accept_and_end(lab: &Lab) {
 }
 
 /// This machine may have processes that let nobody look into them.
-fn assert_success(done: &Done) {
+pub fn assert_success(done: &Done) {
     assert!(done.status.success(), "{done:#?}");
     let denied = |line: &&str| line.contains("no permission to see the descriptors of");
     assert_eq!(done.stderr.lines().find(|line| !denied(line)), None);

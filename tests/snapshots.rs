@@ -584,6 +584,7 @@ struct LostObject {
     cpu: Option<u64>,
     crowded: Option<u64>,
     crowded_uid: Option<u32>,
+    ends: Option<u64>,
 }
 
 /// Exactly one line, and exactly these fields.
@@ -846,12 +847,13 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         cpu: 2048,
         crowded: 1024,
         crowder: Some(7),
+        ends: 4096,
     };
     let object: LostObject = parse(&lost(&["-j", "-c"], &all));
     let expected = LostObject {
         event: "lost".into(),
         time: "2026-11-21T04:30:05.123456Z".into(),
-        count: 1 + 2 + 4 + 8 + 32 + 128 + 512 + 1024 + 2048,
+        count: 1 + 2 + 4 + 8 + 32 + 128 + 512 + 1024 + 2048 + 4096,
         buffer: Some(1),
         skipped: Some(2),
         stash: Some(4),
@@ -865,6 +867,7 @@ fn a_json_loss_has_its_count_and_the_reasons_that_occurred() {
         cpu: Some(2048),
         crowded: Some(1024),
         crowded_uid: Some(7),
+        ends: Some(4096),
     };
     assert_eq!(object, expected);
 }

@@ -12,13 +12,85 @@
 #ifndef ACCEPT_BPF_H
 #define ACCEPT_BPF_H
 
-static __always_inline int accepted(void *ctx, const bool typed, struct sock *sk)
+static __always_inline bool is_closed(const bool typed, struct sock *sk)
+{
+	__u8 state;
+
+	LOAD(typed, state, sk->__sk_common.skc_state);
+	return state == TCP_CLOSE;
+}
+
+/* Nobody hears of the end of one that was reset in the queue; who closed it is known
+ * only by that. */
+static __always_inline void tell_end(void *ctx, const bool typed, struct sock *sk,
+				     const struct connect_record *r)
+{
+	struct tcp_sock *tp = typed ? bpf_skc_to_tcp_sock(sk) : (struct tcp_sock *)sk;
+	struct life_record life;
+
+	if (!tp)
+		return;
+	fill_life(PASSIVE, TAKEN, r, &life);
+	fill_end(typed, tp, &life);
+	submit_life(ctx, &life, RECORD_CLOSE);
+}
+
+/*
+ * While the socket is locked its state stays. Where it is not, the connection may end
+ * before it is in the table or after: of the one here and the one that hears of the
+ * end, who deletes it tells it.
+ */
+static __always_inline void follow_accepted(void *ctx, const bool typed, const bool locked,
+					    struct sock *sk, const struct connect_record *r)
+{
+	if (is_closed(typed, sk)) {
+		tell_end(ctx, typed, sk, r);
+		return;
+	}
+	begin_life(PASSIVE, locked ? TAKEN : SHARED, sk, r);
+	if (!locked && is_closed(typed, sk) && is_ours((__u64)sk, r->ts_ns) && take_end((__u64)sk))
+		tell_end(ctx, typed, sk, r);
+}
+
+static __always_inline int accepted_on(void *ctx, const bool typed, const bool locked,
+				       struct sock *sk, bool is_followed)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
 
-	if (is_tcp(typed, sk) && fill_connect(ALL, PASSIVE, ctx, typed, sk, &r) && r.dport)
-		emit(ALL, PASSIVE, ctx, sk, &r);
+	if (!fill_connect(ALL, PASSIVE, ctx, typed, sk, &r) || !r.dport)
+		return 0;
+	emit(ALL, PASSIVE, ctx, sk, &r);
+	if (want_life && is_followed)
+		follow_accepted(ctx, typed, locked, sk, &r);
 	return 0;
+}
+
+/* Nobody tells the states of an MPTCP socket, but those of its first subflow, which
+ * has its addresses and ports, and which is what connects, too. */
+static __always_inline struct sock *first_subflow(struct sock *sk)
+{
+	struct mptcp_sock *msk = (struct mptcp_sock *)sk;
+
+	if (!bpf_core_field_exists(msk->first))
+		return NULL;
+	return BPF_CORE_READ(msk, first);
+}
+
+static __always_inline int accepted(void *ctx, const bool typed, const bool locked,
+				    struct sock *sk)
+{
+	__u16 protocol;
+
+	LOAD(typed, protocol, sk->sk_protocol);
+	if (protocol == IPPROTO_MPTCP && may_probe) {
+		struct sock *first = first_subflow(sk);
+
+		if (first)
+			return accepted_on(ctx, false, false, first, true);
+	} else if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) {
+		return 0;
+	}
+	return accepted_on(ctx, typed, locked, sk, protocol == IPPROTO_TCP);
 }
 
 /* struct socket, to its sk, is 32 bytes on 5.10 to 7.2. */
@@ -60,14 +132,6 @@ static __always_inline struct sock *socket_of(const bool typed, struct task_stru
 	return *IN_HEAD(struct socket, &sock, sk);
 }
 
-static __always_inline struct sock *accepted_by(const bool typed, struct task_struct *task, int fd)
-{
-	typeof(task->COMPAT_WORD) word;
-
-	LOAD(typed, word, task->COMPAT_WORD);
-	return word & COMPAT_BIT ? NULL : socket_of(typed, task, fd);
-}
-
 static __always_inline int accept_ended(void *ctx, long ret)
 {
 	struct sock *sk;
@@ -75,10 +139,36 @@ static __always_inline int accept_ended(void *ctx, long ret)
 	if (ret < 0)
 		return 0;
 	if (task_is_typed)
-		sk = accepted_by(true, bpf_get_current_task_btf(), ret);
+		sk = socket_of(true, bpf_get_current_task_btf(), ret);
 	else
-		sk = accepted_by(false, (struct task_struct *)bpf_get_current_task(), ret);
-	return sk ? accepted(ctx, false, sk) : 0;
+		sk = socket_of(false, (struct task_struct *)bpf_get_current_task(), ret);
+	return sk ? accepted(ctx, false, false, sk) : 0;
+}
+
+static __always_inline bool is_compat(const bool typed, struct task_struct *task)
+{
+	typeof(task->COMPAT_WORD) word;
+
+	LOAD(typed, word, task->COMPAT_WORD);
+	return word & COMPAT_BIT;
+}
+
+/*
+ * The numbers of 32-bit programs mean other calls, and any program can use them (int
+ * $0x80). The tracepoints of single calls run for none of these calls.
+ */
+static __always_inline int call_ended(void *ctx, struct pt_regs *regs, long ret)
+{
+	bool native = IS_ACCEPT(SYSCALL_OF(regs)), compat = IS_COMPAT_ACCEPT(regs);
+	bool is_of_compat;
+
+	if (!native && !compat)
+		return 0;
+	if (task_is_typed)
+		is_of_compat = is_compat(true, bpf_get_current_task_btf());
+	else
+		is_of_compat = is_compat(false, (struct task_struct *)bpf_get_current_task());
+	return (is_of_compat ? compat : native) ? accept_ended(ctx, ret) : 0;
 }
 
 #endif

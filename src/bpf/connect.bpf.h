@@ -163,6 +163,24 @@ static __always_inline bool by_source(const enum side side)
 	return side == PASSIVE && !by_remote;
 }
 
+/*
+ * An accepted socket that was reset in its listener's queue has no port of its own any
+ * more, but what it put into its segments is still there.
+ */
+static __always_inline __u16 port_of_closed(struct tcp_sock *tp)
+{
+	return tp ? bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport) : 0;
+}
+
+static __always_inline void fill_port_of_closed(struct sock *sk, struct sock_head *head)
+{
+	__u16 *port = (__u16 *)IN_HEAD(struct sock, head, __sk_common.skc_num);
+
+	if (!*port)
+		*port = bpf_ntohs(BPF_CORE_READ((struct tcp_sock *)sk,
+						inet_conn.icsk_inet.inet_sport));
+}
+
 /* The socket's side of the record. */
 static __always_inline enum verdict fill_flow(const int level, const enum side side,
 					      const enum access access, struct sock *sk,
@@ -175,7 +193,7 @@ static __always_inline enum verdict fill_flow(const int level, const enum side s
 
 	LOAD_SK(access, family, sk, skc_family, family);
 	r->ip = 4;
-	if (family == AF_INET6) {
+	if (family == AF_INET6 && has_ipv6(access)) {
 		LOAD_SK16(access, r->daddr, sk, skc_v6_daddr, dst_ip6);
 		if (want_ip == 6 || !is_v4_mapped(r->daddr))
 			r->ip = 6;
@@ -185,6 +203,8 @@ static __always_inline enum verdict fill_flow(const int level, const enum side s
 	LOAD_SK(access, dport, sk, skc_dport, dst_port);
 	r->dport = bpf_ntohs(dport);
 	LOAD_SK(access, r->lport, sk, skc_num, src_port);
+	if (side == PASSIVE && access == BY_TYPE && !r->lport)
+		r->lport = port_of_closed(bpf_skc_to_tcp_sock(sk));
 	SKIP_IF(level, verdict, should_skip_port(by_source(side) ? r->lport : r->dport));
 
 	r->netns = 0;
@@ -202,7 +222,7 @@ static __always_inline enum verdict fill_flow(const int level, const enum side s
 		__builtin_memcpy(r->daddr, &v4, 4);
 		LOAD_SK(access, v4, sk, skc_rcv_saddr, src_ip4);
 		__builtin_memcpy(r->saddr, &v4, 4);
-	} else {
+	} else if (has_ipv6(access)) {
 		LOAD_SK16(access, r->saddr, sk, skc_v6_rcv_saddr, src_ip6);
 	}
 	SKIP_IF(level, verdict, should_skip_net(r->ip, by_source(side) ? r->saddr : r->daddr));
@@ -236,32 +256,38 @@ static __always_inline void count_flow(const struct connect_record *r)
 		count_lost(&lost.flows);
 }
 
-static __always_inline void fill_life(const enum side side, const struct connect_record *r,
-				      struct life_record *life)
+static __always_inline void fill_life(const enum side side, const enum place place,
+				      const struct connect_record *r, struct life_record *life)
 {
 	life->connect = *r;
 	life->began_ns = r->ts_ns;
 	life->tx_bytes = life->rx_bytes = 0;
 	life->retransmits = 0;
-	life->close_by = life->established = life->spare = 0;
+	life->close_by = life->established = 0;
+	life->place = place;
 	life->answered = side == PASSIVE;
 }
 
 /* From here on life.bpf.h tells what becomes of it. */
-static __always_inline void begin_life(const enum side side, struct sock *sk,
-				       const struct connect_record *r)
+static __always_inline void begin_life(const enum side side, const enum place place,
+				       struct sock *sk, const struct connect_record *r)
 {
 	__u64 key = (__u64)sk;
 	struct life_record *known = bpf_map_lookup_elem(&lives, &key);
 
 	if (known) {
-		if (known->spare)
+		if (known->place == SPARE) {
 			__sync_fetch_and_add(&spare_lives, -1);
-		fill_life(side, r, known);
+		} else {
+			/* The socket's last connection has ended, and nobody said so. */
+			count_lost(&lost.ends);
+			__sync_fetch_and_add(&lives_ended, 1);
+		}
+		fill_life(side, place, r, known);
 	} else {
 		struct life_record life;
 
-		fill_life(side, r, &life);
+		fill_life(side, place, r, &life);
 		if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY)) {
 			count_lost(&lost.lives);
 			return;
@@ -299,8 +325,9 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 		submit(ctx, r, &r->ts_ns, sizeof(*r));
 	else
 		r->ts_ns = bpf_ktime_get_ns();
-	if (side == ACTIVE || want_life)
-		begin_life(side, sk, r);
+	/* accept.bpf.h goes on with one that was accepted. */
+	if (side == ACTIVE)
+		begin_life(side, TAKEN, sk, r);
 }
 
 /*
@@ -312,7 +339,7 @@ static __always_inline bool reported_by_v4(const bool typed, struct sock *sk)
 {
 	__u8 daddr[16];
 
-	if (want_ip == 6)
+	if (want_ip == 6 || !has_ipv6(typed))
 		return false;
 	load16(typed, daddr, &sk->__sk_common.skc_v6_daddr);
 	return is_v4_mapped(daddr);
@@ -361,7 +388,7 @@ static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, 
 	 * 127.0.0.6 where the IPv4 one would be. */
 	__builtin_memset(r->saddr, 0, sizeof(r->saddr));
 	LOAD(typed, family, sk->__sk_common.skc_family);
-	if (family == AF_INET6)
+	if (family == AF_INET6 && has_ipv6(typed))
 		load16(typed, bound, &sk->__sk_common.skc_v6_rcv_saddr);
 	if (r->ip == 6 && family == AF_INET6) {
 		__builtin_memcpy(r->saddr, bound, 16);
@@ -448,6 +475,8 @@ static __always_inline bool fill_connect(const int level, const enum side side, 
 		struct sock_head head;
 
 		bpf_probe_read_kernel(&head, sizeof(head), sk);
+		if (side == PASSIVE)
+			fill_port_of_closed(sk, &head);
 		socket = fill_socket(level, side, ctx, BY_HEAD, (struct sock *)&head, r);
 	} else {
 		socket = fill_socket(level, side, ctx, access, sk, r);

@@ -4,10 +4,11 @@
  * the task that connected, for states change in softirqs and in other tasks.
  * Decides nothing about connects.
  *
- * A socket is known by its address, which is used again, so it is forgotten when
- * it closes. The kernel calls with the socket locked: the states of one
- * connection come one after the other. TIME_WAIT is never told: a socket that
- * enters it is closed, its place is taken by a smaller one.
+ * A socket is found by its address, which is used again, so it is forgotten when
+ * it closes; its cookie says whether it is still the same. The kernel calls with
+ * the socket locked: the states of one connection come one after the other.
+ * TIME_WAIT is never told: a socket that enters it is closed, its place is taken by
+ * a smaller one.
  */
 #ifndef LIFE_BPF_H
 #define LIFE_BPF_H
@@ -43,23 +44,38 @@ static __always_inline __u8 closed_by_error(int error)
 	return 0;
 }
 
-static __always_inline void fill_end(struct tcp_sock *tp, struct life_record *life)
+/*
+ * A segment sent again is counted before it is sent, and is not sent if there is no
+ * memory for it: one that never goes out may make the difference negative.
+ *
+ * The peer's FIN takes a number in the sequence, and counts as received.
+ */
+static __always_inline void fill_end(const bool typed, struct tcp_sock *tp,
+				     struct life_record *life)
 {
 	struct sock *sk = (struct sock *)tp;
+	unsigned long flags;
+	__u64 again;
+	int error;
 
-	if (life->connect.error)
-		life->close_by = closed_by_error(life->connect.error);
-	life->tx_bytes = tp->bytes_sent - tp->bytes_retrans;
-	/* The peer's FIN takes a number in the sequence, and counts. */
-	life->rx_bytes = tp->bytes_received - (sk->__sk_common.skc_flags >> SOCK_DONE & 1);
-	life->retransmits = tp->total_retrans;
+	LOAD(typed, error, sk->sk_err);
+	life->connect.error = error;
+	if (error)
+		life->close_by = closed_by_error(error);
+	LOAD(typed, life->tx_bytes, tp->bytes_sent);
+	LOAD(typed, again, tp->bytes_retrans);
+	life->tx_bytes -= again < life->tx_bytes ? again : life->tx_bytes;
+	LOAD(typed, flags, sk->__sk_common.skc_flags);
+	LOAD(typed, life->rx_bytes, tp->bytes_received);
+	life->rx_bytes -= flags >> SOCK_DONE & 1;
+	LOAD(typed, life->retransmits, tp->total_retrans);
 }
 
 static __always_inline struct life_record *life_of(__u64 key)
 {
 	struct life_record *life = bpf_map_lookup_elem(&lives, &key);
 
-	return life && !life->spare ? life : NULL;
+	return life && life->place != SPARE ? life : NULL;
 }
 
 /* Whether its place is kept. */
@@ -75,7 +91,7 @@ static __always_inline bool count_end(void)
 static __always_inline void forget(__u64 key, struct life_record *life, bool keep)
 {
 	if (keep)
-		life->spare = true;
+		life->place = SPARE;
 	else
 		bpf_map_delete_elem(&lives, &key);
 }
@@ -86,34 +102,78 @@ static __always_inline void submit_life(void *ctx, struct life_record *life, __u
 	submit_of(life, ctx, life, &life->connect.ts_ns, sizeof(*life));
 }
 
-static __always_inline void connection_changed(void *ctx, void *sk, int oldstate,
+/* Of a shared one: true for who is to tell the end. It may be somebody else's place by
+ * then, so `life` is a copy. */
+static __always_inline bool take_end(__u64 key)
+{
+	if (bpf_map_delete_elem(&lives, &key))
+		return false;
+	__sync_fetch_and_add(&lives_ended, 1);
+	return true;
+}
+
+static __always_inline bool is_ours(__u64 key, __u64 began_ns)
+{
+	struct life_record *life = life_of(key);
+
+	return life && life->began_ns == began_ns;
+}
+
+static __always_inline void shared_ended(void *ctx, void *sk, __u64 cookie, int oldstate,
+					 const struct life_record *life)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct life_record end = *life;
+
+	if (!tp || !take_end((__u64)sk))
+		return;
+	end.close_by = closing_side(oldstate);
+	fill_end(true, tp, &end);
+	submit_life(ctx, &end, RECORD_CLOSE);
+	if (want_adopted)
+		bpf_map_delete_elem(&adopted, &cookie);
+}
+
+/*
+ * A socket's address alone is no identity: a connection whose end nobody told would be
+ * given the next one's outcome and end. Before 5.12 a tracing program may not ask for the
+ * cookie; but there no run of it is ever skipped.
+ */
+static __always_inline struct life_record *followed_life(__u64 key, __u64 cookie)
+{
+	struct life_record *life = life_of(key);
+
+	if (!life || !life->connect.cookie || life->connect.cookie == cookie)
+		return life;
+	count_lost(&lost.ends);
+	forget(key, life, count_end());
+	return NULL;
+}
+
+static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie, int oldstate,
 					       int newstate)
 {
 	__u64 key = (__u64)sk;
 	struct life_record *followed, *life;
 	struct tcp_sock *tp = NULL;
-	__u64 cookie = 0;
 	bool ends, keep;
 
-	if (!is_news(oldstate, newstate))
+	life = followed = followed_life(key, cookie);
+	if (!life && want_adopted)
+		life = bpf_map_lookup_elem(&adopted, &cookie);
+	if (!life)
 		return;
-	life = followed = life_of(key);
-	if (!life && !want_adopted)
+	if (followed && followed->place == SHARED) {
+		if (newstate == TCP_CLOSE)
+			shared_ended(ctx, sk, cookie, oldstate, followed);
 		return;
+	}
 	ends = followed && (newstate == TCP_CLOSE || !want_life);
 	/* A locked instruction after the record's stores waits for them: 45 ns. */
 	keep = ends && count_end();
 	/* That it succeeded needs nothing of the socket. */
-	if (!life || newstate == TCP_CLOSE || !life->connect.lport)
+	if (newstate == TCP_CLOSE || !life->connect.lport)
 		tp = bpf_skc_to_tcp_sock(sk);
-	if (!life) {
-		if (!tp)
-			return;
-		cookie = ((struct sock *)tp)->__sk_common.skc_cookie.counter;
-		life = bpf_map_lookup_elem(&adopted, &cookie);
-		if (!life)
-			return;
-	}
 	if (tp && newstate == TCP_CLOSE)
 		life->connect.error = ((struct sock *)tp)->sk_err;
 	else if (tp && !life->connect.lport)
@@ -127,13 +187,11 @@ static __always_inline void connection_changed(void *ctx, void *sk, int oldstate
 	}
 	if (tp && newstate == TCP_CLOSE && want_life) {
 		life->close_by = closing_side(oldstate);
-		fill_end(tp, life);
+		fill_end(true, tp, life);
 		submit_life(ctx, life, RECORD_CLOSE);
 	}
-	if (tp && newstate == TCP_CLOSE && want_adopted) {
-		cookie = ((struct sock *)tp)->__sk_common.skc_cookie.counter;
+	if (newstate == TCP_CLOSE && want_adopted)
 		bpf_map_delete_elem(&adopted, &cookie);
-	}
 	if (ends)
 		forget(key, followed, keep);
 }

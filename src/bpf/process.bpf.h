@@ -12,7 +12,6 @@
 #define PROCESS_BPF_H
 
 const volatile bool want_processes; /* records of all processes */
-const volatile bool may_probe;	    /* paths, arguments and new names need probe reads */
 
 /* Path components walked; a path of PATH_MAX bytes has more only if made to, and
  * its end is shown then. */

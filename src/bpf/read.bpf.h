@@ -73,6 +73,12 @@ struct sock_head {
 			load16(access, dst, &(sk)->__sk_common.field);                   \
 	} while (0)
 
+/* A kernel without IPv6 (CONFIG_IPV6) has no place for its addresses. */
+static __always_inline bool has_ipv6(const enum access access)
+{
+	return access == BY_API || bpf_core_field_exists(struct sock_common, skc_v6_daddr);
+}
+
 static __always_inline void load_words(void *dst, const volatile __u32 *src)
 {
 	int i;
@@ -84,6 +90,9 @@ static __always_inline void load_words(void *dst, const volatile __u32 *src)
 /* Kernels before 5.11 have no typed pointer to the running task. User space says
  * which it is: a question to the kernel's BTF would cost another search of it. */
 const volatile bool task_is_typed;
+
+/* Paths, arguments and new names need probe reads, and MPTCP's subflows. */
+const volatile bool may_probe;
 
 /* A pid namespace is at most this deep in another (the kernel's own limit). */
 #define MAX_PIDNS_DEPTH 32

@@ -14,8 +14,12 @@
 #define SOCKOPS_BPF_H
 
 const volatile bool only_states; /* without cgroup v2 */
+const volatile bool states_call_back; /* beside the tracepoint */
+/* Tracing programs can ask for a socket's cookie, and others of this rung cannot. */
+const volatile bool makes_cookies;
 
-/* From 7.0 on a tracepoint's program can be skipped, the state callback never is. */
+/* From 7.0 on a tracepoint's program can be skipped, the state callback never is. But a
+ * sockops program of others that sets its own flags alone ends it: see state_changed(). */
 static __always_inline void connect_callback(const int level, struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -49,8 +53,9 @@ static __always_inline void sockops_event(const int level, struct bpf_sock_ops *
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		connect_callback(level, ctx);
 	else if (level >= ALL && follows_lives && ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->sk &&
-		 !is_passive_open(ctx))
-		connection_changed(ctx, ctx->sk, ctx->args[0], ctx->args[1]);
+		 is_news(ctx->args[0], ctx->args[1]) && !is_passive_open(ctx))
+		connection_changed(ctx, ctx->sk, bpf_get_socket_cookie(ctx), ctx->args[0],
+				   ctx->args[1]);
 	else if (level >= ALL && want_accept && ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		passive_callback(ctx);
 }
@@ -101,18 +106,32 @@ static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newsta
 	bpf_map_delete_elem(&attempts, &key);
 }
 
+/*
+ * The callback comes first, in the same function. Each sockops program of a cgroup can
+ * change the flags, and one that sets its own alone clears ours (samples of the kernel do
+ * so when a connection is established); one that runs after ours is not to be undone.
+ */
+static __always_inline bool calls_back(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp && tp->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG;
+}
+
 static __always_inline void state_changed(void *ctx, struct sock *sk, int oldstate,
 					  int newstate)
 {
 	/* MPTCP and SCTP sockets report their states here too. */
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return;
+	if (makes_cookies && (newstate == TCP_SYN_SENT || oldstate == TCP_SYN_RECV))
+		bpf_get_socket_cookie(sk);
 	if (only_states && newstate == TCP_SYN_SENT)
 		syn_sent(ctx, sk);
 	else if (only_states)
 		attempt_ended(ctx, sk, newstate);
-	if (follows_lives)
-		connection_changed(ctx, sk, oldstate, newstate);
+	if (follows_lives && is_news(oldstate, newstate) && !(states_call_back && calls_back(sk)))
+		connection_changed(ctx, sk, sk->__sk_common.skc_cookie.counter, oldstate, newstate);
 }
 
 #endif

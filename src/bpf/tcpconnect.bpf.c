@@ -30,6 +30,7 @@ const struct flow *unused_flow __attribute__((unused));
 const struct net_key *unused_net_key __attribute__((unused));
 const struct process_record *unused_process_record __attribute__((unused));
 const struct life_record *unused_life_record __attribute__((unused));
+const enum place *unused_place __attribute__((unused));
 const enum close_by *unused_close_by __attribute__((unused));
 const struct cgroup_record *unused_cgroup_record __attribute__((unused));
 const struct dns_record *unused_dns_record __attribute__((unused));
@@ -147,13 +148,13 @@ POLICY_PROGRAMS(v6)
 SEC("fentry/security_sock_graft")
 int BPF_PROG(fentry_accept, struct sock *sk)
 {
-	return accepted(ctx, true, sk);
+	return accepted(ctx, true, true, sk);
 }
 
 SEC("kprobe/security_sock_graft")
 int BPF_KPROBE(kprobe_accept, struct sock *sk)
 {
-	return accepted(ctx, false, sk);
+	return accepted(ctx, false, true, sk);
 }
 
 SEC("tp/syscalls/sys_exit_accept")
@@ -171,7 +172,7 @@ int accept4_exit(struct call_exit *ctx)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(call_exit, struct pt_regs *regs, long ret)
 {
-	return IS_ACCEPT(SYSCALL_OF(regs)) ? accept_ended(ctx, ret) : 0;
+	return call_ended(ctx, regs, ret);
 }
 
 SEC("tp_btf/inet_sock_set_state")

@@ -101,6 +101,13 @@ struct connect_record {
 
 _Static_assert(sizeof(struct connect_record) == 136, "ABI with src/event.rs");
 
+/* Of a connection in the kernel's table. */
+enum place {
+	TAKEN = 0,
+	SPARE = 1, /* it ended; its place is kept */
+	SHARED = 2, /* accepted without its lock: who deletes it tells its end */
+};
+
 /*
  * What became of a connect: its outcome, or its end. connect.ts_ns is when that
  * was, connect.error what the socket failed with.
@@ -116,7 +123,7 @@ struct life_record {
 	__u8 established;  /* the connect succeeded */
 	/* The kernel's own. */
 	__u8 answered; /* it succeeded or failed */
-	__u8 spare;    /* it ended; its place is kept */
+	__u8 place;    /* enum place */
 };
 
 _Static_assert(sizeof(struct life_record) == 168, "ABI with src/event.rs");
@@ -209,6 +216,7 @@ struct lost_counters {
 	__u64 names;   /* no room for what came from port 53 */
 	__u64 lives;   /* no room to keep a connection until its end */
 	__u64 cpu;     /* no perf buffer for the CPU yet: it came online later */
+	__u64 ends;    /* an end that the kernel did not tell: found by the next connection */
 	__u64 crowded; /* too much of its user's in the ring */
 };
 

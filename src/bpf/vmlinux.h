@@ -264,13 +264,18 @@ struct pt_regs {
 
 /* System calls, in and out of 32-bit programs. */
 #if defined(__TARGET_ARCH_x86)
-#define SYSCALL_OF(regs) ((regs)->orig_ax)
+#define SYSCALL_OF(regs) ((regs)->orig_ax & ~0x40000000UL) /* __X32_SYSCALL_BIT */
 #define IS_ACCEPT(call) ((call) == 43 || (call) == 288)
+/* accept4(); socketcall() with SYS_ACCEPT or SYS_ACCEPT4. */
+#define IS_COMPAT_ACCEPT(regs)                                                     \
+	((regs)->orig_ax == 364 ||                                                 \
+	 ((regs)->orig_ax == 102 && ((__u32)(regs)->bx == 5 || (__u32)(regs)->bx == 18)))
 #define COMPAT_WORD thread_info.status
 #define COMPAT_BIT 2 /* TS_COMPAT */
 #else
 #define SYSCALL_OF(regs) ((regs)->syscallno)
 #define IS_ACCEPT(call) ((call) == 202 || (call) == 242)
+#define IS_COMPAT_ACCEPT(regs) ((regs)->syscallno == 285 || (regs)->syscallno == 366)
 #define COMPAT_WORD thread_info.flags
 #define COMPAT_BIT (1UL << 22) /* TIF_32BIT */
 #endif
@@ -319,6 +324,7 @@ struct sock_common {
 	__be16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;
+	unsigned char skc_state;
 	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
@@ -338,7 +344,21 @@ struct socket {
 	struct sock *sk;
 };
 
+struct inet_sock {
+	__be16 inet_sport;
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+};
+
+struct mptcp_sock {
+	struct sock *first;
+};
+
 struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	u8 bpf_sock_ops_cb_flags;
 	u32 segs_out;
 	u32 total_retrans;
 	u64 bytes_sent;

@@ -52,6 +52,8 @@ pub struct Lost {
     pub names: u64,
     /// Connections forgotten for want of room before they ended.
     pub lives: u64,
+    /// Connections whose end the kernel did not tell.
+    pub ends: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// Rows that could not be written: the disk was full, or nobody read them at the end.
@@ -77,13 +79,14 @@ impl Lost {
             process: self.process - earlier.process,
             names: self.names - earlier.names,
             lives: self.lives - earlier.lives,
+            ends: self.ends - earlier.ends,
             undecodable: self.undecodable - earlier.undecodable,
             output: self.output - earlier.output,
         }
     }
 
     /// Count, JSON name and words of each reason.
-    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 9] {
+    pub fn reasons(&self) -> [(u64, &'static str, &'static str); 10] {
         [
             (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
             (self.crowded, "crowded", "of users who filled the buffer, to leave room for others"),
@@ -100,6 +103,7 @@ impl Lost {
             (self.stash, "stash", "whose return was missed (--attach sockops needs none)"),
             (self.flows, "flows", "of flows beyond the table's size (narrow the filters)"),
             (self.lives, "lives", "of connections too many at once (see --max-connections)"),
+            (self.ends, "ends", "of connections whose end the kernel did not tell"),
             (self.undecodable, "undecodable", "not understood"),
             (self.output, "output", "that the output had no room for"),
         ]
@@ -254,13 +258,14 @@ mod tests {
         process: 64,
         names: 256,
         lives: 128,
+        ends: 4096,
         undecodable: 32,
         output: 512,
     };
 
     #[test]
     fn descendants_not_followed_are_no_part_of_the_total() {
-        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128 + 512 + 1024 + 2048);
+        assert_eq!(LOST.total(), 1 + 2 + 4 + 8 + 32 + 128 + 512 + 1024 + 2048 + 4096);
     }
 
     #[test]
@@ -284,6 +289,7 @@ mod tests {
                 "stash",
                 "flows",
                 "lives",
+                "ends",
                 "undecodable",
                 "output"
             ]

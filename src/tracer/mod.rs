@@ -214,6 +214,7 @@ impl Tracer {
             lost.process = counters.process + self.skipped_processes;
             lost.names = counters.names;
             lost.lives = counters.lives + self.forgotten;
+            lost.ends = counters.ends;
         }
         lost
     }
@@ -277,7 +278,7 @@ impl Tracer {
                 any = true;
                 let mut life = types::life_record::default();
                 plain::copy_from_bytes(&mut life, &value).ok()?;
-                if life.spare == 0 {
+                if life.place != types::place::SPARE.0 as u8 {
                     open.insert((life.began_ns, life.connect.task.tid));
                 }
             }
@@ -332,7 +333,7 @@ impl Tracer {
             let Ok(Some(value)) = lives.lookup(&key, MapFlags::ANY) else { continue };
             let mut life = types::life_record::default();
             if plain::copy_from_bytes(&mut life, &value).is_ok()
-                && life.spare == 0
+                && life.place != types::place::SPARE.0 as u8
             {
                 open += 1;
                 self.unanswered += u64::from(life.answered == 0);

@@ -73,9 +73,12 @@ impl Setup<'_> {
         data.want_prompt = self.config.procs.is_some();
         data.may_probe = privilege::may_probe();
         data.want_vpid = self.config.who.vpid;
-        data.want_cookie = json || self.config.existing || self.config.peer.is_some();
+        data.want_cookie =
+            json || self.config.existing || self.config.peer.is_some() || self.follows_lives();
         data.has_cookie = data.want_cookie && privilege::has_cookies();
         data.follows_lives = self.follows_lives();
+        data.states_call_back = rung == Rung::Sockops && self.sees_all_cgroups();
+        data.makes_cookies = rung != Rung::Sockops && data.has_cookie && data.follows_lives;
         data.want_connects =
             self.config.keeps_who() || self.config.existing || self.config.peer.is_some();
         data.by_remote = self.config.by_remote;

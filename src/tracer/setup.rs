@@ -303,7 +303,7 @@ impl<'a> Setup<'a> {
     }
 
     /// Programs attached to the mount run for all tasks.
-    fn sees_all_cgroups(&self) -> bool {
+    pub(super) fn sees_all_cgroups(&self) -> bool {
         self.cgroup_mount.as_deref().is_some_and(cgroup::is_root)
     }
 
@@ -493,7 +493,10 @@ impl<'a> Setup<'a> {
             names.map(|name| tracer.program(name).as_fd().as_raw_fd()).collect()
         };
         let also = |name: &&String| *name == STATE_PROGRAM || is_accept_program(name);
-        let states = followed.iter().filter(also);
+        // What sockops hears in its callbacks is not lost with a run of that program.
+        let spared =
+            |name: &str| tracer.rung == Rung::Sockops && !self.adopts() && name == STATE_PROGRAM;
+        let states = followed.iter().filter(also).filter(|name| !spared(name));
         let of_names = |name: &&String| DNS_PROGRAMS.contains(&name.as_str());
         // A kretprobe's misses are seen by its entry probe instead.
         let seen = |name: &&String| !name.starts_with("kret");
@@ -527,16 +530,24 @@ impl<'a> Setup<'a> {
         if self.config.dns {
             programs.extend(DNS_PROGRAMS);
         }
-        // No callback comes for a socket that was there before.
-        if self.follows_lives() && [Rung::Fentry, Rung::Kprobe].contains(&rung)
-            || self.adopts() && rung == Rung::Sockops
-        {
+        if self.hears_states(rung) {
             programs.push(STATE_PROGRAM);
         }
         if self.accepts() {
             programs.extend(self.accept_hook(rung).programs());
         }
         programs.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Beside sockops, too: no callback comes for a socket that was there before, nor
+    /// for one of which another sockops program has set the flags. Without the kernel's
+    /// own BTF the callbacks have to do.
+    fn hears_states(&self, rung: Rung) -> bool {
+        match rung {
+            Rung::Fentry | Rung::Kprobe => self.follows_lives(),
+            Rung::Sockops => self.adopts() || self.follows_lives() && btf::kernel_has_its_own(),
+            Rung::StateOnly | Rung::Processes => false,
+        }
     }
 
     fn accept_hook(&self, rung: Rung) -> AcceptHook {
