@@ -3,6 +3,8 @@
 //! hold; and what a packet tells, the same bytes tell in pieces of a TCP stream.
 #![no_main]
 
+use std::net::IpAddr;
+
 use libfuzzer_sys::fuzz_target;
 use tcpconnect::dns::Names;
 use tcpconnect::dns_message;
@@ -17,7 +19,8 @@ const PIECES: usize = 100;
 
 fn apply(names: &mut Names, place: DnsPlace, bytes: &[u8]) {
     let bytes = bytes.into();
-    names.apply(&DnsBytes { ts_ns: 0, socket: 1, asker: None, cgroup_id: None, place, bytes });
+    let (asker, cgroup_id, netns) = (None, None, Some(1));
+    names.apply(&DnsBytes { ts_ns: 0, socket: 1, asker, cgroup_id, netns, place, bytes });
 }
 
 fn streamed<'a>(pieces: impl Iterator<Item = (u32, &'a [u8])>) -> Names {
@@ -30,7 +33,12 @@ fn streamed<'a>(pieces: impl Iterator<Item = (u32, &'a [u8])>) -> Names {
 fuzz_target!(|message: &[u8]| {
     let Ok(len) = u16::try_from(message.len()) else { return };
     let mut whole = Names::default();
-    apply(&mut whole, DnsPlace::Packet, message);
+    let mut question = message.to_vec();
+    if let Some(flags) = question.get_mut(2) {
+        *flags &= 0x7f;
+    }
+    apply(&mut whole, DnsPlace::Question(None), &question);
+    apply(&mut whole, DnsPlace::Packet(IpAddr::from([127, 0, 0, 53])), message);
     let stream = [&len.to_be_bytes(), message].concat();
     let size = stream.len().div_ceil(PIECES);
     let seq = |i: usize| FIRST.wrapping_add((i * size) as u32);
@@ -45,9 +53,10 @@ fuzz_target!(|message: &[u8]| {
     };
     assert_eq!([&whole, &ahead, &back].map(Names::malformed), [0; 3]);
     assert!(answer.chain.len() <= 16);
-    assert!(answer.addresses.len() * 4 <= message.len() * (answer.chain.len() + 1));
+    assert!(answer.addresses.len() <= dns_message::MAX_RECORDS);
+    assert!(answer.addresses.len() * 4 <= message.len());
     for (daddr, _) in answer.addresses {
-        let connect = Connect { daddr, ..Connect::nowhere() };
+        let connect = Connect { daddr, netns: Some(1), ..Connect::nowhere() };
         let name = |names: &Names| names.of(&connect).map(|query| query.name().to_vec());
         assert_eq!(name(&whole).as_deref(), Some(&*answer.name));
         assert_eq!([name(&ahead), name(&back)], [name(&whole), name(&whole)]);

@@ -560,6 +560,10 @@ impl App<'_> {
                 self.who.malformed()
             ));
         }
+        let unasked = self.who.unasked() + self.tracer.unasked();
+        if unasked > 0 {
+            tell(&format!("tcpconnect: {unasked} answers from port 53 were to nobody's question"));
+        }
         let lost = self.reported.total();
         if lost > 0 {
             let reasons = self.reported.reasons();

@@ -15,6 +15,7 @@ use std::net::Ipv6Addr;
 use thiserror::Error;
 
 use crate::event::DnsBytes;
+use crate::shares::Owner;
 
 /// Names in a row, each another name of the one before.
 pub const MAX_CHAIN: usize = 16;
@@ -32,6 +33,8 @@ const MAX_HELD: usize = 128;
 /// RFC 1035, 4.1.1 and 2.3.4.
 const HEADER_LEN: usize = 12;
 const MAX_NAME: usize = 255;
+/// Which byte, and which bit of it.
+const IS_ANSWER: (usize, u8) = (2, 0x80);
 
 /// Class and types of records: RFC 1035, 3.2; RFC 3596; RFC 9460.
 const IN: u16 = 1;
@@ -61,6 +64,26 @@ pub struct Answer {
     pub addresses: Vec<(IpAddr, u32)>,
     /// There is more in the message than is read.
     pub is_cut: bool,
+    /// What it answers.
+    pub asked: Asked,
+}
+
+/// A question, as it is repeated in the answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub id: u16,
+    /// Labels in lower case, then type and class.
+    what: Box<[u8]>,
+}
+
+/// The question of a message that is one.
+pub fn question(message: &[u8]) -> Option<Asked> {
+    let mut reader = Reader::new(message).ok()?;
+    if message[IS_ANSWER.0] & IS_ANSWER.1 != 0 || message[4..6] != [0, 1] {
+        return None;
+    }
+    let name = reader.name().ok()??;
+    reader.asked(&name).ok()
 }
 
 /// Reads one message (RFC 1035, RFC 9460). `None` for one that tells no address:
@@ -73,8 +96,8 @@ pub fn read(message: &[u8]) -> Result<Option<Answer>, Malformed> {
         return Ok(None);
     }
     let question = reader.name()?.ok_or(Malformed)?;
-    reader.take(4)?;
-    if questions > 1 || message[2] & 0x80 == 0 {
+    let asked = reader.asked(&question)?;
+    if questions > 1 || message[IS_ANSWER.0] & IS_ANSWER.1 == 0 {
         return Ok(None);
     }
     let (records, mut is_cut) = reader.records(answers.into())?;
@@ -106,6 +129,7 @@ pub fn read(message: &[u8]) -> Result<Option<Answer>, Malformed> {
         chain: chain.collect(),
         addresses,
         is_cut,
+        asked,
     };
     Ok(Some(answer).filter(|answer| is_cut || !answer.addresses.is_empty()))
 }
@@ -194,8 +218,9 @@ impl<'a> Reader<'a> {
             } else {
                 after = after.or(Some(at + 2));
                 let to = (len & 0x3f) << 8 | usize::from(bytes[1]);
-                // Back only (RFC 1035, 4.1.4), and so there is an end.
-                if to >= lowest {
+                // Back only (RFC 1035, 4.1.4), and so there is an end; no name is in the
+                // header, which differs between a question and its answer.
+                if to >= lowest || to < HEADER_LEN {
                     return Err(Malformed);
                 }
                 (at, lowest) = (to, to);
@@ -215,6 +240,14 @@ impl<'a> Reader<'a> {
         self.places.push(place);
         self.names.push(name);
         Ok(Some(name))
+    }
+
+    /// Type and class of a question come next.
+    fn asked(&mut self, name: &Name) -> Result<Asked, Malformed> {
+        let mut what = self.labels[name.begin..name.end].to_ascii_lowercase();
+        what.extend_from_slice(self.take(4)?);
+        let id = u16::from_be_bytes([self.message[0], self.message[1]]);
+        Ok(Asked { id, what: what.into() })
     }
 
     /// The number of the name that was read last.
@@ -314,7 +347,9 @@ pub struct Streams {
 }
 
 struct Stream {
-    /// Number of the next byte in order.
+    /// Number of its first byte.
+    first: u32,
+    /// Of the next one in order.
     next: u32,
     /// The message under way, with its length in front (RFC 1035, 4.2.2).
     message: Vec<u8>,
@@ -322,20 +357,37 @@ struct Stream {
     held: Vec<(u32, Box<[u8]>)>,
     held_bytes: usize,
     used_ns: u64,
+    owner: Owner,
 }
 
 impl Streams {
-    /// A connection was made; its first byte will have this number.
-    pub fn begin(&mut self, piece: &DnsBytes, next: u32) {
-        let (message, held) = (Vec::new(), Vec::new());
-        let stream = Stream { next, message, held, held_bytes: 0, used_ns: piece.ts_ns };
-        self.by_socket.insert(piece.socket, stream);
-        if self.by_socket.len() > MAX_STREAMS {
-            let oldest = self.by_socket.iter().min_by_key(|(_, stream)| stream.used_ns);
-            if let Some((&socket, _)) = oldest {
-                self.by_socket.remove(&socket);
-            }
+    /// A connection was made; its first byte will have this number. True if one that
+    /// was waited for has to make room: the oldest of the user who has most.
+    pub fn begin(&mut self, piece: &DnsBytes, first: u32) -> bool {
+        let known = self.by_socket.get(&piece.socket);
+        if known.is_some_and(|stream| stream.first == first) {
+            return false;
         }
+        let stream = Stream {
+            first,
+            next: first,
+            message: Vec::new(),
+            held: Vec::new(),
+            held_bytes: 0,
+            used_ns: piece.ts_ns,
+            owner: piece.asker.map(|asker| asker.uid),
+        };
+        self.by_socket.insert(piece.socket, stream);
+        if self.by_socket.len() <= MAX_STREAMS {
+            return false;
+        }
+        let mut counts: HashMap<Owner, usize> = HashMap::new();
+        self.by_socket.values().for_each(|s| *counts.entry(s.owner).or_default() += 1);
+        let most = counts.into_iter().max_by_key(|(owner, count)| (*count, *owner));
+        let of_most = self.by_socket.iter().filter(|(_, s)| most.is_some_and(|m| m.0 == s.owner));
+        let oldest = of_most.min_by_key(|(_, stream)| stream.used_ns).map(|(&socket, _)| socket);
+        let dropped = oldest.and_then(|socket| self.by_socket.remove(&socket));
+        dropped.is_some_and(|s| s.next == s.first || !s.message.is_empty() || !s.held.is_empty())
     }
 
     /// The messages that are whole now. Of a stream whose beginning was not seen
@@ -402,7 +454,9 @@ fn ahead(seq: u32, of: u32) -> i32 {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::event::Asker;
     use crate::event::DnsPlace;
+    use crate::event::ProcessKey;
     use simple_dns::CLASS;
     use simple_dns::Name;
     use simple_dns::Packet;
@@ -576,8 +630,8 @@ pub mod tests {
 
     fn piece(socket: u64, bytes: &[u8]) -> DnsBytes {
         let place = DnsPlace::Stream(0);
-        let (asker, cgroup_id, bytes) = (None, None, bytes.into());
-        DnsBytes { ts_ns: socket, socket, asker, cgroup_id, place, bytes }
+        let (asker, cgroup_id, netns, bytes) = (None, None, None, bytes.into());
+        DnsBytes { ts_ns: socket, socket, asker, cgroup_id, netns, place, bytes }
     }
 
     #[test]
@@ -592,11 +646,27 @@ pub mod tests {
     }
 
     #[test]
-    fn streams_are_bounded() {
+    fn streams_are_bounded_and_ones_own_go_first() {
         let mut streams = Streams::default();
-        for socket in 0..10 * MAX_STREAMS as u64 {
-            streams.begin(&piece(socket, b""), 0);
+        let process = ProcessKey { pid: 1, start_ns: 1 };
+        let one = DnsBytes { asker: Some(Asker { process, uid: 1 }), ..piece(0, b"") };
+        assert!(!streams.begin(&one, 0));
+        let mut dropped = 0;
+        for socket in 1..10 * MAX_STREAMS as u64 {
+            dropped += usize::from(streams.begin(&piece(socket, b""), 0));
         }
-        assert_eq!(streams.by_socket.len(), MAX_STREAMS);
+        assert_eq!((streams.by_socket.len(), dropped), (MAX_STREAMS, 9 * MAX_STREAMS));
+        assert!(streams.by_socket.contains_key(&0));
+    }
+
+    #[test]
+    fn a_beginning_that_comes_again_does_not_begin_anew() {
+        let mut streams = Streams::default();
+        streams.begin(&piece(1, b""), 5);
+        assert_eq!(streams.messages(&piece(1, b"\0\x02x"), 5), Ok(Vec::new()));
+        streams.begin(&piece(1, b""), 5);
+        assert_eq!(streams.messages(&piece(1, b"y"), 8), Ok(vec![b"xy".to_vec()]));
+        streams.begin(&piece(1, b""), 900);
+        assert_eq!(streams.messages(&piece(1, b"\0\x01z"), 900), Ok(vec![b"z".to_vec()]));
     }
 }

@@ -29,7 +29,7 @@ const _: () = assert!(size_of::<types::connect_record>() == 136);
 const _: () = assert!(size_of::<types::life_record>() == 168);
 const _: () = assert!(size_of::<types::process_record>() == 136);
 const _: () = assert!(size_of::<types::cgroup_record>() == 288);
-const _: () = assert!(size_of::<types::dns_record>() == 56);
+const _: () = assert!(size_of::<types::dns_record>() == 96);
 const _: () = assert!(size_of::<types::flow>() == FLOW_LEN);
 
 /// Length of a key of the table of `-c`.
@@ -412,18 +412,28 @@ pub struct CgroupEvent {
     pub name: Option<Box<[u8]>>,
 }
 
-/// Bytes that came from port 53.
+/// Bytes that came from port 53, or went there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsBytes {
     pub ts_ns: u64,
-    /// Cookie of the receiving socket.
+    /// Cookie of the socket on this host.
     pub socket: u64,
-    /// The process that asked on that socket.
-    pub asker: Option<ProcessKey>,
+    /// The process that asks on that socket.
+    pub asker: Option<Asker>,
     /// cgroup v2 id of the one that asked, or else of the socket.
     pub cgroup_id: Option<u64>,
+    /// Inode of the socket's network namespace.
+    pub netns: Option<u32>,
     pub place: DnsPlace,
     pub bytes: Box<[u8]>,
+}
+
+/// A process that asks for names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    pub process: ProcessKey,
+    /// Real user id, initial user namespace.
+    pub uid: u32,
 }
 
 /// A pid can be used again; with the time of the fork, CLOCK_BOOTTIME ns, it cannot.
@@ -436,8 +446,11 @@ pub struct ProcessKey {
 /// Where `DnsBytes` stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsPlace {
-    /// All of a packet of UDP, or its first 16,384 bytes.
-    Packet,
+    /// All of a packet of UDP to port 53, or its first 288 bytes. Where it went, and
+    /// where the program sent it to; `None`: the socket gets only what its server sends.
+    Question(Option<[IpAddr; 2]>),
+    /// All of a packet of UDP from this server, or its first 16,384 bytes.
+    Packet(IpAddr),
     /// In a TCP stream, with the number of the first byte.
     Stream(u32),
     /// A TCP stream begins with this number.
@@ -508,6 +521,8 @@ pub enum DecodeError {
     Kind(u32),
     #[error("record with IP version {0}")]
     Ip(u16),
+    #[error("bytes of DNS in place {0}")]
+    Place(u8),
     #[error("connection closed by {0}")]
     CloseBy(u8),
 }
@@ -760,15 +775,24 @@ fn dns(bytes: &[u8]) -> Result<DnsBytes, DecodeError> {
     let r: types::dns_record = record(bytes)?;
     let text = &bytes[size_of::<types::dns_record>()..];
     let text = text.get(..r.len as usize).ok_or(DecodeError::Short(bytes.len()))?;
+    let server = address(r.ip.into(), &r.server)?;
+    let meant = address(r.ip.into(), &r.meant)?;
     Ok(DnsBytes {
         ts_ns: r.ts_ns,
         socket: r.cookie,
-        asker: (r.tgid != 0).then_some(ProcessKey { pid: r.tgid, start_ns: r.start_ns }),
+        asker: (r.tgid != 0).then_some(Asker {
+            process: ProcessKey { pid: r.tgid, start_ns: r.start_ns },
+            uid: r.uid,
+        }),
         cgroup_id: Some(r.cgroup_id).filter(|&id| id != 0),
-        place: match (r.is_stream != 0, r.begins != 0) {
-            (false, _) => DnsPlace::Packet,
-            (true, false) => DnsPlace::Stream(r.seq),
-            (true, true) => DnsPlace::StreamBegins(r.seq),
+        netns: Some(r.netns).filter(|&inode| inode != 0),
+        place: match types::dns_place(r.place.into()) {
+            types::dns_place::DNS_QUESTION => DnsPlace::Question(Some([server, meant])),
+            types::dns_place::DNS_QUESTION_CONNECTED => DnsPlace::Question(None),
+            types::dns_place::DNS_ANSWER => DnsPlace::Packet(server),
+            types::dns_place::DNS_STREAM => DnsPlace::Stream(r.seq),
+            types::dns_place::DNS_STREAM_BEGINS => DnsPlace::StreamBegins(r.seq),
+            types::dns_place(_) => return Err(DecodeError::Place(r.place)),
         },
         bytes: text.into(),
     })

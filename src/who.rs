@@ -138,6 +138,11 @@ impl Who {
         self.names.as_ref().map_or(0, Names::lost)
     }
 
+    /// DNS answers to nobody's question.
+    pub fn unasked(&self) -> u64 {
+        self.names.as_ref().map_or(0, Names::unasked)
+    }
+
     /// DNS messages that could not be read.
     pub fn malformed(&self) -> u64 {
         self.names.as_ref().map_or(0, Names::malformed)

@@ -9,6 +9,7 @@ use std::net::{
 use std::os::fd::AsRawFd as _;
 use std::process::{Command, Stdio};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -23,7 +24,8 @@ const IORING_OP_RECV: u8 = 27;
 const ODD: Ipv4Addr = Ipv4Addr::new(127, 9, 0, 1);
 
 /// `dns resolver ADDR`, `dns name NAME PORT`, `dns ask HOW SERVER NAME [PORT]`, `dns run PROGRAM
-/// ARG...`, `dns odd ADDR`, `dns own NAME PORT` (its own server), `dns unasked`, `dns storm N PER_SECOND`.
+/// ARG...`, `dns odd ADDR`, `dns own NAME PORT` (its own server), `dns unasked`, `dns forged`, `dns flood UID N`, `dns
+/// hostile N`, `dns storm N PER_SECOND`.
 pub fn dns(ctx: &Ctx, args: &[&str]) -> Res {
     match args {
         ["resolver", server] => resolver(server),
@@ -44,6 +46,9 @@ pub fn dns(ctx: &Ctx, args: &[&str]) -> Res {
             dns(ctx, &["ask", "recv", "127.0.0.9", name, port])
         }
         ["unasked"] => unasked(),
+        ["forged"] => forged(),
+        ["hostile", n] => hostile(ctx, n.parse().map_err(text)?),
+        ["flood", uid, n] => flood(uid.parse().map_err(text)?, n.parse().map_err(text)?),
         ["storm", rest @ ..] => storm(ctx, number(rest, 0, None)?, number(rest, 1, None)?),
         _ => Err("not one of the things this case can do".into()),
     }
@@ -232,17 +237,117 @@ fn storm(ctx: &Ctx, n: u32, per_second: u32) -> Res {
     let server = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 16), DNS)).map_err(text)?;
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
     client.connect(server.local_addr().map_err(text)?).map_err(text)?;
-    let (from, started) = (client.local_addr().map_err(text)?, Instant::now());
+    let started = Instant::now();
     let mut bytes = [0; 512];
     for i in 0..n {
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 16, 0, 0)) + i);
-        let message = answer(&question(&format!("{i}.storm.test"))?, address);
-        server.send_to(&message, from).map_err(text)?;
+        client.send(&question(&format!("{i}.storm.test"))?).map_err(text)?;
+        let (len, from) = server.recv_from(&mut bytes).map_err(text)?;
+        server.send_to(&answer(&bytes[..len], address), from).map_err(text)?;
         client.recv(&mut bytes).map_err(text)?;
         let due = Duration::from_secs_f64(f64::from(i) / f64::from(per_second));
         thread::sleep(due.saturating_sub(started.elapsed()));
     }
     let seconds = started.elapsed().as_secs_f64();
     ctx.emit(&json!({"case": ctx.case, "answers": n, "seconds": seconds, "rows": 0}));
+    Ok(())
+}
+
+/// Asks 127.0.0.9 on a socket that is not connected, and gets five answers. Only the last, for
+/// 127.9.0.1, is from there, with the number and the question it asked; the others are for
+/// 127.66.0.1 to 4.
+fn forged() -> Res {
+    let [server, other] = [[127, 0, 0, 9], [127, 0, 0, 66]]
+        .map(|address| UdpSocket::bind((IpAddr::from(address), DNS)).map_err(text));
+    let (server, other) = (server?, other?);
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
+    let question = question("bank.test")?;
+    client.send_to(&question, server.local_addr().map_err(text)?).map_err(text)?;
+    let (len, from) = server.recv_from(&mut [0; 512]).map_err(text)?;
+    ensure(len == question.len(), "another question")?;
+    let mut another_id = question.clone();
+    another_id[1] ^= 1;
+    let mut another_name = question.clone();
+    another_name[13] ^= 1;
+    let forged = [
+        (&other, &another_id),
+        (&other, &question),
+        (&server, &another_id),
+        (&server, &another_name),
+    ];
+    for (i, (by, question)) in (1..).zip(forged) {
+        let message = answer(question, Ipv4Addr::new(127, 66, 0, i));
+        by.send_to(&message, from).map_err(text)?;
+        client.recv(&mut [0; 512]).map_err(text)?;
+    }
+    server.send_to(&answer(&question, ODD), from).map_err(text)?;
+    client.recv(&mut [0; 512]).map(drop).map_err(text)
+}
+
+/// As this user, for good: answers to itself, each with 250 addresses that are nobody else's.
+fn flood(uid: u32, n: u32) -> Res {
+    let server = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 17), DNS)).map_err(text)?;
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
+    // SAFETY: a plain system call.
+    crate::sys("setresuid", unsafe { libc::setresuid(uid, uid, uid) })?;
+    client.connect(server.local_addr().map_err(text)?).map_err(text)?;
+    for i in 0..n {
+        client.send(&question("flood.test")?).map_err(text)?;
+        let mut bytes = [0; 8192];
+        let (len, from) = server.recv_from(&mut bytes).map_err(text)?;
+        let mut message = answer(&bytes[..len], Ipv4Addr::UNSPECIFIED);
+        message[7] = 250;
+        for k in 1..250 {
+            message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4]);
+            message.extend_from_slice(&(0x6440_0000 + 250 * i + k).to_be_bytes());
+        }
+        server.send_to(&message, from).map_err(text)?;
+        client.recv(&mut bytes).map_err(text)?;
+    }
+    Ok(())
+}
+
+/// A message of 16 KB: a name of 127 labels that is 1,123 times another name of itself.
+fn hostile_answer(question: &[u8]) -> Vec<u8> {
+    let mut message = question.to_vec();
+    (message[2], message[6], message[7]) = (0x81, 4, 99);
+    for _ in 0..1123 {
+        message.extend_from_slice(&[0xc0, 12, 0, 5, 0, 1, 0, 0, 14, 16, 0, 2, 0xc0, 12]);
+    }
+    message
+}
+
+/// `n` connects to port 1, while one thread is flooded with hostile messages and two others
+/// connect to port 2 as fast as they can.
+fn hostile(ctx: &Ctx, n: u32) -> Res {
+    let server = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 18), DNS)).map_err(text)?;
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
+    client.connect(server.local_addr().map_err(text)?).map_err(text)?;
+    let question = question(["a"; 127].join(".").as_str())?;
+    let message = hostile_answer(&question);
+    let end = AtomicBool::new(false);
+    let ends = || end.load(Ordering::Relaxed);
+    let refused = |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err();
+    let (messages, others) = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut bytes = [0; 512];
+            (0u64..)
+                .take_while(|_| {
+                    let asked = client.send(&question).and_then(|_| server.recv_from(&mut bytes));
+                    let told = asked.and_then(|(_, from)| server.send_to(&message, from));
+                    told.and_then(|_| client.recv(&mut bytes)).is_ok() && !ends()
+                })
+                .count()
+        });
+        let storms = [(); 2]
+            .map(|()| scope.spawn(|| (0u64..).take_while(|_| refused(2) && !ends()).count()));
+        for _ in 0..n {
+            refused(1);
+            thread::sleep(Duration::from_millis(5));
+        }
+        end.store(true, Ordering::Relaxed);
+        (flood.join().ok(), storms.map(|storm| storm.join().ok()))
+    });
+    ctx.emit(&json!({"case": ctx.case, "messages": messages, "others": others, "rows": 0}));
     Ok(())
 }

@@ -16,6 +16,7 @@ use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
 use tcpconnect::dns::Names;
 use tcpconnect::event::Args;
+use tcpconnect::event::Asker;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
 use tcpconnect::event::CloseBy;
@@ -31,6 +32,7 @@ use tcpconnect::event::NoticeKind;
 use tcpconnect::event::Origin;
 use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
+use tcpconnect::event::ProcessKey;
 use tcpconnect::event::Stage;
 use tcpconnect::output;
 use tcpconnect::output::Happening;
@@ -247,14 +249,19 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let peer = Peer { pid: 1, comm: comm("peer"), program: None, container: None };
     let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
     let mut names = Names::default();
-    names.apply(&DnsBytes {
+    let answer = DnsBytes {
         ts_ns: 1,
         socket: 1,
-        asker: None,
+        asker: Some(Asker { process: ProcessKey { pid: 1, start_ns: 2 }, uid: 1 }),
         cgroup_id: None,
-        place: DnsPlace::Packet,
+        netns: None,
+        place: DnsPlace::Packet([127, 0, 0, 53].into()),
         bytes: include_bytes!("corpus/message/chain")[..].into(),
-    });
+    };
+    let mut question = DnsBytes { place: DnsPlace::Question(None), ..answer.clone() };
+    question.bytes[2] &= 0x7f;
+    names.apply(&question);
+    names.apply(&answer);
     let query = names.of(&connect);
     let row = Row {
         connect: &connect,

@@ -12,6 +12,7 @@ mod live_dns;
 mod live_ends;
 mod live_existing;
 mod live_fair;
+mod live_forged;
 mod live_life;
 mod live_output;
 mod live_procs;
@@ -123,6 +124,7 @@ fn main() {
             ("ends::", live_ends::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
+            ("dns::", live_forged::TESTS),
         ] {
             let here = tests.iter().filter(|(cells, _)| has(cells));
             for &(name, test) in here.flat_map(|(_, tests)| *tests) {

@@ -23,6 +23,7 @@ use tcpconnect::dns::Names;
 use tcpconnect::dns_message;
 use tcpconnect::dns_message::Malformed;
 use tcpconnect::event::Args;
+use tcpconnect::event::Asker;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
 use tcpconnect::event::CloseBy;
@@ -1422,15 +1423,24 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn dns_record(place: [u8; 2], seq: u32, ids: [u64; 4], tgid: u32, bytes: &[u8]) -> Vec<u8> {
+fn dns_record(
+    place: u8,
+    numbers: [u32; 4],
+    ids: [u64; 4],
+    servers: [[u8; 4]; 2],
+    bytes: &[u8],
+) -> Vec<u8> {
     let [ts_ns, cookie, cgroup_id, start_ns] = ids;
     let mut sample = 11u32.to_ne_bytes().to_vec();
     sample.extend((bytes.len() as u32).to_ne_bytes());
     [ts_ns, cookie, cgroup_id, start_ns].iter().for_each(|n| sample.extend(n.to_ne_bytes()));
-    [tgid, seq].iter().for_each(|n| sample.extend(n.to_ne_bytes()));
-    sample.extend(place);
-    sample.extend([0; 6]);
-    assert_eq!(sample.len(), 56);
+    numbers.iter().for_each(|n| sample.extend(n.to_ne_bytes()));
+    sample.extend([place, 4, 0, 0, 0, 0, 0, 0]);
+    for server in servers {
+        sample.extend(server);
+        sample.extend([0; 12]);
+    }
+    assert_eq!(sample.len(), 96);
     sample.extend(bytes);
     sample
 }
@@ -1477,7 +1487,8 @@ proptest! {
     #[test]
     fn no_message_makes_reading_panic_or_says_more_than_it_holds(bytes in message()) {
         if let Ok(Some(answer)) = dns_message::read(&bytes) {
-            prop_assert!(answer.addresses.len() * 4 <= bytes.len() * (answer.chain.len() + 1));
+            prop_assert!(answer.addresses.len() * 4 <= bytes.len());
+            prop_assert!(answer.addresses.len() <= dns_message::MAX_RECORDS);
             prop_assert!(answer.chain.len() <= 16);
             prop_assert!(answer.name.len() <= 2 * 255);
         }
@@ -1485,25 +1496,30 @@ proptest! {
 
     #[test]
     fn what_came_from_port_53_decodes_to_what_was_put_in(
-        (stream, begins) in any::<(bool, bool)>(), seq in any::<u32>(),
+        place in 1..6u8, (uid, seq) in any::<(u32, u32)>(),
         ids in (any::<u64>(), any::<u64>(), number(), any::<u64>()),
-        tgid in number(), bytes in message(),
+        (tgid, netns) in (number(), number()), servers in any::<[[u8; 4]; 2]>(), bytes in message(),
     ) {
-        let (ids, tgid) = ([ids.0, ids.1, ids.2, ids.3], tgid as u32);
-        let sample = dns_record([stream.into(), begins.into()], seq, ids, tgid, &bytes);
+        let (ids, tgid, netns) = ([ids.0, ids.1, ids.2, ids.3], tgid as u32, netns as u32);
+        let sample = dns_record(place, [tgid, uid, netns, seq], ids, servers, &bytes);
+        let servers = servers.map(IpAddr::from);
+        let process = ProcessKey { pid: tgid, start_ns: ids[3] };
         let expected = DnsBytes {
             ts_ns: ids[0], socket: ids[1],
-            asker: (tgid != 0).then_some(ProcessKey { pid: tgid, start_ns: ids[3] }),
+            asker: (tgid != 0).then_some(Asker { process, uid }),
             cgroup_id: Some(ids[2]).filter(|&id| id != 0),
-            place: match (stream, begins) {
-                (false, _) => DnsPlace::Packet,
-                (true, false) => DnsPlace::Stream(seq),
-                (true, true) => DnsPlace::StreamBegins(seq),
+            netns: Some(netns).filter(|&inode| inode != 0),
+            place: match place {
+                1 => DnsPlace::Packet(servers[0]),
+                2 => DnsPlace::Stream(seq),
+                3 => DnsPlace::StreamBegins(seq),
+                4 => DnsPlace::Question(Some(servers)),
+                _ => DnsPlace::Question(None),
             },
             bytes: bytes.into(),
         };
         prop_assert_eq!(decode(&sample), Ok(Event::Dns(Box::new(expected))));
-        for len in [4, 55, sample.len() - 1] {
+        for len in [4, 95, sample.len() - 1] {
             prop_assert_eq!(decode(&sample[..len]), Err(DecodeError::Short(len)));
         }
     }
@@ -1511,18 +1527,19 @@ proptest! {
     /// A few sockets and numbers, so that pieces meet.
     #[test]
     fn no_pieces_make_names_panic(
-        pieces in prop::collection::vec((0..3u64, 0..3u8, 0..40u32, message()), 0..40),
+        pieces in prop::collection::vec((0..3u64, 0..4u8, 0..40u32, message()), 0..40),
     ) {
         let mut names = Names::default();
         for (ts_ns, (socket, kind, seq, bytes)) in pieces.into_iter().enumerate() {
             let place = match kind {
-                0 => DnsPlace::Packet,
+                0 => DnsPlace::Packet([127, 0, 0, 53].into()),
+                3 => DnsPlace::Question(None),
                 1 => DnsPlace::Stream(seq),
                 _ => DnsPlace::StreamBegins(seq),
             };
-            let (asker, cgroup_id) = (None, Some(socket));
-            let ts_ns = ts_ns as u64;
-            names.apply(&DnsBytes { ts_ns, socket, asker, cgroup_id, place, bytes: bytes.into() });
+            let (asker, cgroup_id, netns) = (None, Some(socket), Some(1));
+            let (ts_ns, bytes) = (ts_ns as u64, bytes.into());
+            names.apply(&DnsBytes { ts_ns, socket, asker, cgroup_id, netns, place, bytes });
         }
     }
 }

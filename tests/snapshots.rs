@@ -30,6 +30,7 @@ use tcpconnect::config::Config;
 use tcpconnect::dns::Names;
 use tcpconnect::dns::Query;
 use tcpconnect::event::Args;
+use tcpconnect::event::Asker;
 use tcpconnect::event::COMM_LEN;
 use tcpconnect::event::Change;
 use tcpconnect::event::CloseBy;
@@ -45,6 +46,7 @@ use tcpconnect::event::NoticeKind;
 use tcpconnect::event::Origin;
 use tcpconnect::event::Outcome;
 use tcpconnect::event::ProcessEvent;
+use tcpconnect::event::ProcessKey;
 use tcpconnect::event::Stage;
 use tcpconnect::event::decode;
 use tcpconnect::output;
@@ -685,14 +687,20 @@ fn query(name: &str, chain: &[&str], age_ns: u64) -> Query {
     }
     answer(owner, RData::A(A { address: to.into() }));
     let mut names = Names::default();
-    names.apply(&DnsBytes {
+    let process = ProcessKey { pid: 4242, start_ns: 1 };
+    let answer = DnsBytes {
         ts_ns: connect.ts_ns - age_ns,
         socket: 1,
-        asker: None,
+        asker: Some(Asker { process, uid: 1000 }),
         cgroup_id: None,
-        place: DnsPlace::Packet,
+        netns: connect.netns,
+        place: DnsPlace::Packet(IpAddr::from([127, 0, 0, 53])),
         bytes: packet.build_bytes_vec().expect("a message").into(),
-    });
+    };
+    let mut question = DnsBytes { place: DnsPlace::Question(None), ..answer.clone() };
+    question.bytes[2] &= 0x7f;
+    names.apply(&question);
+    names.apply(&answer);
     names.of(&connect).expect("it has a name")
 }
 

@@ -34,6 +34,7 @@ const enum place *unused_place __attribute__((unused));
 const enum close_by *unused_close_by __attribute__((unused));
 const struct cgroup_record *unused_cgroup_record __attribute__((unused));
 const struct dns_record *unused_dns_record __attribute__((unused));
+const enum dns_place *unused_dns_place __attribute__((unused));
 const struct cgroup_name *unused_cgroup_name __attribute__((unused));
 const enum record_kind *unused_record_kind __attribute__((unused));
 const enum record_flags *unused_record_flags __attribute__((unused));
@@ -303,17 +304,24 @@ int dns_received(struct __sk_buff *skb)
 	return 1;
 }
 
-#define DNS_ASKED(hook)                             \
+SEC("cgroup_skb/egress")
+int dns_sent(struct __sk_buff *skb)
+{
+	sent(skb);
+	return 1;
+}
+
+#define DNS_ASKED(hook, family)                     \
 	SEC("cgroup/" #hook)                        \
 	int dns_##hook(struct bpf_sock_addr *ctx)   \
 	{                                           \
-		asks(ctx);                          \
+		asks(family, ctx);                  \
 		return 1;                           \
 	}
 
-DNS_ASKED(connect4)
-DNS_ASKED(connect6)
-DNS_ASKED(sendmsg4)
-DNS_ASKED(sendmsg6)
+DNS_ASKED(connect4, AF_INET)
+DNS_ASKED(connect6, AF_INET6)
+DNS_ASKED(sendmsg4, AF_INET)
+DNS_ASKED(sendmsg6, AF_INET6)
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

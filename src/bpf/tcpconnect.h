@@ -170,22 +170,35 @@ struct cgroup_record {
 
 _Static_assert(sizeof(struct cgroup_record) == 288, "ABI with src/event.rs");
 
-/* Bytes that came from port 53; they follow. */
+/* Where bytes of DNS stood. */
+enum dns_place {
+	DNS_ANSWER = 1, /* a packet of UDP from port 53 */
+	DNS_STREAM = 2, /* a segment of TCP from port 53 */
+	DNS_STREAM_BEGINS = 3, /* its stream does: nothing follows */
+	DNS_QUESTION = 4, /* a packet of UDP to port 53 */
+	DNS_QUESTION_CONNECTED = 5, /* by a socket that only gets what its server sends */
+};
+
+/* Bytes that came from port 53, or went there; they follow. */
 struct dns_record {
 	__u32 kind;
 	__u32 len; /* of what follows */
 	__u64 ts_ns;
-	__u64 cookie;	 /* of the receiving socket */
+	__u64 cookie;	 /* of the socket on this host */
 	__u64 cgroup_id; /* of who asked, else of the socket */
 	__u64 start_ns;	 /* of who asked: when it was forked, CLOCK_BOOTTIME */
 	__u32 tgid;	 /* of who asked; 0: not known */
+	__u32 uid;	 /* of who asked, real, initial user namespace */
+	__u32 netns;	 /* inode, of the socket; 0: not known */
 	__u32 seq;	 /* of the first byte, in the TCP stream */
-	__u8 is_stream;	 /* TCP */
-	__u8 begins;	 /* the stream does: nothing follows */
+	__u8 place;	 /* enum dns_place */
+	__u8 ip;	 /* 4 or 6 */
 	__u8 pad[6];
+	__u8 server[16]; /* of the packet */
+	__u8 meant[16];	 /* where the program sent a question to */
 };
 
-_Static_assert(sizeof(struct dns_record) == 56, "ABI with src/event.rs");
+_Static_assert(sizeof(struct dns_record) == 96, "ABI with src/event.rs");
 
 /* Key of the table of -c; the value is the number of connects. */
 struct flow {
@@ -213,7 +226,7 @@ struct lost_counters {
 	__u64 flows;  /* no room in the table of -c */
 	__u64 family; /* no room to follow another descendant (--children) */
 	__u64 process; /* no room for a record of a process or a cgroup */
-	__u64 names;   /* no room for what came from port 53 */
+	__u64 names;   /* no room for what came from port 53 or went there */
 	__u64 lives;   /* no room to keep a connection until its end */
 	__u64 cpu;     /* no perf buffer for the CPU yet: it came online later */
 	__u64 ends;    /* an end that the kernel did not tell: found by the next connection */

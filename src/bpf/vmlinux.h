@@ -42,6 +42,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
@@ -49,6 +50,7 @@ enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1,
+	BPF_SK_STORAGE_GET_F_CREATE = 1,
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2,
 	BPF_RB_AVAIL_DATA = 0,
@@ -107,6 +109,7 @@ struct bpf_sock {
 	__u32 dst_port; /* network byte order, in the first two bytes */
 	__u32 dst_ip4;
 	__u32 dst_ip6[4];
+	__u32 state;
 };
 
 struct bpf_sock_addr {
@@ -114,6 +117,12 @@ struct bpf_sock_addr {
 	__u32 user_ip4;
 	__u32 user_ip6[4];
 	__u32 user_port; /* network byte order, in the first two bytes */
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 msg_src_ip4;
+	__u32 msg_src_ip6[4];
+	struct bpf_sock *sk;
 };
 
 struct __sk_buff {

@@ -150,8 +150,17 @@ struct QueryFields<'a> {
     query_raw: Option<Raw<'a>>,
     query_age_ms: f64,
     query_match: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_by: Option<Asker>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     query_chain: Vec<Cow<'a, str>>,
+}
+
+/// Who asked.
+#[derive(Serialize)]
+struct Asker {
+    pid: u32,
+    uid: u32,
 }
 
 impl<'a> QueryFields<'a> {
@@ -162,6 +171,7 @@ impl<'a> QueryFields<'a> {
             query_raw: raw(query.name()),
             query_age_ms: (query.age_ns / 1000) as f64 / 1000.0,
             query_match: query.matched.name(),
+            query_by: query.by().map(|by| Asker { pid: by.process.pid, uid: by.uid }),
             query_chain: cuts.of("query_chain", bound::list(chain, bound::CHAIN)),
         }
     }

@@ -228,6 +228,14 @@ impl Tracer {
         shares.filter(|share| share.refused > 0).max_by_key(|share| share.refused).map(|s| s.uid)
     }
 
+    /// Answers over UDP to those who had asked nobody.
+    pub fn unasked(&self) -> u64 {
+        // SAFETY: a valid, aligned u64 in the mapped .bss, also written by the kernel,
+        // hence volatile.
+        let read = |bss: &types::bss| unsafe { (&raw const bss.unasked).read_volatile() };
+        self.skel.maps.bss_data.as_deref().map_or(0, read)
+    }
+
     /// Asks the kernel how often it skipped our programs: a system call for each.
     pub fn count_skipped(&mut self) {
         let misses = |fds: &[RawFd]| fds.iter().map(|&fd| recursion_misses(fd)).sum::<u64>();

@@ -65,8 +65,11 @@ impl Setup<'_> {
         data.use_ring = self.ring;
         data.count_only = !self.rows();
         data.want_leader_comm = json || self.processes;
-        data.want_netns_id =
-            json || self.config.who.netns_id || self.config.existing || self.config.peer.is_some();
+        data.want_netns_id = json
+            || self.config.dns
+            || self.config.who.netns_id
+            || self.config.existing
+            || self.config.peer.is_some();
         data.want_cgroup_id = json || self.cgroup_names || self.config.dns;
         data.want_processes = self.processes;
         data.want_process = self.processes || self.config.who.container_id || self.config.dns;

@@ -134,8 +134,8 @@ pub(super) fn is_accept_program(name: &str) -> bool {
 /// Where sockops has no callback for a change of state.
 pub(super) const STATE_PROGRAM: &str = "sock_set_state";
 /// The programs of -d, for all rungs.
-pub(super) const DNS_PROGRAMS: [&str; 5] =
-    ["dns_connect4", "dns_connect6", "dns_sendmsg4", "dns_sendmsg6", "dns_received"];
+pub(super) const DNS_PROGRAMS: [&str; 6] =
+    ["dns_connect4", "dns_connect6", "dns_sendmsg4", "dns_sendmsg6", "dns_sent", "dns_received"];
 /// The programs that follow cgroups.
 pub(super) const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_new", "cgroup_gone"];
 
