@@ -17,6 +17,8 @@ use crate::event::CgroupEvent;
 
 /// linux/magic.h
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+/// The first node that kernfs makes for a hierarchy.
+const ROOT_INODE: u64 = 1;
 /// linux/magic.h
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// PID_MAX_LIMIT (include/linux/threads.h): no pid is above. The inodes of namespaces are,
@@ -48,8 +50,6 @@ pub fn mount() -> Option<PathBuf> {
 
 /// Whether a mount shows the whole hierarchy: not so in a cgroup namespace.
 pub fn is_root(mount: &Path) -> bool {
-    /// The first node that kernfs makes for a hierarchy.
-    const ROOT_INODE: u64 = 1;
     fs::metadata(mount).is_ok_and(|m| m.ino() == ROOT_INODE)
 }
 
@@ -69,10 +69,23 @@ fn parse_mountinfo(text: &str) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// The id of a cgroup v2 directory: the inode of its kernfs node, on 64-bit
-/// kernels. A path that is none as given is looked up below the mount, where
-/// /proc/PID/cgroup has it from.
+/// A cgroup v2 directory by what the kernel knows it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The inode of its kernfs node, on 64-bit kernels.
+    pub id: u64,
+    /// Below the root, which is 0; `None` where only a part of the hierarchy is mounted.
+    pub level: Option<u32>,
+}
+
+/// The id alone.
 pub fn id(path: &Path) -> Result<u64, StartError> {
+    place(path).map(|place| place.id)
+}
+
+/// A path that is none as given is looked up below the mount, where
+/// /proc/PID/cgroup has it from.
+pub fn place(path: &Path) -> Result<Place, StartError> {
     let bad = |why: String| StartError::BadCgroup(path.display().to_string(), why);
     let is_v2 = |path: &Path| matches!(fs_magic(path), Ok(CGROUP2_SUPER_MAGIC));
     let Some(mount) = mount() else {
@@ -88,9 +101,22 @@ pub fn id(path: &Path) -> Result<u64, StartError> {
     };
     let meta = fs::metadata(found).map_err(|e| bad(text_of(&e)))?;
     match meta.is_dir() {
-        true => Ok(meta.ino()),
+        true => Ok(Place { id: meta.ino(), level: level(found, &meta) }),
         false => Err(bad("not a directory; name the cgroup's directory".into())),
     }
+}
+
+/// Counted up to the root, so that neither a link nor another mount misleads.
+fn level(path: &Path, meta: &fs::Metadata) -> Option<u32> {
+    let (device, mut inode, mut at) = (meta.dev(), meta.ino(), path.to_owned());
+    let mut level = 0;
+    while inode != ROOT_INODE {
+        at.push("..");
+        let above = fs::metadata(&at).ok().filter(|above| above.dev() == device)?;
+        inode = above.ino();
+        level += 1;
+    }
+    Some(level)
 }
 
 /// The cgroup v2 directories that exist, by id; kept up to date by events.
@@ -149,10 +175,20 @@ impl Cgroups {
         }
     }
 
-    /// Ids of the directories with a wanted name.
-    pub fn matching(&self, patterns: &[container::Pattern]) -> Vec<u64> {
+    /// The directories with a wanted name.
+    pub fn matching(&self, patterns: &[container::Pattern]) -> Vec<Place> {
         let wanted = |node: &Node| patterns.iter().any(|p| p.matches(&node.name));
-        self.nodes.iter().filter(|(_, node)| wanted(node)).map(|(id, _)| *id).collect()
+        let found = self.nodes.iter().filter(|(_, node)| wanted(node));
+        found.map(|(&id, _)| Place { id, level: self.level(id) }).collect()
+    }
+
+    fn level(&self, id: u64) -> Option<u32> {
+        let (mut at, mut level) = (id, 0);
+        while at != ROOT_INODE {
+            at = self.nodes.get(&at)?.parent;
+            level += 1;
+        }
+        Some(level)
     }
 }
 
@@ -228,7 +264,8 @@ mod tests {
         cgroups.apply(new(9, 7, "a.service"));
         assert_eq!(cgroups.path(1).as_deref(), Some("/"));
         assert_eq!(cgroups.path(9).as_deref(), Some("/system.slice/a.service"));
-        assert_eq!(cgroups.matching(&[container::Pattern::whole("a.service")]), [9]);
+        let found = cgroups.matching(&[container::Pattern::whole("a.service")]);
+        assert_eq!(found, [Place { id: 9, level: Some(2) }]);
         cgroups.apply(CgroupEvent { ts_ns: 0, id: 9, parent_id: 7, name: None });
         assert_eq!(cgroups.path(9), None);
     }

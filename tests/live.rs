@@ -8,6 +8,7 @@ macro_rules! tests {
 }
 
 mod lab;
+mod live_cgroups;
 mod live_dns;
 mod live_ends;
 mod live_existing;
@@ -122,6 +123,7 @@ fn main() {
             ("", live_rows::TESTS),
             ("existing::", live_existing::TESTS),
             ("ends::", live_ends::TESTS),
+            ("", live_cgroups::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
             ("dns::", live_forged::TESTS),

@@ -40,6 +40,17 @@ static __always_inline bool name_is_wanted(const __u8 *name)
 	return false;
 }
 
+/* Before it is in the map: a filter that finds it there looks at its level. */
+static __always_inline void note_level(struct cgroup *cgrp)
+{
+	__u32 level = cgrp->level, above = MAX_CGROUP_LEVEL - level;
+
+	if (above > made_levels.above)
+		made_levels.above = above;
+	if (level > made_levels.lowest)
+		made_levels.lowest = level;
+}
+
 static __always_inline void cgroup_changed(void *ctx, struct cgroup *cgrp, __u32 kind)
 {
 	struct cgroup_subsys_state *parent = cgrp->self.parent;
@@ -53,10 +64,13 @@ static __always_inline void cgroup_changed(void *ctx, struct cgroup *cgrp, __u32
 	r.parent_id = parent->cgroup->kn->id;
 	r.name_len = bpf_probe_read_kernel_str(r.name, sizeof(r.name), cgrp->kn->name);
 	if (wanted_cgroup_names) {
-		if (kind == RECORD_CGROUP_GONE)
+		if (kind == RECORD_CGROUP_GONE) {
 			bpf_map_delete_elem(&cgroups, &r.id);
-		else if (name_is_wanted(r.name) && bpf_map_update_elem(&cgroups, &r.id, &one, BPF_ANY))
-			count_lost(&lost.family);
+		} else if (name_is_wanted(r.name)) {
+			note_level(cgrp);
+			if (bpf_map_update_elem(&cgroups, &r.id, &one, BPF_ANY))
+				count_lost(&lost.family);
+		}
 	}
 	if (want_cgroup_names)
 		submit_process(ctx, &r, &r.ts_ns, sizeof(r));

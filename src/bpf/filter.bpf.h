@@ -38,9 +38,9 @@ const volatile bool want_cgroupmap;
 const volatile bool want_mntnsmap;
 const volatile __u32 want_ip;	    /* 4 or 6; 0: both */
 
-/* A cgroup tree deeper than this is not matched from above. The kernel's own
- * default for cgroup.max.depth is unlimited; systemd and Kubernetes nest < 12. */
-#define MAX_CGROUP_DEPTH 32
+/* A task in a cgroup deeper than this is not walked up from; systemd and Kubernetes
+ * nest < 12. Also how many levels its ancestors are then looked at. */
+#define MAX_CGROUP_STEPS 32
 
 /* The number by which user space knows the process. */
 static __always_inline __u32 known_pid(struct task_struct *task, __u32 tgid)
@@ -104,32 +104,87 @@ static __always_inline bool should_skip_mntns(const bool typed, struct task_stru
 	return !pinned || !bpf_map_lookup_elem(pinned, &key);
 }
 
-/* Walks up from the task's cgroup: new children of a listed one need no update. */
+/* The id of an ancestor by its level; the last is the cgroup itself. */
+static __always_inline __u64 ancestor_id(struct cgroup *cgrp, __s32 level)
+{
+	struct cgroup *ancestor;
+	__u64 id = 0;
+
+	if (!bpf_core_field_exists(cgrp->ancestors)) {
+		bpf_probe_read_kernel(&id, sizeof(id),
+				      (void *)cgrp + bpf_core_field_offset(cgrp->ancestor_ids) +
+					      (__u64)level * sizeof(id));
+		return id;
+	}
+	bpf_probe_read_kernel(&ancestor, sizeof(ancestor),
+			      (void *)cgrp + bpf_core_field_offset(cgrp->ancestors) +
+				      (__u64)level * sizeof(ancestor));
+	return BPF_CORE_READ(ancestor, kn, id);
+}
+
+/* By the kernel's own list of ancestors, which has them by level: whoever may make
+ * cgroups can nest them without limit (cgroup.max.depth is "max" by default). */
+static __always_inline bool should_skip_deep(struct task_struct *task, __s32 first, __s32 last)
+{
+	/* By probe reads: the verifier lets nobody add to a typed pointer what may be
+	 * any number. */
+	struct cgroup *cgrp = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	__s32 level = BPF_CORE_READ(cgrp, level);
+	int i;
+
+	if (level > last)
+		level = last;
+	for (i = 0; i < MAX_CGROUP_STEPS; i++, level--) {
+		__u64 id;
+
+		if (level < first)
+			return true;
+		id = ancestor_id(cgrp, level);
+		if (bpf_map_lookup_elem(&cgroups, &id))
+			return false;
+	}
+	return false;
+}
+
+/*
+ * Walks up from the task's cgroup: new children of a listed one need no update. A
+ * walk that does not come to an end says "wanted": a row too many shows, a row too
+ * few would hide whoever nests deep enough.
+ */
 static __always_inline bool should_skip_cgroup(const bool typed, struct task_struct *task)
 {
+	__u32 above = listed_levels.above, lowest = listed_levels.lowest;
+	__s32 first, last, level;
 	struct css_set *set;
 	struct cgroup *cgrp;
-	int depth;
+	int i;
 
 	if (!want_cgroups)
 		return false;
+	first = MAX_CGROUP_LEVEL - (above > made_levels.above ? above : made_levels.above);
+	last = lowest > made_levels.lowest ? lowest : made_levels.lowest;
 	LOAD(typed, set, task->cgroups);
 	LOAD(typed, cgrp, set->dfl_cgrp);
-	for (depth = 0; depth < MAX_CGROUP_DEPTH; depth++) {
+	LOAD(typed, level, cgrp->level);
+	for (i = 0; i < MAX_CGROUP_STEPS; i++, level--) {
 		struct cgroup_subsys_state *parent;
 		struct kernfs_node *kn;
 		__u64 id = 0;
 
-		LOAD(typed, kn, cgrp->kn);
-		LOAD(typed, id, kn->id);
-		if (bpf_map_lookup_elem(&cgroups, &id))
-			return false;
+		if (level < first)
+			return true;
+		if (level <= last) {
+			LOAD(typed, kn, cgrp->kn);
+			LOAD(typed, id, kn->id);
+			if (bpf_map_lookup_elem(&cgroups, &id))
+				return false;
+		}
 		LOAD(typed, parent, cgrp->self.parent);
 		if (!parent)
 			return true;
 		LOAD(typed, cgrp, parent->cgroup);
 	}
-	return true;
+	return may_probe && should_skip_deep(task, first, last);
 }
 
 static __always_inline bool should_skip_netns(__u32 inum)

@@ -96,6 +96,20 @@ struct {
 	__type(value, __u32);
 } cgroups SEC(".maps");
 
+/*
+ * The levels of the hierarchy that have a cgroup in `cgroups`, so that no other is
+ * looked at. Each only grows and has one writer: user space, and the mkdir hook,
+ * which runs under the kernel's cgroup_mutex.
+ */
+#define MAX_CGROUP_LEVEL 0x7fffffff
+
+struct cgroup_levels {
+	__u32 above;  /* MAX_CGROUP_LEVEL less the uppermost; 0: none */
+	__u32 lowest;
+};
+
+volatile struct cgroup_levels listed_levels, made_levels;
+
 /* Directory names of --unit and --container. Inserted: user space. Read: mkdir hook. */
 #define MAX_CGROUP_NAME 128
 #define MAX_CGROUP_NAMES 64

@@ -91,7 +91,8 @@ static __always_inline void load_words(void *dst, const volatile __u32 *src)
  * which it is: a question to the kernel's BTF would cost another search of it. */
 const volatile bool task_is_typed;
 
-/* Paths, arguments and new names need probe reads, and MPTCP's subflows. */
+/* Paths, arguments and new names need probe reads, MPTCP's subflows, and
+ * cgroups nested deep. */
 const volatile bool may_probe;
 
 /* A pid namespace is at most this deep in another (the kernel's own limit). */

@@ -35,6 +35,7 @@ const enum close_by *unused_close_by __attribute__((unused));
 const struct cgroup_record *unused_cgroup_record __attribute__((unused));
 const struct dns_record *unused_dns_record __attribute__((unused));
 const enum dns_place *unused_dns_place __attribute__((unused));
+const struct cgroup_levels *unused_cgroup_levels __attribute__((unused));
 const struct cgroup_name *unused_cgroup_name __attribute__((unused));
 const enum record_kind *unused_record_kind __attribute__((unused));
 const enum record_flags *unused_record_flags __attribute__((unused));

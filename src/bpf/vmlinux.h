@@ -412,8 +412,13 @@ struct cgroup_subsys_state {
 
 struct cgroup {
 	struct cgroup_subsys_state self;
+	int level; /* 0: the root */
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+	/* From the root to itself. Only one of them is there; both in one struct, for
+	 * a flavour would be one more search of the kernel's BTF. */
+	u64 ancestor_ids[1];	     /* before 6.1 */
+	struct cgroup *ancestors[1]; /* 6.1 */
 };
 
 struct css_set {

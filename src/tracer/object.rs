@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -18,6 +20,7 @@ use super::rung::Rung;
 use super::setup::Setup;
 use crate::cgroup;
 use crate::cgroup::Cgroups;
+use crate::cgroup::Place;
 use crate::cgroup::text_of;
 use crate::config::Family;
 use crate::config::Filter;
@@ -36,6 +39,8 @@ use crate::skel::types;
 const MAX_FAMILY: u32 = 32_768;
 /// Containers and units that --container and --unit can mean at once.
 const MAX_CGROUPS: u32 = 4_096;
+/// As in src/bpf/maps.bpf.h.
+const MAX_CGROUP_LEVEL: u32 = 0x7fff_ffff;
 /// Connects under way at once, in the rungs that keep them between two hooks.
 const MAX_CALLS: u32 = 65_536;
 /// Ended connections whose place is kept for the next: the sockets that an allocator
@@ -177,7 +182,7 @@ impl Setup<'_> {
         Ok(())
     }
 
-    pub(super) fn fill_maps(&self, skel: &TcpconnectSkel) -> Result<()> {
+    pub(super) fn fill_maps(&self, skel: &mut TcpconnectSkel) -> Result<()> {
         let filter = &self.config.filter;
         let maps = &skel.maps;
         let any = MapFlags::ANY;
@@ -199,9 +204,6 @@ impl Setup<'_> {
             key[4] = net.is_v4().into();
             key[5..21].copy_from_slice(&net.addr);
             maps.nets.update(&key, &u32::from(*wanted).to_ne_bytes(), any)?;
-        }
-        for id in &self.cgroups {
-            maps.cgroups.update(&id.to_ne_bytes(), &one, any)?;
         }
         for (i, pattern) in self.patterns.iter().enumerate() {
             let mut name = [0; size_of::<types::cgroup_name>()];
@@ -225,6 +227,9 @@ impl Setup<'_> {
                     text_of(&e)
                 ),
             })?;
+        }
+        for place in &self.cgroups {
+            list_cgroup(skel, *place)?;
         }
         Ok(())
     }
@@ -258,7 +263,7 @@ impl Setup<'_> {
     }
 
     /// The cgroups with a wanted name. One made meanwhile is added by its hook.
-    pub(super) fn adopt_cgroups(&self, tracer: &Tracer) -> Result<()> {
+    pub(super) fn adopt_cgroups(&self, tracer: &mut Tracer) -> Result<()> {
         let found = Cgroups::scan().matching(&self.patterns);
         if found.is_empty() {
             let names = self.config.filter.containers.iter().chain(&self.config.filter.units);
@@ -270,9 +275,8 @@ impl Setup<'_> {
             let names = names.join(", ");
             tell(&format!("tcpconnect: no cgroup of {names} now{searched}; waiting for one"));
         }
-        for id in found {
-            let added = tracer.skel.maps.cgroups.update(&id.to_ne_bytes(), &[0; 4], MapFlags::ANY);
-            added.context("failed to follow a cgroup")?;
+        for place in found {
+            list_cgroup(&mut tracer.skel, place)?;
         }
         Ok(())
     }
@@ -287,6 +291,27 @@ fn random() -> Result<[u8; 4]> {
         return Err(std::io::Error::last_os_error()).context("failed to get random bytes");
     }
     Ok(bytes)
+}
+
+/// Its level comes first: a filter looks at no other.
+fn list_cgroup(skel: &mut TcpconnectSkel, place: Place) -> Result<()> {
+    let bss = skel.maps.bss_data.as_deref_mut().context("the BPF object has no counters")?;
+    // Where the level is not known, any may be it.
+    let (first, last) = place.level.map_or((0, MAX_CGROUP_LEVEL), |level| (level, level));
+    let levels = &raw mut bss.listed_levels;
+    // SAFETY: valid, aligned integers in the mapped .bss, also read by the kernel, hence
+    // volatile.
+    unsafe {
+        let known = levels.read_volatile();
+        levels.write_volatile(types::cgroup_levels {
+            above: known.above.max(MAX_CGROUP_LEVEL - first),
+            lowest: known.lowest.max(last),
+        });
+    }
+    fence(Ordering::SeqCst);
+    let added =
+        skel.maps.cgroups.update(&place.id.to_ne_bytes(), &1u32.to_ne_bytes(), MapFlags::ANY);
+    added.context("failed to follow a cgroup")
 }
 
 /// Those that may come online later, too.

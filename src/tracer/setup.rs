@@ -51,6 +51,7 @@ use super::rung::is_accept_program;
 use super::rung::plain_name;
 use super::tracepoint;
 use crate::cgroup;
+use crate::cgroup::Place;
 use crate::cgroup::text_of;
 use crate::cli::Attach;
 use crate::cli::Buffer;
@@ -190,7 +191,7 @@ pub(super) struct Setup<'a> {
     pub(super) ring: bool,
     pub(super) buffer_bytes: usize,
     pub(super) roots: Vec<u32>,
-    pub(super) cgroups: Vec<u64>,
+    pub(super) cgroups: Vec<Place>,
     /// Of version 2.
     cgroup_mount: Option<PathBuf>,
     /// Names of --container and --unit.
@@ -228,7 +229,7 @@ impl<'a> Setup<'a> {
         let buffer_bytes =
             config.buffer_size.unwrap_or(default).next_power_of_two().max(page_size());
         let roots = filter.pids.iter().copied().chain(command).collect();
-        let cgroups = filter.cgroups.iter().map(|p| cgroup::id(p)).collect::<Result<_, _>>()?;
+        let cgroups = filter.cgroups.iter().map(|p| cgroup::place(p)).collect::<Result<_, _>>()?;
         let netns = filter.netns.as_deref().map(cgroup::netns).transpose()?;
         let containers = filter.containers.iter().flat_map(|text| container::patterns(text));
         let units = filter.units.iter().map(|name| Pattern::whole(name.as_str()));
@@ -418,12 +419,12 @@ impl<'a> Setup<'a> {
         }
         self.set_constants(&mut open, rung)?;
         self.size_maps(&mut open, rung)?;
-        let skel = match open.load() {
+        let mut skel = match open.load() {
             Ok(skel) => skel,
             Err(e) => return Ok(Err(refusal(rung, "load", &e, &take_log()))),
         };
 
-        self.fill_maps(&skel)?;
+        self.fill_maps(&mut skel)?;
         let sink = SharedSink::default();
         if self.ring {
             sink.borrow_mut().returned = vec![0; SHARES];
@@ -478,7 +479,7 @@ impl<'a> Setup<'a> {
             }
         }
         if !self.patterns.is_empty() {
-            self.adopt_cgroups(&tracer)?;
+            self.adopt_cgroups(&mut tracer)?;
         }
         for name in &connect {
             if let Err(e) = tracer.attach(name, mount) {
