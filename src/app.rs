@@ -46,6 +46,7 @@ use crate::stop::Stop;
 use crate::stop::poll;
 use crate::stop::readable;
 use crate::tracer::Tracer;
+use crate::tracer::refused_cgroups;
 use crate::who::Who;
 
 use self::start::HeldBack;
@@ -338,7 +339,12 @@ impl App<'_> {
         if !new.is_sorted_by_key(Event::ts_ns) {
             self.pending.sort_by_key(Event::ts_ns);
         }
-        self.retracted.apply(&mut self.pending, self.horizon_ns);
+        let peers = &mut self.peers;
+        self.retracted.apply(&mut self.pending, self.horizon_ns, |connect| {
+            if let Some(peers) = peers {
+                peers.forget(connect);
+            }
+        });
         Ok(any)
     }
 
@@ -376,7 +382,7 @@ impl App<'_> {
             match event {
                 Event::Life(life) => {
                     if let Some(peers) = &mut self.peers {
-                        peers.closed(&life);
+                        peers.changed(&life);
                     }
                     let is_shown = !life.connect.unwanted
                         && match life.stage {
@@ -388,7 +394,8 @@ impl App<'_> {
                     if !is_shown {
                         continue;
                     }
-                    let peer = peer_of(&mut self.peers, &mut self.who, &life.connect);
+                    let (peers, who) = (&mut self.peers, &mut self.who);
+                    let peer = peer_of(peers, who, &life.connect, life.began_ns);
                     let is_last = !self.config.life || life.stage.is_end();
                     let facts = self.who.of_life(&life, is_last);
                     if !facts.has_name(to_name) {
@@ -403,7 +410,8 @@ impl App<'_> {
                     if self.existing.as_ref().is_some_and(|shown| shown.has(&connect)) {
                         continue;
                     }
-                    let peer = peer_of(&mut self.peers, &mut self.who, &connect);
+                    let (peers, who) = (&mut self.peers, &mut self.who);
+                    let peer = peer_of(peers, who, &connect, connect.ts_ns);
                     let facts = self.who.of(&connect);
                     if let Some(peers) = &mut self.peers {
                         peers.settle(&connect, &facts);
@@ -491,6 +499,9 @@ impl App<'_> {
         lost.process += self.procs.as_ref().map_or(0, Procs::lost) + self.who.lost();
         lost.names += self.who.lost_names();
         lost.output = self.sink.dropped() + self.uncounted;
+        for (name, count) in self.tracer.newly_refused() {
+            tell(&refused_cgroups(&name, count));
+        }
         let new = lost.since(&self.reported);
         self.reported = lost;
         if new.process > 0 {
@@ -514,7 +525,10 @@ impl App<'_> {
             ));
         }
         if new.family > 0 {
-            tell(&format!("tcpconnect: {} more descendants cannot be followed", new.family));
+            tell(&format!(
+                "tcpconnect: {} more descendants or cgroups cannot be followed",
+                new.family
+            ));
         }
         if new.total() > new.output {
             tell(&format!("Possibly lost {} samples", new.total() - new.output));
@@ -591,10 +605,15 @@ fn write_if_large(sink: &mut Sink, text: &mut Vec<u8>) -> io::Result<()> {
     if text.len() > MAX_TEXT { sink.write(text) } else { Ok(()) }
 }
 
-fn peer_of(peers: &mut Option<Peers>, who: &mut Who, connect: &Connect) -> Option<Peer> {
+fn peer_of(
+    peers: &mut Option<Peers>,
+    who: &mut Who,
+    connect: &Connect,
+    began_ns: u64,
+) -> Option<Peer> {
     let peers = peers.as_mut()?;
     peers.sweep(connect.ts_ns);
-    peers.of(connect, |other| who.of(other))
+    peers.of(connect, began_ns, |other| who.of(other))
 }
 
 struct Woken {

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirEntryExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
 use crate::container;
+use crate::container::Container;
 use crate::error::StartError;
 use crate::event::CgroupEvent;
 
@@ -41,9 +41,13 @@ fn fs_magic(path: &Path) -> io::Result<i64> {
 pub fn mount() -> Option<PathBuf> {
     let find = |pid: &str, root: &str| {
         let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
-        parse_mountinfo(&mounts)
+        let mut found: Vec<_> = parse_mountinfo(&mounts)
             .map(|path| PathBuf::from(format!("{root}{}", path.display())))
-            .find(|path| matches!(fs_magic(path), Ok(CGROUP2_SUPER_MAGIC)))
+            .filter(|path| matches!(fs_magic(path), Ok(CGROUP2_SUPER_MAGIC)))
+            .collect();
+        // A part of it may be mounted elsewhere, before or after the whole.
+        let whole = found.iter().position(|path| is_root(path)).unwrap_or(0);
+        (whole < found.len()).then(|| found.swap_remove(whole))
     };
     find("self", "").or_else(|| find("1", "/proc/1/root"))
 }
@@ -119,6 +123,20 @@ fn level(path: &Path, meta: &fs::Metadata) -> Option<u32> {
     Some(level)
 }
 
+/// Whether root gave a directory its name: it owns it, or who else could make one there?
+/// Runtimes give a container's own to a user, once it has its name.
+fn is_by_root(above: &fs::Metadata, meta: &fs::Metadata) -> bool {
+    meta.uid() == 0 || above.uid() == 0 && above.mode() & 0o022 == 0
+}
+
+/// A directory with a wanted name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub place: Place,
+    pub pattern: usize,
+    pub by_root: bool,
+}
+
 /// The cgroup v2 directories that exist, by id; kept up to date by events.
 #[derive(Debug, Default)]
 pub struct Cgroups {
@@ -129,6 +147,8 @@ pub struct Cgroups {
 struct Node {
     parent: u64,
     name: Box<[u8]>,
+    /// Nobody else can have given it its name.
+    by_root: bool,
 }
 
 impl Cgroups {
@@ -138,48 +158,71 @@ impl Cgroups {
         if let Some(mount) = mount()
             && let Ok(meta) = fs::metadata(&mount)
         {
-            cgroups.nodes.insert(meta.ino(), Node { parent: 0, name: Box::default() });
-            cgroups.scan_below(&mount, meta.ino());
+            let node = Node { parent: 0, name: Box::default(), by_root: true };
+            cgroups.nodes.insert(meta.ino(), node);
+            cgroups.scan_below(&mount, &meta);
         }
         cgroups
     }
 
-    fn scan_below(&mut self, path: &Path, parent: u64) {
+    fn scan_below(&mut self, path: &Path, above: &fs::Metadata) {
         // One that is gone by now is no loss: its going is an event.
         let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
         for entry in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            let Ok(meta) = entry.metadata() else { continue };
             let name = entry.file_name().as_bytes().into();
-            self.nodes.insert(entry.ino(), Node { parent, name });
-            self.scan_below(&entry.path(), entry.ino());
+            let by_root = is_by_root(above, &meta);
+            self.nodes.insert(meta.ino(), Node { parent: above.ino(), name, by_root });
+            self.scan_below(&entry.path(), &meta);
         }
     }
 
     pub fn apply(&mut self, event: CgroupEvent) {
+        let by_root = event.owner == 0;
         match event.name {
-            Some(name) => self.nodes.insert(event.id, Node { parent: event.parent_id, name }),
+            Some(name) => {
+                self.nodes.insert(event.id, Node { parent: event.parent_id, name, by_root })
+            }
             None => self.nodes.remove(&event.id),
         };
     }
 
-    /// The path below the mount, `/` for the root.
-    pub fn path(&self, id: u64) -> Option<String> {
-        let mut parts = Vec::new();
+    /// From the directory up to the root, which is left out; `None` if one is not known.
+    fn line(&self, id: u64) -> Option<Vec<&Node>> {
+        let mut line = Vec::new();
         let mut at = self.nodes.get(&id)?;
-        while let Some(parent) = self.nodes.get(&at.parent) {
-            parts.push(String::from_utf8_lossy(&at.name));
-            at = parent;
+        while at.parent != 0 {
+            line.push(at);
+            at = self.nodes.get(&at.parent)?;
         }
-        match parts.is_empty() {
-            true => Some("/".into()),
-            false => Some(parts.iter().rev().flat_map(|part| ["/", part]).collect()),
-        }
+        Some(line)
     }
 
-    /// The directories with a wanted name.
-    pub fn matching(&self, patterns: &[container::Pattern]) -> Vec<Place> {
-        let wanted = |node: &Node| patterns.iter().any(|p| p.matches(&node.name));
-        let found = self.nodes.iter().filter(|(_, node)| wanted(node));
-        found.map(|(&id, _)| Place { id, level: self.level(id) }).collect()
+    /// The path below the mount, `/` for the root.
+    pub fn path(&self, id: u64) -> Option<String> {
+        let line = self.line(id)?;
+        if line.is_empty() {
+            return Some("/".into());
+        }
+        let names = line.iter().rev().map(|node| String::from_utf8_lossy(&node.name));
+        Some(names.fold(String::new(), |path, name| path + "/" + &name))
+    }
+
+    pub fn container(&self, id: u64) -> Option<Container> {
+        let line = self.line(id)?;
+        let lossy = |name| String::from_utf8_lossy(name);
+        let names: Vec<_> = line.iter().map(|node| (lossy(&node.name), node.by_root)).collect();
+        container::of(names.iter().map(|(name, by_root)| (&**name, *by_root)))
+    }
+
+    /// The directories with a wanted name, with the number of the first pattern that it has.
+    pub fn matching(&self, patterns: &[container::Pattern]) -> Vec<Found> {
+        let found = |(&id, node): (&u64, &Node)| {
+            let pattern = patterns.iter().position(|p| p.matches(&node.name))?;
+            let place = Place { id, level: self.level(id) };
+            Some(Found { place, pattern, by_root: node.by_root })
+        };
+        self.nodes.iter().filter_map(found).collect()
     }
 
     fn level(&self, id: u64) -> Option<u32> {
@@ -192,12 +235,22 @@ impl Cgroups {
     }
 }
 
-/// The cgroup path that names a container, from /proc, while the process lives:
-/// for hosts whose containers are in hierarchies of version 1.
-pub fn v1_container(proc_pid: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).ok()?;
-    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    paths.filter_map(container::id_in).next().map(str::to_owned)
+/// The container that a process is in, from /proc, while the process lives: for hosts whose
+/// containers are in hierarchies of version 1.
+pub fn v1_container(proc_pid: u32) -> Option<Container> {
+    parse_v1_container(&fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).ok()?)
+}
+
+/// Of hierarchies without a controller users have parts of their own (systemd's), of
+/// others they have none.
+fn parse_v1_container(text: &str) -> Option<Container> {
+    let lines = text.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let controllers = fields.next().filter(|names| !names.is_empty())?;
+        let id = container::id_in(fields.next()?)?.to_owned();
+        Some(Container { id, claimed: controllers.starts_with("name=") })
+    });
+    lines.min_by_key(|container| container.claimed)
 }
 
 /// The inode of this program's pid namespace, unless it is the initial one.
@@ -251,22 +304,40 @@ mod tests {
     }
 
     #[test]
+    fn a_container_of_version_1_is_a_claim_where_users_make_cgroups() {
+        let (id, other) = ("a1".repeat(32), "b2".repeat(32));
+        let text = format!(
+            "12:name=systemd:/user.slice/docker-{other}.scope\n3:cpu,cpuacct:/docker/{id}\n0::/\n"
+        );
+        let container = |id: &str, claimed| Some(Container { id: id.to_owned(), claimed });
+        assert_eq!(parse_v1_container(&text), container(&id, false));
+        assert_eq!(parse_v1_container(text.lines().next().unwrap()), container(&other, true));
+        assert_eq!(parse_v1_container("3:cpu:/\n0::/\n"), None);
+    }
+
+    #[test]
     fn a_path_is_put_together_from_its_directories() {
         let mut cgroups = Cgroups::default();
-        cgroups.nodes.insert(1, Node { parent: 0, name: Box::default() });
+        cgroups.nodes.insert(1, Node { parent: 0, name: Box::default(), by_root: true });
         let new = |id, parent_id, name: &str| CgroupEvent {
             ts_ns: 0,
             id,
             parent_id,
             name: Some(name.as_bytes().into()),
+            owner: if name.ends_with("slice") { 0 } else { 1000 },
         };
         cgroups.apply(new(7, 1, "system.slice"));
         cgroups.apply(new(9, 7, "a.service"));
         assert_eq!(cgroups.path(1).as_deref(), Some("/"));
         assert_eq!(cgroups.path(9).as_deref(), Some("/system.slice/a.service"));
         let found = cgroups.matching(&[container::Pattern::whole("a.service")]);
-        assert_eq!(found, [Place { id: 9, level: Some(2) }]);
-        cgroups.apply(CgroupEvent { ts_ns: 0, id: 9, parent_id: 7, name: None });
+        let place = Place { id: 9, level: Some(2) };
+        assert_eq!(found, [Found { place, pattern: 0, by_root: false }]);
+        cgroups.apply(new(10, 8, "lost"));
+        assert_eq!(cgroups.path(10), None, "what is above it is not known");
+        cgroups.apply(new(11, 9, &format!("libpod-{}.scope", "a1".repeat(32))));
+        assert_eq!(cgroups.container(11), Some(Container { id: "a1".repeat(32), claimed: true }));
+        cgroups.apply(CgroupEvent { ts_ns: 0, id: 9, parent_id: 7, name: None, owner: 0 });
         assert_eq!(cgroups.path(9), None);
     }
 

@@ -9,21 +9,44 @@ pub const SHORT_ID_LEN: usize = 12;
 /// Fewer could mean several containers, or be a word.
 const MIN_ID_LEN: usize = 6;
 
-/// The full id of the innermost container that a cgroup path leads to; the name
-/// for LXC, which has no ids.
+/// A container that a cgroup path leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The full id; the name for LXC, which has no ids.
+    pub id: String,
+    /// Others than root made the directory, under what name they liked.
+    pub claimed: bool,
+}
+
+/// The innermost container of those that root made. Where there is none, the outermost of
+/// others, as of podman without root: who is inside one can make any further in.
 ///
-/// A runtime's own monitor and a pod as a whole are no containers.
+/// `names` are directories from the innermost to the root, each with whether root made it.
+pub fn of<'a>(
+    names: impl DoubleEndedIterator<Item = (&'a str, bool)> + Clone,
+) -> Option<Container> {
+    let found = |(name, by_root): (&'a str, bool)| {
+        id_of(name).map(|id| Container { id: id.to_owned(), claimed: !by_root })
+    };
+    let of_root = names.clone().filter(|(_, by_root)| *by_root).find_map(found);
+    of_root.or_else(|| names.rev().find_map(found))
+}
+
+/// The id in the innermost directory of a path that has one.
 pub fn id_in(path: &str) -> Option<&str> {
-    path.rsplit('/').find_map(|part| {
-        if part.contains("conmon") || part.contains("_pod_") {
-            return None;
-        }
-        if let Some(name) = part.strip_prefix("lxc.payload.") {
-            return Some(name);
-        }
-        let mut words = part.split(|c: char| !c.is_ascii_alphanumeric());
-        words.find(|word| word.len() == ID_LEN && is_id(word))
-    })
+    path.rsplit('/').find_map(id_of)
+}
+
+/// A runtime's own monitor and a pod as a whole are no containers.
+fn id_of(name: &str) -> Option<&str> {
+    if name.contains("conmon") || name.contains("_pod_") {
+        return None;
+    }
+    if let Some(name) = name.strip_prefix("lxc.payload.") {
+        return Some(name);
+    }
+    let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    words.find(|word| word.len() == ID_LEN && is_id(word))
 }
 
 fn is_id(word: &str) -> bool {
@@ -36,11 +59,27 @@ pub struct Pattern {
     pub text: String,
     /// Nothing may follow.
     pub whole: bool,
+    /// How many directories count that others than root made.
+    pub room: u32,
 }
+
+/// Of one name: more than a user runs of one container without root, and too few to
+/// matter to anybody else.
+pub const MAX_CLAIMED: u32 = 64;
 
 impl Pattern {
     pub fn whole(text: impl Into<String>) -> Self {
-        Pattern { text: text.into(), whole: true }
+        Pattern { text: text.into(), whole: true, room: MAX_CLAIMED }
+    }
+
+    /// A unit of the system: each user has a systemd of its own, and names in it.
+    pub fn unit(text: impl Into<String>) -> Self {
+        Pattern { room: 0, ..Pattern::whole(text) }
+    }
+
+    /// For messages.
+    pub fn shown(&self) -> String {
+        format!("{}{}", self.text, if self.whole { "" } else { "*" })
     }
 
     pub fn matches(&self, name: &[u8]) -> bool {
@@ -56,7 +95,8 @@ pub fn patterns(container: &str) -> Vec<Pattern> {
     let mut patterns = Vec::new();
     if container.len() >= MIN_ID_LEN && is_id(container) {
         for runtime in ["", "docker-", "cri-containerd-", "crio-", "libpod-", "nerdctl-"] {
-            patterns.push(Pattern { text: format!("{runtime}{container}"), whole: false });
+            let text = format!("{runtime}{container}");
+            patterns.push(Pattern { whole: false, ..Pattern::whole(text) });
         }
     } else {
         patterns.push(Pattern::whole(container));
@@ -108,6 +148,20 @@ mod tests {
         let inner = ID.replace('4', "9");
         let path = format!("/docker/{ID}/docker/{inner}");
         assert_eq!(id_in(&path), Some(&*inner));
+    }
+
+    #[test]
+    fn a_container_that_root_made_comes_before_what_others_claim() {
+        let (one, other) = (format!("docker-{ID}.scope"), ID.replace('4', "9"));
+        let claimed = format!("docker-{other}.scope");
+        let container = |id: &str, claimed| Some(Container { id: id.to_owned(), claimed });
+        let user = ("user@1000.service", true);
+        let inside = [(&*claimed, false), ("below", false), (&*one, true), ("system.slice", true)];
+        assert_eq!(of(inside.into_iter()), container(ID, false));
+        let rootless = [(&*claimed, false), ("container", false), (&*one, false), user];
+        assert_eq!(of(rootless.into_iter()), container(ID, true));
+        assert_eq!(of([(&*claimed, true), (&*one, true)].into_iter()), container(&other, false));
+        assert_eq!(of([user].into_iter()), None);
     }
 
     #[test]

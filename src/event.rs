@@ -24,11 +24,13 @@ unsafe impl plain::Plain for types::process_record {}
 unsafe impl plain::Plain for types::cgroup_record {}
 // SAFETY: as above.
 unsafe impl plain::Plain for types::dns_record {}
+// SAFETY: as above.
+unsafe impl plain::Plain for types::cgroup_name {}
 
-const _: () = assert!(size_of::<types::connect_record>() == 136);
-const _: () = assert!(size_of::<types::life_record>() == 168);
+const _: () = assert!(size_of::<types::connect_record>() == 152);
+const _: () = assert!(size_of::<types::life_record>() == 184);
 const _: () = assert!(size_of::<types::process_record>() == 136);
-const _: () = assert!(size_of::<types::cgroup_record>() == 288);
+const _: () = assert!(size_of::<types::cgroup_record>() == 296);
 const _: () = assert!(size_of::<types::dns_record>() == 96);
 const _: () = assert!(size_of::<types::flow>() == FLOW_LEN);
 
@@ -101,9 +103,21 @@ pub struct Connect {
     pub error: u16,
     /// Of the socket, as sock_diag(7) knows it; only filled if asked for.
     pub cookie: Option<u64>,
+    /// Only filled with `--peer`.
+    pub handshake: Handshake,
     pub origin: Origin,
     /// The filters do not want it; it is told because it may be a peer.
     pub unwanted: bool,
+}
+
+/// By what one end of a connection knows the other, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// The sequence numbers of the SYN and of its answer.
+    pub syn: Option<u32>,
+    pub synack: Option<u32>,
+    /// Inode of the user namespace that owns the network namespace.
+    pub netns_owner: Option<u32>,
 }
 
 /// How the process came to the connection. The source is this end, always.
@@ -146,6 +160,7 @@ impl Connect {
             vpid: None,
             error: 0,
             cookie: None,
+            handshake: Handshake { syn: None, synack: None, netns_owner: None },
             origin: Origin::Connected,
             unwanted: false,
         }
@@ -410,6 +425,8 @@ pub struct CgroupEvent {
     pub parent_id: u64,
     /// `None` when it went.
     pub name: Option<Box<[u8]>>,
+    /// Who made it, or took it away.
+    pub owner: u32,
 }
 
 /// Bytes that came from port 53, or went there.
@@ -610,6 +627,11 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
         vpid: Some(r.vpid).filter(|&pid| pid != 0),
         error: r.error,
         cookie: Some(r.cookie).filter(|&cookie| cookie != 0),
+        handshake: Handshake {
+            syn: Some(r.syn_seq).filter(|&seq| seq != 0),
+            synack: Some(r.synack_seq).filter(|&seq| seq != 0),
+            netns_owner: Some(r.netns_owner).filter(|&inode| inode != 0),
+        },
         origin: match r.flags.into() {
             flags if has(flags, types::record_flags::ACCEPTED) => Origin::Accepted,
             flags if has(flags, types::record_flags::EXISTING) => Origin::Existing,
@@ -768,6 +790,7 @@ fn cgroup(r: &types::cgroup_record) -> Result<CgroupEvent, DecodeError> {
         id: r.id,
         parent_id: r.parent_id,
         name: came.then(|| r.name[..end].into()),
+        owner: r.owner,
     })
 }
 

@@ -2,6 +2,7 @@
 //! Connects that are taken back: each by one record, which may be read before theirs if
 //! another CPU's buffer held it.
 
+use crate::event::Connect;
 use crate::event::Event;
 
 /// Thread and time of each.
@@ -14,13 +15,22 @@ impl Retracted {
     }
 
     /// Removes them from `pending`. One whose connect has not been read yet is kept, but not
-    /// beyond its time: no record up to `horizon_ns` can come any more.
-    pub fn apply(&mut self, pending: &mut Vec<Event>, horizon_ns: u64) {
+    /// beyond its time: no record up to `horizon_ns` can come any more. `each` hears of what
+    /// is removed.
+    pub fn apply(
+        &mut self,
+        pending: &mut Vec<Event>,
+        horizon_ns: u64,
+        mut each: impl FnMut(&Connect),
+    ) {
         if self.0.is_empty() {
             return;
         }
         pending.retain(|event| match event {
-            Event::Connect(c) => !self.0.contains(&(c.tid, c.ts_ns)),
+            Event::Connect(c) if self.0.contains(&(c.tid, c.ts_ns)) => {
+                each(c);
+                false
+            }
             _ => true,
         });
         self.0.retain(|&(_, ts_ns)| ts_ns > horizon_ns);
@@ -30,7 +40,6 @@ impl Retracted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Connect;
 
     fn connect(tid: u32, ts_ns: u64) -> Event {
         Event::Connect(Connect { tid, ts_ns, ..Connect::nowhere() })
@@ -42,10 +51,12 @@ mod tests {
         let mut pending = vec![connect(1, 10), connect(2, 20)];
         retracted.add(1, 10);
         retracted.add(2, 30);
-        retracted.apply(&mut pending, 15);
+        let mut removed = Vec::new();
+        retracted.apply(&mut pending, 15, |connect| removed.push(connect.tid));
+        assert_eq!(removed, [1]);
         assert_eq!(pending.len(), 1);
         pending.push(connect(2, 30));
-        retracted.apply(&mut pending, 30);
+        retracted.apply(&mut pending, 30, |_| {});
         assert_eq!(pending.len(), 1);
         assert_eq!(pending[0].ts_ns(), 20);
         assert!(retracted.0.is_empty(), "beyond the horizon none is kept");

@@ -13,7 +13,7 @@ use glob::Pattern;
 use crate::cgroup;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
-use crate::container;
+use crate::container::Container;
 use crate::dns::Names;
 use crate::dns::Query;
 use crate::event::CgroupEvent;
@@ -49,7 +49,7 @@ pub struct Who {
 pub struct Facts {
     process: Option<Rc<Process>>,
     pub user: Option<Rc<str>>,
-    pub container: Option<String>,
+    pub container: Option<Container>,
     pub cgroup: Option<String>,
     pub query: Option<Query>,
 }
@@ -63,6 +63,7 @@ impl Facts {
             comm: if named { connect.comm } else { connect.leader },
             program: self.process.as_ref().map(|process| process.program()),
             container: self.container.clone(),
+            netns: connect.netns,
         }
     }
 
@@ -83,7 +84,8 @@ impl Facts {
             peer: None,
             process: self.process.as_deref(),
             user: self.user.as_deref(),
-            container: self.container.as_deref(),
+            container: self.container.as_ref().map(|container| &*container.id),
+            container_claimed: self.container.as_ref().is_some_and(|container| container.claimed),
             cgroup: self.cgroup.as_deref(),
             query: self.query.as_ref(),
         }
@@ -183,9 +185,9 @@ impl Who {
             facts.cgroup = cgroups.path(id);
         }
         if self.want_container {
-            let path = facts.cgroup.as_deref().unwrap_or_default();
-            let id = container::id_in(path).map(str::to_owned);
-            facts.container = id.or_else(|| v1_container(pid, start_ns));
+            let cgroups = self.cgroups.as_ref().zip(cgroup_id);
+            let container = cgroups.and_then(|(cgroups, id)| cgroups.container(id));
+            facts.container = container.or_else(|| v1_container(pid, start_ns));
         }
         facts
     }
@@ -276,7 +278,7 @@ impl Who {
 }
 
 /// Only while the process lives: before and after, for a pid can be reused.
-fn v1_container(pid: u32, start_ns: u64) -> Option<String> {
+fn v1_container(pid: u32, start_ns: u64) -> Option<Container> {
     let alive = || process::is_alive(pid, start_ns);
     let container = alive().then(|| cgroup::v1_container(pid)).flatten();
     container.filter(|_| alive())

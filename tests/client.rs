@@ -21,6 +21,8 @@ mod client_existing;
 mod client_fair;
 #[path = "client_lives.rs"]
 mod client_lives;
+#[path = "client_peers.rs"]
+mod client_peers;
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
@@ -110,6 +112,7 @@ const TOOLS: &[(&str, Case)] = &[
     ("existing", client_existing::existing),
     ("churn", client_existing::churn),
     ("storm_below", client_fair::storm_below),
+    ("peers", client_peers::peers),
 ];
 
 const LO4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

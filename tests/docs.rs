@@ -26,6 +26,7 @@ use tcpconnect::event::DnsBytes;
 use tcpconnect::event::DnsPlace;
 use tcpconnect::event::ExeFile;
 use tcpconnect::event::Flow;
+use tcpconnect::event::Handshake;
 use tcpconnect::event::Image;
 use tcpconnect::event::Life;
 use tcpconnect::event::NoticeKind;
@@ -208,6 +209,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         vpid: Some(1),
         error: 0,
         cookie: Some(1),
+        handshake: Handshake::default(),
         origin: Origin::Connected,
         unwanted: false,
     };
@@ -246,7 +248,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     processes.apply(&above);
     processes.apply(&born);
     let process = processes.of(&connect);
-    let peer = Peer { pid: 1, comm: comm("peer"), program: None, container: None };
+    let peer = Peer { pid: 1, comm: comm("peer"), program: None, container: None, netns: Some(1) };
     let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
     let mut names = Names::default();
     let answer = DnsBytes {
@@ -270,6 +272,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         process: Some(&process),
         user,
         container,
+        container_claimed: true,
         cgroup,
         query: query.as_ref(),
     };
@@ -283,6 +286,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         gid: Some(1),
         user,
         container,
+        container_claimed: true,
         cgroup,
         process: Some(&process),
         what,

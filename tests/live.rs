@@ -16,6 +16,7 @@ mod live_fair;
 mod live_forged;
 mod live_life;
 mod live_output;
+mod live_peers;
 mod live_procs;
 mod live_rights;
 mod live_rows;
@@ -123,7 +124,8 @@ fn main() {
             ("", live_rows::TESTS),
             ("existing::", live_existing::TESTS),
             ("ends::", live_ends::TESTS),
-            ("", live_cgroups::TESTS),
+            ("claims::", live_cgroups::TESTS),
+            ("claims::", live_peers::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
             ("dns::", live_forged::TESTS),

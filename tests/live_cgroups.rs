@@ -2,19 +2,38 @@
 //! Folders of cgroup v2 that others than root may make: nested without limit, and
 //! with any name.
 
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use serde_json::Value;
+use serde_json::json;
+
 use super::Cells;
 use super::lab::Cgroup;
 use super::lab::Client;
 use super::lab::Done;
 use super::lab::Lab;
+use super::lab::in_own_mounts;
+use super::live_who::new_id;
 
-pub const TESTS: &super::Tests = &[(
-    Cells::OneBuffer,
-    &tests![
-        a_process_nested_deep_in_a_cgroup_passes_its_filter,
-        a_process_nested_deep_in_a_unit_passes_its_filter,
-    ],
-)];
+pub const TESTS: &super::Tests = &[
+    (
+        Cells::OneBuffer,
+        &tests![
+            a_process_nested_deep_in_a_cgroup_passes_its_filter,
+            a_process_nested_deep_in_a_unit_passes_its_filter,
+            a_container_that_root_did_not_make_is_marked,
+        ],
+    ),
+    (
+        Cells::One,
+        &tests![
+            a_flood_of_names_takes_no_room_from_a_container_that_root_makes,
+            a_unit_that_a_user_makes_for_himself_is_not_the_systems,
+        ],
+    ),
+    (Cells::Sockops, &tests![the_whole_hierarchy_is_found_beside_a_part_of_it]),
+];
 
 /// Folders, each in the one before.
 struct Nest(Vec<Cgroup>);
@@ -88,4 +107,141 @@ fn a_process_nested_deep_in_a_unit_passes_its_filter(lab: &Lab) {
     drop(inside);
     drop(later);
     drop(below);
+}
+
+const NOBODY: u32 = 65_534;
+
+/// A cgroup that belongs to a user, as systemd gives one to each user's own manager.
+fn delegated(outer: &Cgroup) -> Cgroup {
+    let cgroup = outer.inside("user@65534.service");
+    for path in [cgroup.0.clone(), cgroup.0.join("cgroup.procs")] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("we are root");
+    }
+    cgroup
+}
+
+/// Folders that the user makes.
+fn claims<'a>(outer: &Cgroup, names: impl IntoIterator<Item = &'a str>) -> Vec<Cgroup> {
+    let made: Vec<_> = names.into_iter().map(|name| Cgroup(outer.0.join(name))).collect();
+    let mut mkdir = Command::new("mkdir");
+    mkdir.args(made.iter().map(|cgroup| &cgroup.0)).uid(NOBODY).gid(NOBODY);
+    assert!(mkdir.status().expect("mkdir runs").success());
+    made
+}
+
+fn containers(done: &Done) -> Vec<Value> {
+    let rows = done.rows();
+    rows.iter().map(|r| json!([r["dport"], r["container_id"], r["container_claimed"]])).collect()
+}
+
+/// Found at start and made later; and what root made around another's claim comes first.
+fn a_container_that_root_did_not_make_is_marked(lab: &Lab) {
+    let (id, other) = (new_id(), new_id());
+    let outer = Cgroup::new(&format!("claim-{}-{}", lab.attach, lab.buffer));
+    let users = delegated(&outer);
+    let mut made = claims(&users, [&*format!("docker-{id}.scope")]);
+    let mut client = Client::new();
+    let args = ["-j", "--container-id", "--container", &id[..20], "--netns", &client.netns()];
+    let tracer = lab.trace(&args);
+    made[0].adopt(client.pid());
+    client.knock(81);
+    made.extend(claims(&users, [&*format!("libpod-{id}.scope")]));
+    made[1].adopt(client.pid());
+    client.knock(82);
+    let real = outer.inside(&format!("docker-{id}.scope"));
+    real.adopt(client.pid());
+    client.knock(83);
+    let within = delegated(&real);
+    let inner = claims(&within, [&*format!("docker-{other}.scope")]);
+    inner[0].adopt(client.pid());
+    client.knock(84);
+    let done = tracer.stop();
+    done.assert_quiet_success();
+    let expected = [(81, json!(true)), (82, json!(true)), (83, json!(null)), (84, json!(null))];
+    let expected = expected.map(|(port, claimed)| json!([port, id, claimed]));
+    assert_eq!(containers(&done), expected);
+    drop((client, inner));
+    drop((within, made));
+    drop((real, users));
+}
+
+fn a_flood_of_names_takes_no_room_from_a_container_that_root_makes(lab: &Lab) {
+    let id = new_id();
+    let outer = Cgroup::new(&format!("flood-{}-{}", lab.attach, lab.buffer));
+    let users = delegated(&outer);
+    let names = |from: usize| (from..from + 100).map(|n| format!("docker-{}{n}", &id[..20]));
+    let before: Vec<_> = names(100).collect();
+    let mut flood = claims(&users, before.iter().map(String::as_str));
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "--container", &id[..20], "--netns", &client.netns()]);
+    let later: Vec<_> = names(200).collect();
+    flood.extend(claims(&users, later.iter().map(String::as_str)));
+    // A place that is given back is one for the next.
+    drop(flood.drain(100..164));
+    flood.extend(claims(&users, [&*format!("docker-{}", &id[..40])]));
+    flood.last().expect("just made").adopt(client.pid());
+    client.knock(81);
+    let real = outer.inside(&format!("docker-{id}.scope"));
+    real.adopt(client.pid());
+    client.knock(82);
+    let done = tracer.stop();
+    assert!(done.status.success(), "{done:?}");
+    let ports: Vec<_> = done.rows().iter().map(|row| row["dport"].clone()).collect();
+    assert_eq!(ports, [81, 82], "{done:?}");
+    // Of those found at start in one line, of those made later in as many as they take.
+    let refused = done.stderr.lines().map(|line| {
+        let rest = line.strip_prefix("tcpconnect: ").and_then(|rest| rest.split_once(" cgroup"));
+        let (count, rest) = rest.unwrap_or_else(|| panic!("{done:?}"));
+        let named = format!(" named docker-{}* not followed: others than root made ", &id[..20]);
+        assert!(rest.trim_start_matches('s').starts_with(&named), "{done:?}");
+        count.parse::<u32>().expect("a number")
+    });
+    assert_eq!(refused.sum::<u32>(), 36 + 36, "{done:?}");
+    drop((client, flood, real));
+    drop(users);
+}
+
+fn a_unit_that_a_user_makes_for_himself_is_not_the_systems(lab: &Lab) {
+    let outer = Cgroup::new(&format!("own-{}-{}", lab.attach, lab.buffer));
+    let users = delegated(&outer);
+    let unit = format!("own-{}.service", std::process::id());
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "--unit", &unit, "--netns", &client.netns()]);
+    let made = claims(&users, [&*unit]);
+    made[0].adopt(client.pid());
+    client.knock(81);
+    let real = outer.inside(&unit);
+    real.adopt(client.pid());
+    client.knock(82);
+    let done = tracer.stop();
+    assert!(done.status.success(), "{done:?}");
+    let ports: Vec<_> = done.rows().iter().map(|row| row["dport"].clone()).collect();
+    assert_eq!(ports, [82], "{done:?}");
+    let refused = format!("1 cgroup named {unit} not followed: others than root made it\n");
+    assert!(done.stderr.ends_with(&refused), "{done:?}");
+    drop((client, real, made));
+    drop(users);
+}
+
+/// A part that is mounted elsewhere comes first in the list of mounts.
+fn the_whole_hierarchy_is_found_beside_a_part_of_it(lab: &Lab) {
+    let part = Cgroup::new(&format!("part-{}-{}", lab.attach, lab.buffer));
+    let script = "set -e; mkdir -p \"$DIR\"; mount --bind \"$PART\" \"$DIR\"; umount -l \"$MOUNT\"; \
+                  mount -t cgroup2 none \"$MOUNT\"; \
+                  exec \"$TCPCONNECT\" -j --attach sockops --buffer \"$BUFFER\" -- \"$CLIENT\" \
+                  --netns plain_ipv4";
+    let mount = tcpconnect::cgroup::mount().expect("cgroup v2 is mounted");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let envs = [
+        ("TCPCONNECT", super::lab::tcpconnect().into()),
+        ("CLIENT", super::lab::client().into()),
+        ("BUFFER", lab.buffer.clone().into()),
+        ("PART", part.0.clone().into()),
+        ("MOUNT", mount.into()),
+        ("DIR", dir.path().as_os_str().to_owned()),
+    ];
+    let done = in_own_mounts(script, &envs);
+    // The client's own lines are among the rows.
+    let row = done.stdout.lines().find(|line| line.contains("\"event\":\"connect\""));
+    assert!(row.is_some() && done.stderr.is_empty(), "{done:?}");
 }

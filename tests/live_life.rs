@@ -489,6 +489,7 @@ fn each_end_knows_a_process_in_another_network_namespace(lab: &Lab) {
     for (row, peer) in [(connect, &far), (accept, &near)] {
         assert_eq!(row["peer"]["pid"], peer.pid(), "{done:#?}");
         assert_eq!(row["peer"]["comm"], "client", "{done:#?}");
+        assert_eq!(row["peer"]["netns"].to_string(), peer.netns(), "{done:#?}");
     }
 }
 

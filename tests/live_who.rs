@@ -843,7 +843,7 @@ fn a_gone_command_has_both_its_shells_in_the_table(lab: &Lab) {
 }
 
 /// 64 digits that no other container has, in this run or another.
-fn new_id() -> String {
+pub fn new_id() -> String {
     use std::sync::atomic::AtomicU32;
     use std::sync::atomic::Ordering;
     static NEXT: AtomicU32 = AtomicU32::new(0);

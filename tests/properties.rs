@@ -36,6 +36,7 @@ use tcpconnect::event::Event;
 use tcpconnect::event::ExeFile;
 use tcpconnect::event::FLOW_LEN;
 use tcpconnect::event::Flow;
+use tcpconnect::event::Handshake;
 use tcpconnect::event::Image;
 use tcpconnect::event::Origin;
 use tcpconnect::event::Outcome;
@@ -68,7 +69,7 @@ use tcpconnect::programs::Programs;
 use tcpconnect::sockets;
 
 // src/bpf/tcpconnect.h
-const RECORD_LEN: usize = 136;
+const RECORD_LEN: usize = 152;
 const PROCESS_RECORD_LEN: usize = 136;
 const RECORD_RESULT: u32 = 9;
 const RECORD_CLOSE: u32 = 10;
@@ -102,6 +103,8 @@ struct Record {
     exec_id: u32,
     vpid: u32,
     cookie: u64,
+    /// Numbers of the SYN and its answer, owner of the namespace, padding.
+    handshake: [u32; 4],
 }
 
 impl Record {
@@ -125,6 +128,7 @@ impl Record {
         bytes.extend(self.start_ns.to_ne_bytes());
         bytes.extend(self.exec_id.to_ne_bytes());
         bytes.extend(self.vpid.to_ne_bytes());
+        self.handshake.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
         assert_eq!(bytes.len(), RECORD_LEN);
         bytes
     }
@@ -157,10 +161,12 @@ prop_compose! {
         (lport, dport) in (number(), any::<u16>()),
         (flags, error) in (prop_oneof![Just(0u8), Just(1), Just(8), Just(9)], prop_oneof![Just(0), any::<u16>()]),
         (start_ns, exec_id, vpid, cookie) in (any::<u64>(), any::<u32>(), number(), number()),
+        handshake in prop_oneof![Just([0; 4]), any::<[u32; 4]>()],
     ) -> Record {
         Record {
             kind, netns: netns as u32, ts_ns, cgroup_id, task, comm, leader, saddr, daddr,
             lport: lport as u16, dport, ip, flags, error, start_ns, exec_id, vpid: vpid as u32, cookie,
+            handshake,
         }
     }
 }
@@ -399,6 +405,11 @@ proptest! {
             vpid: (record.vpid != 0).then_some(record.vpid),
             error: record.error,
             cookie: (record.cookie != 0).then_some(record.cookie),
+            handshake: Handshake {
+                syn: Some(record.handshake[0]).filter(|&seq| seq != 0),
+                synack: Some(record.handshake[1]).filter(|&seq| seq != 0),
+                netns_owner: Some(record.handshake[2]).filter(|&inode| inode != 0),
+            },
             unwanted: record.flags & 32 != 0,
             origin: if record.flags & 8 != 0 { Origin::Accepted } else { Origin::Connected },
         };
@@ -412,7 +423,8 @@ proptest! {
         record in record(), len in prop_oneof![Just(112usize), Just(120)],
         padding in prop::collection::vec(any::<u8>(), 0..8), share in 0..=1024u32,
     ) {
-        let whole = Record { start_ns: 0, exec_id: 0, vpid: 0, ..record.clone() };
+        let whole =
+            Record { start_ns: 0, exec_id: 0, vpid: 0, handshake: [0; 4], ..record.clone() };
         let whole = if len == 112 { Record { cookie: 0, ..whole } } else { whole };
         let kind = record.kind | (len as u32 / 8) << 16 | share << 21;
         let mut bytes = Record { kind, ..record }.bytes();
@@ -986,7 +998,7 @@ proptest! {
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
         let image = Image { exe: Some(user.as_bytes().into()), ..Image::default() };
-        let peer = Peer { pid, comm: name, program: Some(Programs::default().keep(0, image)), container: None };
+        let peer = Peer { pid, comm: name, program: Some(Programs::default().keep(0, image)), container: None, netns: Some(1) };
         let row = Row {
             connect: &connect,
             life: None,
@@ -994,6 +1006,7 @@ proptest! {
             process: Some(&process),
             user: Some(&user),
             container: Some(&container),
+            container_claimed: false,
             cgroup: Some(&cgroup),
             query: None,
         };
@@ -1079,12 +1092,14 @@ proptest! {
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
         let program = Some(Programs::default().keep(0, image.clone()));
-        let peer = Peer { pid, comm, program, container: Some(container.clone()) };
+        let inside = container::Container { id: container.clone(), claimed: true };
+        let peer = Peer { pid, comm, program, container: Some(inside), netns: Some(1) };
         let row = Row {
             peer: Some(&peer),
             process: Some(&process),
             user: Some(&user),
             container: Some(&container),
+            container_claimed: true,
             cgroup: Some(&cgroup),
             ..Row::bare(&connect)
         };
@@ -1098,6 +1113,7 @@ proptest! {
             gid: Some(1),
             user: Some(&user),
             container: Some(&container),
+            container_claimed: true,
             cgroup: Some(&cgroup),
             process: Some(&process),
             what: What::Exec(&image),

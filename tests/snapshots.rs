@@ -27,6 +27,7 @@ use simple_dns::rdata::RData;
 use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
+use tcpconnect::container::Container;
 use tcpconnect::dns::Names;
 use tcpconnect::dns::Query;
 use tcpconnect::event::Args;
@@ -654,7 +655,8 @@ fn the_process_on_the_other_end_is_a_column_and_an_object() {
         pid: 4711,
         comm: comm(b"ngi\x1b[31mnx"),
         program: Some(Programs::default().keep(0, nginx)),
-        container: Some("0123456789ab".into()),
+        container: Some(Container { id: "0123456789ab".into(), claimed: true }),
+        netns: Some(4_026_532_999),
     };
     let mut text = String::new();
     for args in [&["--peer"][..], &["--peer", "-r", "--exe"], &["--peer", "-j"]] {
@@ -985,7 +987,13 @@ fn every_object_with(bad: &str) -> String {
     let process = family(image.clone());
     let connect = Connect { comm: comm(bytes), leader: comm(b"x"), ..curl() };
     let named = Connect { comm: comm(b"x"), leader: comm(bytes), ..curl() };
-    let peer = Peer { pid: 1, comm: comm(bytes), program: None, container: Some(bad.into()) };
+    let peer = Peer {
+        pid: 1,
+        comm: comm(bytes),
+        program: None,
+        container: Some(Container { id: bad.into(), claimed: false }),
+        netns: None,
+    };
     let query = query(bad, &[&format!("c{bad}"), "c.example"], 1);
     let row = Row {
         peer: Some(&peer),
@@ -1017,6 +1025,7 @@ fn every_object_with(bad: &str) -> String {
             gid: None,
             user: Some(bad),
             container: Some(bad),
+            container_claimed: false,
             cgroup: Some(bad),
             process: Some(&process),
             what,
@@ -1126,6 +1135,7 @@ fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String
         process,
         user: facts,
         container: facts,
+        container_claimed: false,
         cgroup: cgroup.as_deref(),
         query: None,
     };
@@ -1287,6 +1297,7 @@ fn json_has_what_each_option_asks_for_and_no_more() {
             process: (args.len() > 1).then_some(&*process),
             user: option("--user").then_some("root"),
             container: option("--container-id").then_some("4f8a1c6b2d3e4f8a1c6b2d3e"),
+            container_claimed: false,
             cgroup: (option("--cgroup-path") || option("--container-id")).then_some("/a"),
             query: None,
         };
@@ -1389,6 +1400,7 @@ fn each_process_event_is_a_line() {
             gid: from_bpf.then_some(1000),
             user: from_bpf.then_some("me"),
             container: None,
+            container_claimed: false,
             cgroup: None,
             process: from_bpf.then_some(&*process),
             what,

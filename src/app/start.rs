@@ -230,7 +230,7 @@ impl App<'_> {
         for chunk in rows.chunks(CHUNK) {
             for row in chunk.iter().map(|row| &row.connect) {
                 let facts = self.who.of_existing(&mut row.clone(), seen);
-                let peer = peer_of(&mut self.peers, &mut self.who, row);
+                let peer = peer_of(&mut self.peers, &mut self.who, row, row.ts_ns);
                 let shown = Row { peer: peer.as_ref(), ..facts.row(row) };
                 self.output.connect(&shown, &clock, &mut self.text);
                 self.printed += 1;

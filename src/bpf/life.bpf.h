@@ -172,12 +172,15 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 	/* A locked instruction after the record's stores waits for them: 45 ns. */
 	keep = ends && count_end();
 	/* That it succeeded needs nothing of the socket. */
-	if (newstate == TCP_CLOSE || !life->connect.lport)
+	if (newstate == TCP_CLOSE || !life->connect.lport || want_peer)
 		tp = bpf_skc_to_tcp_sock(sk);
 	if (tp && newstate == TCP_CLOSE)
 		life->connect.error = ((struct sock *)tp)->sk_err;
 	else if (tp && !life->connect.lport)
 		life->connect.lport = ((struct sock *)tp)->__sk_common.skc_num;
+	/* The answer to the SYN has come. */
+	if (want_peer && followed && tp && newstate != TCP_CLOSE && !life->connect.synack_seq)
+		read_sequence(true, tp, &life->connect.syn_seq, &life->connect.synack_seq);
 	if (!life->answered) {
 		life->answered = true;
 		life->established = newstate != TCP_CLOSE;

@@ -87,7 +87,8 @@ struct {
 	__type(value, __u32);
 } nets SEC(".maps");
 
-/* cgroup v2 ids of --cgroup, --unit and --container. Inserted: user space, mkdir
+/* cgroup v2 ids of --cgroup, --unit and --container -> 0, or 1 and the number of the
+ * name by which a user's own one was let in. Inserted: user space, mkdir
  * hook. Read: cgroup filter. Deleted: rmdir hook. Set before load. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -110,13 +111,17 @@ struct cgroup_levels {
 
 volatile struct cgroup_levels listed_levels, made_levels;
 
-/* Directory names of --unit and --container. Inserted: user space. Read: mkdir hook. */
+/* Directory names of --unit and --container. Inserted: user space, which reads what was
+ * refused, too. Changed: mkdir and rmdir hooks, under the kernel's cgroup_mutex. */
 #define MAX_CGROUP_NAME 128
 #define MAX_CGROUP_NAMES 64
 
 struct cgroup_name {
 	__u32 len;
 	__u32 whole; /* 0: any name that begins with it */
+	__u32 room;  /* for those that others than root make */
+	__u32 pad;
+	__u64 refused;
 	__u8 name[MAX_CGROUP_NAME];
 };
 
@@ -243,6 +248,9 @@ struct {
 	__type(key, __u64);
 	__type(value, struct life_record);
 } adopted SEC(".maps");
+
+/* Of all names together. */
+__u64 refused_cgroups;
 
 const volatile __u64 max_spare_lives;
 __u64 lives_begun, lives_ended, spare_lives;

@@ -13,7 +13,6 @@
 #ifndef SOCKOPS_BPF_H
 #define SOCKOPS_BPF_H
 
-const volatile bool only_states; /* without cgroup v2 */
 const volatile bool states_call_back; /* beside the tracepoint */
 /* Tracing programs can ask for a socket's cookie, and others of this rung cannot. */
 const volatile bool makes_cookies;

@@ -97,9 +97,15 @@ struct connect_record {
 	__u64 start_ns; /* when the process was forked, CLOCK_BOOTTIME */
 	__u32 exec_id;	/* how often the process and its ancestors called exec */
 	__u32 vpid;	/* the pid in the process's own pid namespace */
+	/* --peer: with which sequence numbers the two ends began, that of the SYN and
+	 * that of its answer; 0: not known. */
+	__u32 syn_seq;
+	__u32 synack_seq;
+	__u32 netns_owner; /* inode of the user namespace that owns netns */
+	__u32 pad;
 };
 
-_Static_assert(sizeof(struct connect_record) == 136, "ABI with src/event.rs");
+_Static_assert(sizeof(struct connect_record) == 152, "ABI with src/event.rs");
 
 /* Of a connection in the kernel's table. */
 enum place {
@@ -126,7 +132,7 @@ struct life_record {
 	__u8 place;    /* enum place */
 };
 
-_Static_assert(sizeof(struct life_record) == 168, "ABI with src/event.rs");
+_Static_assert(sizeof(struct life_record) == 184, "ABI with src/event.rs");
 
 /*
  * A process was born, ran a program, changed its name or died; also one line
@@ -166,9 +172,11 @@ struct cgroup_record {
 	__u64 id;
 	__u64 parent_id;
 	__u8 name[256]; /* the directory's own name, without its path */
+	__u32 owner;	/* the user who made it, in the initial user namespace */
+	__u32 pad;
 };
 
-_Static_assert(sizeof(struct cgroup_record) == 288, "ABI with src/event.rs");
+_Static_assert(sizeof(struct cgroup_record) == 296, "ABI with src/event.rs");
 
 /* Where bytes of DNS stood. */
 enum dns_place {

@@ -311,7 +311,10 @@ struct ns_common {
 	unsigned int inum;
 };
 
+struct user_namespace;
+
 struct net {
+	struct user_namespace *user_ns;
 	struct ns_common ns;
 };
 
@@ -373,6 +376,10 @@ struct tcp_sock {
 	u64 bytes_sent;
 	u64 bytes_retrans;
 	u64 bytes_received;
+	u64 bytes_acked;
+	u32 rcv_nxt;
+	u32 snd_una;
+	u32 write_seq;
 };
 
 typedef struct {
@@ -386,12 +393,14 @@ typedef struct {
 struct user_namespace {
 	struct user_namespace *parent;
 	kuid_t owner;
+	struct ns_common ns;
 };
 
 struct cred {
 	kuid_t uid;
 	kgid_t gid;
 	struct user_namespace *user_ns;
+	kuid_t fsuid;
 };
 
 struct kernfs_node {

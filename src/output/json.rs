@@ -103,6 +103,8 @@ struct ConnectObject<'a> {
     user: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     container_id: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "is_false")]
+    container_claimed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<Cow<'a, str>>,
     #[serde(flatten)]
@@ -177,6 +179,10 @@ impl<'a> QueryFields<'a> {
     }
 }
 
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 /// The process on the other end.
 #[derive(Serialize)]
 struct PeerObject<'a> {
@@ -190,11 +196,16 @@ struct PeerObject<'a> {
     exe_mntns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     container_id: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "is_false")]
+    container_claimed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<u32>,
 }
 
 impl<'a> PeerObject<'a> {
     fn of(peer: &'a Peer, cuts: &mut Cuts) -> Self {
         let exe = peer.exe();
+        let container = peer.container.as_ref().map(|container| &*container.id);
         let exe = exe.as_deref().map(|exe| bound::tail(exe, bound::PEER_EXE));
         PeerObject {
             pid: peer.pid,
@@ -202,7 +213,9 @@ impl<'a> PeerObject<'a> {
             comm_raw: raw(peer.comm.bytes()),
             exe: exe.map(|(exe, is_cut)| cuts.of("peer.exe", (exe.into_owned().into(), is_cut))),
             exe_mntns: peer.exe_mntns(),
-            container_id: cuts.head("peer.container_id", peer.container.as_deref(), bound::NAME),
+            container_id: cuts.head("peer.container_id", container, bound::NAME),
+            container_claimed: peer.container.as_ref().is_some_and(|c| c.claimed),
+            netns: peer.netns,
         }
     }
 }
@@ -325,6 +338,8 @@ struct ProcessObject<'a> {
     user: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     container_id: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "is_false")]
+    container_claimed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<Cow<'a, str>>,
     #[serde(flatten)]
@@ -556,6 +571,7 @@ impl Output for Json {
             vpid: e.vpid,
             user: cuts.head("user", row.user.filter(|_| e.pid != 0), bound::NAME),
             container_id: cuts.head("container_id", row.container, bound::NAME),
+            container_claimed: row.container_claimed,
             cgroup: cuts.head(
                 "cgroup",
                 row.cgroup.filter(|_| self.want.cgroup_path),
@@ -598,6 +614,7 @@ impl Output for Json {
             core_dumped: None,
             user: cuts.head("user", e.user, bound::NAME),
             container_id: cuts.head("container_id", e.container, bound::NAME),
+            container_claimed: e.container_claimed,
             cgroup: cuts.head("cgroup", e.cgroup.filter(|_| self.want.cgroup_path), bound::CGROUP),
             process: ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() },
             truncated: cuts,

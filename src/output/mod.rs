@@ -123,6 +123,8 @@ pub struct Row<'a> {
     pub user: Option<&'a str>,
     /// Full id, or the name of one that has no id.
     pub container: Option<&'a str>,
+    /// By a cgroup that root did not make.
+    pub container_claimed: bool,
     pub cgroup: Option<&'a str>,
     /// The name of the destination.
     pub query: Option<&'a Query>,
@@ -138,6 +140,7 @@ impl<'a> Row<'a> {
             process: None,
             user: None,
             container: None,
+            container_claimed: false,
             cgroup: None,
             query: None,
         }
@@ -158,6 +161,8 @@ pub struct Happening<'a> {
     pub gid: Option<u32>,
     pub user: Option<&'a str>,
     pub container: Option<&'a str>,
+    /// By a cgroup that root did not make.
+    pub container_claimed: bool,
     pub cgroup: Option<&'a str>,
     pub process: Option<&'a Process>,
     pub what: What<'a>,

@@ -188,6 +188,9 @@ const NETNS: Column = column("NETNS", 10, Gap::Blank, |line, out| match line.eve
 const CONTAINER: Column = column("CONTAINER", SHORT_ID_LEN, Gap::Blank, |line, out| {
     let id = line.row.container.unwrap_or("-");
     text::name(out, id.as_bytes(), SHORT_ID_LEN);
+    if line.row.container_claimed {
+        out.push(b'?');
+    }
 });
 const CGROUP: Column = column("CGROUP", 32, Gap::Blank, |line, out| {
     beginning(out, line.row.cgroup.unwrap_or("-"), bound::CGROUP);

@@ -38,6 +38,7 @@ use self::buffer::SharedSink;
 use self::buffer::Sink;
 use self::buffer::Transport;
 use self::list::Lister;
+pub use self::object::refused_cgroups;
 use self::rung::LIST_PROGRAM;
 use self::rung::Rung;
 use crate::clock::monotonic_ns;
@@ -88,6 +89,9 @@ pub struct Tracer {
     pub unanswered: u64,
     counted: Counted,
     list: Option<Link>,
+    /// The names of --container and --unit, and how often one was refused.
+    refused: Vec<(String, u64)>,
+    refused_total: u64,
 }
 
 /// Programs that the kernel may skip, by what is lost then.

@@ -3,6 +3,7 @@
 //! what is in them at start. Decides on no hook.
 
 use std::collections::HashSet;
+use std::mem::offset_of;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
@@ -20,6 +21,7 @@ use super::rung::Rung;
 use super::setup::Setup;
 use crate::cgroup;
 use crate::cgroup::Cgroups;
+use crate::cgroup::Found;
 use crate::cgroup::Place;
 use crate::cgroup::text_of;
 use crate::config::Family;
@@ -146,7 +148,8 @@ impl Setup<'_> {
         };
         let cgroups = match self.patterns.is_empty() {
             true => u32::try_from(self.cgroups.len())?,
-            false => MAX_CGROUPS,
+            // What others than root make, found at start and later, takes no room from root's.
+            false => MAX_CGROUPS + 2 * self.patterns.iter().map(|p| p.room).sum::<u32>(),
         };
         let maps = &mut open.maps;
         let perf = self.rows() && !self.ring;
@@ -206,10 +209,13 @@ impl Setup<'_> {
             maps.nets.update(&key, &u32::from(*wanted).to_ne_bytes(), any)?;
         }
         for (i, pattern) in self.patterns.iter().enumerate() {
+            const ROOM_AT: usize = offset_of!(types::cgroup_name, room);
+            const NAME_AT: usize = offset_of!(types::cgroup_name, name);
             let mut name = [0; size_of::<types::cgroup_name>()];
             name[..4].copy_from_slice(&(pattern.text.len() as u32).to_ne_bytes());
             name[4..8].copy_from_slice(&u32::from(pattern.whole).to_ne_bytes());
-            name[8..][..pattern.text.len()].copy_from_slice(pattern.text.as_bytes());
+            name[ROOM_AT..][..4].copy_from_slice(&pattern.room.to_ne_bytes());
+            name[NAME_AT..][..pattern.text.len()].copy_from_slice(pattern.text.as_bytes());
             maps.cgroup_names.update(&(i as u32).to_ne_bytes(), &name, any)?;
         }
         let pins = [
@@ -275,8 +281,17 @@ impl Setup<'_> {
             let names = names.join(", ");
             tell(&format!("tcpconnect: no cgroup of {names} now{searched}; waiting for one"));
         }
-        for place in found {
-            list_cgroup(&mut tracer.skel, place)?;
+        let mut claimed = vec![0; self.patterns.len()];
+        for Found { place, pattern, by_root } in found {
+            claimed[pattern] += u32::from(!by_root);
+            if by_root || claimed[pattern] <= self.patterns[pattern].room {
+                list_cgroup(&mut tracer.skel, place)?;
+            }
+        }
+        for (pattern, claimed) in self.patterns.iter().zip(claimed) {
+            if let Some(refused @ 1..) = claimed.checked_sub(pattern.room) {
+                tell(&refused_cgroups(&pattern.shown(), refused.into()));
+            }
         }
         Ok(())
     }
@@ -293,7 +308,36 @@ fn random() -> Result<[u8; 4]> {
     Ok(bytes)
 }
 
-/// Its level comes first: a filter looks at no other.
+/// Why directories with a wanted name are not.
+pub fn refused_cgroups(name: &str, count: u64) -> String {
+    let (things, them) = if count == 1 { ("cgroup", "it") } else { ("cgroups", "them") };
+    format!("tcpconnect: {count} {things} named {name} not followed: others than root made {them}")
+}
+
+impl Tracer {
+    /// Directories with a wanted name that the hook did not let in since the last call, with
+    /// the name. A system call for each name, if there are any.
+    pub fn newly_refused(&mut self) -> Vec<(String, u64)> {
+        let Some(bss) = self.skel.maps.bss_data.as_deref() else { return Vec::new() };
+        // SAFETY: a valid, aligned integer in the mapped .bss, also written by the kernel,
+        // hence volatile.
+        let total = unsafe { (&raw const bss.refused_cgroups).read_volatile() };
+        if total == std::mem::replace(&mut self.refused_total, total) {
+            return Vec::new();
+        }
+        let names = &self.skel.maps.cgroup_names;
+        let refused = |(at, (name, before)): (usize, &mut (String, u64))| {
+            let found = names.lookup(&(at as u32).to_ne_bytes(), MapFlags::ANY).ok()??;
+            let mut wanted = types::cgroup_name::default();
+            plain::copy_from_bytes(&mut wanted, &found).ok()?;
+            let new = wanted.refused - std::mem::replace(before, wanted.refused);
+            (new > 0).then(|| (name.clone(), new))
+        };
+        self.refused.iter_mut().enumerate().filter_map(refused).collect()
+    }
+}
+
+/// One that its hook has let in meanwhile stays as it is. Its level comes first: a filter looks at no other.
 fn list_cgroup(skel: &mut TcpconnectSkel, place: Place) -> Result<()> {
     let bss = skel.maps.bss_data.as_deref_mut().context("the BPF object has no counters")?;
     // Where the level is not known, any may be it.
@@ -309,9 +353,13 @@ fn list_cgroup(skel: &mut TcpconnectSkel, place: Place) -> Result<()> {
         });
     }
     fence(Ordering::SeqCst);
-    let added =
-        skel.maps.cgroups.update(&place.id.to_ne_bytes(), &1u32.to_ne_bytes(), MapFlags::ANY);
-    added.context("failed to follow a cgroup")
+    let (id, of_root) = (place.id.to_ne_bytes(), 0u32.to_ne_bytes());
+    match skel.maps.cgroups.update(&id, &of_root, MapFlags::NO_EXIST) {
+        Err(e) if e.kind() != libbpf_rs::ErrorKind::AlreadyExists => {
+            Err(e).context("failed to follow a cgroup")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Those that may come online later, too.

@@ -232,7 +232,7 @@ impl<'a> Setup<'a> {
         let cgroups = filter.cgroups.iter().map(|p| cgroup::place(p)).collect::<Result<_, _>>()?;
         let netns = filter.netns.as_deref().map(cgroup::netns).transpose()?;
         let containers = filter.containers.iter().flat_map(|text| container::patterns(text));
-        let units = filter.units.iter().map(|name| Pattern::whole(name.as_str()));
+        let units = filter.units.iter().map(|name| Pattern::unit(name.as_str()));
         let patterns: Vec<_> = containers.chain(units).collect();
         if patterns.len() > MAX_PATTERNS {
             bail!("too many of --container and --unit: trace them in two runs");
@@ -448,6 +448,8 @@ impl<'a> Setup<'a> {
             unanswered: 0,
             counted: Counted::default(),
             list: None,
+            refused: self.patterns.iter().map(|pattern| (pattern.shown(), 0)).collect(),
+            refused_total: 0,
         };
         tracer.counted = self.counted(&tracer, &followed);
         if !self.rows() {
