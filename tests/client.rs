@@ -872,6 +872,15 @@ fn perform(ctx: &Ctx, mut steps: &[String]) -> Res {
             }
             "flood" => storm(ctx, &[what])?,
             "wait" => thread::sleep(Duration::from_millis(what.parse().map_err(text)?)),
+            // Children that do nothing, and end with us.
+            "brood" => {
+                for _ in 0..what.parse().map_err(text)? {
+                    if fork()? == 0 {
+                        perform(ctx, &["pause".into()])?;
+                        exit(0);
+                    }
+                }
+            }
             // Threads that all end at once.
             "threads" => {
                 let n = what.parse().map_err(text)?;

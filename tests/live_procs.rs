@@ -29,6 +29,7 @@ pub const TESTS: &Tests = &[(
         each_process_of_many_threads_ends_once,
         much_text_of_dead_ancestors_takes_no_memory,
         a_child_that_ended_while_it_was_listed_is_not_followed,
+        a_process_with_many_children_still_has_threads_and_children,
     ],
 )];
 
@@ -225,4 +226,16 @@ fn a_child_that_ended_while_it_was_listed_is_not_followed(lab: &Lab) {
     }
     assert_eq!(followed(&tracer), [(root.id(), 1)]);
     tracer.stop().assert_quiet_success();
+}
+
+/// From 7.0 on a new child is looked for in its parent's list.
+fn a_process_with_many_children_still_has_threads_and_children(lab: &Lab) {
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "--parents", "--netns", &client.netns()]);
+    client.case("act brood=100 threads=17 fork name=child threads=17 knock=81");
+    let done = tracer.stop();
+    done.assert_quiet_success();
+    let rows = done.rows();
+    let shown = (rows.len(), &rows[0]["comm"], &rows[0]["source"]);
+    assert_eq!(shown, (1, &json!("child"), &json!("fork")));
 }

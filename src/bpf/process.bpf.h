@@ -69,8 +69,9 @@ static __always_inline void report_fork(void *ctx, const bool typed, struct task
 #define MAX_YOUNGER_SIBLINGS 64
 
 /* The child of this pid, from the end of the list; NULL for a thread, which is in
- * no such list. */
-static __always_inline struct task_struct *child_of(struct task_struct *parent, int pid)
+ * no such list, and if it is further away, which then sets `unsure`. */
+static __always_inline struct task_struct *child_of(struct task_struct *parent, int pid,
+						    bool *unsure)
 {
 	struct list_head *at;
 	int i;
@@ -87,7 +88,27 @@ static __always_inline struct task_struct *child_of(struct task_struct *parent, 
 		if (bpf_core_read(&at, sizeof(at), &at->prev))
 			return 0;
 	}
+	*unsure = true;
 	return 0;
+}
+
+/* Whether this pid is one of the process's youngest threads, which are at the end of
+ * their list. */
+static __always_inline bool is_young_thread(struct task_struct *task, int pid)
+{
+	struct list_head *at = BPF_CORE_READ(task, signal, thread_head.prev);
+	int i;
+
+	for (i = 0; i < MAX_YOUNGER_SIBLINGS; i++) {
+		struct task_struct *thread =
+			(void *)at - bpf_core_field_offset(struct task_struct, thread_node);
+
+		if (BPF_CORE_READ(thread, pid) == pid)
+			return true;
+		if (bpf_core_read(&at, sizeof(at), &at->prev))
+			return false;
+	}
+	return false;
 }
 
 static __always_inline void report_exit(void *ctx, struct task_struct *task)

@@ -217,16 +217,30 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
+/* A child that is behind too many younger siblings to be found. */
+static __always_inline void fork_unseen(struct task_struct *forker)
+{
+	__u32 pid = known_pid(forker, forker->tgid);
+
+	if (want_pid_set && bpf_map_lookup_elem(&pids, &pid))
+		count_lost(&lost.family);
+	if (want_processes)
+		count_lost(&lost.process);
+}
+
 SEC("tp/sched/sched_process_fork")
 int process_fork_tp(struct trace_event_raw_sched_process_fork *ctx)
 {
 	struct task_struct *forker = bpf_get_current_task_btf(), *child;
+	bool unsure = false;
 
-	child = child_of(forker, ctx->child_pid);
+	child = child_of(forker, ctx->child_pid, &unsure);
 	if (!child)
-		child = child_of(forker->real_parent, ctx->child_pid);
+		child = child_of(forker->real_parent, ctx->child_pid, &unsure);
 	if (child)
 		forked(ctx, false, forker, child);
+	else if (unsure && !is_young_thread(forker, ctx->child_pid))
+		fork_unseen(forker);
 	return 0;
 }
 

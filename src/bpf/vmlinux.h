@@ -438,9 +438,15 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+};
+
 struct signal_struct {
 	atomic_t live;
 	int group_exit_code;
+	struct list_head thread_head; /* of thread_node */
 };
 
 struct hlist_bl_node {
@@ -523,11 +529,6 @@ struct pid {
 	struct upid numbers[1];
 };
 
-struct list_head {
-	struct list_head *next;
-	struct list_head *prev;
-};
-
 struct task_struct {
 	struct thread_info thread_info;
 	struct files_struct *files;
@@ -535,6 +536,7 @@ struct task_struct {
 	int tgid;
 	struct list_head children;
 	struct list_head sibling; /* in its parent's children */
+	struct list_head thread_node;
 	struct task_struct *group_leader;
 	const struct cred *cred;
 	char comm[16];
