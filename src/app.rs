@@ -384,7 +384,11 @@ impl App<'_> {
                     if let Some(peers) = &mut self.peers {
                         peers.changed(&life);
                     }
+                    // An accepted end is followed for --peer, too, which shows none.
+                    let is_asked_for =
+                        life.connect.origin != Origin::Accepted || self.config.accept;
                     let is_shown = !life.connect.unwanted
+                        && is_asked_for
                         && match life.stage {
                             Stage::Result(_) => true,
                             Stage::Close { .. } | Stage::Gone => {
@@ -420,7 +424,7 @@ impl App<'_> {
                         continue;
                     }
                     let (is_shown, has_more) = match connect.origin {
-                        Origin::Accepted => (shows_accepts, self.config.life),
+                        Origin::Accepted => (shows_accepts, self.config.life && self.config.accept),
                         _ if connect.error != 0 => (true, false),
                         _ => (shows_connects, !shows_connects),
                     };

@@ -35,6 +35,7 @@ pub const TESTS: &Tests = &[(
         a_connection_from_before_is_followed_to_its_end,
         who_has_a_connection_with_an_address_is_told,
         each_end_knows_the_process_of_the_other,
+        a_peer_is_told_without_rows_of_its_own,
         each_end_knows_a_process_in_another_network_namespace,
         a_peer_is_known_though_the_filters_do_not_want_it,
     ],
@@ -468,6 +469,21 @@ fn each_end_knows_the_process_of_the_other(lab: &Lab) {
         assert_eq!(row["peer"]["pid"], there["pid"], "{row:#} in {done:#?}");
         assert_eq!(row["peer"]["comm"], there["comm"], "{row:#}");
         assert_eq!(row["peer"]["exe"], there["exe"], "{row:#}");
+    }
+}
+
+fn a_peer_is_told_without_rows_of_its_own(lab: &Lab) {
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "-r", "--life", "--peer", "--netns", &client.netns()]);
+    let facts = client.case("accepts plain");
+    tracer.settle();
+    let done = tracer.stop();
+    assert_success(&done);
+    let rows = ["result", "accept", "close"].map(|event| done.objects(event));
+    let n = facts.len() / 2;
+    assert_eq!(rows.each_ref().map(Vec::len), [n, 0, n], "{done:#?}");
+    for row in &rows[2] {
+        assert!(row["peer"]["pid"].is_u64(), "{row:#}");
     }
 }
 

@@ -1040,7 +1040,7 @@ fn no_program_is_loaded_that_is_not_asked_for(lab: &Lab) {
     assert_eq!(loaded(&["-t", "-U", "-L"]), 0);
     assert!(loaded(&["--wide"]) > 0);
     assert!(loaded(&["--unit", "a.service"]) > 0);
-    assert_eq!(loaded(&["-d"]), 5);
+    assert_eq!(loaded(&["-d"]), 6);
 }
 
 /// A child that leads a session, is another user and has another name, then
