@@ -2,6 +2,7 @@
 //! Who made the connect, on a real kernel: program, arguments, parents and
 //! container of processes that are born, exec, rename and die in every way.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
@@ -1021,7 +1022,8 @@ fn no_program_is_loaded_that_is_not_asked_for(lab: &Lab) {
         let tracer = lab.trace(args);
         let infos = fs::read_dir(format!("/proc/{}/fdinfo", tracer.child.id())).expect("it runs");
         let infos = infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
-        let ids: Vec<_> = infos
+        // Several descriptors may lead to one program.
+        let ids: BTreeSet<_> = infos
             .filter(|info| !info.contains("link_type:"))
             .filter_map(|info| {
                 info.lines().find_map(|l| Some(l.strip_prefix("prog_id:")?.trim().to_owned()))
