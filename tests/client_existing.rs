@@ -118,6 +118,7 @@ fn accepted(listener: &TcpListener) -> Res<Sock> {
 
 static ENDS: AtomicBool = AtomicBool::new(false);
 static MADE: AtomicUsize = AtomicUsize::new(0);
+static CLOSES_OLD: AtomicBool = AtomicBool::new(false);
 static CHURN: Mutex<Option<JoinHandle<Res<Vec<Value>>>>> = Mutex::new(None);
 
 /// Of 1,000 in a second a machine that is not emulated makes some hundreds while a tracer starts.
@@ -128,17 +129,28 @@ const OPEN: usize = 8;
 /// Ports that are used again as soon as they are free; the others are the kernel's choice.
 const PORTS: usize = 4;
 const MOST: usize = 20_000;
+/// That are open from the beginning until `churn old`, and closed two at a time then: while a
+/// tracer lists what exists, some are.
+const OLD: usize = 200;
+/// Of these, until the end.
+const NOT_CLOSED: usize = 10;
 
 /// `churn start`: connects, accepts late, resets and uses ports again, all the time. `churn more N`
-/// waits until N more are made. `churn stop` ends all of it and has a line for each end of each
+/// waits until N more are made. `churn old` begins to close what it made first. `churn stop` ends all of it and has a line for each end of each
 /// connection: its ports, and when it was made and closed (CLOCK_MONOTONIC).
 pub fn churn(ctx: &Ctx, args: &[&str]) -> Res {
     let mut running = CHURN.lock().map_err(text)?;
     match args {
         ["start"] => {
             ENDS.store(false, Ordering::SeqCst);
+            CLOSES_OLD.store(false, Ordering::SeqCst);
             let listener = listener(LO4)?;
             let mut state = Churn::new(listener)?;
+            for _ in 0..OLD {
+                state.connect()?;
+                state.accept()?;
+            }
+            state.old = std::mem::take(&mut state.open);
             // It goes on only once as much is open as there will be at any time.
             (0..2 * (QUEUED + OPEN)).try_for_each(|_| state.step())?;
             *running = Some(thread::spawn(move || state.run()));
@@ -152,6 +164,10 @@ pub fn churn(ctx: &Ctx, args: &[&str]) -> Res {
             }
             Ok(())
         }
+        ["old"] => {
+            CLOSES_OLD.store(true, Ordering::SeqCst);
+            Ok(())
+        }
         ["stop"] => {
             ENDS.store(true, Ordering::SeqCst);
             let thread = running.take().ok_or("nothing is running")?;
@@ -159,7 +175,7 @@ pub fn churn(ctx: &Ctx, args: &[&str]) -> Res {
             lines.iter().for_each(|line| ctx.emit(line));
             Ok(())
         }
-        _ => Err("start, more or stop".into()),
+        _ => Err("start, more, old or stop".into()),
     }
 }
 
@@ -178,6 +194,7 @@ struct Churn {
     to: SocketAddr,
     queued: VecDeque<Pair>,
     open: VecDeque<Pair>,
+    old: VecDeque<Pair>,
     free: Vec<SocketAddr>,
     lines: Vec<Value>,
     made: usize,
@@ -193,26 +210,43 @@ fn now_ns() -> u64 {
 impl Churn {
     fn new(listener: TcpListener) -> Res<Self> {
         let free = (0..PORTS).map(|_| free_port()).collect::<Res<_>>()?;
-        let (queued, open, lines) = (VecDeque::new(), VecDeque::new(), Vec::new());
+        let (queued, open, old) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         let to = addr(&listener)?;
-        Ok(Churn { listener, to, queued, open, free, lines, made: 0 })
+        Ok(Churn { listener, to, queued, open, old, free, lines: Vec::new(), made: 0 })
     }
 
     fn run(mut self) -> Res<Vec<Value>> {
         while !ENDS.load(Ordering::SeqCst) && self.made < MOST {
             self.step()?;
+            if CLOSES_OLD.load(Ordering::SeqCst) {
+                let first = self.old.len().saturating_sub(NOT_CLOSED).min(2);
+                let old: Vec<_> = self.old.drain(..first).collect();
+                old.into_iter().for_each(|pair| self.close(pair));
+            }
             thread::sleep(PAUSE);
         }
         while !self.queued.is_empty() {
             self.accept()?;
         }
-        while !self.open.is_empty() {
-            self.close();
-        }
+        let open: Vec<_> = self.open.drain(..).chain(self.old.drain(..)).collect();
+        open.into_iter().for_each(|pair| self.close(pair));
         Ok(self.lines)
     }
 
     fn step(&mut self) -> Res {
+        self.connect()?;
+        if self.queued.len() > QUEUED {
+            self.accept()?;
+        }
+        if self.open.len() > OPEN
+            && let Some(pair) = self.open.pop_front()
+        {
+            self.close(pair);
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Res {
         let chosen = if self.made.is_multiple_of(2) { self.free.pop() } else { None };
         let made_ns = now_ns();
         let client = connected(self.to, chosen)?;
@@ -222,12 +256,6 @@ impl Churn {
         let is_chosen = chosen.is_some();
         let pair = Pair { client, server: None, port, is_chosen, made_ns, accepted_ns: 0 };
         self.queued.push_back(pair);
-        if self.queued.len() > QUEUED {
-            self.accept()?;
-        }
-        if self.open.len() > OPEN {
-            self.close();
-        }
         Ok(())
     }
 
@@ -242,8 +270,7 @@ impl Churn {
         Ok(())
     }
 
-    fn close(&mut self) {
-        let Some(pair) = self.open.pop_front() else { return };
+    fn close(&mut self, pair: Pair) {
         // Each side is the first to close now and then.
         match self.made.is_multiple_of(3) {
             true => drop((pair.server, pair.client)),
