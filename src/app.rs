@@ -617,7 +617,7 @@ fn peer_of(
 ) -> Option<Peer> {
     let peers = peers.as_mut()?;
     peers.sweep(connect.ts_ns);
-    peers.of(connect, began_ns, |other| who.of(other))
+    peers.of(connect, began_ns, |other| who.of_other(other))
 }
 
 struct Woken {

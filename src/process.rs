@@ -424,14 +424,7 @@ impl Processes {
     /// for in /proc.
     pub fn of(&mut self, connect: &Connect) -> Rc<Process> {
         let known = self.same(connect.pid, connect.start_ns).map(Rc::clone);
-        let late = Late {
-            pid: connect.pid,
-            proc_pid: known.as_ref().map_or(connect.pid, |process| process.proc_pid),
-            start_ns: connect.start_ns,
-            name: Some(connect.leader),
-            uid: connect.uid,
-            exec_id: Some(connect.exec_id),
-        };
+        let late = Late::behind(connect, known.as_deref());
         let Some(process) = known else { return self.found_late(late) };
         let exec_id = process.exec_id();
         if exec_id == connect.exec_id {
@@ -447,6 +440,22 @@ impl Processes {
         let state = self.look_up(&late).1;
         *process.state.borrow_mut() = state;
         process
+    }
+
+    /// The process on the other end of a connection. It may be newer than the last event
+    /// applied, so nothing that is found of it is kept: older rows are still to come, and
+    /// would have a later program.
+    pub fn of_other(&self, connect: &Connect) -> Rc<Process> {
+        let known = self.same(connect.pid, connect.start_ns);
+        if let Some(process) = known.filter(|process| process.exec_id() == connect.exec_id) {
+            return Rc::clone(process);
+        }
+        let late = Late::behind(connect, known.map(Rc::as_ref));
+        let (ppid, state) = self.look_up(&late);
+        let Late { pid, proc_pid, start_ns, .. } = late;
+        let ppid = ppid.unwrap_or(0);
+        let found = Known { pid, start_ns, ppid, proc_pid, state: RefCell::new(state) };
+        Rc::new(self.child(found, None))
     }
 
     /// Looks for the whole of a path of which only the end is known.
@@ -544,6 +553,19 @@ struct Late {
     uid: u32,
     /// If it is known which of its programs is asked for.
     exec_id: Option<u32>,
+}
+
+impl Late {
+    fn behind(connect: &Connect, known: Option<&Process>) -> Self {
+        Late {
+            pid: connect.pid,
+            proc_pid: known.map_or(connect.pid, |process| process.proc_pid),
+            start_ns: connect.start_ns,
+            name: Some(connect.leader),
+            uid: connect.uid,
+            exec_id: Some(connect.exec_id),
+        }
+    }
 }
 
 fn unknown(name: Comm, exec_id: u32) -> State {

@@ -202,6 +202,14 @@ impl Who {
         facts
     }
 
+    /// Of the other end of a connection, which may be newer than the last event applied.
+    pub fn of_other(&mut self, connect: &Connect) -> Facts {
+        let facts =
+            self.beside(Some(connect.uid), (connect.pid, connect.start_ns), connect.cgroup_id);
+        let process = self.processes.as_ref().map(|processes| processes.of_other(connect));
+        Facts { process, ..facts }
+    }
+
     /// Of a connection that was there before: of the process as it is now, if `seen`, by
     /// the pids that /proc has, still is the one that was found to hold it.
     pub fn of_existing(

@@ -240,6 +240,19 @@ fn what_happened_before_the_list_at_start_changes_nothing_in_it() {
 }
 
 #[test]
+fn to_look_at_a_later_other_end_changes_nothing_of_older_rows() {
+    let mut processes = table(&[event(7, 70, 2, Change::Exec(program("/first")))]);
+    let later = Connect { pid: 7, start_ns: 70, exec_id: 3, ..Connect::nowhere() };
+    let unborn = Connect { pid: 9, start_ns: 90, exec_id: 1, ..Connect::nowhere() };
+    assert_eq!(processes.of_other(&later).source(), Source::None);
+    assert_eq!(processes.of_other(&unborn).source(), Source::None);
+    assert!(processes.now(9).is_none());
+    assert_eq!(who(&mut processes, 7, 70, 2), ("/first".into(), Source::Exec));
+    processes.apply(&event(7, 70, 3, Change::Exec(program("/second"))));
+    assert_eq!(processes.of_other(&later).image().exe.as_deref(), Some(&b"/second"[..]));
+}
+
+#[test]
 fn of_a_process_whose_exec_was_lost_only_that_program_is_shown() {
     let exec_id = Rc::new(std::cell::Cell::new(5));
     let kernel = Rc::clone(&exec_id);
