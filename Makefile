@@ -6,6 +6,8 @@ DESTDIR ?=
 ARGS ?=
 PART ?=
 SECONDS ?= 60
+SEED ?= 1
+SCENARIOS ?= 400
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
@@ -55,13 +57,14 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build check test fuzz bench compare install deps deps-build deps-test
+.PHONY: help run build check test model fuzz bench compare install deps deps-build deps-test
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
 	@echo 'make build               $(BIN)'
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests'
 	@echo 'make test                make check, and the tests on other kernels in virtual machines'
+	@echo 'make model [SEED=1] [SCENARIOS=400]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, and as records of the kernel'
 	@echo 'make bench [PART=snapshot]  what tracing costs'
 	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
@@ -86,6 +89,9 @@ check: deps $(VENV)/installed
 test: check
 	$(CARGO) test --locked --test matrix
 	$(CARGO) test --locked --test states
+
+model: deps
+	$(AS_ROOT) $(CARGO) test --locked --test model -- --seed $(SEED) --scenarios $(SCENARIOS)
 
 # Stable Rust has no sanitizers, and there is next to no unsafe code behind these.
 fuzz: deps-build

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can happen in a scenario, and drawing one from a seed. A step may find
+//! nothing to do: any part of a scenario is a scenario too, so it can be made smaller.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// Processes of a scenario; the first two exist from the beginning.
+pub const PROCESSES: u8 = 4;
+/// Sockets of a process.
+pub const SLOTS: u8 = 4;
+/// Ports that are used again and again, so that 4-tuples repeat.
+pub const FIXED_PORTS: [u16; 2] = [40_001, 40_002];
+/// Nobody listens there.
+pub const CLOSED_PORT: u16 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    V4,
+    V6,
+    /// An IPv6 socket that is used with IPv4-mapped addresses.
+    Mapped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum To {
+    /// The n-th socket of the scenario that listens, of those there are.
+    Listener(u8),
+    Closed,
+    /// The port that the socket itself is bound to.
+    Itself,
+    NoRoute,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum How {
+    Exit,
+    Kill,
+}
+
+/// One step of process `who`; `at` is one of its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    Socket {
+        who: u8,
+        at: u8,
+        kind: Kind,
+    },
+    /// To one of `FIXED_PORTS`, whoever used it before.
+    Bind {
+        who: u8,
+        at: u8,
+        port: u8,
+    },
+    Listen {
+        who: u8,
+        at: u8,
+        backlog: u8,
+    },
+    Connect {
+        who: u8,
+        at: u8,
+        to: To,
+        nonblocking: bool,
+        thread: bool,
+    },
+    /// Takes a connection that waits into `into`.
+    Accept {
+        who: u8,
+        at: u8,
+        into: u8,
+        thread: bool,
+    },
+    Send {
+        who: u8,
+        at: u8,
+        bytes: u16,
+    },
+    /// All that has come.
+    Receive {
+        who: u8,
+        at: u8,
+    },
+    /// Sends a FIN, and goes on receiving.
+    HalfClose {
+        who: u8,
+        at: u8,
+    },
+    Close {
+        who: u8,
+        at: u8,
+    },
+    /// SO_LINGER with 0 seconds, and close.
+    Reset {
+        who: u8,
+        at: u8,
+    },
+    /// connect() with AF_UNSPEC.
+    Disconnect {
+        who: u8,
+        at: u8,
+    },
+    Dup {
+        who: u8,
+        at: u8,
+        into: u8,
+    },
+    /// Over a UNIX socket; the sender keeps its own.
+    Pass {
+        who: u8,
+        at: u8,
+        to: u8,
+        into: u8,
+    },
+    Fork {
+        who: u8,
+        child: u8,
+    },
+    /// Runs another program, with all sockets open.
+    Exec {
+        who: u8,
+        program: u8,
+    },
+    Rename {
+        who: u8,
+        name: u8,
+    },
+    End {
+        who: u8,
+        how: How,
+    },
+    /// Starts the tracer, if the options say that it does not start first.
+    Trace,
+}
+
+impl Step {
+    pub fn who(&self) -> Option<u8> {
+        use Step::*;
+        match *self {
+            Socket { who, .. } | Bind { who, .. } | Listen { who, .. } | Connect { who, .. } => {
+                Some(who)
+            }
+            Accept { who, .. } | Send { who, .. } | Receive { who, .. } => Some(who),
+            HalfClose { who, .. } | Close { who, .. } | Reset { who, .. } => Some(who),
+            Disconnect { who, .. } | Dup { who, .. } | Pass { who, .. } => Some(who),
+            Fork { who, .. } | Exec { who, .. } | Rename { who, .. } | End { who, .. } => Some(who),
+            Trace => None,
+        }
+    }
+}
+
+/// splitmix64: all that follows from a seed, on every machine.
+#[derive(Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.roll() % n
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len() as u64) as usize]
+    }
+}
+
+/// What the one who draws believes of a socket: steps that do something are drawn
+/// more often than others. Only the model knows what is true.
+#[derive(Clone, Copy, PartialEq)]
+enum Belief {
+    None,
+    Fresh,
+    Listening,
+    Connected,
+}
+
+/// The scenario of a seed: some 5 to 45 steps.
+pub fn draw(seed: u64) -> Vec<Step> {
+    let dice = &mut Dice(!seed);
+    let len = 5 + dice.below(40);
+    let mut steps = Vec::new();
+    let mut beliefs = [[Belief::None; SLOTS as usize]; PROCESSES as usize];
+    let mut alive = vec![0u8, 1];
+    let kind = dice.of(&[Kind::V4, Kind::V4, Kind::V6, Kind::Mapped]);
+    // Most scenarios need a listener.
+    if !dice.one_in(8) {
+        let who = dice.of(&alive);
+        let listens = if kind == Kind::V4 { Kind::V4 } else { Kind::V6 };
+        steps.push(Step::Socket { who, at: 0, kind: listens });
+        if dice.one_in(2) {
+            steps.push(Step::Bind { who, at: 0, port: dice.below(2) as u8 });
+        }
+        let backlog = dice.of(&[0, 1, 16, 16, 16]);
+        steps.push(Step::Listen { who, at: 0, backlog });
+        beliefs[usize::from(who)][0] = Belief::Listening;
+    }
+    while (steps.len() as u64) < len {
+        if alive.is_empty() {
+            break;
+        }
+        let who = dice.of(&alive);
+        let at = dice.below(SLOTS.into()) as u8;
+        let (process, socket) = (usize::from(who), usize::from(at));
+        let thread = dice.one_in(4);
+        let step = match (beliefs[process][socket], dice.below(16)) {
+            (Belief::None, 0..=11) => {
+                beliefs[process][socket] = Belief::Fresh;
+                Step::Socket { who, at, kind }
+            }
+            (Belief::Fresh, 0..=2) => Step::Bind { who, at, port: dice.below(2) as u8 },
+            (Belief::Fresh, 3) => {
+                beliefs[process][socket] = Belief::Listening;
+                Step::Listen { who, at, backlog: dice.of(&[0, 1, 16]) }
+            }
+            (Belief::Fresh, 4..=12) => {
+                beliefs[process][socket] = Belief::Connected;
+                let listener = To::Listener(dice.below(4) as u8);
+                let to = dice.of(&[
+                    listener,
+                    listener,
+                    listener,
+                    listener,
+                    To::Closed,
+                    To::Itself,
+                    To::NoRoute,
+                ]);
+                Step::Connect { who, at, to, nonblocking: dice.one_in(3), thread }
+            }
+            (Belief::Listening, 0..=12) => {
+                let into = dice.below(SLOTS.into()) as u8;
+                let target = &mut beliefs[usize::from(who)][usize::from(into)];
+                if *target == Belief::None {
+                    *target = Belief::Connected;
+                }
+                Step::Accept { who, at, into, thread }
+            }
+            (Belief::Connected, 0..=4) => Step::Send { who, at, bytes: dice.of(&[1, 100, 5000]) },
+            (Belief::Connected, 5..=7) => Step::Receive { who, at },
+            (Belief::Connected, 8) => Step::HalfClose { who, at },
+            (Belief::Connected, 9) => Step::Disconnect { who, at },
+            (Belief::Connected, 10..=11) => {
+                beliefs[process][socket] = Belief::None;
+                Step::Reset { who, at }
+            }
+            (Belief::Connected, 12..=13) | (_, 14) => {
+                beliefs[process][socket] = Belief::None;
+                Step::Close { who, at }
+            }
+            _ => match dice.below(16) {
+                0..=2 => Step::Dup { who, at, into: dice.below(SLOTS.into()) as u8 },
+                3..=5 => Step::Pass {
+                    who,
+                    at,
+                    to: dice.of(&alive),
+                    into: dice.below(SLOTS.into()) as u8,
+                },
+                6..=8 => {
+                    let child = dice.below(PROCESSES.into()) as u8;
+                    if !alive.contains(&child) {
+                        alive.push(child);
+                        beliefs[usize::from(child)] = beliefs[usize::from(who)];
+                    }
+                    Step::Fork { who, child }
+                }
+                9..=11 => Step::Exec { who, program: dice.below(2) as u8 },
+                12..=13 => Step::Rename { who, name: dice.below(3) as u8 },
+                _ => {
+                    alive.retain(|&process| process != who);
+                    beliefs[usize::from(who)] = [Belief::None; SLOTS as usize];
+                    Step::End { who, how: dice.of(&[How::Exit, How::Kill]) }
+                }
+            },
+        };
+        steps.push(step);
+    }
+    let at = dice.below(steps.len() as u64 + 1) as usize;
+    steps.insert(at, Step::Trace);
+    steps
+}

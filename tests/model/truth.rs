@@ -1,0 +1,574 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The model: what must have happened, from what each step's call returned. It knows
+//! how TCP ends a connection on loopback, and nothing of the program under test.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+
+use super::actor::Answer;
+use super::actor::Identity;
+use super::steps::CLOSED_PORT;
+use super::steps::Kind;
+use super::steps::Step;
+use super::steps::To;
+
+/// Index into `Truth::ends`.
+pub type EndId = usize;
+
+/// One end of a connection.
+#[derive(Clone, Debug)]
+pub struct End {
+    pub cookie: Option<u64>,
+    pub active: bool,
+    pub local: Option<SocketAddr>,
+    pub remote: SocketAddr,
+    /// `None` while it waits to be accepted.
+    pub owner: Option<Identity>,
+    /// The step that made it, or accepted it.
+    pub since: usize,
+    pub peer: Option<EndId>,
+    pub established: bool,
+    pub sent: u64,
+    pub received: u64,
+    unread: u64,
+    fin_sent: bool,
+    fin_received: bool,
+    /// No descriptor leads to it any more.
+    orphan: bool,
+    /// The step in which it ended.
+    pub closed: Option<usize>,
+    /// Where it says who closed: how it ended.
+    pub by: Option<By>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Local,
+    Remote,
+    Reset,
+    /// It left first, and the other end reset the connection perhaps before it had
+    /// acknowledged that: loopback too delays an acknowledgement by up to 40 ms.
+    LocalOrReset,
+    /// The kernel closed both ends at once, in an order of its own.
+    Either,
+}
+
+/// What must have a row, with the options for it.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Made(EndId),
+    Outcome(EndId, &'static str),
+    Accepted(EndId),
+    Ended(EndId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Calls {
+    /// connect() begins a connection.
+    Unconnected,
+    /// The next connect() tells how the last one went.
+    Connecting,
+    Connected,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Fresh,
+    Listener { backlog: usize, queue: VecDeque<EndId> },
+    End(EndId),
+}
+
+/// An open socket, which several descriptors may lead to.
+#[derive(Clone, Debug)]
+struct Open {
+    kind: Kind,
+    what: What,
+    calls: Calls,
+    resets: bool,
+    bound: u16,
+}
+
+/// A socket is held by a process, under a number.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    open: usize,
+}
+
+#[derive(Default)]
+pub struct Truth {
+    pub ends: Vec<End>,
+    /// With the step each.
+    pub events: Vec<(usize, Event)>,
+    pub people: BTreeMap<u8, Identity>,
+    opens: Vec<Open>,
+    table: BTreeMap<(u8, u8), Held>,
+    step: usize,
+    /// A SYN was dropped: it will be sent again after a second, and then nothing is
+    /// certain.
+    pub in_a_hurry: bool,
+}
+
+impl Truth {
+    fn open(&self, who: u8, at: u8) -> Option<usize> {
+        self.table.get(&(who, at)).map(|held| held.open)
+    }
+
+    fn listeners(&self) -> Vec<usize> {
+        let is_listener = |&open: &usize| {
+            matches!(self.opens[open].what, What::Listener { .. })
+                && self.table.values().any(|held| held.open == open)
+        };
+        (0..self.opens.len()).filter(is_listener).collect()
+    }
+
+    /// Where a connect goes: nowhere if the step has no such socket.
+    pub fn destination(&self, who: u8, at: u8, to: To) -> Option<SocketAddr> {
+        let open = &self.opens[self.open(who, at)?];
+        let port = match to {
+            To::Listener(n) => {
+                let listeners = self.listeners();
+                let nth = *listeners.get(usize::from(n) % listeners.len().max(1))?;
+                self.opens[nth].bound
+            }
+            To::Itself if open.bound != 0 => open.bound,
+            To::NoRoute => 9,
+            _ => CLOSED_PORT,
+        };
+        let far = to == To::NoRoute;
+        let v4 = if far { Ipv4Addr::new(203, 0, 113, 1) } else { Ipv4Addr::LOCALHOST };
+        let ip = match open.kind {
+            Kind::V4 => IpAddr::V4(v4),
+            Kind::Mapped => IpAddr::V6(v4.to_ipv6_mapped()),
+            Kind::V6 if far => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+            Kind::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        Some(SocketAddr::new(ip, port))
+    }
+
+    fn listener_at(&self, to: SocketAddr) -> Option<usize> {
+        let v6 = matches!(to.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_none());
+        let hears = |&open: &usize| {
+            let open = &self.opens[open];
+            open.bound == to.port() && (open.kind != Kind::V4 || !v6)
+        };
+        self.listeners().into_iter().find(hears)
+    }
+
+    /// Whether a connect to it would wait: for a place in the listener's queue, or for
+    /// the answer to an earlier SYN.
+    pub fn would_wait(&self, who: u8, at: u8, to: SocketAddr) -> bool {
+        let is_full =
+            self.listener_at(to).is_some_and(|listener| match &self.opens[listener].what {
+                What::Listener { backlog, queue } => queue.len() > *backlog,
+                _ => false,
+            });
+        let under_way = self.open(who, at).is_some_and(|open| match self.opens[open].what {
+            What::End(end) => !self.ends[end].established && self.ends[end].closed.is_none(),
+            _ => false,
+        });
+        is_full || under_way
+    }
+
+    /// What the step of this number came to. `destination` is where a connect went.
+    pub fn learn(
+        &mut self,
+        step: usize,
+        done: &Step,
+        answer: &Answer,
+        destination: Option<SocketAddr>,
+    ) {
+        self.step = step;
+        let mut answer = answer.clone();
+        // Who forked it, though that one may be gone and another its parent by now.
+        let known = done
+            .who()
+            .filter(|_| !matches!(done, Step::Fork { .. }))
+            .and_then(|who| self.people.get(&who));
+        if let Some(known) = known {
+            answer.who.ppid = known.ppid;
+        }
+        let answer = &answer;
+        if let Some(who) = done.who() {
+            if !matches!(done, Step::Fork { .. }) && self.people.contains_key(&who) {
+                let comm = answer.who.leader.clone();
+                self.people
+                    .insert(who, Identity { tid: answer.who.pid, comm, ..answer.who.clone() });
+            }
+        }
+        match *done {
+            Step::Socket { who, at, kind } => {
+                let what = What::Fresh;
+                let open = Open { kind, what, calls: Calls::Unconnected, resets: false, bound: 0 };
+                self.opens.push(open);
+                let open = self.opens.len() - 1;
+                self.hold(who, at, open);
+            }
+            Step::Bind { who, at, .. } if answer.ret == 0 => self.know_port(who, at, answer),
+            Step::Listen { who, at, backlog } if answer.ret == 0 => {
+                self.know_port(who, at, answer);
+                let Some(open) = self.open(who, at) else { return };
+                let queue = match &mut self.opens[open].what {
+                    What::Listener { queue, .. } => std::mem::take(queue),
+                    _ => VecDeque::new(),
+                };
+                self.opens[open].what = What::Listener { backlog: backlog.into(), queue };
+            }
+            Step::Connect { who, at, .. } => self.connected(who, at, answer, destination),
+            Step::Accept { who, at, into, .. } if answer.ret >= 0 => {
+                self.accepted(who, at, into, answer)
+            }
+            Step::Send { who, at, .. } if answer.ret > 0 => self.sent(who, at, answer.ret as u64),
+            Step::Receive { who, at } if answer.ret > 0 => {
+                if let Some(end) = self.end(who, at) {
+                    self.ends[end].unread -= answer.ret as u64;
+                }
+            }
+            Step::HalfClose { who, at } if answer.ret == 0 => {
+                if let Some(end) = self.end(who, at) {
+                    self.fin(end);
+                } else if let Some(open) = self.open(who, at) {
+                    // shutdown() of a listener ends it; SHUT_WR alone does not.
+                    let _ = open;
+                }
+            }
+            Step::Close { who, at } => self.let_go(who, at),
+            Step::Reset { who, at } => {
+                if let Some(open) = self.open(who, at) {
+                    self.opens[open].resets = true;
+                }
+                self.let_go(who, at);
+            }
+            Step::Disconnect { who, at } if answer.ret == 0 => self.disconnected(who, at, answer),
+            Step::Dup { who, at, into } if answer.ret >= 0 => {
+                if let Some(open) = self.open(who, at) {
+                    self.hold(who, into, open);
+                }
+            }
+            Step::Pass { who, at, to, into } => {
+                if let Some(open) = self.open(who, at) {
+                    self.hold(to, into, open);
+                }
+            }
+            Step::Fork { who, child } => {
+                self.people.insert(child, answer.who.clone());
+                for at in 0..super::steps::SLOTS {
+                    if let Some(&held) = self.table.get(&(who, at)) {
+                        self.table.insert((child, at), held);
+                    }
+                }
+            }
+            Step::End { who, .. } => self.ended(who),
+            _ => {}
+        }
+    }
+
+    pub fn holds(&self, who: u8, at: u8) -> bool {
+        self.table.contains_key(&(who, at))
+    }
+
+    fn know_port(&mut self, who: u8, at: u8, answer: &Answer) {
+        if let (Some(open), Some(socket)) = (self.open(who, at), answer.socket) {
+            self.opens[open].bound = socket.local.port();
+        }
+    }
+
+    fn end(&self, who: u8, at: u8) -> Option<EndId> {
+        match self.opens[self.open(who, at)?].what {
+            What::End(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    fn hold(&mut self, who: u8, at: u8, open: usize) {
+        let before = self.table.insert((who, at), Held { open });
+        if let Some(before) = before {
+            self.perhaps_last(before.open);
+        }
+    }
+
+    fn let_go(&mut self, who: u8, at: u8) {
+        if let Some(held) = self.table.remove(&(who, at)) {
+            self.perhaps_last(held.open);
+        }
+    }
+
+    fn perhaps_last(&mut self, open: usize) {
+        if !self.table.values().any(|held| held.open == open) {
+            self.close(open);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.events.push((self.step, event));
+    }
+
+    fn connected(&mut self, who: u8, at: u8, answer: &Answer, destination: Option<SocketAddr>) {
+        let (Some(open), Some(to)) = (self.open(who, at), destination) else { return };
+        let error = -answer.ret as i32;
+        if let (Calls::Connecting, What::End(end)) =
+            (self.opens[open].calls, &self.opens[open].what)
+        {
+            self.opens[open].calls = match (self.ends[*end].closed, self.ends[*end].established) {
+                (Some(_), _) => Calls::Unconnected,
+                (None, true) => Calls::Connected,
+                (None, false) => Calls::Connecting,
+            };
+            return;
+        }
+        let sent = [0, libc::EINPROGRESS, libc::ECONNREFUSED].contains(&error);
+        if self.opens[open].calls != Calls::Unconnected
+            || matches!(self.opens[open].what, What::Listener { .. })
+            || !sent
+        {
+            return;
+        }
+        let socket =
+            answer.socket.filter(|socket| socket.local.port() != 0 && error != libc::ECONNREFUSED);
+        let end = self.ends.len();
+        self.ends.push(End {
+            cookie: answer.socket.map(|socket| socket.cookie),
+            active: true,
+            local: socket.map(|socket| socket.local),
+            remote: to,
+            owner: Some(answer.who.clone()),
+            since: self.step,
+            peer: None,
+            established: false,
+            sent: 0,
+            received: 0,
+            unread: 0,
+            fin_sent: false,
+            fin_received: false,
+            orphan: false,
+            closed: None,
+            by: None,
+        });
+        self.event(Event::Made(end));
+        self.opens[open].what = What::End(end);
+        self.opens[open].calls =
+            if error == libc::EINPROGRESS { Calls::Connecting } else { Calls::Connected };
+        match self.listener_at(to) {
+            None if to.port() != self.opens[open].bound => {
+                if error == libc::ECONNREFUSED {
+                    self.opens[open].calls = Calls::Unconnected;
+                }
+                self.event(Event::Outcome(end, "refused"));
+                self.finish(end, By::Reset);
+            }
+            Some(listener) => {
+                let What::Listener { backlog, queue } = &self.opens[listener].what else { return };
+                if queue.len() > *backlog {
+                    self.in_a_hurry = true;
+                    return;
+                }
+                let local = socket.map(|socket| socket.local).unwrap_or(to);
+                self.ends.push(End {
+                    cookie: None,
+                    active: false,
+                    local: Some(to),
+                    remote: local,
+                    owner: None,
+                    peer: Some(end),
+                    established: true,
+                    ..self.ends[end].clone()
+                });
+                self.ends[end].peer = Some(end + 1);
+                self.establish(end);
+                if let What::Listener { queue, .. } = &mut self.opens[listener].what {
+                    queue.push_back(end + 1);
+                }
+            }
+            // With itself.
+            None => {
+                self.ends[end].peer = Some(end);
+                self.establish(end);
+            }
+        }
+    }
+
+    fn establish(&mut self, end: EndId) {
+        self.ends[end].established = true;
+        self.event(Event::Outcome(end, "ok"));
+    }
+
+    fn accepted(&mut self, who: u8, at: u8, into: u8, answer: &Answer) {
+        let Some(listener) = self.open(who, at) else { return };
+        let What::Listener { queue, .. } = &mut self.opens[listener].what else { return };
+        let Some(end) = queue.pop_front() else { return };
+        let kind = self.opens[listener].kind;
+        self.ends[end].owner = Some(answer.who.clone());
+        self.ends[end].since = self.step;
+        self.ends[end].cookie = answer.socket.map(|socket| socket.cookie);
+        self.event(Event::Accepted(end));
+        if self.ends[end].closed.is_some() {
+            self.event(Event::Ended(end));
+        }
+        let what = What::End(end);
+        let bound = self.opens[listener].bound;
+        self.opens.push(Open { kind, what, calls: Calls::Connected, resets: false, bound });
+        let open = self.opens.len() - 1;
+        self.hold(who, into, open);
+    }
+
+    fn sent(&mut self, who: u8, at: u8, bytes: u64) {
+        let Some(end) = self.end(who, at) else { return };
+        self.ends[end].sent += bytes;
+        let Some(peer) = self.ends[end].peer else { return };
+        match self.ends[peer].closed {
+            None => {
+                self.ends[peer].received += bytes;
+                self.ends[peer].unread += bytes;
+            }
+            // Nobody is there to read it any more.
+            Some(_) => {
+                self.doubt(peer);
+                self.finish(end, By::Reset);
+            }
+        }
+    }
+
+    /// A reset comes to an end that may still wait for the acknowledgement of its FIN.
+    fn doubt(&mut self, end: EndId) {
+        let this = &mut self.ends[end];
+        if this.by == Some(By::Local) && this.fin_sent && !this.fin_received {
+            this.by = Some(By::LocalOrReset);
+        }
+    }
+
+    /// This end will send no more.
+    fn fin(&mut self, end: EndId) {
+        let Some(peer) = self.ends[end].peer else { return };
+        if self.ends[end].closed.is_some() || self.ends[end].fin_sent {
+            return;
+        }
+        self.ends[end].fin_sent = true;
+        self.ends[peer].fin_received = true;
+        for one in [end, peer] {
+            self.perhaps_over(one);
+        }
+    }
+
+    fn perhaps_over(&mut self, end: EndId) {
+        let this = &self.ends[end];
+        if this.closed.is_some() || !this.fin_sent {
+            return;
+        }
+        let first = this.by.unwrap_or(if this.fin_received && this.peer != Some(end) {
+            By::Remote
+        } else {
+            By::Local
+        });
+        if !this.fin_received {
+            // Whatever comes later, it was first.
+            self.ends[end].by = Some(By::Local);
+            if !self.ends[end].orphan {
+                return;
+            }
+        }
+        self.finish(end, first);
+    }
+
+    fn finish(&mut self, end: EndId, by: By) {
+        if self.ends[end].closed.is_some() {
+            return;
+        }
+        self.ends[end].closed = Some(self.step);
+        self.ends[end].by = Some(by);
+        if self.ends[end].owner.is_some() {
+            self.event(Event::Ended(end));
+        }
+    }
+
+    /// The end goes with a reset to the other one.
+    fn abort(&mut self, end: EndId) {
+        let by = self.own_side(end);
+        let peer = self.ends[end].peer;
+        self.finish(end, by);
+        if let Some(peer) = peer {
+            self.doubt(peer);
+            self.finish(peer, By::Reset);
+        }
+    }
+
+    /// Who left first, when this side drops the connection now.
+    fn own_side(&self, end: EndId) -> By {
+        let this = &self.ends[end];
+        if this.fin_received && this.by.is_none() { By::Remote } else { By::Local }
+    }
+
+    /// The last descriptor is gone.
+    fn close(&mut self, open: usize) {
+        match self.opens[open].what.clone() {
+            What::Fresh => {}
+            What::Listener { queue, .. } => queue.into_iter().for_each(|end| self.abort(end)),
+            What::End(end) => {
+                self.ends[end].orphan = true;
+                let this = &self.ends[end];
+                if this.closed.is_some() {
+                } else if !this.established {
+                    self.event(Event::Outcome(end, "aborted"));
+                    self.finish(end, By::Local);
+                } else if this.unread > 0 || self.opens[open].resets {
+                    self.abort(end);
+                } else if this.fin_sent {
+                    self.perhaps_over(end);
+                } else {
+                    self.fin(end);
+                }
+            }
+        }
+    }
+
+    fn disconnected(&mut self, who: u8, at: u8, answer: &Answer) {
+        let Some(open) = self.open(who, at) else { return };
+        match self.opens[open].what.clone() {
+            What::End(end) if self.ends[end].closed.is_some() => {}
+            What::End(end) if !self.ends[end].established => {
+                self.event(Event::Outcome(end, "aborted"));
+                self.finish(end, By::Local);
+            }
+            What::End(end) => self.abort(end),
+            What::Listener { queue, .. } => queue.into_iter().for_each(|end| self.abort(end)),
+            What::Fresh => {}
+        }
+        self.opens[open].what = What::Fresh;
+        self.opens[open].calls = Calls::Unconnected;
+        self.opens[open].bound = answer.socket.map_or(0, |socket| socket.local.port());
+    }
+
+    /// The process is gone: its sockets close in an order of the kernel's own.
+    fn ended(&mut self, who: u8) {
+        self.people.remove(&who);
+        let before = self.events.len();
+        for at in 0..super::steps::SLOTS {
+            self.let_go(who, at);
+        }
+        let over: Vec<_> = self.events[before..].iter().map(|(_, event)| event.clone()).collect();
+        for event in over {
+            let Event::Ended(end) = event else { continue };
+            let peer = self.ends[end].peer;
+            // The other end of it went in the same step, or had ended by it.
+            if peer.is_some_and(|peer| peer != end && self.ends[peer].closed == Some(self.step)) {
+                self.ends[end].by = Some(By::Either);
+            }
+        }
+    }
+
+    /// The processes that hold an end now.
+    pub fn holders(&self, end: EndId) -> Vec<u8> {
+        let leads_there =
+            |held: &Held| matches!(self.opens[held.open].what, What::End(e) if e == end);
+        let mut who: Vec<_> = self
+            .table
+            .iter()
+            .filter(|(_, held)| leads_there(held))
+            .map(|((who, _), _)| *who)
+            .collect();
+        who.dedup();
+        who
+    }
+}
