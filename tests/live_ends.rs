@@ -312,8 +312,10 @@ fn exits_of_system_calls_tell_of_each_accept_and_end(lab: &Lab) {
         let (facts, done, skipped) = without_kprobes(lab, all_calls, &format!("race {made}"));
         let taken = facts[0]["taken"].as_u64().expect("how many were accepted");
         let [accepts, closes] = ["accept", "close"].map(|event| done.objects(event));
-        assert_eq!(accepts.len() as u64 + skipped, taken, "{}", done.stderr);
-        assert_eq!(closes.len() as u64 + skipped, made + taken, "{}", done.stderr);
+        // A run that the kernel skips, from 7.0 on, may be one of any other system call.
+        for (rows, whole) in [(accepts.len() as u64, taken), (closes.len() as u64, made + taken)] {
+            assert!(rows <= whole && whole <= rows + skipped, "{rows} of {whole}: {}", done.stderr);
+        }
         for accept in accepts {
             let own = closes.iter().filter(|close| close["conn_id"] == accept["conn_id"]);
             assert_eq!(own.count(), 1, "{accept:#}");
