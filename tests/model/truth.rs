@@ -230,9 +230,6 @@ impl Truth {
             Step::HalfClose { who, at } if answer.ret == 0 => {
                 if let Some(end) = self.end(who, at) {
                     self.fin(end);
-                } else if let Some(open) = self.open(who, at) {
-                    // shutdown() of a listener ends it; SHUT_WR alone does not.
-                    let _ = open;
                 }
             }
             Step::Close { who, at } => self.let_go(who, at),
