@@ -378,10 +378,10 @@ impl Actor {
                 // SAFETY: an address of that length.
                 ret(unsafe { libc::bind(fd, (&raw const to.storage).cast(), to.len) }.into())
             }),
-            // SAFETY: no memory is passed.
-            Order::Listen { at, backlog } => {
-                self.on(at, |fd| ret(unsafe { libc::listen(fd, backlog.into()) }.into()))
-            }
+            Order::Listen { at, backlog } => self.on(at, |fd| {
+                // SAFETY: no memory is passed.
+                ret(unsafe { libc::listen(fd, backlog.into()) }.into())
+            }),
             Order::Connect { at, to, nonblocking, thread } => {
                 let Some(&fd) = self.sockets.get(&at) else {
                     return self.answer(-i64::from(libc::EBADF), None, None);
@@ -426,10 +426,10 @@ impl Actor {
                     libc::recv(fd, data.as_mut_ptr().cast(), data.len(), libc::MSG_DONTWAIT)
                 } as i64)
             }),
-            // SAFETY: no memory is passed.
-            Order::HalfClose { at } => {
-                self.on(at, |fd| ret(unsafe { libc::shutdown(fd, libc::SHUT_WR) }.into()))
-            }
+            Order::HalfClose { at } => self.on(at, |fd| {
+                // SAFETY: no memory is passed.
+                ret(unsafe { libc::shutdown(fd, libc::SHUT_WR) }.into())
+            }),
             Order::Close { at } => self.close(at),
             Order::Reset { at } => {
                 if let Some(&fd) = self.sockets.get(&at) {

@@ -187,17 +187,16 @@ impl Truth {
         let known = done
             .who()
             .filter(|_| !matches!(done, Step::Fork { .. }))
-            .and_then(|who| self.people.get(&who));
-        if let Some(known) = known {
+            .and_then(|who| self.people.get(&who).cloned());
+        if let Some(known) = &known {
             answer.who.ppid = known.ppid;
         }
         let answer = &answer;
-        if let Some(who) = done.who() {
-            if !matches!(done, Step::Fork { .. }) && self.people.contains_key(&who) {
-                let comm = answer.who.leader.clone();
-                self.people
-                    .insert(who, Identity { tid: answer.who.pid, comm, ..answer.who.clone() });
-            }
+        if known.is_some()
+            && let Some(who) = done.who()
+        {
+            let comm = answer.who.leader.clone();
+            self.people.insert(who, Identity { tid: answer.who.pid, comm, ..answer.who.clone() });
         }
         match *done {
             Step::Socket { who, at, kind } => {
