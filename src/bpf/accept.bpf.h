@@ -35,6 +35,16 @@ static __always_inline void tell_end(void *ctx, const bool typed, struct sock *s
 	submit_life(ctx, &life, RECORD_CLOSE);
 }
 
+/* Who hears of the end looks into the table before and after `closing` has it. */
+static __always_inline bool is_closing(const bool typed, struct sock *sk)
+{
+	__u64 key = (__u64)sk, cookie, *told;
+
+	LOAD(typed, cookie, sk->__sk_common.skc_cookie.counter);
+	told = bpf_map_lookup_elem(&closing, &key);
+	return is_closed(typed, sk) || (told && *told == cookie);
+}
+
 /*
  * While the socket is locked its state stays. Where it is not, the connection may end
  * before it is in the table or after: of the one here and the one that hears of the
@@ -48,7 +58,7 @@ static __always_inline void follow_accepted(void *ctx, const bool typed, const b
 		return;
 	}
 	begin_life(PASSIVE, locked ? TAKEN : SHARED, sk, r);
-	if (!locked && is_closed(typed, sk) && is_ours((__u64)sk, r->ts_ns) && take_end((__u64)sk))
+	if (!locked && is_closing(typed, sk) && is_ours((__u64)sk, r->ts_ns) && take_end((__u64)sk))
 		tell_end(ctx, typed, sk, r);
 }
 

@@ -15,6 +15,7 @@
 
 const volatile __u64 min_latency_ns;
 const volatile bool want_adopted;
+const volatile bool accepts_unlocked;
 
 /* Only these say something new. SYN_RECV: both ends connect to each other; it may be
  * left for FIN_WAIT1. */
@@ -150,6 +151,14 @@ static __always_inline struct life_record *followed_life(__u64 key, __u64 cookie
 	return NULL;
 }
 
+/* The state is told before the socket has it: accept.bpf.h may have found it open, and
+ * put it in the table only now. */
+static __always_inline struct life_record *life_begun_meanwhile(__u64 key, __u64 cookie)
+{
+	bpf_map_update_elem(&closing, &key, &cookie, BPF_ANY);
+	return followed_life(key, cookie);
+}
+
 static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie, int oldstate,
 					       int newstate)
 {
@@ -158,7 +167,10 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 	struct tcp_sock *tp = NULL;
 	bool ends, keep;
 
-	life = followed = followed_life(key, cookie);
+	followed = followed_life(key, cookie);
+	if (accepts_unlocked && !followed && newstate == TCP_CLOSE && cookie)
+		followed = life_begun_meanwhile(key, cookie);
+	life = followed;
 	if (!life && want_adopted)
 		life = bpf_map_lookup_elem(&adopted, &cookie);
 	if (!life)

@@ -249,6 +249,18 @@ struct {
 	__type(value, struct life_record);
 } adopted SEC(".maps");
 
+/*
+ * Where accepts are seen without the socket's lock: socket -> cookie of one that is
+ * about to be closed and was not in `lives`. Inserted: life.bpf.h. Read and deleted:
+ * accept.bpf.h. Those that nobody accepts just then push one another out.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u64);
+} closing SEC(".maps");
+
 /* Of all names together. */
 __u64 refused_cgroups;
 

@@ -94,6 +94,7 @@ impl Setup<'_> {
         data.by_remote = self.config.by_remote;
         data.want_adopted = self.adopts();
         data.want_accept = self.accepts();
+        data.accepts_unlocked = self.accepts_unlocked(rung);
         data.want_peer = self.config.peer.is_some();
         data.want_accepts = self.config.shows_accepts() || data.want_connects;
         data.want_result = self.config.result.is_some();
@@ -174,6 +175,7 @@ impl Setup<'_> {
             (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
             (&mut maps.lives, self.follows_lives(), Some(self.room_for_lives())),
+            (&mut maps.closing, self.accepts_unlocked(rung), None),
             (&mut maps.adopted, self.adopts(), Some(self.config.max_connections)),
         ];
         for (map, needed, entries) in plan {

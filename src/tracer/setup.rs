@@ -561,6 +561,14 @@ impl<'a> Setup<'a> {
         }
     }
 
+    /// Whether a connection may end while its accept is looked at.
+    pub(super) fn accepts_unlocked(&self, rung: Rung) -> bool {
+        let hook = self.accept_hook(rung);
+        self.accepts()
+            && self.wants_ends()
+            && matches!(hook, AcceptHook::Calls | AcceptHook::AllCalls)
+    }
+
     fn report(&self, tracer: &Tracer, say: &dyn Fn(&str)) {
         let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
         say(&format!("attached {} ({})", tracer.rung.name(), programs.join(", ")));
