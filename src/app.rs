@@ -40,6 +40,7 @@ use crate::process;
 use crate::procs::Procs;
 use crate::ready::Ready;
 use crate::retract::Retracted;
+use crate::rights;
 use crate::sink::Sink;
 use crate::sink::end_of_output;
 use crate::stop::Stop;
@@ -133,6 +134,7 @@ pub fn run(config: &Config) -> Result<u8> {
     if !app.look_around(paused.as_ref().map(Paused::pid))? {
         return app.finish(End::Signal).map(|_| 0);
     }
+    rights::give_up(config, &say)?;
     if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }

@@ -38,6 +38,7 @@ pub mod procs;
 pub mod programs;
 mod ready;
 pub mod retract;
+pub mod rights;
 pub mod shares;
 pub mod sink;
 mod skel;

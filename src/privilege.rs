@@ -80,6 +80,12 @@ pub fn has_typed_task() -> bool {
     kernel() >= (5, 11)
 }
 
+/// Whether even to read a map takes CAP_BPF where kernel.unprivileged_bpf_disabled is set,
+/// as it is by default; from 5.19 on only to make maps and to load programs does.
+pub fn bpf_is_restricted() -> bool {
+    kernel() < (5, 19)
+}
+
 /// Whether tracing programs can ask for the cookie of a socket (kernel 5.12).
 pub fn has_cookies() -> bool {
     kernel() >= (5, 12)

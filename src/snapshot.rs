@@ -35,6 +35,7 @@ use crate::output::sockets as lines;
 use crate::output::sockets::Form;
 use crate::output::sockets::Line;
 use crate::process;
+use crate::rights;
 use crate::sink::Sink;
 use crate::sink::end_of_output;
 use crate::sockets;
@@ -66,6 +67,11 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     if let Some(line) = seen.unseen() {
         tell(&format!("tcpconnect: {line}"));
     }
+    rights::give_up(config, &|text| {
+        if config.verbose {
+            tell(&format!("tcpconnect: {text}"));
+        }
+    })?;
     let (sockets, holders) = (&seen.sockets, &seen.holders);
     if config.verbose {
         let (namespaces, sockets) = (seen.namespaces, sockets.len());

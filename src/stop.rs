@@ -11,12 +11,15 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
+
+use crate::rights;
 
 pub fn readable(fd: RawFd) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
@@ -69,7 +72,7 @@ impl Stop {
         if hangup_ignored {
             hangup.thread_block().context("failed to block SIGHUP")?;
         }
-        ctrlc::set_handler(move || {
+        let on_signal = move || {
             if flag.swap(true, Ordering::SeqCst) {
                 // The loop may be stuck in a write that nobody reads.
                 // SAFETY: ends the process at once.
@@ -77,8 +80,14 @@ impl Stop {
             }
             // The flag is set in any case; the loop looks at it every 100 ms.
             let _ = bell.write(&1u64.to_ne_bytes());
-        })
-        .context("failed to handle signals")?;
+        };
+        // The handler's thread lives as long as we do, with the rights of who starts it.
+        let start = move || {
+            rights::keep_none();
+            ctrlc::set_handler(on_signal)
+        };
+        let started = thread::spawn(start).join().expect("to set a handler does not panic");
+        started.context("failed to handle signals")?;
         if hangup_ignored {
             // SAFETY: sets a disposition that needs no handler.
             unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };

@@ -18,6 +18,8 @@ use std::time::Instant;
 use nix::unistd::Uid;
 use nix::unistd::User;
 
+use crate::rights;
+
 /// How long a row waits for a name, and then no row for a while: while the database does
 /// not answer, rows are late by no more than a tenth of the time.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -51,6 +53,8 @@ impl Users {
         let (answer, answers) = channel();
         // It ends with the process, or without the other end; without it there are ids.
         let _ = thread::Builder::new().name("users".into()).spawn(move || {
+            // The database may load what it likes.
+            rights::keep_none();
             // SAFETY: no memory is passed. Only the reader comes first, see app.rs; of
             // this thread alone.
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };

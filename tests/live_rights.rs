@@ -23,6 +23,7 @@ use tempfile::TempDir;
 
 use super::Cells;
 use super::Tests;
+use super::kernel;
 use super::lab;
 use super::lab::Cgroup;
 use super::lab::Client;
@@ -31,17 +32,20 @@ use super::lab::Lab;
 use super::lab::Tracer;
 use super::lab::in_own_mounts;
 
-pub const TESTS: &Tests = &[(
-    Cells::One,
-    &tests![
-        a_btf_file_is_refused_to_a_user_of_file_capabilities,
-        a_btf_file_is_refused_where_the_kernel_has_its_own,
-        a_btf_file_that_others_may_change_is_refused,
-        bounds_hold_for_a_user_of_file_capabilities,
-        a_record_is_written_with_the_callers_rights_alone,
-        a_full_cgroup_says_what_to_do,
-    ],
-)];
+pub const TESTS: &Tests = &[
+    (Cells::OneBuffer, &tests![what_tracing_needs_no_more_is_given_up]),
+    (
+        Cells::One,
+        &tests![
+            a_btf_file_is_refused_to_a_user_of_file_capabilities,
+            a_btf_file_is_refused_where_the_kernel_has_its_own,
+            a_btf_file_that_others_may_change_is_refused,
+            bounds_hold_for_a_user_of_file_capabilities,
+            a_record_is_written_with_the_callers_rights_alone,
+            a_full_cgroup_says_what_to_do,
+        ],
+    ),
+];
 
 const NOBODY: u32 = 65534;
 
@@ -85,10 +89,24 @@ impl Lent {
     }
 }
 
+fn set_of(status: &str, name: &str) -> u64 {
+    let set = status.lines().find_map(|line| line.strip_prefix(name)).expect("a set");
+    u64::from_str_radix(set.trim(), 16).expect("a number")
+}
+
 fn bounding_set() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("/proc is mounted");
-    let set = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("a set");
-    u64::from_str_radix(set.trim(), 16).expect("a number")
+    set_of(&status, "CapBnd:")
+}
+
+/// The status of each thread, the first one's first.
+fn threads(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let mut tids: Vec<u32> =
+        tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect();
+    tids.sort_unstable_by_key(|&tid| (tid != pid, tid));
+    let status = |tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok();
+    tids.into_iter().filter_map(status).collect()
 }
 
 /// As `setcap =ep`: struct vfs_cap_data, revision 2, of linux/capability.h.
@@ -133,6 +151,47 @@ fn doctored_btf() -> Vec<u8> {
         libbpf_sys::btf__free(btf);
     }
     bytes
+}
+
+fn what_tracing_needs_no_more_is_given_up(lab: &Lab) {
+    const KILL: u64 = 1 << 5;
+    const SYS_PTRACE: u64 = 1 << 19;
+    const BPF: u64 = 1 << 39;
+    // Before 5.19 even to read a map takes it.
+    let always = if kernel() < (5, 19) { BPF } else { 0 };
+    for (args, left) in [
+        (&["-j", "-r", "--life", "--accept"][..], 0),
+        (&["--user", "--existing"], 0),
+        (&["-c", "-i", "1"], BPF),
+        (&["--wide", "--procs"], SYS_PTRACE),
+        (&["--container-id"], SYS_PTRACE),
+    ] {
+        let tracer = lab.trace(args);
+        for status in threads(tracer.child.id()) {
+            let name = status.lines().next().unwrap_or_default();
+            // A thread beside the loop keeps nothing.
+            let is_first = status.contains(&format!("\nPid:\t{}\n", tracer.child.id()));
+            let left = if is_first { left | always } else { 0 };
+            for set in ["CapPrm:", "CapEff:"] {
+                assert_eq!(set_of(&status, set), left, "{args:?} {name}: {status}");
+            }
+            assert_eq!(set_of(&status, "CapInh:"), 0, "{args:?} {name}");
+            assert!(!is_first || status.contains("NoNewPrivs:\t1\n"), "{args:?}: {status}");
+        }
+        let done = tracer.stop();
+        assert!(done.status.success(), "{args:?}: {done:?}");
+    }
+
+    let script = "grep -E 'Cap|NoNewPrivs' /proc/self/status";
+    let plain = Command::new("sh").args(["-c", script]).output().expect("sh runs");
+    let plain = String::from_utf8(plain.stdout).expect("output is UTF-8");
+    let output = tempfile::NamedTempFile::new().expect("a file");
+    let path = output.path().to_str().expect("UTF-8");
+    let tracer = lab.trace(&["-o", path, "--", "sh", "-c", script]);
+    let first = threads(tracer.child.id()).remove(0);
+    let done = tracer.wait();
+    assert_eq!(set_of(&first, "CapPrm:"), KILL | always, "{first}");
+    assert!(done.stdout.ends_with(&plain), "{plain} {done:?}");
 }
 
 fn a_btf_file_is_refused_to_a_user_of_file_capabilities(lab: &Lab) {
