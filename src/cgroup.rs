@@ -2,6 +2,7 @@
 //! Finds the cgroup v2 mount, cgroup ids and names, and namespace inodes. Reads
 //! /proc and the file system only.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -9,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use crate::container;
 use crate::container::Container;
@@ -149,6 +151,15 @@ struct Node {
     name: Box<[u8]>,
     /// Nobody else can have given it its name.
     by_root: bool,
+    /// One for all connections from there: whoever may make cgroups can make the path long,
+    /// and have many connections followed.
+    path: OnceCell<Rc<str>>,
+}
+
+impl Node {
+    fn new(parent: u64, name: Box<[u8]>, by_root: bool) -> Self {
+        Node { parent, name, by_root, path: OnceCell::new() }
+    }
 }
 
 impl Cgroups {
@@ -158,7 +169,7 @@ impl Cgroups {
         if let Some(mount) = mount()
             && let Ok(meta) = fs::metadata(&mount)
         {
-            let node = Node { parent: 0, name: Box::default(), by_root: true };
+            let node = Node::new(0, Box::default(), true);
             cgroups.nodes.insert(meta.ino(), node);
             cgroups.scan_below(&mount, &meta);
         }
@@ -172,7 +183,7 @@ impl Cgroups {
             let Ok(meta) = entry.metadata() else { continue };
             let name = entry.file_name().as_bytes().into();
             let by_root = is_by_root(above, &meta);
-            self.nodes.insert(meta.ino(), Node { parent: above.ino(), name, by_root });
+            self.nodes.insert(meta.ino(), Node::new(above.ino(), name, by_root));
             self.scan_below(&entry.path(), &meta);
         }
     }
@@ -180,9 +191,7 @@ impl Cgroups {
     pub fn apply(&mut self, event: CgroupEvent) {
         let by_root = event.owner == 0;
         match event.name {
-            Some(name) => {
-                self.nodes.insert(event.id, Node { parent: event.parent_id, name, by_root })
-            }
+            Some(name) => self.nodes.insert(event.id, Node::new(event.parent_id, name, by_root)),
             None => self.nodes.remove(&event.id),
         };
     }
@@ -199,13 +208,14 @@ impl Cgroups {
     }
 
     /// The path below the mount, `/` for the root.
-    pub fn path(&self, id: u64) -> Option<String> {
+    pub fn path(&self, id: u64) -> Option<Rc<str>> {
         let line = self.line(id)?;
-        if line.is_empty() {
-            return Some("/".into());
-        }
         let names = line.iter().rev().map(|node| String::from_utf8_lossy(&node.name));
-        Some(names.fold(String::new(), |path, name| path + "/" + &name))
+        let joined = || names.fold(String::new(), |path, name| path + "/" + &name).into();
+        Some(match line.first() {
+            Some(node) => Rc::clone(node.path.get_or_init(joined)),
+            None => "/".into(),
+        })
     }
 
     pub fn container(&self, id: u64) -> Option<Container> {
@@ -318,7 +328,7 @@ mod tests {
     #[test]
     fn a_path_is_put_together_from_its_directories() {
         let mut cgroups = Cgroups::default();
-        cgroups.nodes.insert(1, Node { parent: 0, name: Box::default(), by_root: true });
+        cgroups.nodes.insert(1, Node::new(0, Box::default(), true));
         let new = |id, parent_id, name: &str| CgroupEvent {
             ts_ns: 0,
             id,
@@ -330,6 +340,7 @@ mod tests {
         cgroups.apply(new(9, 7, "a.service"));
         assert_eq!(cgroups.path(1).as_deref(), Some("/"));
         assert_eq!(cgroups.path(9).as_deref(), Some("/system.slice/a.service"));
+        assert!(Rc::ptr_eq(&cgroups.path(9).unwrap(), &cgroups.path(9).unwrap()));
         let found = cgroups.matching(&[container::Pattern::whole("a.service")]);
         let place = Place { id: 9, level: Some(2) };
         assert_eq!(found, [Found { place, pattern: 0, by_root: false }]);

@@ -50,7 +50,7 @@ pub struct Facts {
     process: Option<Rc<Process>>,
     pub user: Option<Rc<str>>,
     pub container: Option<Container>,
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Rc<str>>,
     pub query: Option<Query>,
 }
 
