@@ -19,7 +19,7 @@ use crate::event::decode_list;
 use crate::process::Kernel;
 
 /// Of the time at most one part in so many is for asking about one process where
-/// that takes a walk over all: before 6.1, and 3 ms with 10,000 of them.
+/// that takes a walk over all: before 6.1, and 6 ms with 10,000 of them.
 const WALKS_SHARE: u32 = 10;
 
 /// Outlives the tracer's hooks, which it has nothing to do with.
