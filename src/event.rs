@@ -691,6 +691,8 @@ pub fn encode_existing(c: &Connect) -> types::life_record {
         exec_id: c.exec_id,
         vpid: c.vpid.unwrap_or(0),
         cookie: c.cookie.unwrap_or(0),
+        // As near as can be told: in a user namespace it would be another.
+        owner: c.uid,
         ..Default::default()
     };
     types::life_record { connect, began_ns: c.ts_ns, answered: 1, ..Default::default() }

@@ -112,6 +112,9 @@ const TOOLS: &[(&str, Case)] = &[
     ("existing", client_existing::existing),
     ("churn", client_existing::churn),
     ("storm_below", client_fair::storm_below),
+    ("keep", client_fair::keep),
+    ("keep_below", client_fair::keep_below),
+    ("close_kept", client_fair::close_kept),
     ("peers", client_peers::peers),
 ];
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What one user does is bounded for all others: shares of the ring.
+//! What one user does is bounded for all others: shares of the ring, and of the tables of
+//! connections.
 
 use std::process::Command;
 
@@ -20,6 +21,9 @@ pub const TESTS: &Tests = &[(
         a_storm_of_one_user_leaves_room_for_others,
         whoever_has_subordinate_users_has_one_share,
         the_half_for_other_records_is_shared_too,
+        whoever_holds_many_connections_pushes_out_no_ends_of_others,
+        as_many_subordinate_users_as_one_has_hold_no_more,
+        the_smallest_tables_lose_only_what_is_counted,
         a_reader_of_normal_priority_loses_no_row_of_an_innocent,
     ],
 )];
@@ -101,20 +105,27 @@ fn whoever_has_subordinate_users_has_one_share(lab: &Lab) {
     let mut root = Client::new();
     let mut other = client_of(INNOCENT, &root);
     let netns = root.netns();
-    let tracer = lab.trace(&["-j", "--buffer-size", "64K", "--netns", &netns]);
-    tracer.signal(libc::SIGSTOP);
-    for uid in 30_001..30_004 {
-        root.case(&format!("storm_below {STORMING} {uid} {stormed}"));
+    for options in [&["-j"][..], &["-j", "-r"]] {
+        let args = [options, &["--buffer-size", "64K", "--netns", &netns]].concat();
+        let tracer = lab.trace(&args);
+        tracer.signal(libc::SIGSTOP);
+        for uid in 30_001..30_004 {
+            root.case(&format!("storm_below {STORMING} {uid} {stormed}"));
+        }
+        other.case(&format!("storm {innocent} 1"));
+        tracer.signal(libc::SIGCONT);
+        tracer.settle();
+        let done = tracer.stop();
+        let outcomes = options.contains(&"-r");
+        if !outcomes {
+            assert_adds_up(&done, 3 * stormed + innocent);
+        }
+        let rows = done.objects(if outcomes { "result" } else { "connect" });
+        let of = |uid: u32| rows.iter().filter(|row| row["uid"] == uid).count() as u64;
+        assert_eq!((of(INNOCENT), of(30_003)), (innocent, 0), "{}", done.stderr);
+        let words = format!("(most of uid {STORMING})");
+        assert!(done.stderr.contains(&words), "{}", done.stderr);
     }
-    other.case(&format!("storm {innocent} 1"));
-    tracer.signal(libc::SIGCONT);
-    tracer.settle();
-    let done = tracer.stop();
-    assert_adds_up(&done, 3 * stormed + innocent);
-    assert_eq!(rows_of(&done, INNOCENT) as u64, innocent, "{}", done.stderr);
-    assert_eq!(rows_of(&done, 30_003), 0, "{}", done.stderr);
-    let words = format!("(most of uid {STORMING})");
-    assert!(done.stderr.contains(&words), "{}", done.stderr);
 }
 
 /// Programs that one user runs do not keep another's from being told.
@@ -136,6 +147,64 @@ fn the_half_for_other_records_is_shared_too(lab: &Lab) {
     let rows = done.rows();
     assert_eq!((rows.len(), &rows[0]["source"]), (1, &"exec".into()), "{rows:#?}");
     assert_eq!(rows[0]["exe"].as_str(), lab::client().to_str(), "{rows:#?}");
+}
+
+fn ends_of(done: &Done, uid: u32) -> u64 {
+    done.objects("close").iter().filter(|row| row["uid"] == uid).count() as u64
+}
+
+fn whoever_holds_many_connections_pushes_out_no_ends_of_others(lab: &Lab) {
+    let (held, victims) = (900, 5);
+    let root = Client::new();
+    let (mut attacker, mut victim) = (client_of(STORMING, &root), client_of(INNOCENT, &root));
+    let args = ["-j", "--life", "--max-connections", "200", "--netns", &root.netns()];
+    let tracer = lab.trace(&args);
+    victim.case(&format!("keep {victims}"));
+    attacker.case(&format!("keep {held}"));
+    // There is room for new ones, too.
+    victim.case(&format!("keep {victims}"));
+    victim.case("close_kept");
+    attacker.case("close_kept");
+    let done = tracer.stop();
+    assert_eq!(ends_of(&done, INNOCENT), 2 * victims, "{}", done.stderr);
+    let ends = ends_of(&done, STORMING);
+    assert!((200..held).contains(&ends), "{ends}: {}", done.stderr);
+    assert_eq!(ends + lost(&done, "lives"), held, "{}", done.stderr);
+    assert_eq!(lost(&done, "ends"), 0, "{}", done.stderr);
+}
+
+fn as_many_subordinate_users_as_one_has_hold_no_more(lab: &Lab) {
+    let victims = 5;
+    let mut root = Client::new();
+    let mut victim = client_of(INNOCENT, &root);
+    let args = ["-j", "--life", "--max-connections", "200", "--netns", &root.netns()];
+    let tracer = lab.trace(&args);
+    victim.case(&format!("keep {victims}"));
+    for uid in 30_001..30_004 {
+        root.case(&format!("keep_below {STORMING} {uid} 300"));
+    }
+    victim.case(&format!("keep {victims}"));
+    victim.case("close_kept");
+    let done = tracer.stop();
+    assert_eq!(ends_of(&done, INNOCENT), 2 * victims, "{}", done.stderr);
+    assert!(lost(&done, "lives") > 0, "{}", done.stderr);
+}
+
+fn the_smallest_tables_lose_only_what_is_counted(lab: &Lab) {
+    for (room, held) in [("1", 1), ("2", 2), ("3", 600)] {
+        let mut client = Client::new();
+        let args = ["-j", "--life", "--max-connections", room, "--netns", &client.netns()];
+        let tracer = lab.trace(&args);
+        // Those of the first time leave the sockets that the second uses.
+        for _ in 0..2 {
+            client.case(&format!("keep {held}"));
+            client.case("close_kept");
+        }
+        let done = tracer.stop();
+        let (ends, lost) = (ends_of(&done, 0), lost(&done, "lives"));
+        assert_eq!(ends + lost, 2 * held, "{}", done.stderr);
+        assert!(held > 3 || lost == 0, "{}", done.stderr);
+    }
 }
 
 /// As with the capabilities of README, which do not have CAP_SYS_NICE.

@@ -30,7 +30,7 @@ static __always_inline void tell_end(void *ctx, const bool typed, struct sock *s
 
 	if (!tp)
 		return;
-	fill_life(PASSIVE, TAKEN, r, &life);
+	fill_life(PASSIVE, TAKEN, current_user(), r, &life);
 	fill_end(typed, tp, &life);
 	submit_life(ctx, &life, RECORD_CLOSE);
 }
@@ -58,7 +58,7 @@ static __always_inline void follow_accepted(void *ctx, const bool typed, const b
 		return;
 	}
 	begin_life(PASSIVE, locked ? TAKEN : SHARED, sk, r);
-	if (!locked && is_closing(typed, sk) && is_ours((__u64)sk, r->ts_ns) && take_end((__u64)sk))
+	if (!locked && is_closing(typed, sk) && take_ours((__u64)sk, r->ts_ns))
 		tell_end(ctx, typed, sk, r);
 }
 

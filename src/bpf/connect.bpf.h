@@ -156,9 +156,7 @@ static __always_inline __u32 netns_of(const enum access access, struct sock *sk)
 	return inum;
 }
 
-/* Which end opened the connection; ports and networks mean the other one. */
-enum side { ACTIVE, PASSIVE };
-
+/* Ports and networks mean the other end than the one that opened the connection. */
 static __always_inline bool by_source(const enum side side)
 {
 	return side == PASSIVE && !by_remote;
@@ -255,46 +253,6 @@ static __always_inline void count_flow(const struct connect_record *r)
 		__sync_fetch_and_add(count, 1);
 	else
 		count_lost(&lost.flows);
-}
-
-static __always_inline void fill_life(const enum side side, const enum place place,
-				      const struct connect_record *r, struct life_record *life)
-{
-	life->connect = *r;
-	life->began_ns = r->ts_ns;
-	life->tx_bytes = life->rx_bytes = 0;
-	life->retransmits = 0;
-	life->close_by = life->established = 0;
-	life->place = place;
-	life->answered = side == PASSIVE;
-}
-
-/* From here on life.bpf.h tells what becomes of it. */
-static __always_inline void begin_life(const enum side side, const enum place place,
-				       struct sock *sk, const struct connect_record *r)
-{
-	__u64 key = (__u64)sk;
-	struct life_record *known = bpf_map_lookup_elem(&lives, &key);
-
-	if (known) {
-		if (known->place == SPARE) {
-			__sync_fetch_and_add(&spare_lives, -1);
-		} else {
-			/* The socket's last connection has ended, and nobody said so. */
-			count_lost(&lost.ends);
-			__sync_fetch_and_add(&lives_ended, 1);
-		}
-		fill_life(side, place, r, known);
-	} else {
-		struct life_record life;
-
-		fill_life(side, place, r, &life);
-		if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY)) {
-			count_lost(&lost.lives);
-			return;
-		}
-	}
-	__sync_fetch_and_add(&lives_begun, 1);
 }
 
 #define TABLE_LEN __builtin_offsetof(struct connect_record, cookie)

@@ -72,52 +72,10 @@ static __always_inline void fill_end(const bool typed, struct tcp_sock *tp,
 	LOAD(typed, life->retransmits, tp->total_retrans);
 }
 
-static __always_inline struct life_record *life_of(__u64 key)
-{
-	struct life_record *life = bpf_map_lookup_elem(&lives, &key);
-
-	return life && life->place != SPARE ? life : NULL;
-}
-
-/* Whether its place is kept. */
-static __always_inline bool count_end(void)
-{
-	__sync_fetch_and_add(&lives_ended, 1);
-	if (spare_lives >= max_spare_lives)
-		return false;
-	__sync_fetch_and_add(&spare_lives, 1);
-	return true;
-}
-
-static __always_inline void forget(__u64 key, struct life_record *life, bool keep)
-{
-	if (keep)
-		life->place = SPARE;
-	else
-		bpf_map_delete_elem(&lives, &key);
-}
-
 static __always_inline void submit_life(void *ctx, struct life_record *life, __u32 kind)
 {
 	life->connect.kind = kind;
 	submit_of(life, ctx, life, &life->connect.ts_ns, sizeof(*life));
-}
-
-/* Of a shared one: true for who is to tell the end. It may be somebody else's place by
- * then, so `life` is a copy. */
-static __always_inline bool take_end(__u64 key)
-{
-	if (bpf_map_delete_elem(&lives, &key))
-		return false;
-	__sync_fetch_and_add(&lives_ended, 1);
-	return true;
-}
-
-static __always_inline bool is_ours(__u64 key, __u64 began_ns)
-{
-	struct life_record *life = life_of(key);
-
-	return life && life->began_ns == began_ns;
 }
 
 static __always_inline void shared_ended(void *ctx, void *sk, __u64 cookie, int oldstate,
@@ -126,7 +84,7 @@ static __always_inline void shared_ended(void *ctx, void *sk, __u64 cookie, int 
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct life_record end = *life;
 
-	if (!tp || !take_end((__u64)sk))
+	if (!tp || !take_end((__u64)sk, life))
 		return;
 	end.close_by = closing_side(oldstate);
 	fill_end(true, tp, &end);
@@ -146,8 +104,7 @@ static __always_inline struct life_record *followed_life(__u64 key, __u64 cookie
 
 	if (!life || !life->connect.cookie || life->connect.cookie == cookie)
 		return life;
-	count_lost(&lost.ends);
-	forget(key, life, count_end());
+	end_unsaid(key, life);
 	return NULL;
 }
 
@@ -175,14 +132,14 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 		life = bpf_map_lookup_elem(&adopted, &cookie);
 	if (!life)
 		return;
-	if (followed && followed->place == SHARED) {
+	if (followed && followed->place & SHARED) {
 		if (newstate == TCP_CLOSE)
 			shared_ended(ctx, sk, cookie, oldstate, followed);
 		return;
 	}
 	ends = followed && (newstate == TCP_CLOSE || !want_life);
 	/* A locked instruction after the record's stores waits for them: 45 ns. */
-	keep = ends && count_end();
+	keep = ends && count_end(followed);
 	/* That it succeeded needs nothing of the socket. */
 	if (newstate == TCP_CLOSE || !life->connect.lport || want_peer)
 		tp = bpf_skc_to_tcp_sock(sk);

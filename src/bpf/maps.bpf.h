@@ -220,9 +220,10 @@ struct {
 
 /*
  * -r and --life: socket -> what is known of its connection so far. Inserted:
- * connect hooks. Read and deleted: life.bpf.h. When full, the kernel drops the
- * one not used for longest; user space counts these: begun, not ended, not there.
- * Set before load.
+ * connect hooks. Read and deleted: life.bpf.h. Who may have a place there is decided
+ * in lives.bpf.h, and all others are in `crowd`. When full, the kernel drops the one
+ * not used for longest; user space counts these: begun, not ended, not there. Set
+ * before load.
  *
  * The allocator hands out first what was freed last, so the next connection has,
  * as a rule, the socket of one just ended. A few that ended therefore keep their
@@ -236,6 +237,13 @@ struct {
 	__type(key, __u64);
 	__type(value, struct life_record);
 } lives SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, struct life_record);
+} crowd SEC(".maps");
 
 /*
  * --existing: cookie -> what is known of a connection that was there before.
@@ -264,8 +272,10 @@ struct {
 /* Of all names together. */
 __u64 refused_cgroups;
 
-const volatile __u64 max_spare_lives;
+/* Places in `lives` for those that are open, and more for those that are not. */
+const volatile __u64 max_lives, max_spare_lives;
 __u64 lives_begun, lives_ended, spare_lives;
+__u64 crowd_begun, crowd_ended;
 
 static __always_inline void count_lost(__u64 *counter)
 {

@@ -62,6 +62,11 @@ static __always_inline __u32 share_index(__u32 uid)
 	return ((uid ^ share_seed) * 2654435769U) >> (32 - SHARE_BITS);
 }
 
+static __always_inline struct share *share_of(__u32 uid)
+{
+	return &shares[share_index(uid) & (SHARES - 1)];
+}
+
 /* Asking the ring takes some 20 instructions: one record in 16 does, as the clock has
  * it, with bits that also a coarse one changes. */
 static __always_inline void look_for_a_crowd(__u64 ts_ns)

@@ -97,7 +97,7 @@ static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newsta
 		struct life_record *life = follows_lives ? life_of(key) : NULL;
 
 		if (life)
-			forget(key, life, count_end());
+			forget(key, life, count_end(life));
 		r.task.tid = attempt->tid;
 		r.task.cgroup_id = attempt->ts_ns;
 		submit(ctx, &r, &r.ts_ns, sizeof(r));

@@ -62,8 +62,8 @@ static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 
 	void *out;
 
 	if (crowding) {
-		is_counted = takes_share(life ? life->connect.task.uid : current_user(), record,
-					 size, RING_SHARE);
+		is_counted = takes_share(life ? life->connect.owner : current_user(), record, size,
+					 RING_SHARE);
 		if (!is_counted) {
 			*ts_ns = bpf_ktime_get_ns();
 			count_lost(&lost.crowded);

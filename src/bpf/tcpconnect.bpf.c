@@ -14,6 +14,7 @@
 #include "filter.bpf.h"
 #include "share.bpf.h"
 #include "submit.bpf.h"
+#include "lives.bpf.h"
 #include "connect.bpf.h"
 #include "kprobe.bpf.h"
 #include "life.bpf.h"

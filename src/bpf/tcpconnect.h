@@ -102,7 +102,7 @@ struct connect_record {
 	__u32 syn_seq;
 	__u32 synack_seq;
 	__u32 netns_owner; /* inode of the user namespace that owns netns */
-	__u32 pad;
+	__u32 owner; /* of a life_record: the user who has its share, see share.bpf.h */
 };
 
 _Static_assert(sizeof(struct connect_record) == 152, "ABI with src/event.rs");
@@ -112,6 +112,7 @@ enum place {
 	TAKEN = 0,
 	SPARE = 1, /* it ended; its place is kept */
 	SHARED = 2, /* accepted without its lock: who deletes it tells its end */
+	CROWDED = 4, /* added to the others: in `crowd` */
 };
 
 /*
@@ -241,13 +242,13 @@ struct lost_counters {
 	__u64 crowded; /* too much of its user's in the ring */
 };
 
-/* What some users have in the ring, bytes. */
+/* What some users have in the ring, bytes, and of followed connections. */
 struct share {
 	__u64 taken;	/* by their records, all of them */
 	__u64 returned; /* of those that user space has read; only it writes this */
 	__u64 refused;	/* records for which there was no room left in this share */
 	__u32 uid;	/* whose was the last of these */
-	__u32 pad;
+	__u32 lives;	/* connections of theirs in the table `lives` */
 };
 
 #endif

@@ -79,8 +79,8 @@ pub struct Tracer {
     skipped: u64,
     skipped_forks: u64,
     skipped_processes: u64,
-    /// Connections that the kernel has room for in its table.
-    room_for_lives: u64,
+    /// Connections that the kernel has room for in its two tables.
+    rooms_for_lives: [u64; 2],
     /// Those open before tracing are followed, too.
     adopts: bool,
     /// Those that it dropped from there.
@@ -250,10 +250,9 @@ impl Tracer {
             true => self.links.iter().filter_map(entry_probe_misses).sum(),
             false => 0,
         };
-        if let Some((begun, ended)) = self.lives() {
-            let known = begun - ended;
-            self.forgotten = self.forgotten.max(known.saturating_sub(self.room_for_lives));
-        }
+        let beyond = self.open_lives().into_iter().zip(self.rooms_for_lives);
+        let beyond = beyond.map(|(open, room)| open.saturating_sub(room)).sum();
+        self.forgotten = self.forgotten.max(beyond);
         self.skipped = self.skipped.max(programs + probes);
         self.skipped_forks = self.skipped_forks.max(forks);
         self.skipped_processes = self.skipped_processes.max(processes);
@@ -273,14 +272,14 @@ impl Tracer {
     /// Connections that the kernel follows at once, twice as many to be asked only now
     /// and then which are open, and as many as may wait to be handled.
     pub fn max_open(&self) -> usize {
-        2 * self.room_for_lives as usize + MAX_WAITING
+        2 * self.rooms_for_lives.iter().sum::<u64>() as usize + MAX_WAITING
     }
 
     /// The connects whose connections are open now; `None` if the kernel does not say.
     pub fn open_connections(&self) -> Option<HashSet<Open>> {
         let mut open = HashSet::new();
-        let lives = &self.skel.maps.lives;
-        for map in [Some(lives), self.adopts.then_some(&self.skel.maps.adopted)] {
+        let maps = &self.skel.maps;
+        for map in [Some(&maps.lives), Some(&maps.crowd), self.adopts.then_some(&maps.adopted)] {
             let Some(map) = map else { continue };
             // All in one call: 65,536 take 10 ms, one by one 100, and a refused call
             // cannot be taken for the end.
@@ -338,39 +337,47 @@ impl Tracer {
 
     /// Counts the connections that have not ended, and those that were dropped.
     fn close_lives(&mut self) {
-        let Some((begun, ended)) = self.lives() else { return };
-        let lives = &self.skel.maps.lives;
+        let known: u64 = self.open_lives().iter().sum();
+        if known == 0 {
+            return;
+        }
         let mut open = 0;
-        for key in lives.keys() {
-            let Ok(Some(value)) = lives.lookup(&key, MapFlags::ANY) else { continue };
-            let mut life = types::life_record::default();
-            if plain::copy_from_bytes(&mut life, &value).is_ok()
-                && life.place != types::place::SPARE.0 as u8
-            {
-                open += 1;
-                self.unanswered += u64::from(life.answered == 0);
+        for map in [&self.skel.maps.lives, &self.skel.maps.crowd] {
+            for key in map.keys() {
+                let Ok(Some(value)) = map.lookup(&key, MapFlags::ANY) else { continue };
+                let mut life = types::life_record::default();
+                if plain::copy_from_bytes(&mut life, &value).is_ok()
+                    && life.place != types::place::SPARE.0 as u8
+                {
+                    open += 1;
+                    self.unanswered += u64::from(life.answered == 0);
+                }
             }
         }
-        self.forgotten = self.forgotten.max((begun - ended).saturating_sub(open));
+        self.forgotten = self.forgotten.max(known.saturating_sub(open));
     }
 
     /// Whether connections that are followed have yet to end.
     pub fn has_open(&self) -> bool {
-        self.lives().is_some_and(|(begun, ended)| begun > ended)
+        self.open_lives().iter().any(|open| *open > 0)
     }
 
-    /// Connections begun and ended, if they are followed.
-    fn lives(&self) -> Option<(u64, u64)> {
-        let bss = self.skel.maps.bss_data.as_deref()?;
-        // SAFETY: valid, aligned integers in the mapped .bss, also written by the
-        // kernel, hence volatile. The end is read first: it can only lag.
-        let (ended, begun) = unsafe {
-            (
-                (&raw const bss.lives_ended).read_volatile(),
-                (&raw const bss.lives_begun).read_volatile(),
-            )
-        };
-        (begun > 0).then_some((begun, ended))
+    /// Connections begun and not ended, as the kernel's two tables have counted them.
+    fn open_lives(&self) -> [u64; 2] {
+        let Some(bss) = self.skel.maps.bss_data.as_deref() else { return [0, 0] };
+        let counts = [
+            (&raw const bss.lives_begun, &raw const bss.lives_ended),
+            (&raw const bss.crowd_begun, &raw const bss.crowd_ended),
+        ];
+        // The end is read first: it can only lag.
+        counts.map(|(begun, ended)| {
+            // SAFETY: valid, aligned integers in the mapped .bss, also written by the
+            // kernel, hence volatile.
+            let ended = unsafe { ended.read_volatile() };
+            // SAFETY: as above.
+            let begun = unsafe { begun.read_volatile() };
+            begun.saturating_sub(ended)
+        })
     }
 
     /// Takes the table of `-c`; the kernel goes on with an empty one.

@@ -58,9 +58,25 @@ impl Setup<'_> {
         (self.config.max_connections / 64).min(MAX_SPARE_LIVES)
     }
 
-    /// Room for connections, with what the kernel's LRU keeps each CPU from using.
-    pub(super) fn room_for_lives(&self) -> u32 {
-        self.config.max_connections + self.spare_lives() + LRU_PLACES_OF_A_CPU * cpus()
+    /// Connections that may be open in the table that is never full.
+    fn placed_lives(&self) -> u32 {
+        (self.config.max_connections / 4 * 3).max(1)
+    }
+
+    /// Those in it and those in the crowd, each with what the kernel's LRU keeps each CPU
+    /// from using.
+    ///
+    /// One user alone has seven eighths of the one and all of the other, which is what was
+    /// asked for, and more have more. The larger the first, the more one may have open
+    /// whose newcomers nobody pushes out; the larger the second, the more is left for all
+    /// should the first be full of connections whose end the kernel did not tell.
+    pub(super) fn rooms_for_lives(&self) -> [u32; 2] {
+        let held = LRU_PLACES_OF_A_CPU * cpus();
+        let alone = self.placed_lives() / 8 * 7;
+        [
+            self.placed_lives() + self.spare_lives() + held,
+            self.config.max_connections - alone + held,
+        ]
     }
 
     pub(super) fn set_constants(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
@@ -98,6 +114,7 @@ impl Setup<'_> {
         data.want_peer = self.config.peer.is_some();
         data.want_accepts = self.config.shows_accepts() || data.want_connects;
         data.want_result = self.config.result.is_some();
+        data.max_lives = self.placed_lives().into();
         data.max_spare_lives = self.spare_lives().into();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = self.wants_ends();
@@ -152,6 +169,7 @@ impl Setup<'_> {
             // What others than root make, found at start and later, takes no room from root's.
             false => MAX_CGROUPS + 2 * self.patterns.iter().map(|p| p.room).sum::<u32>(),
         };
+        let [placed, crowded] = self.rooms_for_lives();
         let maps = &mut open.maps;
         let perf = self.rows() && !self.ring;
         let bytes = u32::try_from(self.buffer_bytes)?;
@@ -174,7 +192,8 @@ impl Setup<'_> {
             (&mut maps.flows, !self.rows(), None),
             (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
-            (&mut maps.lives, self.follows_lives(), Some(self.room_for_lives())),
+            (&mut maps.lives, self.follows_lives(), Some(placed)),
+            (&mut maps.crowd, self.follows_lives(), Some(crowded)),
             (&mut maps.closing, self.accepts_unlocked(rung), None),
             (&mut maps.adopted, self.adopts(), Some(self.config.max_connections)),
         ];

@@ -442,7 +442,7 @@ impl<'a> Setup<'a> {
             skipped: 0,
             skipped_forks: 0,
             skipped_processes: 0,
-            room_for_lives: self.room_for_lives().into(),
+            rooms_for_lives: self.rooms_for_lives().map(u64::from),
             adopts: self.adopts(),
             forgotten: 0,
             unanswered: 0,

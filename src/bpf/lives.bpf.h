@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The two tables of connections that are followed, and who has a place in which.
+ *
+ * Of `lives` a user may have at most LIVES_SHARE times what is free in it: one alone
+ * seven eighths, two seven fifteenths each. So it is never full, the kernel drops
+ * nothing from it, and whoever has few finds a place however many others have. The
+ * newcomers of a user who has too many are in `crowd`, where those push out one
+ * another. Nobody looks there before any was put there.
+ *
+ * One whose end nobody told keeps its place until its socket is followed again. Were
+ * `lives` full of these, everybody would be in the crowd.
+ */
+#ifndef LIVES_BPF_H
+#define LIVES_BPF_H
+
+#define LIVES_SHARE 7
+
+/* Which end opened the connection. */
+enum side { ACTIVE, PASSIVE };
+
+/* Counted before the first is put there. */
+static __always_inline bool is_crowded(void)
+{
+	return crowd_begun != crowd_ended;
+}
+
+static __always_inline struct life_record *life_of(__u64 key)
+{
+	struct life_record *life = bpf_map_lookup_elem(&lives, &key);
+
+	if (life && life->place != SPARE)
+		return life;
+	return is_crowded() ? bpf_map_lookup_elem(&crowd, &key) : NULL;
+}
+
+static __always_inline void uncount(__u32 owner)
+{
+	__sync_fetch_and_add(&lives_ended, 1);
+	__sync_fetch_and_add(&share_of(owner)->lives, -1);
+}
+
+/* Whether its place is kept. */
+static __always_inline bool count_end(const struct life_record *life)
+{
+	if (life->place & CROWDED) {
+		__sync_fetch_and_add(&crowd_ended, 1);
+		return false;
+	}
+	uncount(life->connect.owner);
+	if (spare_lives >= max_spare_lives)
+		return false;
+	__sync_fetch_and_add(&spare_lives, 1);
+	return true;
+}
+
+static __always_inline void forget(__u64 key, struct life_record *life, bool keep)
+{
+	if (keep)
+		life->place = SPARE;
+	else if (life->place & CROWDED)
+		bpf_map_delete_elem(&crowd, &key);
+	else
+		bpf_map_delete_elem(&lives, &key);
+}
+
+/* The socket is another connection's by now. Whether its place is kept. */
+static __always_inline bool end_unsaid(__u64 key, struct life_record *life)
+{
+	bool keep = count_end(life);
+
+	count_lost(&lost.ends);
+	forget(key, life, keep);
+	return keep;
+}
+
+/* Of a shared one: true for who is to tell the end. It may be somebody else's place
+ * when it is deleted. */
+static __always_inline bool take_end(__u64 key, const struct life_record *life)
+{
+	__u32 owner = life->connect.owner;
+
+	if (life->place & CROWDED) {
+		if (bpf_map_delete_elem(&crowd, &key))
+			return false;
+		__sync_fetch_and_add(&crowd_ended, 1);
+		return true;
+	}
+	if (bpf_map_delete_elem(&lives, &key))
+		return false;
+	uncount(owner);
+	return true;
+}
+
+static __always_inline bool take_ours(__u64 key, __u64 began_ns)
+{
+	struct life_record *life = life_of(key);
+
+	return life && life->began_ns == began_ns && take_end(key, life);
+}
+
+static __always_inline void fill_life(const enum side side, const __u8 place, __u32 owner,
+				      const struct connect_record *r, struct life_record *life)
+{
+	life->connect = *r;
+	life->connect.owner = owner;
+	life->began_ns = r->ts_ns;
+	life->tx_bytes = life->rx_bytes = 0;
+	life->retransmits = 0;
+	life->close_by = life->established = 0;
+	life->place = place;
+	life->answered = side == PASSIVE;
+}
+
+/* Ends may be counted before their beginnings: both differences can be negative. */
+static __always_inline bool finds_place(const struct share *share)
+{
+	__s64 held = (__s32)share->lives, open = lives_begun - lives_ended;
+
+	return held < LIVES_SHARE * ((__s64)max_lives - open);
+}
+
+static __always_inline void begin_crowded(const enum side side, const enum place place,
+					  __u64 key, __u32 owner, const struct connect_record *r)
+{
+	struct life_record life;
+
+	fill_life(side, place | CROWDED, owner, r, &life);
+	__sync_fetch_and_add(&crowd_begun, 1);
+	if (bpf_map_update_elem(&crowd, &key, &life, BPF_ANY)) {
+		__sync_fetch_and_add(&crowd_ended, 1);
+		count_lost(&lost.lives);
+	}
+}
+
+static __always_inline void begin_placed(const enum side side, const enum place place, __u64 key,
+					 __u32 owner, struct life_record *spare,
+					 const struct connect_record *r)
+{
+	if (spare) {
+		__sync_fetch_and_add(&spare_lives, -1);
+		fill_life(side, place, owner, r, spare);
+	} else {
+		struct life_record life;
+
+		fill_life(side, place, owner, r, &life);
+		if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY)) {
+			count_lost(&lost.lives);
+			return;
+		}
+	}
+	__sync_fetch_and_add(&share_of(owner)->lives, 1);
+	__sync_fetch_and_add(&lives_begun, 1);
+}
+
+/* From here on life.bpf.h tells what becomes of it. */
+static __always_inline void begin_life(const enum side side, const enum place place,
+				       struct sock *sk, const struct connect_record *r)
+{
+	__u64 key = (__u64)sk;
+	struct life_record *known = bpf_map_lookup_elem(&lives, &key);
+	__u32 owner = current_user();
+
+	if (known && known->place != SPARE && !end_unsaid(key, known))
+		known = NULL;
+	if (is_crowded()) {
+		struct life_record *old = bpf_map_lookup_elem(&crowd, &key);
+
+		if (old)
+			end_unsaid(key, old);
+	}
+	if (finds_place(share_of(owner)))
+		begin_placed(side, place, key, owner, known, r);
+	else
+		begin_crowded(side, place, key, owner, r);
+}
+
+#endif
