@@ -14,6 +14,7 @@ use super::lab::Client;
 use super::lab::Done;
 use super::lab::Lab;
 use super::lab::Tracer;
+use super::live_dns;
 
 pub const TESTS: &Tests = &[(
     Cells::OneBuffer,
@@ -21,6 +22,7 @@ pub const TESTS: &Tests = &[(
         a_storm_of_one_user_leaves_room_for_others,
         whoever_has_subordinate_users_has_one_share,
         the_half_for_other_records_is_shared_too,
+        names_of_others_have_room_in_a_flood_of_answers,
         whoever_holds_many_connections_pushes_out_no_ends_of_others,
         as_many_subordinate_users_as_one_has_hold_no_more,
         the_smallest_tables_lose_only_what_is_counted,
@@ -147,6 +149,23 @@ fn the_half_for_other_records_is_shared_too(lab: &Lab) {
     let rows = done.rows();
     assert_eq!((rows.len(), &rows[0]["source"]), (1, &"exec".into()), "{rows:#?}");
     assert_eq!(rows[0]["exe"].as_str(), lab::client().to_str(), "{rows:#?}");
+}
+
+/// Answers that one user asked for, some 4 KiB each, do not keep another's name from being told.
+fn names_of_others_have_room_in_a_flood_of_answers(lab: &Lab) {
+    let lab = &of_ring(lab);
+    let mut innocent = Client::new();
+    let mut storm = live_dns::other(&innocent);
+    let tracer = lab.trace(&["-j", "-d", "--buffer-size", "64K", "--netns", &innocent.netns()]);
+    tracer.signal(libc::SIGSTOP);
+    storm.case(&format!("dns flood {STORMING} 20"));
+    innocent.case("dns own innocent.test 1001");
+    tracer.signal(libc::SIGCONT);
+    tracer.wait_for_rows(1);
+    let done = tracer.stop();
+    assert!(lost(&done, "names") > 0, "{}", done.stderr);
+    let rows = done.rows();
+    assert_eq!((rows.len(), &rows[0]["query"]), (1, &"innocent.test".into()), "{rows:#?}");
 }
 
 fn ends_of(done: &Done, uid: u32) -> u64 {

@@ -52,7 +52,8 @@ struct asker {
 	__u32 tgid;
 	__u32 uid;
 	__u8 to[16]; /* as the program, or another hook before this, has it */
-	__u64 asks;  /* the message to there has not left yet */
+	__u32 asks;  /* the message to there has not left yet */
+	__u32 owner; /* who pays for what is told of it, see share.bpf.h */
 	__u64 sk;    /* the socket */
 };
 
@@ -79,6 +80,7 @@ static __always_inline void fill_asker(const bool typed, struct task_struct *tas
 	LOAD(typed, cred, task->cred);
 	LOAD(typed, asker->uid, cred->uid.val);
 	asker->cgroup_id = cgroup_id_of(typed, task);
+	asker->owner = user_of(typed, task);
 }
 
 /* The running task connects to this address, or sends to it. */
@@ -110,9 +112,20 @@ static __always_inline void asks(const int family, struct bpf_sock_addr *ctx)
 	asker->asks = true;
 }
 
+/* What comes from the network is told at the cost of who asked; of a socket that was
+ * connected before tracing nobody knows who that is. */
+static __always_inline void submit_dns(struct __sk_buff *skb, const struct asker *asker,
+				       struct dns_record *r, __u64 len)
+{
+	/* Without the share that the piece before it took. */
+	r->kind = RECORD_DNS;
+	submit_beside(skb, asker->tgid ? OWNER : NOBODY, asker->owner, r, &r->ts_ns,
+		      sizeof(*r) + len, &lost.names);
+}
+
 /* The bytes from `at` to `end` of the packet. */
-static __always_inline void submit_bytes(struct __sk_buff *skb, struct dns_piece *piece, __u32 at,
-					 __u32 end)
+static __always_inline void submit_bytes(struct __sk_buff *skb, const struct asker *asker,
+					 struct dns_piece *piece, __u32 at, __u32 end)
 {
 	int i;
 
@@ -127,8 +140,7 @@ static __always_inline void submit_bytes(struct __sk_buff *skb, struct dns_piece
 		if (bpf_skb_load_bytes(skb, at, piece->bytes, len))
 			return;
 		piece->head.len = len;
-		submit_beside(skb, false, piece, &piece->head.ts_ns, sizeof(piece->head) + len,
-			      &lost.names);
+		submit_dns(skb, asker, &piece->head, len);
 		piece->head.seq += len;
 		at += len;
 	}
@@ -273,8 +285,7 @@ static __always_inline void sent(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, packet.at, question.bytes, len))
 		return;
 	question.head.len = len;
-	submit_beside(skb, false, &question, &question.head.ts_ns,
-		      sizeof(question.head) + len, &lost.names);
+	submit_dns(skb, asker, &question.head, len);
 }
 
 static __always_inline void received_segment(struct __sk_buff *skb, struct dns_packet *packet,
@@ -294,11 +305,10 @@ static __always_inline void received_segment(struct __sk_buff *skb, struct dns_p
 		/* The SYN takes a number in the sequence. */
 		piece->head.seq++;
 		piece->head.place = DNS_STREAM_BEGINS;
-		submit_beside(skb, false, piece, &piece->head.ts_ns, sizeof(piece->head),
-			      &lost.names);
+		submit_dns(skb, packet->asker, &piece->head, 0);
 		piece->head.place = DNS_STREAM;
 	}
-	submit_bytes(skb, piece, packet->at + (tcp.offset >> 4) * 4, skb->len);
+	submit_bytes(skb, packet->asker, piece, packet->at + (tcp.offset >> 4) * 4, skb->len);
 }
 
 /* Something else than a question came over UDP to one who has asked nobody. */
@@ -341,7 +351,7 @@ static __always_inline void received(struct __sk_buff *skb)
 	packet.at += sizeof(struct udphdr);
 	if (end > packet.at + MAX_DNS_BYTES)
 		end = packet.at + MAX_DNS_BYTES;
-	submit_bytes(skb, piece, packet.at, end);
+	submit_bytes(skb, packet.asker, piece, packet.at, end);
 }
 
 #endif

@@ -20,7 +20,7 @@ const volatile bool want_processes; /* records of all processes */
 
 static __always_inline void submit_process(void *ctx, void *record, __u64 *ts_ns, __u64 size)
 {
-	submit_beside(ctx, true, record, ts_ns, size, &lost.process);
+	submit_beside(ctx, CURRENT, 0, record, ts_ns, size, &lost.process);
 }
 
 static __always_inline void fill_process(const bool typed, struct task_struct *task,

@@ -102,22 +102,23 @@ static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const 
 	submit_of(NULL, ctx, record, ts_ns, size);
 }
 
-/* Whether a record that is no row of its own may go into the ring. Nobody knows whose
- * doing is what comes from the network. */
-static __always_inline bool may_be_beside(const bool by_current, __u32 *kind, __u64 size,
+/* Whose share a record takes that is no row of its own. */
+enum payer { CURRENT, OWNER, NOBODY };
+
+static __always_inline bool may_be_beside(enum payer payer, __u32 owner, __u32 *kind, __u64 size,
 					  __u64 used)
 {
-	if (by_current && crowding)
-		return takes_share(current_user(), kind, size, BESIDE_SHARE);
-	return used <= ring_bytes / 2;
+	if (payer == NOBODY || !crowding)
+		return used <= ring_bytes / 2;
+	return takes_share(payer == OWNER ? owner : current_user(), kind, size, BESIDE_SHARE);
 }
 
 /*
  * What is no row of its own takes at most half of the ring, so that no storm of it
- * loses a connect; beside the perf buffer it has one of its own. The reader's
+ * loses a connect of others; beside the perf buffer it has one of its own. The reader's
  * timer is enough for it unless there is much.
  */
-static __always_inline void submit_beside(void *ctx, const bool by_current, void *record,
+static __always_inline void submit_beside(void *ctx, enum payer payer, __u32 owner, void *record,
 					  __u64 *ts_ns, __u64 size, __u64 *counter)
 {
 	bool wake = want_prompt;
@@ -130,7 +131,7 @@ static __always_inline void submit_beside(void *ctx, const bool by_current, void
 		*ts_ns = bpf_ktime_get_ns();
 		if (used > ring_bytes / CROWD_BEGINS)
 			crowding = 1;
-		if (!may_be_beside(by_current, kind, size, used)) {
+		if (!may_be_beside(payer, owner, kind, size, used)) {
 			count_lost(counter);
 		} else if (bpf_ringbuf_output(&ring, record, size,
 					      wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP)) {
