@@ -40,6 +40,9 @@ static __always_inline bool is_closing(const bool typed, struct sock *sk)
 {
 	__u64 key = (__u64)sk, cookie, *told;
 
+	/* The first subflow of an MPTCP socket alone: there is no such table. */
+	if (!accepts_unlocked)
+		return is_closed(typed, sk);
 	LOAD(typed, cookie, sk->__sk_common.skc_cookie.counter);
 	told = bpf_map_lookup_elem(&closing, &key);
 	return is_closed(typed, sk) || (told && *told == cookie);
