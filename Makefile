@@ -6,8 +6,9 @@ DESTDIR ?=
 ARGS ?=
 PART ?=
 SECONDS ?= 60
-SEED ?= 1
-SCENARIOS ?= 400
+# Of the model; without a seed the time gives one.
+SEED ?=
+SCENARIOS ?= 2000
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
@@ -62,9 +63,9 @@ AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
 	@echo 'make build               $(BIN)'
-	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests'
+	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests, and the model'
 	@echo 'make test                make check, and the tests on other kernels in virtual machines'
-	@echo 'make model [SEED=1] [SCENARIOS=400]  random histories of sockets beside a model of them'
+	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, and as records of the kernel'
 	@echo 'make bench [PART=snapshot]  what tracing costs'
 	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
@@ -84,6 +85,7 @@ check: deps $(VENV)/installed
 	$(CARGO) test --locked --lib --bins --test cli --test docs --test snapshots --test properties
 	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
+	$(AS_ROOT) $(CARGO) test --locked --test model -- --scenarios 2000
 	$(AS_ROOT) $(CARGO) test --locked --test join
 
 test: check
@@ -91,7 +93,7 @@ test: check
 	$(CARGO) test --locked --test states
 
 model: deps
-	$(AS_ROOT) $(CARGO) test --locked --test model -- --seed $(SEED) --scenarios $(SCENARIOS)
+	$(AS_ROOT) $(CARGO) test --locked --test model -- $(if $(SEED),--seed $(SEED)) --scenarios $(SCENARIOS) $(ARGS)
 
 # Stable Rust has no sanitizers, and there is next to no unsafe code behind these.
 fuzz: deps-build

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The live tests on real kernels: every rung and buffer, in virtual machines.
-//! Owns the bookkeeping; tests/vm/ owns kernels and machines, tests/live.rs the
-//! tests. Each test of a machine is a named test here.
+//! The live tests and the model on real kernels: every rung and buffer, in virtual
+//! machines. Owns the bookkeeping; tests/vm/ owns kernels and machines, tests/live.rs
+//! and tests/model.rs the tests. Each test of a machine is a named test here.
 
 #[path = "lab/musl.rs"]
 mod musl;
@@ -36,7 +36,9 @@ const MACHINES_AT_ONCE: usize = 2;
 const CMDLINE: &str = "rcupdate.rcu_expedited=1";
 /// Emulation against hardware.
 const SCALE_DOWN: &str = "100";
-const LIMIT_SECONDS: &str = "1500";
+const LIMIT_SECONDS: &str = "2400";
+/// Scenarios of the model with each rung.
+const SCENARIOS: &str = "200";
 
 /// What the tests of one machine said so far: name -> output, or why it failed.
 #[derive(Default)]
@@ -73,7 +75,7 @@ fn main() -> ExitCode {
         }
     };
     let programs = Programs::build();
-    let names = test_names(&programs.live);
+    let names = [test_names(&programs.live), test_names(&programs.model)].concat();
     let machines: Vec<_> =
         kernels.iter().map(|k| (k.clone(), Arc::new(Results::default()))).collect();
     let mut trials = Vec::new();
@@ -121,16 +123,16 @@ fn of_names() -> Vec<(PathBuf, &'static str)> {
     ]
 }
 
-fn test_names(live: &Path) -> Vec<String> {
-    let output = Command::new(live)
+fn test_names(tests: &Path) -> Vec<String> {
+    let output = Command::new(tests)
         .arg("--list")
         .env("TEST_ATTACH", RUNGS)
         .env("TEST_BUFFER", BUFFERS)
         .output()
-        .expect("the live tests list themselves");
+        .expect("the tests list themselves");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let names: Vec<_> = text.lines().filter_map(|l| l.strip_suffix(": test")).collect();
-    assert!(!names.is_empty(), "no live tests: {text}");
+    assert!(!names.is_empty(), "no tests: {text}");
     names.into_iter().map(str::to_owned).collect()
 }
 
@@ -144,11 +146,12 @@ fn in_kernel<'a>(args: &'a Arguments, kernel: &str) -> Option<&'a str> {
     }
 }
 
-/// Boots one kernel, runs the live tests in it and files what they say.
+/// Boots one kernel, runs the tests in it and files what they say.
 fn run_machine(kernel: &str, programs: &Programs, filter: &str, results: &Results) {
     let script = format!(
-        "TCPCONNECT=/tcpconnect CLIENT=/client MUSL_CLIENT=/musl TEST_ATTACH={RUNGS} TEST_BUFFER={BUFFERS} \
-         TEST_SCALE_DOWN={SCALE_DOWN} /live --color never {filter} 2>&1"
+        "export TCPCONNECT=/tcpconnect CLIENT=/client MUSL_CLIENT=/musl TEST_ATTACH={RUNGS} \
+         TEST_BUFFER={BUFFERS} TEST_SCALE_DOWN={SCALE_DOWN}; /live --color never {filter} 2>&1; \
+         /model --alone --scenarios {SCENARIOS} {filter} 2>&1"
     );
     let mut machine = programs
         .machine(kernel, CMDLINE, LIMIT_SECONDS, &of_names(), &script)

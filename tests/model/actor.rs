@@ -2,6 +2,7 @@
 //! A process of a scenario: does steps, and says what the kernel answered and who it is.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::ffi::CString;
 use std::io::Error;
 use std::mem::size_of;
@@ -15,12 +16,16 @@ use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::ptr::null_mut;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use super::steps::FIXED_PORTS;
 use super::steps::Kind;
+
+/// The descriptor over which a process is told what to do.
+pub const CONTROL: RawFd = 200;
 
 /// What a process is told to do. Destinations are addresses by now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,6 +92,8 @@ pub enum Order {
     Rename {
         name: String,
     },
+    /// Nothing but to answer, which comes when all that was sent has arrived.
+    Settle,
     Exit,
 }
 
@@ -270,26 +277,47 @@ fn set_blocking(fd: RawFd, blocking: bool) {
     }
 }
 
-fn comm(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim_end_matches('\n').to_owned()
+/// The name of the thread that calls.
+fn comm() -> String {
+    let mut name = [0u8; 16];
+    // SAFETY: the kernel writes at most 16 bytes, the last of them NUL.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    let text = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    text.to_string_lossy().into_owned()
 }
 
+/// Who calls. /proc is asked only for what cannot be had otherwise: each file of it
+/// costs as much as a connect.
 fn identity() -> Identity {
-    use std::os::unix::fs::MetadataExt as _;
-    let exe = std::fs::read_link("/proc/self/exe").map(|p| p.display().to_string());
+    // SAFETY: asks numbers.
+    let (pid, tid, uid) = unsafe { (libc::getpid(), libc::gettid(), libc::getuid()) };
+    let comm = comm();
+    let leader = match pid == tid {
+        true => comm.clone(),
+        false => std::fs::read_to_string("/proc/self/comm").unwrap_or_default().replace('\n', ""),
+    };
     Identity {
-        pid: std::process::id(),
-        // SAFETY: asks a number.
-        tid: unsafe { libc::gettid() } as u32,
-        comm: comm("/proc/thread-self/comm"),
-        leader: comm("/proc/self/comm"),
-        exe: exe.unwrap_or_default(),
+        pid: pid as u32,
+        tid: tid as u32,
+        comm,
+        leader,
+        exe: EXE.get().cloned().unwrap_or_default(),
         args: std::env::args().collect(),
         ppid: std::os::unix::process::parent_id(),
-        // SAFETY: asks a number.
-        uid: unsafe { libc::getuid() },
-        netns: std::fs::metadata("/proc/self/ns/net").map_or(0, |m| m.ino() as u32),
+        uid,
+        netns: *NETNS.get().unwrap_or(&0),
     }
+}
+
+/// Neither changes while the program runs.
+static EXE: OnceLock<String> = OnceLock::new();
+static NETNS: OnceLock<u32> = OnceLock::new();
+
+fn know_oneself() {
+    use std::os::unix::fs::MetadataExt as _;
+    let exe = std::fs::read_link("/proc/self/exe").map(|path| path.display().to_string());
+    EXE.get_or_init(|| exe.unwrap_or_default());
+    NETNS.get_or_init(|| std::fs::metadata("/proc/self/ns/net").map_or(0, |m| m.ino() as u32));
 }
 
 /// Does it in a thread of its own, if asked for.
@@ -304,13 +332,45 @@ fn perhaps_in_thread<T: Send>(thread: bool, run: impl FnOnce() -> T + Send) -> T
     })
 }
 
+/// Waits until the kernel has handled what the sockets of this namespace sent each
+/// other: all processes of a scenario are on one processor, which takes packets of
+/// loopback in their order, but perhaps later (ksoftirqd). A datagram that comes back has
+/// had all before it handled; three, the answers (SYN-ACK) and those to them (ACK) too.
+fn settle(probe: RawFd) {
+    let mut byte = [0u8];
+    for _ in 0..3 {
+        // SAFETY: one byte to send, and room for one.
+        let came = unsafe {
+            libc::send(probe, byte.as_ptr().cast(), 1, 0);
+            libc::recv(probe, byte.as_mut_ptr().cast(), 1, 0)
+        };
+        assert_eq!(came, 1, "a datagram comes back: {}", Error::last_os_error());
+    }
+}
+
+/// A datagram socket that is connected to itself. Forked processes share it: one of them
+/// at a time does something.
+fn probe() -> RawFd {
+    let to = Raw::new(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+    // SAFETY: makes a descriptor; addresses of that length.
+    unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        libc::bind(fd, (&raw const to.storage).cast(), to.len);
+        let to = Raw::new(name(fd, libc::getsockname).expect("it is bound"));
+        assert_eq!(libc::connect(fd, (&raw const to.storage).cast(), to.len), 0);
+        fd
+    }
+}
+
 struct Actor {
     control: RawFd,
+    probe: RawFd,
     sockets: BTreeMap<u8, RawFd>,
 }
 
 /// `--actor CONTROL SLOT:FD...`
 pub fn run(args: &[String]) -> i32 {
+    know_oneself();
     let numbers =
         |text: &str| text.split(':').filter_map(|n| n.parse().ok()).collect::<Vec<RawFd>>();
     let Some(&control) = args.first().map(|a| numbers(a)).unwrap_or_default().first() else {
@@ -318,7 +378,7 @@ pub fn run(args: &[String]) -> i32 {
     };
     let sockets =
         args[1..].iter().map(|a| numbers(a)).map(|pair| (pair[0] as u8, pair[1])).collect();
-    let mut actor = Actor { control, sockets };
+    let mut actor = Actor { control, probe: probe(), sockets };
     // After an exec this is the answer to it.
     actor.answer(0, None, None);
     loop {
@@ -337,6 +397,7 @@ impl Actor {
     }
 
     fn answer_as(&self, who: Identity, ret: i64, socket: Option<Socket>, fd: Option<RawFd>) {
+        settle(self.probe);
         let answer = Answer { ret, who, socket };
         let bytes = serde_json::to_vec(&answer).expect("an answer is plain data");
         send(self.control, &bytes, fd).expect("somebody listens");
@@ -366,6 +427,8 @@ impl Actor {
                 // SAFETY: makes a descriptor.
                 let fd = unsafe { libc::socket(family, libc::SOCK_STREAM, 0) };
                 set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+                // What is sent has left at once; accepted sockets inherit it.
+                set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
                 self.put(at, fd);
                 self.answer(ret(fd.into()), describe(fd), None);
             }
@@ -505,6 +568,7 @@ impl Actor {
                 unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
                 self.answer(0, None, None);
             }
+            Order::Settle => self.answer(0, None, None),
             Order::Exit => std::process::exit(0),
         }
     }

@@ -25,6 +25,8 @@ pub struct Options {
     pub peer: bool,
     pub who: bool,
     pub only: Only,
+    /// All processes of a scenario are in it: what else the machine does is not shown.
+    pub cgroup: Option<String>,
 }
 
 /// A filter. A process is one of the scenario's first two, which exist before it.
@@ -42,9 +44,10 @@ pub enum Only {
 pub const NAMES: [&str; 3] = ["one", "two\x1b[31m", "a fifteen bytes"];
 
 impl Options {
-    pub fn draw(dice: &mut Dice) -> Self {
+    /// `alone`: whether nobody else makes connections here.
+    pub fn draw(dice: &mut Dice, cgroup: &str, alone: bool) -> Self {
         let half = |dice: &mut Dice| dice.one_in(2);
-        Options {
+        let mut options = Options {
             result: half(dice),
             life: half(dice),
             accept: half(dice),
@@ -60,7 +63,12 @@ impl Options {
                 Only::V4,
                 Only::V6,
             ]),
-        }
+            cgroup: None,
+        };
+        // That -e refuses.
+        let is_bounded = !options.existing && (!alone || dice.one_in(4));
+        options.cgroup = is_bounded.then(|| cgroup.to_owned());
+        options
     }
 
     pub fn words(&self) -> Vec<String> {
@@ -80,6 +88,9 @@ impl Options {
             Only::Comm(name) => words.extend(["--comm".into(), name.into()]),
             Only::V4 => words.push("-4".into()),
             Only::V6 => words.push("-6".into()),
+        }
+        if let Some(cgroup) = &self.cgroup {
+            words.extend(["--cgroup".into(), cgroup.clone()]);
         }
         words
     }
@@ -171,13 +182,21 @@ fn with_end(mut expected: Expected, truth: &Truth, id: EndId) -> Expected {
     expected
 }
 
-/// Those of the peer that may be named: the true one, or none.
-fn with_peer(mut expected: Expected, truth: &Truth, options: &Options, id: EndId) -> Expected {
-    let peer = truth.ends[id].peer.and_then(|peer| truth.ends[peer].owner.as_ref());
-    let pids = peer.map(|peer| json!(peer.pid)).into_iter().chain([Value::Null]);
-    expected
-        .fields
-        .insert("peer_pid", if options.peer { pids.collect() } else { vec![Value::Null] });
+/// Those of the peer that may be named: who made it, one who held it when tracing began,
+/// or none.
+fn with_peer(
+    mut expected: Expected,
+    truth: &Truth,
+    options: &Options,
+    id: EndId,
+    held: &[(EndId, Vec<Identity>)],
+) -> Expected {
+    let mut pids = vec![Value::Null];
+    if let Some(peer) = truth.ends[id].peer.filter(|_| options.peer) {
+        let holders = held.iter().filter(|(end, _)| *end == peer).flat_map(|(_, who)| who);
+        pids.extend(truth.ends[peer].owner.iter().chain(holders).map(|who| json!(who.pid)));
+    }
+    expected.fields.insert("peer_pid", pids);
     expected
 }
 
@@ -218,7 +237,7 @@ pub fn expect(
             }
             _ => continue,
         };
-        rows.push(with_peer(expected, truth, options, id));
+        rows.push(with_peer(expected, truth, options, id, held));
     }
     rows.extend(of_before(truth, options, traced, held));
     rows
@@ -249,15 +268,16 @@ fn of_before(
         let is_wanted = is_wanted_there(options, truth, *id, "");
         let waits = end.owner.is_none() || end.since >= traced;
         if holders.is_empty() && waits && is_wanted {
-            rows.push(of_nobody(truth, options, *id, "existing", false));
+            rows.push(of_nobody(truth, options, *id, "existing", held));
             if options.life {
-                rows.push(of_nobody(truth, options, *id, "close", true));
+                let end = of_nobody(truth, options, *id, "close", held);
+                rows.push(Expected { may_miss: true, ..end });
             }
         }
         for who in &wanted {
             let mut expected = row(truth, options, "existing", *id, who);
             strip(&mut expected);
-            rows.push(with_peer(expected, truth, options, *id));
+            rows.push(with_peer(expected, truth, options, *id, held));
         }
         if options.life && end.closed.is_some() && !wanted.is_empty() {
             let mut expected = row(truth, options, "close", *id, wanted[0]);
@@ -265,7 +285,7 @@ fn of_before(
             let pids = wanted.iter().map(|who| json!(who.pid));
             expected.fields.insert("pid", pids.collect());
             expected.fields.remove("comm");
-            rows.push(with_peer(with_end(expected, truth, *id), truth, options, *id));
+            rows.push(with_peer(with_end(expected, truth, *id), truth, options, *id, held));
         }
     }
     rows
@@ -277,14 +297,14 @@ fn of_nobody(
     options: &Options,
     id: EndId,
     event: &'static str,
-    may_miss: bool,
+    held: &[(EndId, Vec<Identity>)],
 ) -> Expected {
     let mut expected = row(truth, options, event, id, &Identity::default());
     for field in ["tid", "uid", "thread", "exe", "args", "ppid", "comm", "netns"] {
         expected.fields.remove(field);
     }
     expected.fields.insert("pid", vec![Value::Null]);
-    Expected { may_miss, ..with_peer(expected, truth, options, id) }
+    with_peer(expected, truth, options, id, held)
 }
 
 fn is_wanted_there(options: &Options, truth: &Truth, id: EndId, name: &str) -> bool {

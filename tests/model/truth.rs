@@ -107,8 +107,10 @@ pub struct Truth {
     opens: Vec<Open>,
     table: BTreeMap<(u8, u8), Held>,
     step: usize,
-    /// A SYN was dropped: it will be sent again after a second, and then nothing is
-    /// certain.
+    /// A SYN was dropped for want of room at a listener: it will be sent again after a
+    /// second.
+    pub has_dropped: bool,
+    /// There was room later, or no listener: then that SYN has another answer.
     pub in_a_hurry: bool,
 }
 
@@ -215,6 +217,7 @@ impl Truth {
                     _ => VecDeque::new(),
                 };
                 self.opens[open].what = What::Listener { backlog: backlog.into(), queue };
+                self.room_changes();
             }
             Step::Connect { who, at, .. } => self.connected(who, at, answer, destination),
             Step::Accept { who, at, into, .. } if answer.ret >= 0 => {
@@ -262,8 +265,20 @@ impl Truth {
         }
     }
 
+    /// Whoever traces from now on finds those whose parent is gone with another, `reaper`.
+    pub fn tracing_begins(&mut self, reaper: u32) {
+        let alive: Vec<_> = self.people.values().map(|person| person.pid).collect();
+        let orphans = self.people.values_mut().filter(|person| !alive.contains(&person.ppid));
+        orphans.for_each(|person| person.ppid = reaper);
+    }
+
     pub fn holds(&self, who: u8, at: u8) -> bool {
         self.table.contains_key(&(who, at))
+    }
+
+    /// A listener's queue changes: what it dropped finds something else when it comes again.
+    fn room_changes(&mut self) {
+        self.in_a_hurry |= self.ends.iter().any(|end| !end.established && end.closed.is_none());
     }
 
     fn know_port(&mut self, who: u8, at: u8, answer: &Answer) {
@@ -347,7 +362,9 @@ impl Truth {
         self.opens[open].what = What::End(end);
         self.opens[open].calls =
             if error == libc::EINPROGRESS { Calls::Connecting } else { Calls::Connected };
-        match self.listener_at(to) {
+        // To its own address: its SYN comes to itself, whoever listens there.
+        let is_itself = socket.is_some_and(|socket| socket.local == to);
+        match self.listener_at(to).filter(|_| !is_itself) {
             None if to.port() != self.opens[open].bound => {
                 if error == libc::ECONNREFUSED {
                     self.opens[open].calls = Calls::Unconnected;
@@ -358,7 +375,7 @@ impl Truth {
             Some(listener) => {
                 let What::Listener { backlog, queue } = &self.opens[listener].what else { return };
                 if queue.len() > *backlog {
-                    self.in_a_hurry = true;
+                    self.has_dropped = true;
                     return;
                 }
                 let local = socket.map(|socket| socket.local).unwrap_or(to);
@@ -395,6 +412,7 @@ impl Truth {
         let Some(listener) = self.open(who, at) else { return };
         let What::Listener { queue, .. } = &mut self.opens[listener].what else { return };
         let Some(end) = queue.pop_front() else { return };
+        self.room_changes();
         let kind = self.opens[listener].kind;
         self.ends[end].owner = Some(answer.who.clone());
         self.ends[end].since = self.step;
@@ -500,7 +518,10 @@ impl Truth {
     fn close(&mut self, open: usize) {
         match self.opens[open].what.clone() {
             What::Fresh => {}
-            What::Listener { queue, .. } => queue.into_iter().for_each(|end| self.abort(end)),
+            What::Listener { queue, .. } => {
+                self.room_changes();
+                queue.into_iter().for_each(|end| self.abort(end));
+            }
             What::End(end) => {
                 self.ends[end].orphan = true;
                 let this = &self.ends[end];
@@ -528,7 +549,10 @@ impl Truth {
                 self.finish(end, By::Local);
             }
             What::End(end) => self.abort(end),
-            What::Listener { queue, .. } => queue.into_iter().for_each(|end| self.abort(end)),
+            What::Listener { queue, .. } => {
+                self.room_changes();
+                queue.into_iter().for_each(|end| self.abort(end));
+            }
             What::Fresh => {}
         }
         self.opens[open].what = What::Fresh;

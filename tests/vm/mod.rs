@@ -28,11 +28,12 @@ pub fn kernels() -> Result<Vec<String>, String> {
     }
 }
 
-/// What the machines run: the program as it ships, the client, the live tests.
+/// What the machines run: the program as it ships, the client, the live tests, the model.
 #[derive(Clone)]
 pub struct Programs {
     release: PathBuf,
     pub live: PathBuf,
+    pub model: PathBuf,
 }
 
 impl Programs {
@@ -48,18 +49,25 @@ impl Programs {
             output.stdout
         };
         cargo(&["build", "--release", "--quiet", "--bin", "tcpconnect", "--example", "client"]);
-        let messages = cargo(&["test", "--no-run", "--test", "live", "--message-format=json"]);
-        let live = String::from_utf8_lossy(&messages)
+        let tests = ["--test", "live", "--test", "model", "--message-format=json"];
+        let messages = cargo(&[&["test", "--no-run"], &tests[..]].concat());
+        let messages: Vec<_> = String::from_utf8_lossy(&messages)
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|m| m["target"]["name"] == "live")
-            .find_map(|m| m["executable"].as_str().map(PathBuf::from))
-            .expect("cargo tells where the live tests are");
+            .collect();
+        let tests = |name: &str| {
+            let mut named = messages.iter().filter(|m| m["target"]["name"] == name);
+            named.find_map(|m| m["executable"].as_str().map(PathBuf::from))
+        };
         let release = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("release");
-        Programs { release, live }
+        Programs {
+            release,
+            live: tests("live").expect("cargo tells where the live tests are"),
+            model: tests("model").expect("cargo tells where the model is"),
+        }
     }
 
-    /// A machine with /tcpconnect, /client, /live, the tools that tests call and more
+    /// A machine with /tcpconnect, /client, /live, /model, the tools that tests call and more
     /// files, each with its place.
     pub fn machine(
         &self,
@@ -76,6 +84,7 @@ impl Programs {
             (self.release.join("tcpconnect"), "/tcpconnect"),
             (self.release.join("examples/client"), "/client"),
             (self.live.clone(), "/live"),
+            (self.model.clone(), "/model"),
             (tool("bpftool"), "/usr/sbin/bpftool"),
             (tool("setpriv"), "/usr/bin/setpriv"),
         ];

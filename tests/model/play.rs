@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Plays scenarios beside a tracer, and judges what it printed.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::actor::Answer;
+use super::actor::Identity;
+use super::actor::Order;
+use super::compare;
+use super::compare::NAMES;
+use super::compare::Options;
+use super::lab::Cgroup;
+use super::lab::Done;
+use super::lab::Lab;
+use super::lab::Tracer;
+use super::steps::How;
+use super::steps::PROCESSES;
+use super::steps::Step;
+use super::truth::EndId;
+use super::truth::Truth;
+use super::world::Programs;
+use super::world::World;
+use super::world::busy;
+use super::world::pair;
+
+/// What became of a scenario.
+pub enum Verdict {
+    Right,
+    /// A SYN that was dropped may have been sent again meanwhile.
+    TooSlow,
+    Wrong(Vec<String>),
+}
+
+/// A scenario as far as it has been played.
+struct Play<'a> {
+    steps: &'a [Step],
+    next: usize,
+    /// Its network namespace tells its rows from those of others.
+    world: World,
+    truth: Truth,
+    /// The step before which tracing began, and who held what then.
+    traced: usize,
+    held: Vec<(EndId, Vec<Identity>)>,
+    dropped: Option<Instant>,
+    too_slow: bool,
+}
+
+/// What a tracer printed.
+struct Printed {
+    complaints: Vec<String>,
+    /// Of each network namespace.
+    rows: BTreeMap<u64, Vec<Value>>,
+    lost: Vec<Value>,
+}
+
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    pub lab: &'a Lab,
+    pub programs: &'a Programs,
+    pub cgroup: &'a Cgroup,
+    pub options: &'a Options,
+    /// The tracer sees nothing but the scenarios.
+    pub alone: bool,
+    pub verbose: bool,
+}
+
+impl Run<'_> {
+    /// All of them beside one tracer: it takes longer to start than most of them. With
+    /// -e it starts when each has come to its step `Trace`, else before them.
+    pub fn scenarios(&self, all: &[Vec<Step>]) -> Vec<Verdict> {
+        let mut begun = Vec::new();
+        if self.options.existing {
+            begun.extend(all.iter().map(|steps| self.begin(steps)));
+        }
+        let tracer = self.trace();
+        let played: Vec<_> = match self.options.existing {
+            true => begun.into_iter().map(|play| self.finish(play)).collect(),
+            false => all.iter().map(|steps| self.finish(self.begin(steps))).collect(),
+        };
+        let printed = Printed::new(&tracer.stop(), self.alone);
+        played.iter().map(|play| self.judge(play, &printed)).collect()
+    }
+
+    pub fn scenario(&self, steps: &[Step]) -> Verdict {
+        self.scenarios(&[steps.to_vec()]).remove(0)
+    }
+
+    fn trace(&self) -> Tracer {
+        let words = self.options.words();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        self.lab.trace(&words)
+    }
+
+    /// Up to where the tracer starts.
+    fn begin<'a>(&self, steps: &'a [Step]) -> Play<'a> {
+        let world = World::new(&self.cgroup.0);
+        let mut play = Play {
+            steps,
+            next: 0,
+            world,
+            truth: Truth::default(),
+            traced: 0,
+            held: Vec::new(),
+            dropped: None,
+            too_slow: false,
+        };
+        for who in 0..2 {
+            let order = Order::Rename { name: format!("actor{who}") };
+            play.truth.people.insert(who, play.world.ask(who, &order).who);
+        }
+        if self.options.existing {
+            let all = steps.len();
+            let until = steps.iter().position(|step| *step == Step::Trace).unwrap_or(all);
+            self.go_on(&mut play, until);
+            play.truth.tracing_begins(std::process::id());
+            (play.traced, play.held) = (play.next, holders(&play.truth));
+        }
+        play
+    }
+
+    /// From there to the end of all its processes and connections.
+    fn finish<'a>(&self, mut play: Play<'a>) -> Play<'a> {
+        let all = play.steps.len();
+        self.go_on(&mut play, all);
+        for who in 0..PROCESSES {
+            let step = Step::End { who, how: How::Kill };
+            self.perform(&mut play.world, &mut play.truth, all, &step);
+        }
+        play.too_slow = play.truth.in_a_hurry
+            && play.dropped.is_some_and(|at| at.elapsed() > Duration::from_millis(900));
+        for _ in 0..5000 {
+            if busy(play.world.netns()).is_none() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        play
+    }
+
+    fn go_on(&self, play: &mut Play, until: usize) {
+        while play.next < until {
+            let step = play.steps[play.next];
+            self.perform(&mut play.world, &mut play.truth, play.next, &step);
+            play.next += 1;
+            if play.truth.has_dropped && play.dropped.is_none() {
+                play.dropped = Some(Instant::now());
+            }
+        }
+    }
+
+    fn judge(&self, play: &Play, printed: &Printed) -> Verdict {
+        if play.too_slow {
+            return Verdict::TooSlow;
+        }
+        let mut wrong = printed.complaints.clone();
+        let mut rows = printed.lost.clone();
+        rows.extend(printed.rows.get(&play.world.inode.into()).into_iter().flatten().cloned());
+        let expected = compare::expect(&play.truth, self.options, play.traced, &play.held);
+        wrong.extend(compare::difference(&expected, &rows));
+        match wrong.is_empty() {
+            true => Verdict::Right,
+            false => Verdict::Wrong(wrong),
+        }
+    }
+
+    fn perform(&self, world: &mut World, truth: &mut Truth, n: usize, step: &Step) {
+        let Some(who) = step.who().filter(|who| world.pids.contains_key(who)) else { return };
+        let mut destination = None;
+        let order = match *step {
+            Step::Socket { at, kind, .. } => Order::Socket { at, kind },
+            Step::Bind { at, port, .. } => Order::Bind { at, port },
+            Step::Listen { at, backlog, .. } => Order::Listen { at, backlog },
+            Step::Connect { at, to, nonblocking, thread, .. } => {
+                let Some(to) = truth.destination(who, at, to) else { return };
+                destination = Some(to);
+                let nonblocking = nonblocking || truth.would_wait(who, at, to);
+                Order::Connect { at, to, nonblocking, thread }
+            }
+            Step::Accept { at, into, thread, .. } => Order::Accept { at, into, thread },
+            Step::Send { at, bytes, .. } => Order::Send { at, bytes },
+            Step::Receive { at, .. } => Order::Receive { at },
+            Step::HalfClose { at, .. } => Order::HalfClose { at },
+            Step::Close { at, .. } => Order::Close { at },
+            Step::Reset { at, .. } => Order::Reset { at },
+            Step::Disconnect { at, .. } => Order::Disconnect { at },
+            Step::Dup { at, into, .. } => Order::Dup { at, into },
+            Step::Exec { program, .. } => Order::Exec { program: self.programs.path(program) },
+            Step::Rename { name, .. } => Order::Rename { name: NAMES[usize::from(name)].into() },
+            Step::Pass { at, to, into, .. } => {
+                if !truth.holds(who, at) || !world.pids.contains_key(&to) {
+                    return;
+                }
+                world.order(who, &Order::Give { at }, None);
+                let (answer, fd) = world.answer_with(who);
+                let fd = fd.expect("the socket comes with the answer");
+                world.order(to, &Order::Take { into }, Some(fd.as_raw_fd()));
+                drop(fd);
+                world.answer(to);
+                return truth.learn(n, step, &answer, None);
+            }
+            Step::Fork { child, .. } => {
+                if world.pids.contains_key(&child) {
+                    return;
+                }
+                let (ours, theirs) = pair();
+                world.order(who, &Order::Fork, Some(theirs.as_raw_fd()));
+                drop(theirs);
+                world.answer(who);
+                let answer = world.join(child, ours);
+                return truth.learn(n, step, &answer, None);
+            }
+            Step::End { how, .. } => {
+                world.end(who, how);
+                return truth.learn(n, step, &Answer::default(), None);
+            }
+            Step::Trace => return,
+        };
+        let answer = world.ask(who, &order);
+        if self.verbose {
+            println!("    {n}: {step:?} -> {} {:?}", answer.ret, answer.socket);
+        }
+        truth.learn(n, step, &answer, destination);
+    }
+}
+
+/// Who holds each end that is open.
+fn holders(truth: &Truth) -> Vec<(EndId, Vec<Identity>)> {
+    let open = (0..truth.ends.len()).filter(|&end| truth.ends[end].closed.is_none());
+    let people = |end| truth.holders(end).iter().map(|who| truth.people[who].clone()).collect();
+    open.map(|end| (end, people(end))).collect()
+}
+
+impl Printed {
+    /// What is lost may be another's, unless the scenarios are alone.
+    fn new(done: &Done, alone: bool) -> Self {
+        // A machine may hide a process of its own from everybody.
+        let mut harmless = vec!["no permission to see the descriptors"];
+        if !alone {
+            harmless.extend(["Possibly lost", " lost: ", "have no outcome yet"]);
+        }
+        let is_complaint = |line: &&str| !harmless.iter().any(|words| line.contains(words));
+        let mut complaints: Vec<String> = done
+            .stderr
+            .lines()
+            .filter(is_complaint)
+            .map(|line| format!("it said: {line}"))
+            .collect();
+        if !done.status.success() {
+            complaints.push(format!("it ended: {:?}", done.status));
+        }
+        let mut printed = Printed { complaints, rows: BTreeMap::new(), lost: Vec::new() };
+        for line in done.stdout.lines() {
+            let mut row: Value = serde_json::from_str(line).expect("a line is one object");
+            row["peer_pid"] = row["peer"]["pid"].clone();
+            match row["netns"].as_u64() {
+                _ if row["event"] == "lost" && alone => printed.lost.push(row),
+                Some(netns) => printed.rows.entry(netns).or_default().push(row),
+                None => {}
+            }
+        }
+        printed
+    }
+}
