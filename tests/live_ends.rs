@@ -98,6 +98,22 @@ fn assert_ends(facts: &[Value], done: &Done) {
     }
 }
 
+/// From 7.0 on a run of a program can be preempted, and another one then is skipped and
+/// counted: of an MPTCP socket's accept on 7.2 one in 150.
+fn assert_ends_but_for_skipped(facts: &[Value], done: &Done) {
+    let skipped = done.objects("lost").iter().filter_map(|l| l["skipped"].as_u64()).sum::<u64>();
+    if skipped == 0 {
+        return assert_ends(facts, done);
+    }
+    assert!(kernel() >= (7, 0), "{done:#?}");
+    let taken = facts.iter().filter(|fact| fact["accepted"] == true).count();
+    let whole = [("result", facts.len() - taken), ("accept", taken), ("close", facts.len())];
+    for (event, whole) in whole {
+        let rows = done.objects(event).len();
+        assert!(rows <= whole && whole <= rows + skipped as usize, "{event}: {done:#?}");
+    }
+}
+
 fn one_reset_before_its_accept_has_its_rows(lab: &Lab) {
     let (facts, done) = traced(lab, &[&ALL[..], &["-P", "7001"]].concat(), "early 20");
     assert_eq!(facts.len(), 40);
@@ -132,7 +148,7 @@ fn an_accepted_connection_of_mptcp_has_its_end(lab: &Lab) {
     }
     let (facts, done) = traced(lab, &ALL, "mptcp 5");
     assert_eq!(facts.len(), 10);
-    assert_ends(&facts, &done);
+    assert_ends_but_for_skipped(&facts, &done);
 }
 
 fn a_handshake_that_nobody_finishes_is_no_row(lab: &Lab) {
@@ -303,10 +319,8 @@ fn exits_of_system_calls_tell_of_each_accept_and_end(lab: &Lab) {
             if case.starts_with("mptcp") && !fs::exists("/proc/sys/net/mptcp").unwrap_or(false) {
                 continue;
             }
-            let (facts, done, skipped) = without_kprobes(lab, all_calls, case);
-            if skipped == 0 {
-                assert_ends(&facts, &done);
-            }
+            let (facts, done, _) = without_kprobes(lab, all_calls, case);
+            assert_ends_but_for_skipped(&facts, &done);
         }
         let made = scaled(1_000).max(200);
         let (facts, done, skipped) = without_kprobes(lab, all_calls, &format!("race {made}"));
