@@ -6,6 +6,8 @@ DESTDIR ?=
 ARGS ?=
 PART ?=
 SECONDS ?= 60
+# Where more is the rule: as many as given, else so many.
+seconds_or = $(if $(filter file,$(origin SECONDS)),$(1),$(SECONDS))
 # Of the model; without a seed the time gives one.
 SEED ?=
 SCENARIOS ?= 2000
@@ -58,7 +60,7 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build check test model fuzz bench compare install deps deps-build deps-test
+.PHONY: help run build check test model soak fuzz bench compare install deps deps-build deps-test
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -67,7 +69,8 @@ help:
 	@echo 'make test                make check, and the tests on other kernels in virtual machines'
 	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, and as records of the kernel'
-	@echo 'make bench [PART=snapshot]  what tracing costs'
+	@echo 'make soak [SECONDS=3600]  such histories, storms of them and attacks, until the time is over'
+	@echo 'make bench [PART=snapshot]  what tracing costs; PART=growth [SECONDS=600]: what attacks make it take'
 	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
 	@echo 'make deps                install what build and tests need (deps-build, deps-test)'
@@ -85,7 +88,7 @@ check: deps $(VENV)/installed
 	$(CARGO) test --locked --lib --bins --test cli --test docs --test snapshots --test properties
 	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
-	$(AS_ROOT) $(CARGO) test --locked --test model -- --scenarios 2000
+	$(AS_ROOT) $(CARGO) test --locked --test model -- --scenarios 2000 --storms 4
 	$(AS_ROOT) $(CARGO) test --locked --test join
 
 test: check
@@ -94,6 +97,9 @@ test: check
 
 model: deps
 	$(AS_ROOT) $(CARGO) test --locked --test model -- $(if $(SEED),--seed $(SEED)) --scenarios $(SCENARIOS) $(ARGS)
+
+soak: deps
+	$(AS_ROOT) $(CARGO) test --locked --test model -- $(if $(SEED),--seed $(SEED)) --soak $(call seconds_or,3600)
 
 # Stable Rust has no sanitizers, and there is next to no unsafe code behind these.
 fuzz: deps-build
@@ -109,7 +115,7 @@ fuzz: deps-build
 bench: deps build
 	$(call install_missing,$(BENCH_NEEDS))
 	$(CARGO) build --release --locked --example client
-	$(AS_ROOT) $(CARGO) bench --locked --bench bench -- $(PART)
+	$(AS_ROOT) $(CARGO) bench --locked --bench bench -- $(PART) $(if $(filter growth,$(PART)),--seconds $(call seconds_or,600))
 
 compare: deps
 	$(call install_missing,$(COMPARE_NEEDS))

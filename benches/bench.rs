@@ -5,11 +5,21 @@
 //! Needs root, except with `-- format`, which measures user space alone. `-- who`
 //! measures what it costs to know of all processes, `-- life` what it costs to
 //! follow each connection to its end, `-- snapshot` to list the sockets there are,
-//! `-- names` to see every packet for the sake of those from port 53.
+//! `-- names` to see every packet for the sake of those from port 53. `-- growth` alone
+//! is a test: what hostile users do, for --seconds each, must not make the tracer grow.
 
 #[allow(dead_code, reason = "the machine here has one processor, and fewer programs")]
 #[path = "../tests/vm/mod.rs"]
 mod vm;
+
+#[path = "../tests/model/attacker.rs"]
+mod attacker;
+mod growth;
+#[path = "../tests/model/loads.rs"]
+mod loads;
+#[allow(dead_code, reason = "only the dice are thrown")]
+#[path = "../tests/model/steps.rs"]
+mod steps;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -32,6 +42,7 @@ use std::path::Path;
 use std::process::Child;
 use std::process::ChildStdout;
 use std::process::Command;
+use std::process::ExitCode;
 use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
@@ -69,10 +80,20 @@ const MEMORY_LEFT_KIB: u64 = 1 << 20;
 const FORKS: u64 = 1_000_000;
 const FORKS_AT_MOST: Duration = Duration::from_secs(120);
 
-fn main() {
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "--attack") {
+        return ExitCode::from(attacker::run(&args[1..]) as u8);
+    }
+    // Takes as long as it is told.
+    if args.iter().any(|arg| arg == "growth") {
+        let at = args.iter().position(|arg| arg == "--seconds");
+        let seconds = at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(600);
+        return if growth::growth(seconds) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
     let parts = ["format", "who", "life", "snapshot", "names"];
-    let part = std::env::args().find(|a| parts.contains(&a.as_str()));
+    let part = args.into_iter().find(|a| parts.contains(&a.as_str()));
     if part.is_none() {
         cost_of_tracing();
         storm();
@@ -103,6 +124,7 @@ fn main() {
     if wanted("format") {
         formatting();
     }
+    ExitCode::SUCCESS
 }
 
 fn line(figure: &str, measured: String, target: &str) {

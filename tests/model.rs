@@ -7,7 +7,9 @@
 //! `model [--seed N] [--scenarios N] [-v] [FILTER]` runs so many scenarios with each hook
 //! of TEST_ATTACH and the buffers of TEST_BUFFER in turn; a failure prints its seed and
 //! the fewest steps that still fail. Without a seed the time gives one. `--alone` says
-//! that nobody else makes connections on this machine.
+//! that nobody else makes connections on this machine. `--storms N` goes on with so many
+//! storms, every other one beside an attacker (storm.rs, holds.rs, attacker.rs), `--soak
+//! SECONDS` does all of it until the time is over.
 
 // Most of it is for the tests of single rows.
 #[allow(dead_code)]
@@ -15,12 +17,24 @@ mod lab;
 
 #[path = "model/actor.rs"]
 mod actor;
+#[path = "model/attacker.rs"]
+mod attacker;
 #[path = "model/compare.rs"]
 mod compare;
+#[path = "model/holds.rs"]
+mod holds;
+#[path = "model/loads.rs"]
+mod loads;
 #[path = "model/play.rs"]
 mod play;
+#[path = "model/soak.rs"]
+mod soak;
 #[path = "model/steps.rs"]
 mod steps;
+#[path = "model/storm.rs"]
+mod storm;
+#[path = "model/swarm.rs"]
+mod swarm;
 #[path = "model/truth.rs"]
 mod truth;
 #[path = "model/world.rs"]
@@ -38,6 +52,7 @@ use play::Run;
 use play::Verdict;
 use steps::Dice;
 use steps::Step;
+use storm::Weather;
 use world::Programs;
 
 /// Scenarios with the same options: seeds from a multiple of it on.
@@ -136,8 +151,15 @@ impl Task<'_> {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|arg| arg == "--actor") {
-        return ExitCode::from(actor::run(&args[1..]) as u8);
+    let run_as = match args.first().map(String::as_str) {
+        Some("--actor") => Some(actor::run as fn(&[String]) -> i32),
+        Some("--attack") => Some(attacker::run as _),
+        Some("--swarm") => Some(swarm::run as _),
+        Some("--swarm-child") => Some(swarm::run_child as _),
+        _ => None,
+    };
+    if let Some(run) = run_as {
+        return ExitCode::from(run(&args[1..]) as u8);
     }
     // SAFETY: children of actors that end come to this process.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
@@ -165,12 +187,17 @@ fn main() -> ExitCode {
         // Each run and hook sees others.
         let chosen = (now.as_secs() % 1_000_000 * 10 + nth as u64) * 1000;
         let first = number("--seed").unwrap_or(chosen);
-        let count = number("--scenarios").unwrap_or(1);
+        let count = number("--scenarios").unwrap_or(u64::from(!has("--storms")));
         println!("seed {first}, {count} scenarios");
         let (alone, verbose) = (has("--alone"), has("-v"));
         let (programs, cgroup, buffers) = (&programs, &cgroup, &buffers);
         let task = Task { attach, buffers, programs, cgroup, alone, first, count, verbose };
-        let wrong = task.run();
+        let weather = Weather { attach, buffers, programs, verbose };
+        if let Some(seconds) = number("--soak") {
+            failed += soak::run(&weather, first, Duration::from_secs(seconds));
+            continue;
+        }
+        let wrong = task.run() + weather.storms(first, number("--storms").unwrap_or(0));
         failed += wrong;
         println!("{}", if wrong == 0 { "ok" } else { "FAILED" });
     }

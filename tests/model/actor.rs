@@ -186,17 +186,17 @@ pub fn receive(control: RawFd) -> std::io::Result<(Vec<u8>, Option<OwnedFd>)> {
     Ok((bytes, fd))
 }
 
-fn ret(value: i64) -> i64 {
+pub fn ret(value: i64) -> i64 {
     if value < 0 { -i64::from(Error::last_os_error().raw_os_error().unwrap_or(0)) } else { value }
 }
 
-struct Raw {
-    storage: libc::sockaddr_storage,
-    len: libc::socklen_t,
+pub struct Raw {
+    pub storage: libc::sockaddr_storage,
+    pub len: libc::socklen_t,
 }
 
 impl Raw {
-    fn new(addr: SocketAddr) -> Self {
+    pub fn new(addr: SocketAddr) -> Self {
         // SAFETY: all-zero is a valid sockaddr of any kind; both kinds fit the storage.
         unsafe {
             let mut storage: libc::sockaddr_storage = zeroed();
@@ -262,13 +262,13 @@ pub fn describe(fd: RawFd) -> Option<Socket> {
     (got == 0).then(|| Socket { fd, cookie, local, remote: name(fd, libc::getpeername) })
 }
 
-fn set(fd: RawFd, level: i32, option: i32, value: i32) {
+pub fn set(fd: RawFd, level: i32, option: i32, value: i32) {
     let len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the value is as large as `len` says.
     unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };
 }
 
-fn set_blocking(fd: RawFd, blocking: bool) {
+pub fn set_blocking(fd: RawFd, blocking: bool) {
     // SAFETY: changes a flag of a descriptor.
     unsafe {
         let flags = libc::fcntl(fd, libc::F_GETFL);
@@ -288,7 +288,7 @@ fn comm() -> String {
 
 /// Who calls. /proc is asked only for what cannot be had otherwise: each file of it
 /// costs as much as a connect.
-fn identity() -> Identity {
+pub fn identity() -> Identity {
     // SAFETY: asks numbers.
     let (pid, tid, uid) = unsafe { (libc::getpid(), libc::gettid(), libc::getuid()) };
     let comm = comm();
@@ -313,7 +313,7 @@ fn identity() -> Identity {
 static EXE: OnceLock<String> = OnceLock::new();
 static NETNS: OnceLock<u32> = OnceLock::new();
 
-fn know_oneself() {
+pub fn know_oneself() {
     use std::os::unix::fs::MetadataExt as _;
     let exe = std::fs::read_link("/proc/self/exe").map(|path| path.display().to_string());
     EXE.get_or_init(|| exe.unwrap_or_default());

@@ -86,7 +86,6 @@ fn stay_on(cpu: i32) {
 }
 
 /// A new network namespace; the caller's thread stays in its own.
-#[allow(dead_code)]
 pub fn new_netns() -> File {
     std::thread::spawn(|| {
         enter_new_netns();
