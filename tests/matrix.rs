@@ -39,6 +39,8 @@ const SCALE_DOWN: &str = "100";
 const LIMIT_SECONDS: &str = "2400";
 /// Scenarios of the model with each rung.
 const SCENARIOS: &str = "200";
+/// Of 64 threads, one of them beside an attacker.
+const STORMS: &str = "2";
 
 /// What the tests of one machine said so far: name -> output, or why it failed.
 #[derive(Default)]
@@ -151,7 +153,7 @@ fn run_machine(kernel: &str, programs: &Programs, filter: &str, results: &Result
     let script = format!(
         "export TCPCONNECT=/tcpconnect CLIENT=/client MUSL_CLIENT=/musl TEST_ATTACH={RUNGS} \
          TEST_BUFFER={BUFFERS} TEST_SCALE_DOWN={SCALE_DOWN}; /live --color never {filter} 2>&1; \
-         /model --alone --scenarios {SCENARIOS} {filter} 2>&1"
+         /model --alone --scenarios {SCENARIOS} --storms {STORMS} {filter} 2>&1"
     );
     let mut machine = programs
         .machine(kernel, CMDLINE, LIMIT_SECONDS, &of_names(), &script)

@@ -7,7 +7,7 @@
 //! `model [--seed N] [--scenarios N] [-v] [FILTER]` runs so many scenarios with each hook
 //! of TEST_ATTACH and the buffers of TEST_BUFFER in turn; a failure prints its seed and
 //! the fewest steps that still fail. Without a seed the time gives one. `--alone` says
-//! that nobody else makes connections on this machine. `--storms N` goes on with so many
+//! that nobody else makes connections on this machine, `--attacked` starts an attacker. `--storms N` goes on with so many
 //! storms, every other one beside an attacker (storm.rs, holds.rs, attacker.rs), `--soak
 //! SECONDS` does all of it until the time is over.
 
@@ -40,11 +40,14 @@ mod truth;
 #[path = "model/world.rs"]
 mod world;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
+use attacker::Attacker;
+use attacker::Limits;
 use compare::Options;
 use lab::Cgroup;
 use lab::Lab;
@@ -89,6 +92,7 @@ struct Task<'a> {
     programs: &'a Programs,
     cgroup: &'a Cgroup,
     alone: bool,
+    attacked: bool,
     first: u64,
     count: u64,
     verbose: bool,
@@ -102,24 +106,36 @@ impl Task<'_> {
         let end = self.first + self.count;
         for batch in self.first / BATCH..end.div_ceil(BATCH) {
             let mut dice = Dice(batch);
-            let options = Options::draw(&mut dice, &self.cgroup.path(), self.alone);
+            let mut options = Options::draw(&mut dice, &self.cgroup.path(), self.alone);
+            if self.attacked {
+                // The attacker is traced, too.
+                options.cgroup = None;
+            }
             let buffer = self.buffers[(batch % self.buffers.len() as u64) as usize];
             let lab = Lab { attach: self.attach.into(), buffer: buffer.into() };
             let (programs, cgroup, verbose) = (self.programs, self.cgroup, self.verbose);
             // What those need is noted of all processes and connections.
             let notes_all = options.peer || options.who;
             let alone = self.alone || options.cgroup.is_some() && !notes_all;
-            let run = Run { lab: &lab, programs, cgroup, options: &options, alone, verbose };
+            let attacked = self.attacked;
+            let run =
+                Run { lab: &lab, programs, cgroup, options: &options, alone, attacked, verbose };
+            let attacker = attacked.then(|| {
+                let program = programs.path(0);
+                Attacker::start(Path::new(&program), batch, None, Limits::default())
+            });
             let seeds = (batch * BATCH).max(self.first)..((batch + 1) * BATCH).min(end);
             let drawn: Vec<_> = seeds.clone().map(steps::draw).collect();
             steps += drawn.iter().map(Vec::len).sum::<usize>();
-            for ((seed, steps), verdict) in seeds.zip(&drawn).zip(run.scenarios(&drawn)) {
+            let verdicts = run.scenarios(&drawn);
+            drop(attacker);
+            for ((seed, steps), verdict) in seeds.zip(&drawn).zip(verdicts) {
                 match verdict {
                     Verdict::Right => {}
                     Verdict::TooSlow => slow += 1,
                     Verdict::Wrong(wrong) => {
                         failed += 1;
-                        self.report(seed, &run, steps, wrong, failed <= SHRUNK);
+                        self.report(seed, &run, steps, wrong, failed <= SHRUNK && !attacked);
                     }
                 }
             }
@@ -189,9 +205,11 @@ fn main() -> ExitCode {
         let first = number("--seed").unwrap_or(chosen);
         let count = number("--scenarios").unwrap_or(u64::from(!has("--storms")));
         println!("seed {first}, {count} scenarios");
-        let (alone, verbose) = (has("--alone"), has("-v"));
+        let (attacked, verbose) = (has("--attacked"), has("-v"));
+        let alone = has("--alone") && !attacked;
         let (programs, cgroup, buffers) = (&programs, &cgroup, &buffers);
-        let task = Task { attach, buffers, programs, cgroup, alone, first, count, verbose };
+        let task =
+            Task { attach, buffers, programs, cgroup, alone, attacked, first, count, verbose };
         let weather = Weather { attach, buffers, programs, verbose };
         if let Some(seconds) = number("--soak") {
             failed += soak::run(&weather, first, Duration::from_secs(seconds));

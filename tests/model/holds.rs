@@ -11,11 +11,43 @@ use serde_json::Value;
 use super::lab::Done;
 use super::lab::Lab;
 use super::storm::Options;
+use super::storm::lost_of;
 use super::swarm::Fact;
 use super::swarm::What;
 
+/// What was told to be lost, under attack: what may be missing of others.
+#[derive(Default)]
+pub struct Losses {
+    rows: u64,
+    programs: u64,
+}
+
+impl Losses {
+    pub fn new(done: &Done) -> Self {
+        let lost = lost_of(done);
+        let of = |reason: &str| lost.get(reason).copied().unwrap_or(0);
+        // Those who fill the buffer lose their own: no excuse for what others do.
+        Losses { rows: of("count") - of("crowded"), programs: of("process") }
+    }
+
+    pub fn may_hide_programs(&self) -> bool {
+        self.rows + self.programs > 0
+    }
+
+    /// Of what differs, all but rows of which so many were told to be lost.
+    pub fn but_for_lost(&self, mut wrong: Vec<String>) -> Vec<String> {
+        let is_missing = |line: &String| line.starts_with("missing: ");
+        let missing = wrong.iter().filter(|line| is_missing(line)).count();
+        if missing as u64 <= self.rows {
+            wrong.retain(|line| !is_missing(line));
+        }
+        wrong
+    }
+}
+
 /// What an attacker makes the tracer say.
-const OF_ATTACKS: [&str; 4] = [
+pub const OF_ATTACKS: [&str; 5] = [
+    " records of processes lost",
     " DNS answers or names lost",
     " answers from port 53 were to nobody's question",
     " messages from port 53 were no DNS",

@@ -12,8 +12,11 @@ use super::actor::Answer;
 use super::actor::Identity;
 use super::actor::Order;
 use super::compare;
+use super::compare::Expected;
 use super::compare::NAMES;
 use super::compare::Options;
+use super::holds::Losses;
+use super::holds::OF_ATTACKS;
 use super::lab::Cgroup;
 use super::lab::Done;
 use super::lab::Lab;
@@ -56,6 +59,8 @@ struct Printed {
     /// Of each network namespace.
     rows: BTreeMap<u64, Vec<Value>>,
     lost: Vec<Value>,
+    /// Under attack: what was told to be lost.
+    losses: Losses,
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +71,8 @@ pub struct Run<'a> {
     pub options: &'a Options,
     /// The tracer sees nothing but the scenarios.
     pub alone: bool,
+    /// An attacker is at work.
+    pub attacked: bool,
     pub verbose: bool,
 }
 
@@ -82,7 +89,7 @@ impl Run<'_> {
             true => begun.into_iter().map(|play| self.finish(play)).collect(),
             false => all.iter().map(|steps| self.finish(self.begin(steps))).collect(),
         };
-        let printed = Printed::new(&tracer.stop(), self.alone);
+        let printed = Printed::new(&tracer.stop(), self.alone, self.attacked);
         played.iter().map(|play| self.judge(play, &printed)).collect()
     }
 
@@ -160,8 +167,17 @@ impl Run<'_> {
         let mut wrong = printed.complaints.clone();
         let mut rows = printed.lost.clone();
         rows.extend(printed.rows.get(&play.world.inode.into()).into_iter().flatten().cloned());
-        let expected = compare::expect(&play.truth, self.options, play.traced, &play.held);
-        wrong.extend(compare::difference(&expected, &rows));
+        if self.attacked {
+            // Another namespace may have had the number before.
+            let ours = self.cgroup.id();
+            rows.retain(|row| row["cgroup_id"].as_u64().is_none_or(|id| id == ours));
+        }
+        let mut expected = compare::expect(&play.truth, self.options, play.traced, &play.held);
+        let losses = &printed.losses;
+        if losses.may_hide_programs() {
+            expected.iter_mut().for_each(Expected::need_not_say_who);
+        }
+        wrong.extend(losses.but_for_lost(compare::difference(&expected, &rows)));
         match wrong.is_empty() {
             true => Verdict::Right,
             false => Verdict::Wrong(wrong),
@@ -237,11 +253,14 @@ fn holders(truth: &Truth) -> Vec<(EndId, Vec<Identity>)> {
 
 impl Printed {
     /// What is lost may be another's, unless the scenarios are alone.
-    fn new(done: &Done, alone: bool) -> Self {
+    fn new(done: &Done, alone: bool, attacked: bool) -> Self {
         // A machine may hide a process of its own from everybody.
         let mut harmless = vec!["no permission to see the descriptors"];
         if !alone {
             harmless.extend(["Possibly lost", " lost: ", "have no outcome yet"]);
+        }
+        if attacked {
+            harmless.extend(OF_ATTACKS);
         }
         let is_complaint = |line: &&str| !harmless.iter().any(|words| line.contains(words));
         let mut complaints: Vec<String> = done
@@ -253,7 +272,9 @@ impl Printed {
         if !done.status.success() {
             complaints.push(format!("it ended: {:?}", done.status));
         }
-        let mut printed = Printed { complaints, rows: BTreeMap::new(), lost: Vec::new() };
+        let losses = if attacked { Losses::new(done) } else { Losses::default() };
+        let (rows, lost) = (BTreeMap::new(), Vec::new());
+        let mut printed = Printed { complaints, rows, lost, losses };
         for line in done.stdout.lines() {
             let mut row: Value = serde_json::from_str(line).expect("a line is one object");
             row["peer_pid"] = row["peer"]["pid"].clone();

@@ -30,8 +30,8 @@ pub fn run(weather: &Weather, first: u64, time: Duration) -> usize {
     let mut total = Total::default();
     let mut seed = first;
     while began.elapsed() < time {
-        scenarios(weather, seed, &mut total);
         for attacked in [false, true] {
+            scenarios(weather, seed, attacked, &mut total);
             let storm = weather.storm(seed, attacked);
             total.storms += 1;
             total.connects += storm.facts;
@@ -49,12 +49,13 @@ pub fn run(weather: &Weather, first: u64, time: Duration) -> usize {
     differences
 }
 
-fn scenarios(weather: &Weather, seed: u64, total: &mut Total) {
+fn scenarios(weather: &Weather, seed: u64, attacked: bool, total: &mut Total) {
     let this = std::env::current_exe().expect("this program has a path");
     let mut command = Command::new(this);
     // With one hook, and its buffers in turn.
     command.env("TEST_ATTACH", weather.attach).env("TEST_BUFFER", weather.buffers.join(","));
     command.args(["--seed", &seed.to_string(), "--scenarios", &SCENARIOS.to_string()]);
+    command.args(attacked.then_some("--attacked"));
     let output = command.output().expect("it runs");
     if !output.status.success() {
         total.differences += 1;
