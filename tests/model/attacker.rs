@@ -100,13 +100,20 @@ impl Drop for Attacker {
         let _ = self.child.wait();
         // A cgroup is empty a moment after its last process has ended.
         for _ in 0..100 {
-            let is_gone = |cgroup: &PathBuf| fs::remove_dir(cgroup).is_ok();
-            if self.cgroup.as_ref().is_none_or(is_gone) {
+            if self.cgroup.as_ref().is_none_or(|cgroup| remove(cgroup)) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// With those that the attacker made in it.
+fn remove(cgroup: &Path) -> bool {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(entry.path());
+    }
+    fs::remove_dir(cgroup).is_ok()
 }
 
 /// Gives up all privileges but those in namespaces of its own.

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::ptr::null_mut;
 use std::time::Duration;
+use std::time::Instant;
 
 use super::steps::Dice;
 
@@ -339,14 +340,18 @@ fn half_open(most: usize, is_enough: &dyn Fn() -> bool) -> u64 {
     open.len() as u64
 }
 
-/// Each child forks until the limit is reached.
+/// All fork until the limit is reached, or for so long: as fast as some end others may
+/// be born, for ever.
+const FORKING: Duration = Duration::from_millis(50);
+
 fn bomb(most: u64) -> u64 {
     let explode = || {
         let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        let began = Instant::now();
         // SAFETY: a valid limit, and numbers.
         unsafe {
             libc::setrlimit(libc::RLIMIT_NPROC, &limit);
-            while libc::fork() >= 0 {
+            while began.elapsed() < FORKING && libc::fork() >= 0 {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             }
             // Long enough for the others to come to the limit, too.
