@@ -35,6 +35,8 @@ mod steps;
 mod storm;
 #[path = "model/swarm.rs"]
 mod swarm;
+#[path = "model/table.rs"]
+mod table;
 #[path = "model/truth.rs"]
 mod truth;
 #[path = "model/world.rs"]
@@ -110,6 +112,8 @@ impl Task<'_> {
             if self.attacked {
                 // The attacker is traced, too.
                 options.cgroup = None;
+                // With few places its connections push out others, which is told in JSON.
+                (options.slow, options.table) = (false, false);
             }
             let buffer = self.buffers[(batch % self.buffers.len() as u64) as usize];
             let lab = Lab { attach: self.attach.into(), buffer: buffer.into() };

@@ -48,6 +48,12 @@ pub enum Order {
         nonblocking: bool,
         thread: bool,
     },
+    /// Answers with how many were refused.
+    Churn {
+        at: u8,
+        to: SocketAddr,
+        times: u8,
+    },
     Accept {
         at: u8,
         into: u8,
@@ -423,9 +429,16 @@ impl Actor {
     fn obey(&mut self, order: Order, came: Option<OwnedFd>) {
         match order {
             Order::Socket { at, kind } => {
-                let family = if kind == Kind::V4 { libc::AF_INET } else { libc::AF_INET6 };
+                let (family, protocol) = match kind {
+                    Kind::V4 => (libc::AF_INET, 0),
+                    Kind::V6 | Kind::Mapped => (libc::AF_INET6, 0),
+                    Kind::Mptcp => (libc::AF_INET, libc::IPPROTO_MPTCP),
+                };
                 // SAFETY: makes a descriptor.
-                let fd = unsafe { libc::socket(family, libc::SOCK_STREAM, 0) };
+                let fd = unsafe { libc::socket(family, libc::SOCK_STREAM, protocol) };
+                if fd < 0 {
+                    return self.answer(ret(fd.into()), None, None);
+                }
                 set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
                 // What is sent has left at once; accepted sockets inherit it.
                 set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
@@ -460,6 +473,18 @@ impl Actor {
                 });
                 self.answer_as(who, ret, describe(fd), None);
             }
+            Order::Churn { at, to, times } => self.on(at, |fd| {
+                let to = Raw::new(to);
+                set_blocking(fd, true);
+                // SAFETY: an address of that length.
+                let connect =
+                    || unsafe { libc::connect(fd, (&raw const to.storage).cast(), to.len) };
+                let is_refused = |_: &u8| {
+                    connect() < 0
+                        && Error::last_os_error().raw_os_error() == Some(libc::ECONNREFUSED)
+                };
+                (0..times).take_while(is_refused).count() as i64
+            }),
             Order::Accept { at, into, thread } => {
                 let Some(&fd) = self.sockets.get(&at) else {
                     return self.answer(-i64::from(libc::EBADF), None, None);

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
@@ -11,6 +12,7 @@ use serde_json::json;
 use super::actor::Identity;
 use super::steps::Dice;
 use super::truth::By;
+use super::truth::End;
 use super::truth::EndId;
 use super::truth::Event;
 use super::truth::Truth;
@@ -25,6 +27,10 @@ pub struct Options {
     pub peer: bool,
     pub who: bool,
     pub only: Only,
+    /// -r tells only those that took `SLOW`.
+    pub slow: bool,
+    /// Not JSON.
+    pub table: bool,
     /// All processes of a scenario are in it: what else the machine does is not shown.
     pub cgroup: Option<String>,
 }
@@ -63,8 +69,14 @@ impl Options {
                 Only::V4,
                 Only::V6,
             ]),
+            slow: false,
+            table: dice.one_in(5),
             cgroup: None,
         };
+        options.slow = options.result && dice.one_in(4);
+        // Names with blanks in them could be told apart no more.
+        options.peer &= !options.table;
+        options.who &= !options.table;
         // That -e refuses.
         let is_bounded = !options.existing && (!alone || dice.one_in(4));
         options.cgroup = is_bounded.then(|| cgroup.to_owned());
@@ -72,8 +84,11 @@ impl Options {
     }
 
     pub fn words(&self) -> Vec<String> {
-        let mut words = vec!["-j".to_owned()];
+        let mut words = Vec::new();
         let flags = [
+            (!self.table, "-j"),
+            (self.table, "-UL"),
+            (self.table, "--netns-id"),
             (self.result, "-r"),
             (self.life, "--life"),
             (self.accept, "--accept"),
@@ -88,6 +103,10 @@ impl Options {
             Only::Comm(name) => words.extend(["--comm".into(), name.into()]),
             Only::V4 => words.push("-4".into()),
             Only::V6 => words.push("-6".into()),
+        }
+        if self.slow {
+            let slow = SLOW.as_millis().to_string();
+            words.extend(["--min-latency".into(), slow, "--max-connections".into(), "64".into()]);
         }
         if let Some(cgroup) = &self.cgroup {
             words.extend(["--cgroup".into(), cgroup.clone()]);
@@ -112,6 +131,9 @@ impl Options {
         }
     }
 }
+
+/// What `Options::slow` waits for.
+pub const SLOW: Duration = Duration::from_millis(500);
 
 /// A row that must be there, or may. Of each field one of these values; null: absent.
 #[derive(Clone, Debug)]
@@ -180,7 +202,12 @@ fn with_end(mut expected: Expected, truth: &Truth, id: EndId) -> Expected {
     let end = &truth.ends[id];
     expected.fields.insert("tx_bytes", vec![json!(end.sent)]);
     expected.fields.insert("rx_bytes", vec![json!(end.received)]);
-    let names: &[&str] = match end.by {
+    let is_mptcp = end.mptcp || end.peer.is_some_and(|peer| truth.ends[peer].mptcp);
+    if is_mptcp {
+        expected.fields.remove("tx_bytes");
+        expected.fields.remove("rx_bytes");
+    }
+    let names: &[&str] = match end.by.filter(|_| !is_mptcp) {
         Some(By::Local) => &["local"],
         Some(By::Remote) => &["remote"],
         Some(By::Reset) => &["reset"],
@@ -237,19 +264,57 @@ pub fn expect(
             Event::Outcome(_, result) if options.result && end.active => {
                 let mut expected = row(truth, options, "result", id, who);
                 expected.fields.insert("result", vec![json!(result)]);
+                if options.slow && end.latency.1 < SLOW {
+                    continue;
+                }
+                expected.may_miss = options.slow && end.latency.0 < SLOW;
                 expected
             }
-            Event::Accepted(_) if shows_accepts => row(truth, options, "accept", id, who),
+            Event::Accepted(_) if shows_accepts => {
+                let mut expected = row(truth, options, "accept", id, who);
+                expected.may_miss = is_gone_mptcp(end);
+                expected
+            }
             // An end that waited to be accepted before tracing has no beginning.
             Event::Ended(_) if options.life && !is_old && (end.active || options.accept) => {
-                with_end(row(truth, options, "close", id, who), truth, id)
+                let mut expected = with_end(row(truth, options, "close", id, who), truth, id);
+                expected.may_miss = is_gone_mptcp(end);
+                expected
             }
             _ => continue,
         };
         rows.push(with_peer(expected, truth, options, id, held));
     }
     rows.extend(of_before(truth, options, traced, held));
+    if options.table {
+        rows.iter_mut().for_each(as_table);
+    }
     rows
+}
+
+/// Reset before it was accepted: then the kernel may have no address of it any more.
+fn is_gone_mptcp(end: &End) -> bool {
+    end.mptcp && !end.active && end.closed.is_some_and(|closed| closed < end.since)
+}
+
+/// What the table has of it. There the name is the thread's.
+fn as_table(expected: &mut Expected) {
+    let thread = expected.fields.remove("thread").filter(|name| name[0] != Value::Null);
+    if let Some(name) = thread {
+        expected.fields.insert("comm", name);
+    }
+    if let Some([Value::String(name)]) = expected.fields.get("comm").map(Vec::as_slice) {
+        // In twelve columns, with control characters made visible.
+        let visible: String = name.replace('\x1b', "\\x1b").chars().take(12).collect();
+        expected.fields.insert("comm", vec![json!(visible.trim_end())]);
+    }
+    for field in ["tid", "close_by", "tx_bytes", "rx_bytes", "peer_pid"] {
+        expected.fields.remove(field);
+    }
+    // Nobody has no user.
+    if expected.fields["pid"] == [Value::Null] {
+        expected.fields.insert("uid", vec![Value::Null]);
+    }
 }
 
 /// Connections that were there when tracing began.

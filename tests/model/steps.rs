@@ -11,6 +11,8 @@ pub const PROCESSES: u8 = 4;
 pub const SLOTS: u8 = 4;
 /// Ports that are used again and again, so that 4-tuples repeat.
 pub const FIXED_PORTS: [u16; 2] = [40_001, 40_002];
+/// Where `To::Nowhere` is.
+pub const NOWHERE: [u8; 4] = [198, 51, 100, 1];
 /// Nobody listens there.
 pub const CLOSED_PORT: u16 = 1;
 
@@ -20,6 +22,8 @@ pub enum Kind {
     V6,
     /// An IPv6 socket that is used with IPv4-mapped addresses.
     Mapped,
+    /// IPv4; where the kernel has none there is no socket.
+    Mptcp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,8 @@ pub enum To {
     /// The port that the socket itself is bound to.
     Itself,
     NoRoute,
+    /// What is sent there is lost (over IPv6 there is no route).
+    Nowhere,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +69,16 @@ pub enum Step {
         to: To,
         nonblocking: bool,
         thread: bool,
+    },
+    /// Connects to where nobody listens, again and again.
+    Churn {
+        who: u8,
+        at: u8,
+        times: u8,
+    },
+    /// So long that a connect is slow.
+    Wait {
+        who: u8,
     },
     /// Takes a connection that waits into `into`.
     Accept {
@@ -140,6 +156,7 @@ impl Step {
             Socket { who, .. } | Bind { who, .. } | Listen { who, .. } | Connect { who, .. } => {
                 Some(who)
             }
+            Churn { who, .. } | Wait { who } => Some(who),
             Accept { who, .. } | Send { who, .. } | Receive { who, .. } => Some(who),
             HalfClose { who, .. } | Close { who, .. } | Reset { who, .. } => Some(who),
             Disconnect { who, .. } | Dup { who, .. } | Pass { who, .. } => Some(who),
@@ -192,11 +209,11 @@ pub fn draw(seed: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut beliefs = [[Belief::None; SLOTS as usize]; PROCESSES as usize];
     let mut alive = vec![0u8, 1];
-    let kind = dice.of(&[Kind::V4, Kind::V4, Kind::V6, Kind::Mapped]);
+    let kind = dice.of(&[Kind::V4, Kind::V4, Kind::V4, Kind::V6, Kind::Mapped, Kind::Mptcp]);
     // Most scenarios need a listener.
     if !dice.one_in(8) {
         let who = dice.of(&alive);
-        let listens = if kind == Kind::V4 { Kind::V4 } else { Kind::V6 };
+        let listens = if kind == Kind::Mapped { Kind::V6 } else { kind };
         steps.push(Step::Socket { who, at: 0, kind: listens });
         if dice.one_in(2) {
             steps.push(Step::Bind { who, at: 0, port: dice.below(2) as u8 });
@@ -234,6 +251,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
                     To::Closed,
                     To::Itself,
                     To::NoRoute,
+                    To::Nowhere,
                 ]);
                 Step::Connect { who, at, to, nonblocking: dice.one_in(3), thread }
             }
@@ -274,6 +292,8 @@ pub fn draw(seed: u64) -> Vec<Step> {
                     Step::Fork { who, child }
                 }
                 9..=11 => Step::Exec { who, program: dice.below(2) as u8 },
+                12 if dice.one_in(4) => Step::Wait { who },
+                12 if dice.one_in(2) => Step::Churn { who, at, times: dice.of(&[2, 20, 100]) },
                 12..=13 => Step::Rename { who, name: dice.below(3) as u8 },
                 _ => {
                     alive.retain(|&process| process != who);

@@ -161,7 +161,7 @@ fn destination(dice: &mut Dice, kind: Kind) -> SocketAddr {
     };
     let v4 = if far { Ipv4Addr::new(203, 0, 113, 1) } else { Ipv4Addr::LOCALHOST };
     let ip = match kind {
-        Kind::V4 => IpAddr::V4(v4),
+        Kind::V4 | Kind::Mptcp => IpAddr::V4(v4),
         Kind::Mapped => IpAddr::V6(v4.to_ipv6_mapped()),
         Kind::V6 if far => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
         Kind::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),

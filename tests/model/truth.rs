@@ -8,11 +8,14 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
+use std::time::Duration;
+use std::time::Instant;
 
 use super::actor::Answer;
 use super::actor::Identity;
 use super::steps::CLOSED_PORT;
 use super::steps::Kind;
+use super::steps::NOWHERE;
 use super::steps::Step;
 use super::steps::To;
 
@@ -24,12 +27,17 @@ pub type EndId = usize;
 pub struct End {
     pub cookie: Option<u64>,
     pub active: bool,
+    /// What it sends and how it ends is also the work of a kernel thread, in its own time.
+    pub mptcp: bool,
     pub local: Option<SocketAddr>,
     pub remote: SocketAddr,
     /// `None` while it waits to be accepted.
     pub owner: Option<Identity>,
     /// The step that made it, or accepted it.
     pub since: usize,
+    /// From the step that made it to the one that had its outcome, at least and at most.
+    pub latency: (Duration, Duration),
+    began: (Instant, Instant),
     pub peer: Option<EndId>,
     pub established: bool,
     pub sent: u64,
@@ -98,7 +106,6 @@ struct Held {
     open: usize,
 }
 
-#[derive(Default)]
 pub struct Truth {
     pub ends: Vec<End>,
     /// With the step each.
@@ -107,6 +114,8 @@ pub struct Truth {
     opens: Vec<Open>,
     table: BTreeMap<(u8, u8), Held>,
     step: usize,
+    /// When the step began and was done.
+    now: (Instant, Instant),
     /// A SYN was dropped for want of room at a listener: it will be sent again after a
     /// second.
     pub has_dropped: bool,
@@ -115,6 +124,20 @@ pub struct Truth {
 }
 
 impl Truth {
+    pub fn new() -> Self {
+        Truth {
+            ends: Vec::new(),
+            events: Vec::new(),
+            people: BTreeMap::new(),
+            opens: Vec::new(),
+            table: BTreeMap::new(),
+            step: 0,
+            now: (Instant::now(), Instant::now()),
+            has_dropped: false,
+            in_a_hurry: false,
+        }
+    }
+
     fn open(&self, who: u8, at: u8) -> Option<usize> {
         self.table.get(&(who, at)).map(|held| held.open)
     }
@@ -137,13 +160,16 @@ impl Truth {
                 self.opens[nth].bound
             }
             To::Itself if open.bound != 0 => open.bound,
-            To::NoRoute => 9,
+            To::NoRoute | To::Nowhere => 9,
             _ => CLOSED_PORT,
         };
-        let far = to == To::NoRoute;
-        let v4 = if far { Ipv4Addr::new(203, 0, 113, 1) } else { Ipv4Addr::LOCALHOST };
+        let (v4, far) = match to {
+            To::NoRoute => (Ipv4Addr::new(203, 0, 113, 1), true),
+            To::Nowhere => (NOWHERE.into(), true),
+            _ => (Ipv4Addr::LOCALHOST, false),
+        };
         let ip = match open.kind {
-            Kind::V4 => IpAddr::V4(v4),
+            Kind::V4 | Kind::Mptcp => IpAddr::V4(v4),
             Kind::Mapped => IpAddr::V6(v4.to_ipv6_mapped()),
             Kind::V6 if far => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
             Kind::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -151,11 +177,16 @@ impl Truth {
         Some(SocketAddr::new(ip, port))
     }
 
+    pub fn is_mptcp(&self, who: u8, at: u8) -> bool {
+        self.open(who, at).is_some_and(|open| self.opens[open].kind == Kind::Mptcp)
+    }
+
     fn listener_at(&self, to: SocketAddr) -> Option<usize> {
         let v6 = matches!(to.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_none());
         let hears = |&open: &usize| {
             let open = &self.opens[open];
-            open.bound == to.port() && (open.kind != Kind::V4 || !v6)
+            let is_v4 = matches!(open.kind, Kind::V4 | Kind::Mptcp);
+            open.bound == to.port() && (!is_v4 || !v6)
         };
         self.listeners().into_iter().find(hears)
     }
@@ -163,6 +194,7 @@ impl Truth {
     /// Whether a connect to it would wait: for a place in the listener's queue, or for
     /// the answer to an earlier SYN.
     pub fn would_wait(&self, who: u8, at: u8, to: SocketAddr) -> bool {
+        let is_unheard = to.ip().to_canonical() == IpAddr::from(NOWHERE);
         let is_full =
             self.listener_at(to).is_some_and(|listener| match &self.opens[listener].what {
                 What::Listener { backlog, queue } => queue.len() > *backlog,
@@ -172,7 +204,7 @@ impl Truth {
             What::End(end) => !self.ends[end].established && self.ends[end].closed.is_none(),
             _ => false,
         });
-        is_full || under_way
+        is_unheard || is_full || under_way
     }
 
     /// What the step of this number came to. `destination` is where a connect went.
@@ -182,8 +214,10 @@ impl Truth {
         done: &Step,
         answer: &Answer,
         destination: Option<SocketAddr>,
+        began: Instant,
     ) {
         self.step = step;
+        self.now = (began, Instant::now());
         let mut answer = answer.clone();
         // Who forked it, though that one may be gone and another its parent by now.
         let known = done
@@ -201,7 +235,7 @@ impl Truth {
             self.people.insert(who, Identity { tid: answer.who.pid, comm, ..answer.who.clone() });
         }
         match *done {
-            Step::Socket { who, at, kind } => {
+            Step::Socket { who, at, kind } if answer.ret >= 0 => {
                 let what = What::Fresh;
                 let open = Open { kind, what, calls: Calls::Unconnected, resets: false, bound: 0 };
                 self.opens.push(open);
@@ -230,8 +264,13 @@ impl Truth {
                 }
             }
             Step::HalfClose { who, at } if answer.ret == 0 => {
-                if let Some(end) = self.end(who, at) {
-                    self.fin(end);
+                match self.end(who, at) {
+                    // Before there is a connection, shutdown() gives it up.
+                    Some(end) if !self.ends[end].established => {
+                        self.disconnected(who, at, answer);
+                    }
+                    Some(end) => self.fin(end),
+                    None => {}
                 }
             }
             Step::Close { who, at } => self.let_go(who, at),
@@ -314,6 +353,12 @@ impl Truth {
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::Outcome(end, _) = event {
+            let end = &mut self.ends[end];
+            let (from, to) = (end.began, self.now);
+            let least = to.0.saturating_duration_since(from.1);
+            end.latency = (least, to.1.saturating_duration_since(from.0));
+        }
         self.events.push((self.step, event));
     }
 
@@ -343,10 +388,13 @@ impl Truth {
         self.ends.push(End {
             cookie: answer.socket.map(|socket| socket.cookie),
             active: true,
+            mptcp: self.opens[open].kind == Kind::Mptcp,
             local: socket.map(|socket| socket.local),
             remote: to,
             owner: Some(answer.who.clone()),
             since: self.step,
+            latency: (Duration::ZERO, Duration::ZERO),
+            began: self.now,
             peer: None,
             established: false,
             sent: 0,
@@ -364,6 +412,9 @@ impl Truth {
             if error == libc::EINPROGRESS { Calls::Connecting } else { Calls::Connected };
         // To its own address: its SYN comes to itself, whoever listens there.
         let is_itself = socket.is_some_and(|socket| socket.local == to);
+        if to.ip().to_canonical() == IpAddr::from(NOWHERE) {
+            return;
+        }
         match self.listener_at(to).filter(|_| !is_itself) {
             None if to.port() != self.opens[open].bound => {
                 if error == libc::ECONNREFUSED {

@@ -17,6 +17,7 @@ use super::actor;
 use super::actor::Answer;
 use super::actor::Order;
 use super::steps::How;
+use super::steps::NOWHERE;
 use super::steps::PROCESSES;
 
 /// Two names of this very program, to tell an exec by.
@@ -71,6 +72,18 @@ fn enter_new_netns() {
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_LOOPBACK) as i16;
         let any = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
         assert_eq!(libc::ioctl(any, libc::SIOCSIFFLAGS, &request), 0, "lo goes up");
+        // Out of the loopback device, where nobody has the address: it goes unheard.
+        let net = |octets| libc::sockaddr_in {
+            sin_family: libc::AF_INET as u16,
+            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(octets) },
+            ..std::mem::zeroed()
+        };
+        let mut route: libc::rtentry = std::mem::zeroed();
+        (&raw mut route.rt_dst).cast::<libc::sockaddr_in>().write(net(NOWHERE));
+        (&raw mut route.rt_genmask).cast::<libc::sockaddr_in>().write(net([255; 4]));
+        route.rt_flags = libc::RTF_UP | libc::RTF_HOST;
+        route.rt_dev = c"lo".as_ptr().cast_mut();
+        assert_eq!(libc::ioctl(any, libc::SIOCADDRT, &route), 0, "a route is made");
         libc::close(any);
     }
 }
