@@ -134,7 +134,7 @@ pub fn run(config: &Config) -> Result<u8> {
     if !app.look_around(paused.as_ref().map(Paused::pid))? {
         return app.finish(End::Signal).map(|_| 0);
     }
-    rights::give_up(config, &say)?;
+    rights::give_up(config, app.tracer.has_perf_buffer(), &say)?;
     if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }

@@ -26,6 +26,9 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// PID_MAX_LIMIT (include/linux/threads.h): no pid is above. The inodes of namespaces are,
 /// also that of the initial network namespace, which 6.18 moved below PROC_DYNAMIC_FIRST.
 const MAX_PID: u64 = 1 << 22;
+/// Bytes of a cgroup's path that are kept, more than a row shows of it. Without an end, those
+/// of 2,000 cgroups in one another took 256 MB.
+const MAX_PATH: usize = 4_200;
 
 fn fs_magic(path: &Path) -> io::Result<i64> {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
@@ -209,13 +212,22 @@ impl Cgroups {
 
     /// The path below the mount, `/` for the root.
     pub fn path(&self, id: u64) -> Option<Rc<str>> {
-        let line = self.line(id)?;
-        let names = line.iter().rev().map(|node| String::from_utf8_lossy(&node.name));
-        let joined = || names.fold(String::new(), |path, name| path + "/" + &name).into();
-        Some(match line.first() {
-            Some(node) => Rc::clone(node.path.get_or_init(joined)),
-            None => "/".into(),
-        })
+        let node = self.nodes.get(&id)?;
+        if let Some(path) = node.path.get() {
+            return Some(Rc::clone(path));
+        }
+        let mut path = String::new();
+        for above in self.line(id)?.iter().rev() {
+            if path.len() > MAX_PATH {
+                break;
+            }
+            path.push('/');
+            path.push_str(&String::from_utf8_lossy(&above.name));
+        }
+        if path.is_empty() {
+            path.push('/');
+        }
+        Some(Rc::clone(node.path.get_or_init(|| path.into())))
     }
 
     pub fn container(&self, id: u64) -> Option<Container> {
@@ -350,6 +362,19 @@ mod tests {
         assert_eq!(cgroups.container(11), Some(Container { id: "a1".repeat(32), claimed: true }));
         cgroups.apply(CgroupEvent { ts_ns: 0, id: 9, parent_id: 7, name: None, owner: 0 });
         assert_eq!(cgroups.path(9), None);
+    }
+
+    #[test]
+    fn of_cgroups_in_one_another_no_more_is_kept_than_rows_show() {
+        let mut cgroups = Cgroups::default();
+        cgroups.nodes.insert(1, Node::new(0, Box::default(), true));
+        for id in 2..1_000 {
+            cgroups.nodes.insert(id, Node::new(id - 1, [b'a'; 120].into(), false));
+        }
+        let kept: usize = (1..1_000).map(|id| cgroups.path(id).unwrap().len()).sum();
+        assert!(kept < 1_000 * (MAX_PATH + 256), "{kept}");
+        let start = cgroups.path(30).unwrap();
+        assert!(cgroups.path(999).unwrap().starts_with(&*start));
     }
 
     #[test]

@@ -120,6 +120,11 @@ pub fn perf_event_paranoid() -> Option<i32> {
     text.trim().parse().ok()
 }
 
+/// Debian's kernels have one value more, which leaves perf events to CAP_SYS_ADMIN.
+pub fn perf_takes_sys_admin() -> bool {
+    perf_event_paranoid().is_some_and(|paranoid| paranoid > 2)
+}
+
 /// Whether the kernel can have kprobes made through perf_event_open().
 pub fn has_kprobes() -> bool {
     fs::metadata("/sys/bus/event_source/devices/kprobe").is_ok()

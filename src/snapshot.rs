@@ -67,7 +67,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     if let Some(line) = seen.unseen() {
         tell(&format!("tcpconnect: {line}"));
     }
-    rights::give_up(config, &|text| {
+    rights::give_up(config, false, &|text| {
         if config.verbose {
             tell(&format!("tcpconnect: {text}"));
         }

@@ -38,6 +38,7 @@ pub const TESTS: &Tests = &[
         &tests![
             a_signal_ends_it_while_connections_are_listed,
             existing_connections_have_their_program_in_a_pid_namespace,
+            existing_connections_without_room_are_lost,
         ],
     ),
     (Cells::Sockops, &tests![without_cgroup_v2_nothing_is_shown_twice]),
@@ -59,6 +60,18 @@ type Ports = (Option<u64>, Option<u64>);
 
 fn ports(row: &Value) -> Ports {
     (row["lport"].as_u64(), row["dport"].as_u64())
+}
+
+fn existing_connections_without_room_are_lost(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("existing queue 20");
+    let args = ["-j", "-e", "--life", "--max-connections", "5", "--netns", &client.netns()];
+    let done = lab.trace(&args).stop();
+    let shown = done.objects("existing").len();
+    assert_eq!(shown, 40, "{done:#?}");
+    let lost: u64 = done.objects("lost").iter().filter_map(|l| l["lives"].as_u64()).sum();
+    assert_eq!(lost, 35, "{done:#?}");
+    assert!(done.stderr.contains("35 of connections too many at once"), "{done:#?}");
 }
 
 /// A client connects, accepts late, resets and uses ports again all the time, while the tracer

@@ -256,14 +256,15 @@ impl App<'_> {
         rows.sort_by_key(|row| row.connect.unwanted);
         let mut known = NumberSet::default();
         rows.retain(|row| row.connect.cookie.is_none_or(|cookie| known.insert(cookie)));
-        let mut left_out = 0;
+        let mut unknown = 0;
         for chunk in rows.chunks(CHUNK) {
-            left_out += self.tracer.adopt(chunk.iter().map(|row| &row.connect));
+            unknown += self.tracer.adopt(chunk.iter().map(|row| &row.connect));
             self.hold_back(true)?;
         }
-        if left_out > 0 {
+        if unknown > 0 {
             tell(&format!(
-                "tcpconnect: {left_out} existing connections are not followed to their end"
+                "tcpconnect: {unknown} existing connections are not followed to their end: the \
+                 kernel tells no cookie of theirs"
             ));
         }
         let places = std::mem::take(&mut found.places);

@@ -85,6 +85,8 @@ pub struct Tracer {
     adopts: bool,
     /// Those that it dropped from there.
     forgotten: u64,
+    /// Those from before that had no room.
+    unadopted: u64,
     /// Connects without an outcome, known at detach.
     pub unanswered: u64,
     counted: Counted,
@@ -217,7 +219,7 @@ impl Tracer {
             lost.family = counters.family + self.skipped_forks;
             lost.process = counters.process + self.skipped_processes;
             lost.names = counters.names;
-            lost.lives = counters.lives + self.forgotten;
+            lost.lives = counters.lives + self.forgotten + self.unadopted;
             lost.ends = counters.ends;
         }
         lost
@@ -315,19 +317,29 @@ impl Tracer {
         }
     }
 
-    /// Follows connections that were there before to their end; returns for how
-    /// many there is no room, or no cookie to know them by.
-    pub fn adopt<'a>(&self, connections: impl Iterator<Item = &'a Connect>) -> usize {
+    /// Whether its buffer is a perf buffer.
+    pub fn has_perf_buffer(&self) -> bool {
+        matches!(self.transport, Transport::Perf { .. })
+    }
+
+    /// Follows connections that were there before to their end; returns how many have no
+    /// cookie to know them by.
+    pub fn adopt<'a>(&mut self, connections: impl Iterator<Item = &'a Connect>) -> usize {
         let adopted = &self.skel.maps.adopted;
-        let is_left_out = |c: &&Connect| {
-            let life = encode_existing(c);
+        let mut unknown = 0;
+        for connection in connections {
+            let life = encode_existing(connection);
             // SAFETY: a record is plain data without padding.
             let bytes = unsafe { plain::as_bytes(&life) };
-            c.cookie.is_none_or(|cookie| {
-                adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY).is_err()
-            })
-        };
-        connections.filter(is_left_out).count()
+            match connection.cookie {
+                None => unknown += 1,
+                Some(cookie) => {
+                    let put = adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY);
+                    self.unadopted += u64::from(put.is_err() && !connection.unwanted);
+                }
+            }
+        }
+        unknown
     }
 
     /// Gives up following such a connection; false if it has ended, and its end was told.

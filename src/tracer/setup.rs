@@ -445,6 +445,7 @@ impl<'a> Setup<'a> {
             rooms_for_lives: self.rooms_for_lives().map(u64::from),
             adopts: self.adopts(),
             forgotten: 0,
+            unadopted: 0,
             unanswered: 0,
             counted: Counted::default(),
             list: None,
