@@ -42,6 +42,7 @@ pub const TESTS: &Tests = &[(
         a_start_that_fails_leaves_the_last_record_whole,
         a_record_is_for_its_owner_alone,
         nothing_of_others_is_written_to_in_a_folder_of_theirs,
+        no_link_of_others_is_followed_on_the_way,
         an_output_that_is_no_file_is_one_line,
         links_in_roots_folders_lead_on,
         a_time_beyond_all_clocks_is_no_limit,
@@ -245,7 +246,8 @@ fn nothing_of_others_is_written_to_in_a_folder_of_theirs(lab: &Lab) {
     let chown = |path: &Path, uid| {
         std::os::unix::fs::lchown(path, Some(uid), Some(uid)).expect("we are root");
     };
-    for (mode, owner) in [(0o1777, 0), (0o757, 0), (0o755, NOBODY)] {
+    // Of an access control list that lets another user write, 0o775 is what the mode shows.
+    for (mode, owner) in [(0o1777, 0), (0o757, 0), (0o775, 0), (0o755, NOBODY)] {
         let dir = TempDir::new().expect("a temporary folder");
         let victim = TempDir::new().expect("a temporary folder");
         let victim = victim.path().join("victim");
@@ -283,6 +285,54 @@ fn nothing_of_others_is_written_to_in_a_folder_of_theirs(lab: &Lab) {
     }
 }
 
+fn no_link_of_others_is_followed_on_the_way(lab: &Lab) {
+    let (dir, roots) = (TempDir::new(), TempDir::new());
+    let (dir, roots) = (dir.expect("a temporary folder"), roots.expect("a temporary folder"));
+    let at = |name: &str| dir.path().join(name);
+    let link = |to: &Path, name: &str| {
+        std::os::unix::fs::symlink(to, at(name)).expect("a link");
+    };
+    let victim = roots.path().join("out");
+    fs::write(&victim, "victim\n").expect("a file");
+    fs::create_dir_all(at("u/deep")).expect("a folder");
+    link(roots.path(), "u/logs");
+    link(&roots.path().join("none"), "u/dangling");
+    // Of root, in a folder of root, but they lead to what another user has made; and one that
+    // is another user's.
+    link(Path::new("u/logs/out"), "file");
+    link(&at("u/logs"), "folder");
+    link(roots.path(), "theirs");
+    link(&victim, "given");
+    for name in ["u", "u/deep", "u/logs", "u/dangling", "theirs", "given"] {
+        std::os::unix::fs::lchown(at(name), Some(NOBODY), Some(NOBODY)).expect("we are root");
+    }
+    for name in [
+        "u/logs/out",
+        "u/./logs//out",
+        "u/deep/../logs/out",
+        "u/logs/new",
+        "u/dangling/out",
+        "file",
+        "folder/out",
+        "theirs/out",
+        "given",
+    ] {
+        let path = format!("{}/{name}", utf8(dir.path()));
+        let done = lab.run(&["-o", &path, "--duration", "0.01"]);
+        let why = format!(
+            "tcpconnect: cannot write to --output '{path}': a link on the way there may be \
+             another user's; name the folder that it leads to\n"
+        );
+        assert_eq!((done.status.code(), done.stderr), (Some(1), why), "{name}");
+    }
+    assert_eq!(text(&victim), "victim\n");
+    assert_eq!(fs::read_dir(roots.path()).expect("it is there").count(), 1);
+    // What is no link may be gone through.
+    let path = format!("{}/u/deep/../deep/rows", utf8(dir.path()));
+    lab.run(&["-o", &path, "--duration", "0.01"]).assert_quiet_success();
+    assert!(text(&at("u/deep/rows")).starts_with("PID "));
+}
+
 fn an_output_that_is_no_file_is_one_line(lab: &Lab) {
     let dir = TempDir::new().expect("a temporary folder");
     let at = |name: &str| dir.path().join(name);
@@ -291,12 +341,19 @@ fn an_output_that_is_no_file_is_one_line(lab: &Lab) {
     assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
     let _socket = UnixListener::bind(at("socket")).expect("a socket");
     fs::create_dir(at("folder")).expect("a folder");
+    std::os::unix::fs::symlink("folder/../loop", at("loop")).expect("a link");
     for (name, why) in [
         ("fifo", "it is a FIFO that nobody reads; start its reader first"),
         ("socket", "it is a socket"),
         ("folder", "Is a directory"),
         ("folder/", "Is a directory"),
+        ("folder/.", "Is a directory"),
+        ("folder/..", "Is a directory"),
         ("none/x", "No such file or directory"),
+        ("none/../x", "No such file or directory"),
+        ("socket/x", "Not a directory"),
+        ("loop", "Too many levels of symbolic links"),
+        ("loop/x", "Too many levels of symbolic links"),
     ] {
         let path = format!("{}/{name}", utf8(dir.path()));
         let done = lab.run(&["-o", &path, "--duration", "0.01"]);
@@ -307,16 +364,32 @@ fn an_output_that_is_no_file_is_one_line(lab: &Lab) {
 
 fn links_in_roots_folders_lead_on(lab: &Lab) {
     let dir = TempDir::new().expect("a temporary folder");
-    let file = dir.path().join("rows");
-    std::os::unix::fs::symlink("rows", dir.path().join("link")).expect("a link");
-    let link = dir.path().join("link");
-    lab.run(&["-o", utf8(&link), "--duration", "0.01"]).assert_quiet_success();
-    assert!(text(&file).starts_with("PID "));
+    let at = |name: &str| dir.path().join(name);
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, at(name)).expect("a link");
+    fs::create_dir_all(at("a/b")).expect("a folder");
+    link("rows", "link");
+    link("../../a", "a/b/up");
+    link(utf8(&at("a/b/up/b")), "far");
+    link("far/../../far/none", "dangling");
+    for (name, file) in [
+        ("link", "rows"),
+        ("far/one", "a/b/one"),
+        ("far/up/../two", "two"),
+        ("dangling", "a/b/none"),
+    ] {
+        let path = format!("{}/{name}", utf8(dir.path()));
+        lab.run(&["-o", &path, "--duration", "0.01"]).assert_quiet_success();
+        assert!(text(&at(file)).starts_with("PID "), "{name}");
+    }
     // What /dev/stdout leads to; not every small system has that link.
     let done = lab.run(&["-o", "/proc/self/fd/1", "--duration", "0.01"]);
     done.assert_quiet_success();
     assert!(done.stdout.contains("\nPID "), "{done:?}");
     lab.run(&["-o", "/dev/null", "--duration", "0.01"]).assert_quiet_success();
+    // A folder of the kernel's making that is a link as well.
+    let path = format!("/proc/self/root{}", utf8(&at("a/root")));
+    lab.run(&["-o", &path, "--duration", "0.01"]).assert_quiet_success();
+    assert!(text(&at("a/root")).starts_with("PID "));
 }
 
 fn a_time_beyond_all_clocks_is_no_limit(lab: &Lab) {
