@@ -151,9 +151,14 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 	if (want_peer && followed && tp && newstate != TCP_CLOSE && !life->connect.synack_seq)
 		read_sequence(true, tp, &life->connect.syn_seq, &life->connect.synack_seq);
 	if (!life->answered) {
+		/* The kernel skipped the run that would have told of the answer, and counts
+		 * that: it succeeded, but nobody knows when. */
+		bool missed = newstate == TCP_CLOSE && oldstate != TCP_SYN_SENT &&
+			      oldstate != TCP_SYN_RECV;
+
 		life->answered = true;
-		life->established = newstate != TCP_CLOSE;
-		if (want_result && (!min_latency_ns ||
+		life->established = newstate != TCP_CLOSE || missed;
+		if (want_result && !missed && (!min_latency_ns ||
 				    bpf_ktime_get_ns() - life->began_ns >= min_latency_ns))
 			submit_life(ctx, life, RECORD_RESULT);
 	}
