@@ -7,9 +7,10 @@
 //! `model [--seed N] [--scenarios N] [-v] [FILTER]` runs so many scenarios with each hook
 //! of TEST_ATTACH and the buffers of TEST_BUFFER in turn; a failure prints its seed and
 //! the fewest steps that still fail. Without a seed the time gives one. `--alone` says
-//! that nobody else makes connections on this machine, `--attacked` starts an attacker. `--storms N` goes on with so many
-//! storms, every other one beside an attacker (storm.rs, holds.rs, attacker.rs), `--soak
-//! SECONDS` does all of it until the time is over.
+//! that nobody else makes connections on this machine, `--attacked` starts an attacker,
+//! `--whole` leaves failures as large as they are. `--storms N` goes on with so many
+//! storms, every other one beside an attacker (storm.rs, holds.rs, attacker.rs),
+//! `--soak SECONDS` does all of it until the time is over.
 
 // Most of it is for the tests of single rows.
 #[allow(dead_code)]
@@ -67,7 +68,16 @@ const BATCH: u64 = 25;
 const SHRUNK: usize = 3;
 const SHRINKING: Duration = Duration::from_secs(60);
 
-/// The fewest of these steps that still go wrong, and how.
+/// Missing or too many, and the first letters of the event: smaller steps must not fail
+/// of another fault.
+fn kind(wrong: &[String]) -> String {
+    let line = wrong.first().map(String::as_str).unwrap_or_default();
+    let event = line.split("event").nth(1).unwrap_or_default();
+    let event = event.chars().filter(|letter| letter.is_alphabetic()).take(5);
+    line.chars().take(4).chain(event).collect()
+}
+
+/// The fewest of these steps that still go wrong in the same way, and how.
 fn shrink(run: &Run, steps: &[Step], wrong: Vec<String>) -> (Vec<Step>, Vec<String>) {
     let (mut least, mut wrong) = (steps.to_vec(), wrong);
     let mut chunk = least.len() / 2;
@@ -78,7 +88,9 @@ fn shrink(run: &Run, steps: &[Step], wrong: Vec<String>) -> (Vec<Step>, Vec<Stri
             let mut fewer = least.clone();
             fewer.drain(at..(at + chunk).min(least.len()));
             match run.scenario(&fewer) {
-                Verdict::Wrong(still) => (least, wrong) = (fewer, still),
+                Verdict::Wrong(still) if kind(&still) == kind(&wrong) => {
+                    (least, wrong) = (fewer, still)
+                }
                 _ => at += chunk,
             }
         }
@@ -95,6 +107,8 @@ struct Task<'a> {
     cgroup: &'a Cgroup,
     alone: bool,
     attacked: bool,
+    /// So many failures are made smaller.
+    shrunk: usize,
     first: u64,
     count: u64,
     verbose: bool,
@@ -139,7 +153,7 @@ impl Task<'_> {
                     Verdict::TooSlow => slow += 1,
                     Verdict::Wrong(wrong) => {
                         failed += 1;
-                        self.report(seed, &run, steps, wrong, failed <= SHRUNK && !attacked);
+                        self.report(seed, &run, steps, wrong, failed <= self.shrunk && !attacked);
                     }
                 }
             }
@@ -212,8 +226,19 @@ fn main() -> ExitCode {
         let (attacked, verbose) = (has("--attacked"), has("-v"));
         let alone = has("--alone") && !attacked;
         let (programs, cgroup, buffers) = (&programs, &cgroup, &buffers);
-        let task =
-            Task { attach, buffers, programs, cgroup, alone, attacked, first, count, verbose };
+        let shrunk = if has("--whole") { 0 } else { SHRUNK };
+        let task = Task {
+            attach,
+            buffers,
+            programs,
+            cgroup,
+            alone,
+            attacked,
+            shrunk,
+            first,
+            count,
+            verbose,
+        };
         let weather = Weather { attach, buffers, programs, verbose };
         if let Some(seconds) = number("--soak") {
             failed += soak::run(&weather, first, Duration::from_secs(seconds));
