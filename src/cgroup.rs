@@ -6,15 +6,24 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Once;
 
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::fstat;
+use rustix::fs::openat;
+
+use crate::cgroup_scan;
+use crate::cgroup_scan::Unread;
 use crate::container;
 use crate::container::Container;
 use crate::error::StartError;
+use crate::error::tell;
 use crate::event::CgroupEvent;
 
 /// linux/magic.h
@@ -115,23 +124,19 @@ pub fn place(path: &Path) -> Result<Place, StartError> {
     }
 }
 
-/// Counted up to the root, so that neither a link nor another mount misleads.
+/// Counted up to the root, so that neither a link nor another mount misleads; not by a path,
+/// which would end at PATH_MAX.
 fn level(path: &Path, meta: &fs::Metadata) -> Option<u32> {
-    let (device, mut inode, mut at) = (meta.dev(), meta.ino(), path.to_owned());
-    let mut level = 0;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = openat(CWD, path, flags, Mode::empty()).ok()?;
+    let (mut inode, mut level) = (meta.ino(), 0);
     while inode != ROOT_INODE {
-        at.push("..");
-        let above = fs::metadata(&at).ok().filter(|above| above.dev() == device)?;
-        inode = above.ino();
+        at = openat(&at, c"..", flags, Mode::empty()).ok()?;
+        let above = fstat(&at).ok().filter(|above| above.st_dev == meta.dev())?;
+        inode = above.st_ino;
         level += 1;
     }
     Some(level)
-}
-
-/// Whether root gave a directory its name: it owns it, or who else could make one there?
-/// Runtimes give a container's own to a user, once it has its name.
-fn is_by_root(above: &fs::Metadata, meta: &fs::Metadata) -> bool {
-    meta.uid() == 0 || above.uid() == 0 && above.mode() & 0o022 == 0
 }
 
 /// A directory with a wanted name.
@@ -141,6 +146,10 @@ pub struct Found {
     pub pattern: usize,
     pub by_root: bool,
 }
+
+/// Of those that cannot be read it is not known whether they still are there, so whoever
+/// makes and removes some while records are lost would fill the memory with them.
+const MAX_HIDDEN: usize = 1 << 16;
 
 /// The cgroup v2 directories that exist, by id; kept up to date by events.
 #[derive(Debug, Default)]
@@ -168,27 +177,72 @@ impl Node {
 impl Cgroups {
     /// Reads them all from the mount.
     pub fn scan() -> Self {
-        let mut cgroups = Cgroups::default();
-        if let Some(mount) = mount()
-            && let Ok(meta) = fs::metadata(&mount)
-        {
-            let node = Node::new(0, Box::default(), true);
-            cgroups.nodes.insert(meta.ino(), node);
-            cgroups.scan_below(&mount, &meta);
-        }
-        cgroups
+        mount().and_then(|mount| Cgroups::read(&mount)).map_or_else(Cgroups::default, |read| read.0)
     }
 
-    fn scan_below(&mut self, path: &Path, above: &fs::Metadata) {
-        // One that is gone by now is no loss: its going is an event.
-        let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
-        for entry in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
-            let Ok(meta) = entry.metadata() else { continue };
-            let name = entry.file_name().as_bytes().into();
-            let by_root = is_by_root(above, &meta);
-            self.nodes.insert(meta.ino(), Node::new(above.ino(), name, by_root));
-            self.scan_below(&entry.path(), &meta);
+    /// Reads them all anew: what is gone goes. What cannot be read stays as it was: it may
+    /// have been read when this program had more rights, or an event have told of it.
+    pub fn rescan(&mut self) {
+        if let Some((found, unread)) = mount().and_then(|mount| Cgroups::read(&mount)) {
+            self.renew(found, &unread);
         }
+    }
+
+    fn read(mount: &Path) -> Option<(Self, Unread)> {
+        static TOLD: Once = Once::new();
+        let mut nodes = HashMap::new();
+        nodes.insert(fs::metadata(mount).ok()?.ino(), Node::new(0, Box::default(), true));
+        let unread = cgroup_scan::scan(mount, |dir| {
+            let name = dir.name.to_bytes().into();
+            nodes.insert(dir.id, Node::new(dir.parent, name, dir.by_root));
+        });
+        let told = match &unread {
+            Ok(unread) => unread.words(),
+            Err(why) => Some(format!(
+                "tcpconnect: cgroups cannot be read ({}); those that exist already have no name \
+                 here, and no container",
+                text_of(&io::Error::from(*why))
+            )),
+        };
+        if let Some(line) = told {
+            TOLD.call_once(|| tell(&line));
+        }
+        Some((Cgroups { nodes }, unread.ok()?))
+    }
+
+    fn renew(&mut self, found: Cgroups, unread: &Unread) {
+        let mut old = std::mem::replace(&mut self.nodes, found.nodes);
+        // Whether it is below what could not be read.
+        let mut is_hidden = HashMap::new();
+        for &id in old.keys() {
+            let (mut line, mut at) = (Vec::new(), id);
+            let verdict = loop {
+                if let Some(&verdict) = is_hidden.get(&at) {
+                    break verdict;
+                }
+                if self.nodes.contains_key(&at) {
+                    break unread.ids.contains(&at);
+                }
+                line.push(at);
+                match old.get(&at) {
+                    Some(node) => at = node.parent,
+                    None => break false,
+                }
+            };
+            is_hidden.extend(line.into_iter().map(|id| (id, verdict)));
+        }
+        let mut room = MAX_HIDDEN;
+        old.retain(|id, _| match self.nodes.contains_key(id) {
+            // A number is not given twice, nor a name changed; and who made it is best known
+            // from when it was made.
+            true => true,
+            false if is_hidden[id] && room > 0 => {
+                room -= 1;
+                true
+            }
+            false => false,
+        });
+        self.nodes.extend(old);
     }
 
     pub fn apply(&mut self, event: CgroupEvent) {
@@ -375,6 +429,23 @@ mod tests {
         assert!(kept < 1_000 * (MAX_PATH + 256), "{kept}");
         let start = cgroups.path(30).unwrap();
         assert!(cgroups.path(999).unwrap().starts_with(&*start));
+    }
+
+    #[test]
+    fn what_cannot_be_read_any_more_stays_known() {
+        let known = |nodes: &[(u64, u64)]| {
+            let node = |&(id, parent): &(u64, u64)| {
+                (id, Node::new(parent, format!("n{id}").into_bytes().into(), id < 4))
+            };
+            Cgroups { nodes: nodes.iter().map(node).collect() }
+        };
+        let mut cgroups = known(&[(1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 2), (7, 6), (8, 1)]);
+        let unread = Unread { ids: [3, 8].into(), ..Unread::default() };
+        cgroups.renew(known(&[(1, 0), (2, 1), (3, 2), (9, 2)]), &unread);
+        let mut ids: Vec<_> = cgroups.nodes.keys().copied().collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 3, 4, 5, 9], "4 and 5 are below 3; 6, 7 and 8 are gone");
+        assert_eq!(cgroups.path(5).as_deref(), Some("/n2/n3/n4/n5"));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 pub mod app;
 pub mod background;
 pub mod cgroup;
+mod cgroup_scan;
 pub mod cli;
 pub mod clock;
 pub mod command;

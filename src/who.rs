@@ -280,7 +280,7 @@ impl Who {
             processes.look_for_gone();
         }
         if let Some(cgroups) = &mut self.cgroups {
-            *cgroups = Cgroups::scan();
+            cgroups.rescan();
         }
     }
 }

@@ -2,9 +2,25 @@
 //! Folders of cgroup v2 that others than root may make: nested without limit, and
 //! with any name.
 
+use std::ffi::CStr;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::time::Duration;
 
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::mkdirat;
+use rustix::fs::openat;
+use rustix::fs::unlinkat;
 use serde_json::Value;
 use serde_json::json;
 
@@ -13,6 +29,7 @@ use super::lab::Cgroup;
 use super::lab::Client;
 use super::lab::Done;
 use super::lab::Lab;
+use super::lab::Tracer;
 use super::lab::in_own_mounts;
 use super::live_who::new_id;
 
@@ -30,6 +47,7 @@ pub const TESTS: &super::Tests = &[
         &tests![
             a_flood_of_names_takes_no_room_from_a_container_that_root_makes,
             a_unit_that_a_user_makes_for_himself_is_not_the_systems,
+            no_depth_and_no_name_hide_what_exists_at_start,
         ],
     ),
     (Cells::Sockops, &tests![the_whole_hierarchy_is_found_beside_a_part_of_it]),
@@ -221,6 +239,80 @@ fn a_unit_that_a_user_makes_for_himself_is_not_the_systems(lab: &Lab) {
     assert!(done.stderr.ends_with(&refused), "{done:?}");
     drop((client, real, made));
     drop(users);
+}
+
+/// Folders with names so long that no path leads to the last, with other folders in each.
+struct Depths(Vec<(OwnedFd, CString)>, OwnedFd);
+
+fn folder(at: BorrowedFd<'_>, name: &CStr) -> OwnedFd {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(at, name, flags, Mode::empty()).expect("it is there")
+}
+
+impl Depths {
+    const BESIDE: [&CStr; 2] = [c"a", c"z"];
+
+    fn new(outer: &Cgroup, names: impl Iterator<Item = String>) -> Self {
+        let outer = CString::new(outer.0.as_os_str().as_bytes()).expect("no NUL");
+        let mut depths = Depths(Vec::new(), folder(CWD, &outer));
+        for name in names {
+            let name = CString::new(name).expect("no NUL");
+            for name in Self::BESIDE.into_iter().chain([&*name]) {
+                mkdirat(&depths.1, name, Mode::RWXU).expect("a cgroup can be made");
+            }
+            let within = folder(depths.1.as_fd(), &name);
+            depths.0.push((std::mem::replace(&mut depths.1, within), name));
+        }
+        depths
+    }
+
+    /// In the last.
+    fn adopt(&self, pid: u32) {
+        let procs = openat(&self.1, c"cgroup.procs", OFlags::WRONLY, Mode::empty());
+        let pid = pid.to_string();
+        File::from(procs.expect("it is there")).write_all(pid.as_bytes()).expect("it moves");
+    }
+}
+
+impl Drop for Depths {
+    fn drop(&mut self) {
+        while let Some((at, name)) = self.0.pop() {
+            for name in Self::BESIDE.into_iter().chain([&*name]) {
+                // A process leaves it a moment after its end.
+                for _ in 0..100 {
+                    if unlinkat(&at, name, AtFlags::REMOVEDIR).is_ok() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+}
+
+/// More levels than the tracer may have descriptors, and a path that the kernel takes from
+/// nobody.
+fn no_depth_and_no_name_hide_what_exists_at_start(lab: &Lab) {
+    let (id, deep) = (new_id(), 150);
+    let outer = Cgroup::new(&format!("depths-{}-{}", lab.attach, lab.buffer));
+    let scope = format!("libpod-{id}.scope");
+    let names = (0..deep).map(|_| "n".repeat(244)).chain([scope]);
+    let depths = Depths::new(&outer, names);
+    let mut client = Client::new();
+    depths.adopt(client.pid());
+    let mut few = Command::new("sh");
+    few.args(["-c", "ulimit -n 100; exec \"$0\" \"$@\""]).arg(super::lab::tcpconnect());
+    few.args(["--attach", &lab.attach, "--buffer", &lab.buffer]);
+    let args = ["-j", "--container-id", "--netns", &client.netns()];
+    let tracer = Tracer::start(few, &args);
+    client.knock(81);
+    let done = tracer.stop();
+    done.assert_quiet_success();
+    let container: Vec<_> =
+        done.rows().iter().map(|row| json!([row["dport"], row["container_id"]])).collect();
+    assert_eq!(container, [json!([81, id])]);
+    drop(client);
+    drop(depths);
 }
 
 /// A part that is mounted elsewhere comes first in the list of mounts.
