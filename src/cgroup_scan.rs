@@ -57,10 +57,10 @@ impl Unread {
     /// What is to be told of it.
     pub fn words(&self) -> Option<String> {
         let why = text_of(&io::Error::from(self.why?));
+        let (count, s) = (self.ids.len(), if self.ids.len() == 1 { "" } else { "s" });
         Some(format!(
-            "tcpconnect: {} cgroups cannot be read ({why}); those below them that exist already \
-             have no name here, and no container",
-            self.ids.len()
+            "tcpconnect: {count} cgroup{s} cannot be read ({why}); what is below and exists \
+             already has no name here, and no container"
         ))
     }
 }
@@ -344,7 +344,7 @@ mod tests {
             assert_eq!(count, all, "{name} {mode:o} {unread:?}");
             assert!((usize::from(name != "z").min(most)..=most).contains(&closed), "{unread:?}");
             let told = unread.words().unwrap_or_default();
-            let is_told = told.contains("cgroups cannot be read (Permission denied)");
+            let is_told = told.contains(" cannot be read (Permission denied)");
             assert_eq!(is_told, closed > 0, "{told}");
         }
     }
