@@ -404,7 +404,8 @@ impl App<'_> {
                     let peer = peer_of(peers, who, &life.connect, life.began_ns);
                     let is_last = !self.config.life || life.stage.is_end();
                     let facts = self.who.of_life(&life, is_last);
-                    if !facts.has_name(to_name) {
+                    let told = self.existing.as_mut().is_some_and(|shown| shown.ends_again(&life));
+                    if told || !facts.has_name(to_name) {
                         continue;
                     }
                     let peer = peer.as_ref();

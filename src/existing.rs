@@ -17,6 +17,7 @@ use crate::config::Family;
 use crate::event::Comm;
 use crate::event::Connect;
 use crate::event::Event;
+use crate::event::Life;
 use crate::event::Origin;
 use crate::process;
 use crate::snapshot;
@@ -102,6 +103,8 @@ const LATE_NS: u64 = 1_000_000_000;
 /// The connections shown as existing: such a connect has its row.
 pub struct Shown {
     cookies: NumberMap<u64, Key>,
+    /// Whether the ends of those that were listed have been shown, by their cookies.
+    ended: NumberMap<u64, bool>,
     until_ns: u64,
 }
 
@@ -113,7 +116,20 @@ impl Shown {
         Shown {
             until_ns: rows.first().map_or(0, |row| row.connect.ts_ns + LATE_NS),
             cookies: held.filter_map(|c| Some((c.cookie?, key(c)))).collect(),
+            ended: rows.iter().filter_map(|row| Some((row.connect.cookie?, false))).collect(),
         }
+    }
+
+    /// Whether the end of this connection has been shown; from here on it has. One that is reset
+    /// while it waits to be accepted ends there, as nobody's, for it may never be accepted; when
+    /// it is, it ends once more, as a connection of who accepted it.
+    pub fn ends_again(&mut self, life: &Life) -> bool {
+        // A closed socket can connect, and has its cookie still.
+        if !life.stage.is_end() || life.connect.origin == Origin::Connected {
+            return false;
+        }
+        let ended = life.connect.cookie.and_then(|cookie| self.ended.get_mut(&cookie));
+        ended.is_some_and(|ended| std::mem::replace(ended, true))
     }
 
     /// Whether a live event is about a connection that has been shown. Another one has
@@ -283,6 +299,8 @@ fn parse(pid: u32, status: &[u8], comm: &[u8]) -> Option<Task> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Outcome;
+    use crate::event::Stage;
 
     const AT: Connect = Connect {
         ts_ns: 5,
@@ -364,6 +382,21 @@ mod tests {
         assert!(is_shown(&AT, (7, 0, OPEN), accepted));
         assert!(!is_shown(&AT, (7, 0, OPEN), Connect { cookie: Some(7), ..accepted }));
         assert!(!is_shown(&AT, (7, 0, 4), accepted), "it was, and is closed");
+    }
+
+    #[test]
+    fn what_is_accepted_after_its_end_has_no_other_end() {
+        let connect = Connect { cookie: Some(7), ..AT };
+        let mut shown = Shown::new(&[Listed { connect, socket: 0 }]);
+        let mut again = |cookie, origin, stage| {
+            let connect = Connect { cookie: Some(cookie), origin, ..AT };
+            shown.ends_again(&Life { connect, began_ns: AT.ts_ns, stage })
+        };
+        let result = Stage::Result(Outcome::Ok);
+        assert!(!again(7, Origin::Existing, result) && !again(7, Origin::Existing, Stage::Gone));
+        assert!(again(7, Origin::Accepted, Stage::Gone) && again(7, Origin::Existing, Stage::Gone));
+        assert!(!again(7, Origin::Connected, Stage::Gone), "its socket was used again");
+        assert!((0..2).all(|_| !again(8, Origin::Accepted, Stage::Gone)), "it was not listed");
     }
 
     #[test]

@@ -25,7 +25,8 @@ struct Kept {
     open: VecDeque<Sock>,
 }
 
-/// `existing queue N`: connections to itself that nobody accepts, until `existing take N`.
+/// `existing queue N`: connections to itself that nobody accepts, until `existing take N`;
+/// `existing reset N` resets the first of them.
 /// `existing defer`: one whose handshake the listener finishes with the first data, which comes
 /// with `existing send`. `existing once`: one connection, which `existing again N` resets and
 /// makes anew with the same ports, N times.
@@ -33,6 +34,10 @@ pub fn existing(ctx: &Ctx, args: &[&str]) -> Res {
     let mut kept = KEPT.lock().map_err(text)?;
     match args {
         ["queue", n] => queue(ctx, &mut kept, number(&[*n], 0, None)?),
+        ["reset", n] => {
+            kept.open.drain(..number::<usize>(&[*n], 0, None)?);
+            Ok(())
+        }
         ["take", n] => (0..number(&[*n], 0, None)?).try_for_each(|_| take(ctx, &mut kept)),
         ["defer"] => {
             let listener = listener(LO4)?;
@@ -99,19 +104,19 @@ fn connected(to: SocketAddr, from: Option<SocketAddr>) -> Res<Sock> {
 }
 
 fn take(ctx: &Ctx, kept: &mut Kept) -> Res {
-    let taken = accepted(kept.listener.as_ref().ok_or("nobody listens")?)?;
-    let mut line = fact(&ctx.case, &taken, taken.0.peer_addr().map_err(text)?, 0);
+    let (taken, peer) = accepted(kept.listener.as_ref().ok_or("nobody listens")?)?;
+    let mut line = fact(&ctx.case, &taken, peer, 0);
     line["accepted"] = json!(true);
     ctx.emit(&line);
     kept.open.push_back(taken);
     Ok(())
 }
 
-/// As a `Sock`, whose close is a reset.
-fn accepted(listener: &TcpListener) -> Res<Sock> {
-    let (stream, _) = listener.accept().map_err(text)?;
+/// As a `Sock`, whose close is a reset, and where it comes from.
+fn accepted(listener: &TcpListener) -> Res<(Sock, SocketAddr)> {
+    let (stream, peer) = listener.accept().map_err(text)?;
     set(&stream, SOL_SOCKET, libc::SO_LINGER, &[1, 0])?;
-    Ok(Sock(stream))
+    Ok((Sock(stream), peer))
 }
 
 // ---- churn --------------------------------------------------------------------------------------
@@ -262,9 +267,9 @@ impl Churn {
     /// The kernel's queue is in the order of ours.
     fn accept(&mut self) -> Res {
         let accepted_ns = now_ns();
-        let server = accepted(&self.listener)?;
+        let (server, peer) = accepted(&self.listener)?;
         let mut pair = self.queued.pop_front().ok_or("nothing waits")?;
-        ensure(server.0.peer_addr().ok() == Some(pair.port), "another one was accepted")?;
+        ensure(peer == pair.port, "another one was accepted")?;
         (pair.server, pair.accepted_ns) = (Some(server), accepted_ns);
         self.open.push_back(pair);
         Ok(())

@@ -28,6 +28,7 @@ pub const TESTS: &Tests = &[
         Cells::OneBuffer,
         &tests![
             what_waits_to_be_accepted_is_told_when_it_is,
+            what_is_reset_while_it_waits_to_be_accepted_ends_once,
             ends_that_are_used_again_after_the_list_are_another_connection,
             a_handshake_that_is_not_finished_is_no_connection,
             the_buffer_is_read_while_connections_are_listed,
@@ -158,6 +159,29 @@ fn what_waits_to_be_accepted_is_told_when_it_is(lab: &Lab) {
             assert_eq!(before["conn_id"], accept["conn_id"], "{before:#} {accept:#}");
         }
     }
+}
+
+/// It may never be accepted, so its end cannot wait for that.
+fn what_is_reset_while_it_waits_to_be_accepted_ends_once(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("existing queue 5");
+    let args = ["-j", "-e", "--accept", "-r", "--life", "--netns", &client.netns()];
+    let tracer = lab.trace(&args);
+    client.case("existing reset 3");
+    tracer.wait_for("\"event\":\"close\"", 6);
+    client.case("existing take 4");
+    tracer.wait_for("\"event\":\"accept\"", 4);
+    drop(client);
+    tracer.wait_for("\"event\":\"close\"", 10);
+    let done = tracer.stop();
+    assert_success(&done);
+    let [existing, accepts, closes] =
+        ["existing", "accept", "close"].map(|event| done.objects(event));
+    assert_eq!((existing.len(), accepts.len(), closes.len()), (10, 4, 10), "{done:#?}");
+    let ids = |rows: &[Value]| -> BTreeSet<String> {
+        rows.iter().map(|row| row["conn_id"].to_string()).collect()
+    };
+    assert_eq!(ids(&existing), ids(&closes), "{done:#?}");
 }
 
 fn ends_that_are_used_again_after_the_list_are_another_connection(lab: &Lab) {
