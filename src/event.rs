@@ -691,8 +691,9 @@ pub fn encode_existing(c: &Connect) -> types::life_record {
         exec_id: c.exec_id,
         vpid: c.vpid.unwrap_or(0),
         cookie: c.cookie.unwrap_or(0),
-        // As near as can be told: in a user namespace it would be another.
-        owner: c.uid,
+        // Who made it is not known: what waits to be accepted is nobody's yet, and anybody may
+        // have been given the rest.
+        owner: types::no_user::NO_USER.0,
         ..Default::default()
     };
     types::life_record { connect, began_ns: c.ts_ns, answered: 1, ..Default::default() }

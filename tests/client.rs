@@ -115,6 +115,8 @@ const TOOLS: &[(&str, Case)] = &[
     ("keep", client_fair::keep),
     ("keep_below", client_fair::keep_below),
     ("close_kept", client_fair::close_kept),
+    ("serve", client_fair::serve),
+    ("keep_to", client_fair::keep_to),
     ("peers", client_peers::peers),
 ];
 

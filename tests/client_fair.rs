@@ -2,7 +2,7 @@
 //! The client's cases about what one user can do to others. Owns no assertion.
 
 use std::io::{PipeWriter, Read as _, Write as _, pipe};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::process::{exit, id};
 use std::sync::Mutex;
@@ -49,11 +49,17 @@ pub fn storm_below(ctx: &Ctx, args: &[&str]) -> Res {
 
 static KEPT: Mutex<Vec<(TcpListener, Vec<Sock>)>> = Mutex::new(Vec::new());
 
+/// For so many descriptors, and as many as other cases need: nobody but root may take back a limit.
+fn raise_limit(n: usize) -> Res {
+    let most = (n as u64 + 64).max(1_024);
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: `limit` is valid.
+    sys("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }).map(drop)
+}
+
 /// Nobody accepts them.
 fn connections(n: usize) -> Res<(TcpListener, Vec<Sock>)> {
-    let limit = libc::rlimit { rlim_cur: n as u64 + 64, rlim_max: n as u64 + 64 };
-    // SAFETY: `limit` is valid.
-    sys("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    raise_limit(n)?;
     let listener = listener(LO4)?;
     // SAFETY: a plain system call.
     sys("listen", unsafe { libc::listen(listener.as_raw_fd(), 4096) })?;
@@ -77,6 +83,43 @@ pub fn keep(ctx: &Ctx, args: &[&str]) -> Res {
 /// `close_kept`: all of `keep`.
 pub fn close_kept(ctx: &Ctx, _: &[&str]) -> Res {
     KEPT.lock().map_err(text)?.clear();
+    ctx.emit(&json!({"case": ctx.case, "rows": 0}));
+    Ok(())
+}
+
+static SERVED: Mutex<Vec<(TcpListener, Vec<TcpStream>)>> = Mutex::new(Vec::new());
+
+/// `serve`: a listener, whose port is the line's `lport`. `serve N`: it accepts so many.
+pub fn serve(ctx: &Ctx, args: &[&str]) -> Res {
+    let mut served = SERVED.lock().map_err(text)?;
+    if args.is_empty() {
+        raise_limit(0)?;
+        let listener = listener(LO4)?;
+        // SAFETY: a plain system call.
+        sys("listen", unsafe { libc::listen(listener.as_raw_fd(), 4096) })?;
+        ctx.emit(&json!({"case": ctx.case, "lport": addr(&listener)?.port()}));
+        served.push((listener, Vec::new()));
+        return Ok(());
+    }
+    let (listener, taken) = served.last_mut().ok_or("nobody listens")?;
+    for _ in 0..number(args, 0, None)? {
+        taken.push(listener.accept().map_err(text)?.0);
+    }
+    ctx.emit(&json!({"case": ctx.case, "rows": 0}));
+    Ok(())
+}
+
+static CONNECTED: Mutex<Vec<Sock>> = Mutex::new(Vec::new());
+
+/// `keep_to PORT N`: connections to another one's listener, until the client ends.
+pub fn keep_to(ctx: &Ctx, args: &[&str]) -> Res {
+    raise_limit(0)?;
+    let to = RawAddr::new(SocketAddr::new(LO4, number(args, 0, None)?));
+    for _ in 0..number(args, 1, None)? {
+        let sock = Sock::tcp(LO4)?;
+        ensure(sock.connect(&to) == 0, "not connected")?;
+        CONNECTED.lock().map_err(text)?.push(sock);
+    }
     ctx.emit(&json!({"case": ctx.case, "rows": 0}));
     Ok(())
 }

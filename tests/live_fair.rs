@@ -24,6 +24,8 @@ pub const TESTS: &Tests = &[(
         the_half_for_other_records_is_shared_too,
         names_of_others_have_room_in_a_flood_of_answers,
         whoever_holds_many_connections_pushes_out_no_ends_of_others,
+        who_is_connected_to_keeps_the_ends_of_his_own_connects,
+        connections_from_before_are_charged_to_nobody,
         as_many_subordinate_users_as_one_has_hold_no_more,
         the_smallest_tables_lose_only_what_is_counted,
         a_reader_of_normal_priority_loses_no_row_of_an_innocent,
@@ -207,6 +209,53 @@ fn as_many_subordinate_users_as_one_has_hold_no_more(lab: &Lab) {
     let done = tracer.stop();
     assert_eq!(ends_of(&done, INNOCENT), 2 * victims, "{}", done.stderr);
     assert!(lost(&done, "lives") > 0, "{}", done.stderr);
+}
+
+/// How many he has accepted is for others to choose.
+fn who_is_connected_to_keeps_the_ends_of_his_own_connects(lab: &Lab) {
+    let (taken, own) = (300, 5);
+    let root = Client::new();
+    let (mut attacker, mut server) = (client_of(STORMING, &root), client_of(INNOCENT, &root));
+    let netns = root.netns();
+    let args = ["-j", "--life", "--accept", "--max-connections", "200", "--netns", &netns];
+    let tracer = lab.trace(&args);
+    let port = server.case("serve")[0]["lport"].clone();
+    for at in 0..2 {
+        attacker.case(&format!("keep_to {port} {taken}"));
+        server.case(&format!("serve {taken}"));
+        if at == 0 {
+            server.case(&format!("keep {own}"));
+        }
+    }
+    server.case("close_kept");
+    let done = tracer.stop();
+    assert_eq!(ends_of(&done, INNOCENT), own, "{}", done.stderr);
+    assert!(lost(&done, "lives") > 0, "{}", done.stderr);
+}
+
+/// What waits to be accepted is no process's, which does not make it root's.
+fn connections_from_before_are_charged_to_nobody(lab: &Lab) {
+    let lab = &of_ring(lab);
+    let (held, own) = (600, 20);
+    let mut root = Client::new();
+    let mut attacker = client_of(STORMING, &root);
+    attacker.case(&format!("keep {held}"));
+    let netns = root.netns();
+    let tracer =
+        lab.trace(&["-j", "-e", "-r", "--life", "--buffer-size", "64K", "--netns", &netns]);
+    tracer.signal(libc::SIGSTOP);
+    attacker.case("close_kept");
+    root.case(&format!("storm {own} 1"));
+    tracer.signal(libc::SIGCONT);
+    tracer.settle();
+    let done = tracer.stop();
+    let results = done.objects("result");
+    let of_root = results.iter().filter(|row| row["uid"] == 0).count();
+    assert_eq!(of_root, own, "{}", done.stderr);
+    let lost: Vec<_> =
+        done.objects("lost").into_iter().filter(|lost| lost["crowded"].is_u64()).collect();
+    assert!(!lost.is_empty() && lost.iter().all(|l| l["crowded_uid"].is_null()), "{lost:?}");
+    assert!(!done.stderr.contains("most of uid"), "{}", done.stderr);
 }
 
 fn the_smallest_tables_lose_only_what_is_counted(lab: &Lab) {

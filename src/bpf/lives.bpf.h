@@ -3,10 +3,11 @@
  * The two tables of connections that are followed, and who has a place in which.
  *
  * Of `lives` a user may have at most LIVES_SHARE times what is free in it: one alone
- * seven eighths, two seven fifteenths each. So it is never full, the kernel drops
- * nothing from it, and whoever has few finds a place however many others have. The
- * newcomers of a user who has too many are in `crowd`, where those push out one
- * another. Nobody looks there before any was put there.
+ * seven eighths, two seven fifteenths each. Where accepts are followed, too, half of it
+ * is for them alone, for how many a user accepts others choose. So it is never full, the
+ * kernel drops nothing from it, and whoever has few finds a place however many others
+ * have. The newcomers of a user who has too many are in `crowd`, where those push out
+ * one another. Nobody looks there before any was put there.
  *
  * One whose end nobody told keeps its place until its socket is followed again. Were
  * `lives` full of these, everybody would be in the crowd.
@@ -34,10 +35,17 @@ static __always_inline struct life_record *life_of(__u64 key)
 	return is_crowded() ? bpf_map_lookup_elem(&crowd, &key) : NULL;
 }
 
-static __always_inline void uncount(__u32 owner)
+static __always_inline struct share *share_of_life(const struct life_record *life)
+{
+	return share_of(life->connect.owner, life->connect.flags & ACCEPTED);
+}
+
+static __always_inline void uncount(struct share *share, bool is_accepted)
 {
 	__sync_fetch_and_add(&lives_ended, 1);
-	__sync_fetch_and_add(&share_of(owner)->lives, -1);
+	if (is_accepted)
+		__sync_fetch_and_add(&accepted_lives, -1);
+	__sync_fetch_and_add(&share->lives, -1);
 }
 
 /* Whether its place is kept. */
@@ -47,7 +55,7 @@ static __always_inline bool count_end(const struct life_record *life)
 		__sync_fetch_and_add(&crowd_ended, 1);
 		return false;
 	}
-	uncount(life->connect.owner);
+	uncount(share_of_life(life), life->connect.flags & ACCEPTED);
 	if (spare_lives >= max_spare_lives)
 		return false;
 	__sync_fetch_and_add(&spare_lives, 1);
@@ -78,7 +86,8 @@ static __always_inline bool end_unsaid(__u64 key, struct life_record *life)
  * when it is deleted. */
 static __always_inline bool take_end(__u64 key, const struct life_record *life)
 {
-	__u32 owner = life->connect.owner;
+	struct share *share = share_of_life(life);
+	bool is_accepted = life->connect.flags & ACCEPTED;
 
 	if (life->place & CROWDED) {
 		if (bpf_map_delete_elem(&crowd, &key))
@@ -88,7 +97,7 @@ static __always_inline bool take_end(__u64 key, const struct life_record *life)
 	}
 	if (bpf_map_delete_elem(&lives, &key))
 		return false;
-	uncount(owner);
+	uncount(share, is_accepted);
 	return true;
 }
 
@@ -113,9 +122,12 @@ static __always_inline void fill_life(const enum side side, const __u8 place, __
 }
 
 /* Ends may be counted before their beginnings: both differences can be negative. */
-static __always_inline bool finds_place(const struct share *share)
+static __always_inline bool finds_place(const enum side side, const struct share *share)
 {
-	__s64 held = (__s32)share->lives, open = lives_begun - lives_ended;
+	__s64 held = (__s32)share->lives, open = accepted_lives;
+
+	if (side == ACTIVE)
+		open = lives_begun - lives_ended - open;
 
 	return held < LIVES_SHARE * ((__s64)max_lives - open);
 }
@@ -149,7 +161,9 @@ static __always_inline void begin_placed(const enum side side, const enum place 
 			return;
 		}
 	}
-	__sync_fetch_and_add(&share_of(owner)->lives, 1);
+	__sync_fetch_and_add(&share_of(owner, side == PASSIVE)->lives, 1);
+	if (side == PASSIVE)
+		__sync_fetch_and_add(&accepted_lives, 1);
 	__sync_fetch_and_add(&lives_begun, 1);
 }
 
@@ -169,7 +183,7 @@ static __always_inline void begin_life(const enum side side, const enum place pl
 		if (old)
 			end_unsaid(key, old);
 	}
-	if (finds_place(share_of(owner)))
+	if (finds_place(side, share_of(owner, side == PASSIVE)))
 		begin_placed(side, place, key, owner, known, r);
 	else
 		begin_crowded(side, place, key, owner, r);

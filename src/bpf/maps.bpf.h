@@ -272,9 +272,10 @@ struct {
 /* Of all names together. */
 __u64 refused_cgroups;
 
-/* Places in `lives` for those that are open, and more for those that are not. */
+/* Places in `lives` for those that are open, of either end, and more for those that are
+ * not. Of those that began and have not ended so many were accepted. */
 const volatile __u64 max_lives, max_spare_lives;
-__u64 lives_begun, lives_ended, spare_lives;
+__u64 lives_begun, lives_ended, accepted_lives, spare_lives;
 __u64 crowd_begun, crowd_ended;
 
 static __always_inline void count_lost(__u64 *counter)

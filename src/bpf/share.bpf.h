@@ -11,6 +11,10 @@
  * A user is the real uid in the initial user namespace; in another one whoever made
  * the outermost, since that one may have 65,536 subordinate ids. Users share one of
  * SHARES counts by a hash whose seed is of this run alone.
+ *
+ * What a user accepts is counted apart from what he does himself, for others choose how
+ * much that is. Of what was there before tracing nobody knows who made it, or in which
+ * user namespace: all of it together counts as one user, whom no process has.
  */
 #ifndef SHARE_BPF_H
 #define SHARE_BPF_H
@@ -56,15 +60,18 @@ static __always_inline __u32 current_user(void)
 	return user_of(false, (struct task_struct *)bpf_get_current_task());
 }
 
-/* Knuth's multiplicative hash: the upper bits are the good ones. */
-static __always_inline __u32 share_index(__u32 uid)
+/* Knuth's multiplicative hash: the upper bits are the good ones. Of one user the two
+ * counts are never the same. */
+static __always_inline __u32 share_index(__u32 uid, bool is_accepted)
 {
-	return ((uid ^ share_seed) * 2654435769U) >> (32 - SHARE_BITS);
+	__u32 index = ((uid ^ share_seed) * 2654435769U) >> (32 - SHARE_BITS);
+
+	return is_accepted ? index ^ SHARES / 2 : index;
 }
 
-static __always_inline struct share *share_of(__u32 uid)
+static __always_inline struct share *share_of(__u32 uid, bool is_accepted)
 {
-	return &shares[share_index(uid) & (SHARES - 1)];
+	return &shares[share_index(uid, is_accepted) & (SHARES - 1)];
 }
 
 /* Asking the ring takes some 20 instructions: one record in 16 does, as the clock has
@@ -78,10 +85,11 @@ static __always_inline void look_for_a_crowd(__u64 ts_ns)
 
 /* Counts a record as this user's, unless that one has too much in the ring. User space
  * takes it off again when it has read it. */
-static __always_inline bool takes_share(__u32 uid, __u32 *kind, __u64 size, __u32 factor)
+static __always_inline bool takes_share(__u32 uid, bool is_accepted, __u32 *kind, __u64 size,
+					__u32 factor)
 {
 	__u64 used = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA), held;
-	__u32 index = share_index(uid);
+	__u32 index = share_index(uid, is_accepted);
 	struct share *share = &shares[index & (SHARES - 1)];
 
 	if (used < ring_bytes / CROWD_ENDS)

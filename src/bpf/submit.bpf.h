@@ -62,8 +62,10 @@ static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 
 	void *out;
 
 	if (crowding) {
-		is_counted = takes_share(life ? life->connect.owner : current_user(), record, size,
-					 RING_SHARE);
+		/* That of a connection begins with what is known of its connect. */
+		is_counted = takes_share(life ? life->connect.owner : current_user(),
+					 ((struct connect_record *)record)->flags & ACCEPTED,
+					 record, size, RING_SHARE);
 		if (!is_counted) {
 			*ts_ns = bpf_ktime_get_ns();
 			count_lost(&lost.crowded);
@@ -110,7 +112,8 @@ static __always_inline bool may_be_beside(enum payer payer, __u32 owner, __u32 *
 {
 	if (payer == NOBODY || !crowding)
 		return used <= ring_bytes / 2;
-	return takes_share(payer == OWNER ? owner : current_user(), kind, size, BESIDE_SHARE);
+	return takes_share(payer == OWNER ? owner : current_user(), false, kind, size,
+			   BESIDE_SHARE);
 }
 
 /*

@@ -39,6 +39,7 @@ const enum dns_place *unused_dns_place __attribute__((unused));
 const struct cgroup_levels *unused_cgroup_levels __attribute__((unused));
 const struct cgroup_name *unused_cgroup_name __attribute__((unused));
 const enum record_kind *unused_record_kind __attribute__((unused));
+const enum no_user *unused_no_user __attribute__((unused));
 const enum record_flags *unused_record_flags __attribute__((unused));
 
 /*

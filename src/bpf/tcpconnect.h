@@ -78,6 +78,9 @@ struct task_facts {
 #define SHARE_BITS 10
 #define SHARES (1 << SHARE_BITS)
 
+/* The uid that the kernel gives to nobody: INVALID_UID. */
+enum no_user { NO_USER = 0xffffffff };
+
 /* As much of it leaves the kernel as is asked for: up to cookie, up to start_ns,
  * or all. */
 struct connect_record {
@@ -102,7 +105,7 @@ struct connect_record {
 	__u32 syn_seq;
 	__u32 synack_seq;
 	__u32 netns_owner; /* inode of the user namespace that owns netns */
-	__u32 owner; /* of a life_record: the user who has its share, see share.bpf.h */
+	__u32 owner; /* of a life_record: the user who has its share, see share.bpf.h, or NO_USER */
 };
 
 _Static_assert(sizeof(struct connect_record) == 152, "ABI with src/event.rs");

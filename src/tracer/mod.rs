@@ -225,13 +225,15 @@ impl Tracer {
         lost
     }
 
-    /// The user whose records were refused most often for what that one had in the ring.
+    /// The user whose records were refused most often for what that one had in the ring; `None`
+    /// if most were of connections from before.
     pub fn crowder(&self) -> Option<u32> {
         let bss = self.skel.maps.bss_data.as_deref()?;
         // SAFETY: valid, aligned structs in the mapped .bss, also written by the
         // kernel, hence volatile.
         let shares = bss.shares.iter().map(|share| unsafe { std::ptr::read_volatile(share) });
-        shares.filter(|share| share.refused > 0).max_by_key(|share| share.refused).map(|s| s.uid)
+        let most = shares.filter(|share| share.refused > 0).max_by_key(|share| share.refused);
+        most.map(|share| share.uid).filter(|&uid| uid != types::no_user::NO_USER.0)
     }
 
     /// Answers over UDP to those who had asked nobody.

@@ -72,11 +72,16 @@ impl Setup<'_> {
     /// should the first be full of connections whose end the kernel did not tell.
     pub(super) fn rooms_for_lives(&self) -> [u32; 2] {
         let held = LRU_PLACES_OF_A_CPU * cpus();
-        let alone = self.placed_lives() / 8 * 7;
+        let alone = self.placed_of_a_side() / 8 * 7;
         [
             self.placed_lives() + self.spare_lives() + held,
             self.config.max_connections - alone + held,
         ]
+    }
+
+    /// Accepts have half of the places.
+    fn placed_of_a_side(&self) -> u32 {
+        if self.accepts() { self.placed_lives() / 2 } else { self.placed_lives() }
     }
 
     pub(super) fn set_constants(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
@@ -114,7 +119,7 @@ impl Setup<'_> {
         data.want_peer = self.config.peer.is_some();
         data.want_accepts = self.config.shows_accepts() || data.want_connects;
         data.want_result = self.config.result.is_some();
-        data.max_lives = self.placed_lives().into();
+        data.max_lives = self.placed_of_a_side().into();
         data.max_spare_lives = self.spare_lives().into();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = self.wants_ends();
