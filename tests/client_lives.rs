@@ -32,6 +32,7 @@ pub fn lives(ctx: &Ctx, args: &[&str]) -> Res {
         Some(&"race") => race(ctx, n),
         Some(&"twins") => twins(ctx, n),
         Some(&"mptcp") => mptcp(ctx, n),
+        Some(&"mptcp-early") => mptcp_early(ctx, n),
         Some(&"plain") => (0..n).try_for_each(|_| whole(ctx, &listener_at(0, 8)?, b"", b"")),
         Some(&"half-open") => half_open(ctx),
         Some(&"overflow") => overflow(ctx),
@@ -203,11 +204,31 @@ fn twin(
 }
 
 /// The TCP socket below one of MPTCP has a cookie that nobody is told.
-fn mptcp(ctx: &Ctx, n: usize) -> Res {
+fn mptcp_listener(port: u16) -> Res<Sock> {
     let listener = Sock::new(LO4, IPPROTO_MPTCP)?;
-    listener.bind(SocketAddr::new(LO4, 0))?;
+    listener.bind(SocketAddr::new(LO4, port))?;
     // SAFETY: a plain system call.
-    sys("listen", unsafe { libc::listen(listener.fd(), 8) })?;
+    sys("listen", unsafe { libc::listen(listener.fd(), 64) })?;
+    Ok(listener)
+}
+
+/// N that are reset, and then accepted: how many were.
+fn mptcp_early(ctx: &Ctx, n: usize) -> Res {
+    let listener = mptcp_listener(PORT)?;
+    for _ in 0..n {
+        let sock = Sock::new(LO4, IPPROTO_MPTCP)?;
+        ensure(sock.connect(&RawAddr::new(listener.local()?)) == 0, "not connected")?;
+        set(&sock.0, SOL_SOCKET, libc::SO_LINGER, &[1, 0])?;
+    }
+    for _ in 0..n {
+        accept(ctx, &listener)?;
+    }
+    ctx.emit(&json!({ "taken": n }));
+    Ok(())
+}
+
+fn mptcp(ctx: &Ctx, n: usize) -> Res {
+    let listener = mptcp_listener(0)?;
     for _ in 0..n {
         let sock = Sock::new(LO4, IPPROTO_MPTCP)?;
         let errno = sock.connect(&RawAddr::new(listener.local()?));

@@ -33,6 +33,7 @@ pub const TESTS: &Tests = &[
             with_a_peer_alone_none_reset_before_its_accept_is_lost,
             two_connections_of_the_same_ports_by_two_processes_have_their_own_rows,
             an_accepted_connection_of_mptcp_has_its_end,
+            an_accepted_connection_of_mptcp_that_was_reset_is_told_or_counted,
             a_handshake_that_nobody_finishes_is_no_row,
             who_finds_no_room_in_the_queue_has_no_other_end,
             bytes_in_the_syn_count_on_both_sides,
@@ -54,12 +55,16 @@ const ALL: [&str; 4] = ["-j", "-r", "--life", "--accept"];
 
 /// What the client says of the case, and the rows of a run with these arguments.
 fn traced(lab: &Lab, args: &[&str], case: &str) -> (Vec<Value>, Done) {
+    let (facts, done) = traced_with_losses(lab, args, case);
+    assert_success(&done);
+    (facts, done)
+}
+
+fn traced_with_losses(lab: &Lab, args: &[&str], case: &str) -> (Vec<Value>, Done) {
     let mut client = Client::new();
     let tracer = lab.trace(&[&["--netns", &client.netns()], args].concat());
     let facts = client.case(&format!("lives {case}"));
-    let done = tracer.stop();
-    assert_success(&done);
-    (facts, done)
+    (facts, tracer.stop())
 }
 
 /// Each connection of `facts` has its outcome or accept and its end, once, and nothing else has.
@@ -149,6 +154,31 @@ fn an_accepted_connection_of_mptcp_has_its_end(lab: &Lab) {
     let (facts, done) = traced(lab, &ALL, "mptcp 5");
     assert_eq!(facts.len(), 10);
     assert_ends_but_for_skipped(&facts, &done);
+}
+
+/// Its first subflow may have been taken down before its accept, with all that it counted.
+fn an_accepted_connection_of_mptcp_that_was_reset_is_told_or_counted(lab: &Lab) {
+    if !fs::exists("/proc/sys/net/mptcp").unwrap_or(false) {
+        let (_, error) = Client::new().try_case("lives mptcp-early 1");
+        assert!(error.is_some_and(|e| e.contains("Protocol not supported")));
+        return;
+    }
+    for filter in [&[][..], &["-P", "7001"]] {
+        let (facts, done) = traced_with_losses(lab, &[&ALL[..], filter].concat(), "mptcp-early 10");
+        let [accepts, closes] = ["accept", "close"].map(|event| done.objects(event));
+        let lost = done.objects("lost");
+        let of =
+            |reason: &str| lost.iter().filter_map(|l| l[reason].as_u64()).sum::<u64>() as usize;
+        let taken = facts[0]["taken"].as_u64().expect("how many were accepted") as usize;
+        let (ends, skipped) = (of("ends"), of("skipped"));
+        assert!(skipped == 0 || kernel() >= (7, 0), "{done:#?}");
+        let has = |rows: usize, whole: usize| rows <= whole && whole <= rows + skipped;
+        assert!(has(accepts.len(), taken), "{done:#?}");
+        assert!(has(closes.len() + ends, 2 * taken), "{done:#?}");
+        for accept in accepts {
+            assert_eq!((&accept["lport"], &accept["daddr"]), (&7001.into(), &"127.0.0.1".into()));
+        }
+    }
 }
 
 fn a_handshake_that_nobody_finishes_is_no_row(lab: &Lab) {

@@ -65,16 +65,21 @@ static __always_inline void follow_accepted(void *ctx, const bool typed, const b
 		tell_end(ctx, typed, sk, r);
 }
 
+/* What can be told of the end of an accepted connection; GONE: it was, and is lost. */
+enum end { FOLLOWED, UNFOLLOWED, GONE };
+
 static __always_inline int accepted_on(void *ctx, const bool typed, const bool locked,
-				       struct sock *sk, bool is_followed)
+				       struct sock *sk, enum end end)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
 
 	if (!fill_connect(ALL, PASSIVE, ctx, typed, sk, &r) || !r.dport)
 		return 0;
 	emit(ALL, PASSIVE, ctx, sk, &r);
-	if (want_life && is_followed)
+	if (want_life && end == FOLLOWED)
 		follow_accepted(ctx, typed, locked, sk, &r);
+	else if (want_life && end == GONE)
+		count_lost(&lost.ends);
 	return 0;
 }
 
@@ -89,21 +94,34 @@ static __always_inline struct sock *first_subflow(struct sock *sk)
 	return BPF_CORE_READ(msk, first);
 }
 
+/* One that was reset before its accept may have been taken down by then. Its numbers are
+ * gone, and only the MPTCP socket has the addresses. */
+static __always_inline bool is_taken_down(struct sock *subflow)
+{
+	__be16 dport;
+
+	LOAD(false, dport, subflow->__sk_common.skc_dport);
+	return !dport;
+}
+
 static __always_inline int accepted(void *ctx, const bool typed, const bool locked,
 				    struct sock *sk)
 {
+	bool is_gone = false;
 	__u16 protocol;
 
 	LOAD(typed, protocol, sk->sk_protocol);
 	if (protocol == IPPROTO_MPTCP && may_probe) {
 		struct sock *first = first_subflow(sk);
 
-		if (first)
-			return accepted_on(ctx, false, false, first, true);
+		if (first && !is_taken_down(first))
+			return accepted_on(ctx, false, false, first, FOLLOWED);
+		is_gone = first;
 	} else if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) {
 		return 0;
 	}
-	return accepted_on(ctx, typed, locked, sk, protocol == IPPROTO_TCP);
+	return accepted_on(ctx, typed, locked, sk,
+			   is_gone ? GONE : protocol == IPPROTO_TCP ? FOLLOWED : UNFOLLOWED);
 }
 
 /* struct socket, to its sk, is 32 bytes on 5.10 to 7.2. */

@@ -270,11 +270,7 @@ pub fn expect(
                 expected.may_miss = options.slow && end.latency.0 < SLOW;
                 expected
             }
-            Event::Accepted(_) if shows_accepts => {
-                let mut expected = row(truth, options, "accept", id, who);
-                expected.may_miss = is_gone_mptcp(end);
-                expected
-            }
+            Event::Accepted(_) if shows_accepts => row(truth, options, "accept", id, who),
             // An end that waited to be accepted before tracing has no beginning.
             Event::Ended(_) if options.life && !is_old && (end.active || options.accept) => {
                 let mut expected = with_end(row(truth, options, "close", id, who), truth, id);
@@ -292,7 +288,7 @@ pub fn expect(
     rows
 }
 
-/// Reset before it was accepted: then the kernel may have no address of it any more.
+/// Reset before it was accepted: then its end may be gone, and is counted as lost.
 fn is_gone_mptcp(end: &End) -> bool {
     end.mptcp && !end.active && end.closed.is_some_and(|closed| closed < end.since)
 }
