@@ -244,10 +244,7 @@ fn main() -> ExitCode {
             failed += soak::run(&weather, first, Duration::from_secs(seconds));
             continue;
         }
-        // A kprobe knows no cookie of a new socket: where the kernel skips the run that tells
-        // of an end (7.0 and later), the next connection's outcome is taken for the last one's.
-        let storms = number("--storms").filter(|_| attach != "kprobe").unwrap_or(0);
-        let wrong = task.run() + weather.storms(first, storms);
+        let wrong = task.run() + weather.storms(first, number("--storms").unwrap_or(0));
         failed += wrong;
         println!("{}", if wrong == 0 { "ok" } else { "FAILED" });
     }

@@ -13,6 +13,8 @@ const volatile bool want_cgroup_id;
 const volatile bool want_process; /* which process, beyond its pid */
 const volatile bool want_vpid;
 const volatile bool want_cookie;
+/* Tracing programs can ask for a socket's cookie, and others of this rung cannot. */
+const volatile bool makes_cookies;
 const volatile bool has_cookie; /* bpf_get_socket_cookie() in tracing programs: 5.12 */
 const volatile bool follows_lives; /* any of the next two */
 const volatile bool want_result;   /* -r */
@@ -285,7 +287,14 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 	else
 		r->ts_ns = bpf_ktime_get_ns();
 	/* accept.bpf.h goes on with one that was accepted. */
-	if (side == ACTIVE)
+	if (side == PASSIVE)
+		return;
+	/* The run that should have made its cookie was skipped, which 7.0 and later do. Only by
+	 * its address it would be given the next connection's outcome, should that of its own
+	 * end be skipped, too. */
+	if (makes_cookies && !r->cookie)
+		count_lost(&lost.ends);
+	else
 		begin_life(side, TAKEN, sk, r);
 }
 

@@ -14,8 +14,6 @@
 #define SOCKOPS_BPF_H
 
 const volatile bool states_call_back; /* beside the tracepoint */
-/* Tracing programs can ask for a socket's cookie, and others of this rung cannot. */
-const volatile bool makes_cookies;
 
 /* From 7.0 on a tracepoint's program can be skipped, the state callback never is. But a
  * sockops program of others that sets its own flags alone ends it: see state_changed(). */
