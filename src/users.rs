@@ -51,10 +51,12 @@ impl Users {
     fn asking(ask: impl Fn(u32) -> Option<String> + Send + 'static) -> Self {
         let (questions, asked) = sync_channel(MAX_ASKED);
         let (answer, answers) = channel();
+        let (harmless, is_harmless) = channel();
         // It ends with the process, or without the other end; without it there are ids.
         let _ = thread::Builder::new().name("users".into()).spawn(move || {
             // The database may load what it likes.
             rights::keep_none();
+            drop(harmless);
             // SAFETY: no memory is passed. Only the reader comes first, see app.rs; of
             // this thread alone.
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
@@ -64,6 +66,9 @@ impl Users {
                 }
             }
         });
+        // A thread that waits for its turn still has all rights. This returns when the sender
+        // is gone, also where no thread could be started.
+        let _: Result<(), _> = is_harmless.recv();
         Users {
             passwd: Passwd::default(),
             names: HashMap::new(),

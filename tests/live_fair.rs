@@ -236,7 +236,8 @@ fn who_is_connected_to_keeps_the_ends_of_his_own_connects(lab: &Lab) {
 /// What waits to be accepted is no process's, which does not make it root's.
 fn connections_from_before_are_charged_to_nobody(lab: &Lab) {
     let lab = &of_ring(lab);
-    let (held, own) = (600, 20);
+    // Three records each, in the quarter of the ring that is left.
+    let (held, own) = (600, 10);
     let mut root = Client::new();
     let mut attacker = client_of(STORMING, &root);
     attacker.case(&format!("keep {held}"));
