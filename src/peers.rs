@@ -177,10 +177,10 @@ impl Peers {
         let seq = self.next_seq;
         self.next_seq += 1;
         let of_key = self.ends.entry(key).or_default();
-        // A namespace has one socket with these ends at a time.
+        // A namespace has one socket with these ends at a time: the one before was gone.
         for before in of_key.iter_mut().filter(|end| end.connect.netns == connect.netns) {
             if before.closed_ns.is_none() {
-                before.closed_ns = Some(connect.ts_ns);
+                before.closed_ns = Some(connect.ts_ns.saturating_sub(1));
                 self.closed.push_back((key, before.seq));
             }
         }

@@ -199,6 +199,9 @@ fn existing_ends_are_found_in_one_namespace_and_by_an_accept_that_comes_later() 
 fn a_socket_connected_to_itself_is_its_own_peer() {
     let itself = end(Origin::Connected, 1, 1, A, A, 100);
     assert_eq!(peer_of(&peers_of(&[itself]), &itself), Some(1));
+    let next = end(Origin::Connected, 2, 1, A, A, 200);
+    let peers = peers_of(&[itself, next]);
+    assert_eq!((peer_of(&peers, &itself), peer_of(&peers, &next)), (Some(1), Some(2)));
 }
 
 #[test]
