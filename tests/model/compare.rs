@@ -273,8 +273,15 @@ pub fn expect(
             Event::Accepted(_) if shows_accepts => row(truth, options, "accept", id, who),
             // An end that waited to be accepted before tracing has no beginning.
             Event::Ended(_) if options.life && !is_old && (end.active || options.accept) => {
+                let waited = options.existing
+                    && is_reset_first(end)
+                    && held.iter().any(|(held, holders)| *held == id && holders.is_empty());
+                // Its end was told when it came, without a process.
+                if waited && is_wanted_there(options, truth, id, "") {
+                    continue;
+                }
                 let mut expected = with_end(row(truth, options, "close", id, who), truth, id);
-                expected.may_miss = is_gone_mptcp(end);
+                expected.may_miss = waited || end.mptcp && is_reset_first(end);
                 expected
             }
             _ => continue,
@@ -288,9 +295,9 @@ pub fn expect(
     rows
 }
 
-/// Reset before it was accepted: then its end may be gone, and is counted as lost.
-fn is_gone_mptcp(end: &End) -> bool {
-    end.mptcp && !end.active && end.closed.is_some_and(|closed| closed < end.since)
+/// Reset before it was accepted. Of MPTCP its end may be gone then, and is counted as lost.
+pub fn is_reset_first(end: &End) -> bool {
+    !end.active && end.closed.is_some_and(|closed| closed < end.since)
 }
 
 /// What the table has of it. There the name is the thread's.

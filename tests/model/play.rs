@@ -96,7 +96,10 @@ impl Run<'_> {
             true => begun.into_iter().map(|play| self.finish(play)).collect(),
             false => all.iter().map(|steps| self.finish(self.begin(steps))).collect(),
         };
-        let printed = Printed::new(&tracer.stop(), self.options, self.alone, self.attacked);
+        let gone = played.iter().flat_map(|play| &play.truth.ends);
+        let gone = gone.filter(|end| end.mptcp && compare::is_reset_first(end)).count();
+        let done = tracer.stop();
+        let printed = Printed::new(&done, self.options, self.alone, self.attacked, gone);
         played.iter().map(|play| self.judge(play, &printed)).collect()
     }
 
@@ -297,7 +300,7 @@ fn holders(truth: &Truth) -> Vec<(EndId, Vec<Identity>)> {
 
 impl Printed {
     /// What is lost may be another's, unless the scenarios are alone.
-    fn new(done: &Done, options: &Options, alone: bool, attacked: bool) -> Self {
+    fn new(done: &Done, options: &Options, alone: bool, attacked: bool, gone: usize) -> Self {
         // A machine may hide a process of its own from everybody.
         let mut harmless = vec!["no permission to see the descriptors"];
         if !alone {
@@ -335,6 +338,16 @@ impl Printed {
                 Some(netns) => printed.rows.entry(netns).or_default().push(row),
                 None => {}
             }
+        }
+        // Of an MPTCP socket that was reset first the end is gone, which is told.
+        let tells_gone = |line: &str| {
+            let why = line.split_once(" lost: ").map_or("", |(_, why)| why);
+            let words = "of connections whose end the kernel did not tell";
+            (1..=gone).any(|n| why == format!("{n} {words}"))
+        };
+        if done.stderr.lines().any(tells_gone) {
+            printed.complaints.retain(|line| !line.contains("Possibly lost") && !tells_gone(line));
+            printed.lost.retain(|row| row["ends"] != row["count"]);
         }
         if printed.skipped > 0 && printed.lost.is_empty() {
             let tells = ["Possibly lost", "skipped by the kernel"];
