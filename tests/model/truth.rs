@@ -14,6 +14,7 @@ use std::time::Instant;
 use super::actor::Answer;
 use super::actor::Identity;
 use super::steps::CLOSED_PORT;
+use super::steps::FIXED_PORTS;
 use super::steps::Kind;
 use super::steps::NOWHERE;
 use super::steps::Step;
@@ -267,7 +268,7 @@ impl Truth {
                 match self.end(who, at) {
                     // Before there is a connection, shutdown() gives it up.
                     Some(end) if !self.ends[end].established => {
-                        self.disconnected(who, at, answer);
+                        self.disconnected(who, at);
                     }
                     Some(end) => self.fin(end),
                     None => {}
@@ -280,7 +281,7 @@ impl Truth {
                 }
                 self.let_go(who, at);
             }
-            Step::Disconnect { who, at } if answer.ret == 0 => self.disconnected(who, at, answer),
+            Step::Disconnect { who, at } if answer.ret == 0 => self.disconnected(who, at),
             Step::Dup { who, at, into } if answer.ret >= 0 => {
                 if let Some(open) = self.open(who, at) {
                     self.hold(who, into, open);
@@ -591,7 +592,7 @@ impl Truth {
         }
     }
 
-    fn disconnected(&mut self, who: u8, at: u8, answer: &Answer) {
+    fn disconnected(&mut self, who: u8, at: u8) {
         let Some(open) = self.open(who, at) else { return };
         match self.opens[open].what.clone() {
             What::End(end) if self.ends[end].closed.is_some() => {}
@@ -606,9 +607,13 @@ impl Truth {
             }
             What::Fresh => {}
         }
+        // Only a port that bind() gave stays; getsockname() goes on to tell of the other.
+        let accepted = matches!(self.opens[open].what, What::End(end) if !self.ends[end].active);
+        if accepted || !FIXED_PORTS.contains(&self.opens[open].bound) {
+            self.opens[open].bound = 0;
+        }
         self.opens[open].what = What::Fresh;
         self.opens[open].calls = Calls::Unconnected;
-        self.opens[open].bound = answer.socket.map_or(0, |socket| socket.local.port());
     }
 
     /// The process is gone: its sockets close in an order of the kernel's own.
