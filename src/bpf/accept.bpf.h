@@ -107,21 +107,20 @@ static __always_inline bool is_taken_down(struct sock *subflow)
 static __always_inline int accepted(void *ctx, const bool typed, const bool locked,
 				    struct sock *sk)
 {
-	bool is_gone = false;
+	enum end end = FOLLOWED;
 	__u16 protocol;
 
 	LOAD(typed, protocol, sk->sk_protocol);
-	if (protocol == IPPROTO_MPTCP && may_probe) {
-		struct sock *first = first_subflow(sk);
+	if (protocol == IPPROTO_MPTCP) {
+		struct sock *first = may_probe ? first_subflow(sk) : NULL;
 
 		if (first && !is_taken_down(first))
 			return accepted_on(ctx, false, false, first, FOLLOWED);
-		is_gone = first;
-	} else if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) {
+		end = first ? GONE : UNFOLLOWED;
+	} else if (protocol != IPPROTO_TCP) {
 		return 0;
 	}
-	return accepted_on(ctx, typed, locked, sk,
-			   is_gone ? GONE : protocol == IPPROTO_TCP ? FOLLOWED : UNFOLLOWED);
+	return accepted_on(ctx, typed, locked, sk, end);
 }
 
 /* struct socket, to its sk, is 32 bytes on 5.10 to 7.2. */
