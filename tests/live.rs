@@ -195,7 +195,7 @@ impl CaseRun {
             attempts.insert(case, client.try_case(case));
         }
         let done = tracer.stop();
-        let lost = done.objects("lost").iter().filter_map(|l| l["count"].as_u64()).sum::<u64>();
+        let lost = done.lost("count");
         if lost == 0 {
             done.assert_quiet_success();
         }
@@ -954,7 +954,7 @@ fn rows_come_in_the_order_of_the_kernels_clock(lab: &Lab) {
 fn assert_adds_up(done: &Done, made: u64) -> u64 {
     assert!(done.status.success(), "{}", done.stderr);
     let printed = done.rows().len() as u64;
-    let lost: u64 = done.objects("lost").iter().filter_map(|l| l["count"].as_u64()).sum();
+    let lost = done.lost("count");
     assert_eq!(printed + lost, made, "printed {printed}, lost {lost}: {}", done.stderr);
     let (seen, said_printed, said_lost) = done.ledger().unwrap_or((printed, printed, 0));
     assert_eq!((seen, said_printed, said_lost), (made, printed, lost), "{}", done.stderr);

@@ -103,10 +103,15 @@ fn assert_ends(facts: &[Value], done: &Done) {
     }
 }
 
+/// So many rows of the whole, but for those that skipped runs should have made.
+fn is_all_but(skipped: u64, rows: usize, whole: usize) -> bool {
+    rows <= whole && whole <= rows + skipped as usize
+}
+
 /// From 7.0 on a run of a program can be preempted, and another one then is skipped and
 /// counted: of an MPTCP socket's accept on 7.2 one in 150.
 fn assert_ends_but_for_skipped(facts: &[Value], done: &Done) {
-    let skipped = done.objects("lost").iter().filter_map(|l| l["skipped"].as_u64()).sum::<u64>();
+    let skipped = done.lost("skipped");
     if skipped == 0 {
         return assert_ends(facts, done);
     }
@@ -115,7 +120,7 @@ fn assert_ends_but_for_skipped(facts: &[Value], done: &Done) {
     let whole = [("result", facts.len() - taken), ("accept", taken), ("close", facts.len())];
     for (event, whole) in whole {
         let rows = done.objects(event).len();
-        assert!(rows <= whole && whole <= rows + skipped as usize, "{event}: {done:#?}");
+        assert!(is_all_but(skipped, rows, whole), "{event}: {done:#?}");
     }
 }
 
@@ -166,15 +171,12 @@ fn an_accepted_connection_of_mptcp_that_was_reset_is_told_or_counted(lab: &Lab) 
     for filter in [&[][..], &["-P", "7001"]] {
         let (facts, done) = traced_with_losses(lab, &[&ALL[..], filter].concat(), "mptcp-early 10");
         let [accepts, closes] = ["accept", "close"].map(|event| done.objects(event));
-        let lost = done.objects("lost");
-        let of =
-            |reason: &str| lost.iter().filter_map(|l| l[reason].as_u64()).sum::<u64>() as usize;
         let taken = facts[0]["taken"].as_u64().expect("how many were accepted") as usize;
-        let (ends, skipped) = (of("ends"), of("skipped"));
+        let skipped = done.lost("skipped");
         assert!(skipped == 0 || kernel() >= (7, 0), "{done:#?}");
-        let has = |rows: usize, whole: usize| rows <= whole && whole <= rows + skipped;
-        assert!(has(accepts.len(), taken), "{done:#?}");
-        assert!(has(closes.len() + ends, 2 * taken), "{done:#?}");
+        assert!(is_all_but(skipped, accepts.len(), taken), "{done:#?}");
+        let told = closes.len() + done.lost("ends") as usize;
+        assert!(is_all_but(skipped, told, 2 * taken), "{done:#?}");
         for accept in accepts {
             assert_eq!((&accept["lport"], &accept["daddr"]), (&7001.into(), &"127.0.0.1".into()));
         }
@@ -321,10 +323,8 @@ fn without_kprobes(lab: &Lab, all_calls: bool, case: &str) -> (Vec<Value>, Done,
     let (facts, done) = of_command(lab, &script);
     assert!(done.stderr.contains(&format!("accepts: {programs}\n")), "{case}: {done:?}");
     // From 7.0 on these programs can be preempted, and are then skipped for others.
-    let lost = done.objects("lost");
-    let skipped = lost.iter().filter_map(|l| l["skipped"].as_u64()).sum();
-    let total: u64 = lost.iter().filter_map(|l| l["count"].as_u64()).sum();
-    assert_eq!(total, skipped, "{case}: {done:?}");
+    let skipped = done.lost("skipped");
+    assert_eq!(done.lost("count"), skipped, "{case}: {done:?}");
     assert!(kernel() >= (7, 0) || skipped == 0, "{case}: {done:?}");
     (facts, done, skipped)
 }
@@ -354,11 +354,11 @@ fn exits_of_system_calls_tell_of_each_accept_and_end(lab: &Lab) {
         }
         let made = scaled(1_000).max(200);
         let (facts, done, skipped) = without_kprobes(lab, all_calls, &format!("race {made}"));
-        let taken = facts[0]["taken"].as_u64().expect("how many were accepted");
+        let taken = facts[0]["taken"].as_u64().expect("how many were accepted") as usize;
         let [accepts, closes] = ["accept", "close"].map(|event| done.objects(event));
         // A run that the kernel skips, from 7.0 on, may be one of any other system call.
-        for (rows, whole) in [(accepts.len() as u64, taken), (closes.len() as u64, made + taken)] {
-            assert!(rows <= whole && whole <= rows + skipped, "{rows} of {whole}: {}", done.stderr);
+        for (rows, whole) in [(accepts.len(), taken), (closes.len(), made as usize + taken)] {
+            assert!(is_all_but(skipped, rows, whole), "{rows} of {whole}: {}", done.stderr);
         }
         for accept in accepts {
             let own = closes.iter().filter(|close| close["conn_id"] == accept["conn_id"]);

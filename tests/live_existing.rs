@@ -70,8 +70,7 @@ fn existing_connections_without_room_are_lost(lab: &Lab) {
     let done = lab.trace(&args).stop();
     let shown = done.objects("existing").len();
     assert_eq!(shown, 40, "{done:#?}");
-    let lost: u64 = done.objects("lost").iter().filter_map(|l| l["lives"].as_u64()).sum();
-    assert_eq!(lost, 35, "{done:#?}");
+    assert_eq!(done.lost("lives"), 35, "{done:#?}");
     assert!(done.stderr.contains("35 of connections too many at once"), "{done:#?}");
 }
 

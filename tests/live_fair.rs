@@ -57,10 +57,6 @@ fn rows_of(done: &Done, uid: u32) -> usize {
     done.rows().iter().filter(|row| row["uid"] == uid).count()
 }
 
-fn lost(done: &Done, reason: &str) -> u64 {
-    done.objects("lost").iter().filter_map(|l| l[reason].as_u64()).sum()
-}
-
 /// The reader does not run meanwhile: all there is goes by what the kernel does.
 fn a_storm_of_one_user_leaves_room_for_others(lab: &Lab) {
     let lab = &of_ring(lab);
@@ -84,12 +80,12 @@ fn a_storm_of_one_user_leaves_room_for_others(lab: &Lab) {
         assert_eq!(of(INNOCENT), innocent, "{}", done.stderr);
         // Three quarters of the ring, in records of 120 to 176 bytes with their heads.
         assert!((150..600).contains(&of(STORMING)), "{} rows", of(STORMING));
-        let seen = of(STORMING) + lost(&done, "crowded");
+        let seen = of(STORMING) + done.lost("crowded");
         // From 7.0 on runs of fentry and of the states' tracepoint can be skipped, most of
         // which are no connect.
-        let unseen = lost(&done, "skipped") + lost(&done, "lives");
+        let unseen = done.lost("skipped") + done.lost("lives");
         assert!(seen <= stormed && seen + unseen >= stormed, "{seen}: {}", done.stderr);
-        assert_eq!(lost(&done, "buffer"), 0, "{}", done.stderr);
+        assert_eq!(done.lost("buffer"), 0, "{}", done.stderr);
         let named: Vec<Value> = done
             .objects("lost")
             .into_iter()
@@ -147,7 +143,7 @@ fn the_half_for_other_records_is_shared_too(lab: &Lab) {
     tracer.signal(libc::SIGCONT);
     tracer.wait_for_rows(1);
     let done = tracer.stop();
-    assert!(lost(&done, "process") > 0, "{}", done.stderr);
+    assert!(done.lost("process") > 0, "{}", done.stderr);
     let rows = done.rows();
     assert_eq!((rows.len(), &rows[0]["source"]), (1, &"exec".into()), "{rows:#?}");
     assert_eq!(rows[0]["exe"].as_str(), lab::client().to_str(), "{rows:#?}");
@@ -165,7 +161,7 @@ fn names_of_others_have_room_in_a_flood_of_answers(lab: &Lab) {
     tracer.signal(libc::SIGCONT);
     tracer.wait_for_rows(1);
     let done = tracer.stop();
-    assert!(lost(&done, "names") > 0, "{}", done.stderr);
+    assert!(done.lost("names") > 0, "{}", done.stderr);
     let rows = done.rows();
     assert_eq!((rows.len(), &rows[0]["query"]), (1, &"innocent.test".into()), "{rows:#?}");
 }
@@ -190,8 +186,8 @@ fn whoever_holds_many_connections_pushes_out_no_ends_of_others(lab: &Lab) {
     assert_eq!(ends_of(&done, INNOCENT), 2 * victims, "{}", done.stderr);
     let ends = ends_of(&done, STORMING);
     assert!((200..held).contains(&ends), "{ends}: {}", done.stderr);
-    assert_eq!(ends + lost(&done, "lives"), held, "{}", done.stderr);
-    assert_eq!(lost(&done, "ends"), 0, "{}", done.stderr);
+    assert_eq!(ends + done.lost("lives"), held, "{}", done.stderr);
+    assert_eq!(done.lost("ends"), 0, "{}", done.stderr);
 }
 
 fn as_many_subordinate_users_as_one_has_hold_no_more(lab: &Lab) {
@@ -208,7 +204,7 @@ fn as_many_subordinate_users_as_one_has_hold_no_more(lab: &Lab) {
     victim.case("close_kept");
     let done = tracer.stop();
     assert_eq!(ends_of(&done, INNOCENT), 2 * victims, "{}", done.stderr);
-    assert!(lost(&done, "lives") > 0, "{}", done.stderr);
+    assert!(done.lost("lives") > 0, "{}", done.stderr);
 }
 
 /// How many he has accepted is for others to choose.
@@ -230,7 +226,7 @@ fn who_is_connected_to_keeps_the_ends_of_his_own_connects(lab: &Lab) {
     server.case("close_kept");
     let done = tracer.stop();
     assert_eq!(ends_of(&done, INNOCENT), own, "{}", done.stderr);
-    assert!(lost(&done, "lives") > 0, "{}", done.stderr);
+    assert!(done.lost("lives") > 0, "{}", done.stderr);
 }
 
 /// What waits to be accepted is no process's, which does not make it root's.
@@ -270,7 +266,7 @@ fn the_smallest_tables_lose_only_what_is_counted(lab: &Lab) {
             client.case("close_kept");
         }
         let done = tracer.stop();
-        let (ends, lost) = (ends_of(&done, 0), lost(&done, "lives"));
+        let (ends, lost) = (ends_of(&done, 0), done.lost("lives"));
         assert_eq!(ends + lost, 2 * held, "{}", done.stderr);
         assert!(held > 3 || lost == 0, "{}", done.stderr);
     }
@@ -298,7 +294,7 @@ fn a_reader_of_normal_priority_loses_no_row_of_an_innocent(lab: &Lab) {
     tracer.settle();
     let done = tracer.stop();
     // Of so many threads fentry can be skipped, and a kretprobe misses some.
-    let unseen = lost(&done, "skipped") + lost(&done, "stash");
+    let unseen = done.lost("skipped") + done.lost("stash");
     assert_adds_up(&done, stormed + innocent);
     let rows = rows_of(&done, INNOCENT) as u64;
     assert!(rows <= innocent && rows + unseen >= innocent, "{rows} rows: {}", done.stderr);

@@ -227,7 +227,7 @@ fn of_more_connections_than_there_is_room_for_the_first_and_the_last_are_followe
     assert_eq!(ends.range(..first).count(), first, "{ends:?}");
     assert!(ends.range(first..made - (ends.len() - first)).count() <= 128, "{ends:?}");
     assert_eq!(ends.range(made - room / 4..).count(), room / 4, "{ends:?}");
-    let lost: u64 = done.objects("lost").iter().filter_map(|l| l["lives"].as_u64()).sum();
+    let lost = done.lost("lives");
     assert_eq!(lost as usize, made - ends.len(), "{}", done.stderr);
     let ledger = ((made + made) as u64, (made + ends.len()) as u64, lost);
     assert_eq!(done.ledger(), Some(ledger), "{}", done.stderr);

@@ -296,9 +296,9 @@ fn swarm(lab: &Lab, steps: &str) -> (Vec<(usize, Value)>, Value, Vec<Value>) {
     let parents = lineage(client.pid());
     let done = tracer.stop();
     let can_lose = ["fentry", "kprobe"].contains(&&*lab.attach);
-    let losses = done.objects("lost");
-    let lost: u64 = losses.iter().filter_map(|l| l["count"].as_u64()).sum();
+    let lost = done.lost("count");
     assert!(lost == 0 || can_lose, "{}", done.stderr);
+    let losses = done.objects("lost");
     assert!(losses.iter().all(|l| l["process"].is_null()), "{}", done.stderr);
     let number = |row: &Value| -> Option<usize> {
         let last = row["args"].as_array()?.last()?.as_str()?;
@@ -771,7 +771,7 @@ fn an_exec_storm_loses_no_connect_and_tells_no_wrong_program(lab: &Lab) {
     end(late);
     let done = tracer.stop();
     assert!(done.status.success(), "{done:?}");
-    let lost: u64 = done.objects("lost").iter().filter_map(|l| l["count"].as_u64()).sum();
+    let lost = done.lost("count");
     let rows = done.rows();
     assert_eq!((rows.len(), lost), (101, 0), "{}", done.stderr);
     let said = |l: &str| -> Option<u64> {
@@ -779,9 +779,7 @@ fn an_exec_storm_loses_no_connect_and_tells_no_wrong_program(lab: &Lab) {
         l.strip_suffix(" records of processes lost; their rows say less")?.parse().ok()
     };
     let processes: u64 = done.stderr.lines().filter_map(said).sum();
-    let told_in_json = done.objects("lost");
-    let in_json = told_in_json.iter().filter_map(|l| l["process"].as_u64()).sum::<u64>();
-    assert!(processes > 0 && processes == in_json, "{}: {told_in_json:?}", done.stderr);
+    assert!(processes > 0 && processes == done.lost("process"), "{done:?}");
 
     let parents = lineage(client.pid());
     let row_of =

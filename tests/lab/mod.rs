@@ -239,6 +239,11 @@ impl Done {
         self.stdout.lines().map(parse).filter(|v| v["event"] == event).collect()
     }
 
+    /// How many are told to be lost for this reason; `count`: for any.
+    pub fn lost(&self, reason: &str) -> u64 {
+        self.objects("lost").iter().filter_map(|lost| lost[reason].as_u64()).sum()
+    }
+
     /// The table's lines below its header.
     pub fn table(&self) -> Vec<&str> {
         let rows = self.stdout.lines().skip_while(|line| !line.contains("SADDR"));
