@@ -164,7 +164,10 @@ pub fn churn(ctx: &Ctx, args: &[&str]) -> Res {
         ["more", n] => {
             let until = MADE.load(Ordering::SeqCst) + number::<usize>(&[*n], 0, None)?;
             while MADE.load(Ordering::SeqCst) < until {
-                ensure(running.as_ref().is_some_and(|t| !t.is_finished()), "it has ended")?;
+                if let Some(ended) = running.take_if(|thread| thread.is_finished()) {
+                    ended.join().map_err(|_| "the thread ends badly")??;
+                    return Err("it has ended".into());
+                }
                 thread::sleep(PAUSE);
             }
             Ok(())

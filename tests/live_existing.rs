@@ -45,13 +45,6 @@ pub const TESTS: &Tests = &[
     (Cells::Sockops, &tests![without_cgroup_v2_nothing_is_shown_twice]),
 ];
 
-/// This machine may have processes that let nobody look into them.
-fn assert_success(done: &Done) {
-    assert!(done.status.success(), "{done:#?}");
-    let denied = |line: &&str| line.contains("no permission to see the descriptors of");
-    assert_eq!(done.stderr.lines().find(|line| !denied(line)), None, "{done:#?}");
-}
-
 /// Of CLOCK_MONOTONIC.
 fn now_ns() -> u64 {
     tcpconnect::clock::monotonic_ns()
@@ -91,7 +84,7 @@ fn each_connection_around_the_start_has_its_rows_once(lab: &Lab) {
     let ends = client.case("churn stop");
     tracer.settle();
     let done = tracer.stop();
-    assert_success(&done);
+    done.assert_success();
     let [existing, results, accepts, closes] =
         ["existing", "result", "accept", "close"].map(|event| done.objects(event));
 
@@ -146,7 +139,7 @@ fn what_waits_to_be_accepted_is_told_when_it_is(lab: &Lab) {
         taken.extend(client.case("existing take 2"));
         tracer.wait_for("\"event\":\"accept\"", 5);
         let done = tracer.stop();
-        assert_success(&done);
+        done.assert_success();
         let (existing, accepts) = (done.objects("existing"), done.objects("accept"));
         let waiting = existing.iter().filter(|row| row["pid"].is_null());
         assert_eq!((existing.len(), waiting.count(), accepts.len()), (10, 5, 5), "{done:#?}");
@@ -173,7 +166,7 @@ fn what_is_reset_while_it_waits_to_be_accepted_ends_once(lab: &Lab) {
     drop(client);
     tracer.wait_for("\"event\":\"close\"", 10);
     let done = tracer.stop();
-    assert_success(&done);
+    done.assert_success();
     let [existing, accepts, closes] =
         ["existing", "accept", "close"].map(|event| done.objects(event));
     assert_eq!((existing.len(), accepts.len(), closes.len()), (10, 4, 10), "{done:#?}");
@@ -190,7 +183,7 @@ fn ends_that_are_used_again_after_the_list_are_another_connection(lab: &Lab) {
     let facts = client.case("existing again 5");
     tracer.wait_for("\"event\":\"accept\"", 5);
     let done = tracer.stop();
-    assert_success(&done);
+    done.assert_success();
     let rows = ["existing", "connect", "accept"].map(|event| done.objects(event));
     assert_eq!(rows.each_ref().map(Vec::len), [2, 5, 5], "{done:#?}");
     let (taken, made): (Vec<_>, Vec<_>) = facts.iter().partition(|f| f["accepted"] == true);
@@ -210,7 +203,7 @@ fn a_handshake_that_is_not_finished_is_no_connection(lab: &Lab) {
     drop(client);
     tracer.wait_for("\"event\":\"close\"", 2);
     let done = tracer.stop();
-    assert_success(&done);
+    done.assert_success();
     let rows = ["existing", "accept", "close"].map(|event| done.objects(event));
     assert_eq!(rows.each_ref().map(Vec::len), [1, 1, 2], "{done:#?}");
     assert_eq!((ports(&rows[0][0]), &rows[0][0]["pid"]), (ports(&made), &made["pid"]));
@@ -332,7 +325,7 @@ fn the_buffer_is_read_while_connections_are_listed(lab: &Lab) {
         }
     }
     let done = halted.release().stop();
-    assert_success(&done);
+    done.assert_success();
     let rows: Vec<_> = done.rows().iter().map(|row| row["dport"].clone()).collect();
     let expected: Vec<_> = (1..=BURSTS * BURST).map(|port| json!(port)).collect();
     assert_eq!(rows, expected);
@@ -345,7 +338,7 @@ fn a_signal_ends_it_while_connections_are_listed(lab: &Lab) {
     client.knock(80);
     halted.tracer.tracer.signal(libc::SIGINT);
     let done = halted.tracer.tracer.wait();
-    assert_success(&done);
+    done.assert_success();
     let rows: Vec<_> = done.rows().iter().map(|row| row["dport"].clone()).collect();
     assert_eq!(rows, [80]);
 }

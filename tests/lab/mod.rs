@@ -255,6 +255,13 @@ impl Done {
         assert_eq!(self.stderr, "", "{self:?}");
     }
 
+    /// This machine may have processes that let nobody look into them.
+    pub fn assert_success(&self) {
+        assert!(self.status.success(), "{self:#?}");
+        let denied = |line: &&str| line.contains("no permission to see the descriptors of");
+        assert_eq!(self.stderr.lines().find(|line| !denied(line)), None, "{self:#?}");
+    }
+
     /// Seen, printed and lost, as the line at exit says; `None` without one.
     pub fn ledger(&self) -> Option<(u64, u64, u64)> {
         let line = self.stderr.lines().find(|l| l.contains(" events seen: "))?;

@@ -223,7 +223,9 @@ impl Run<'_> {
             }
             Step::Churn { at, times, .. } => {
                 let Some(to) = truth.destination(who, at, To::Closed) else { return };
-                if truth.would_wait(who, at, to) {
+                // What comes first of the last connect is its outcome, once, or if that was
+                // received, that it is over.
+                if truth.would_wait(who, at, to) || truth.owes_an_outcome(who, at) {
                     return;
                 }
                 let answer = world.ask(who, &Order::Churn { at, to, times });

@@ -208,6 +208,11 @@ impl Truth {
         is_unheard || is_full || under_way
     }
 
+    /// The next connect() tells how the last one went.
+    pub fn owes_an_outcome(&self, who: u8, at: u8) -> bool {
+        self.open(who, at).is_some_and(|open| self.opens[open].calls == Calls::Connecting)
+    }
+
     /// What the step of this number came to. `destination` is where a connect went.
     pub fn learn(
         &mut self,
