@@ -74,6 +74,7 @@ fn check_process(event: ProcessEvent) {
         uid: Some(uid),
         gid: Some(gid),
         user: None,
+        container_claimed: false,
         container: None,
         cgroup: None,
         process: Some(&process),

@@ -365,6 +365,8 @@ pub const EBPF: &str = concat!(
     include_str!("bpf/filter.bpf.h"),
     include_str!("bpf/connect.bpf.h"),
     include_str!("bpf/kprobe.bpf.h"),
+    include_str!("bpf/share.bpf.h"),
+    include_str!("bpf/submit.bpf.h"),
     include_str!("bpf/lives.bpf.h"),
     include_str!("bpf/life.bpf.h"),
     include_str!("bpf/sockops.bpf.h"),

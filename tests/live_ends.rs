@@ -33,6 +33,7 @@ pub const TESTS: &Tests = &[
             two_connections_of_the_same_ports_by_two_processes_have_their_own_rows,
             an_accepted_connection_of_mptcp_has_its_end,
             an_accepted_connection_of_mptcp_that_was_reset_is_told_or_counted,
+            what_is_missed_of_connections_that_nobody_wants_is_no_loss,
             a_handshake_that_nobody_finishes_is_no_row,
             who_finds_no_room_in_the_queue_has_no_other_end,
             bytes_in_the_syn_count_on_both_sides,
@@ -180,6 +181,19 @@ fn an_accepted_connection_of_mptcp_that_was_reset_is_told_or_counted(lab: &Lab) 
             assert_eq!((&accept["lport"], &accept["daddr"]), (&7001.into(), &"127.0.0.1".into()));
         }
     }
+}
+
+/// With --peer all connections are followed, for each may be the other end of one that is wanted.
+fn what_is_missed_of_connections_that_nobody_wants_is_no_loss(lab: &Lab) {
+    let (mine, mut other) = (Client::new(), Client::new());
+    let tracer = lab.trace(&["-j", "-r", "--life", "--peer", "--netns", &mine.netns()]);
+    if fs::exists("/proc/sys/net/mptcp").unwrap_or(false) {
+        other.case("lives mptcp-early 10");
+    }
+    other.case("life pending");
+    let done = tracer.stop();
+    done.assert_success();
+    assert_eq!(done.stdout, "");
 }
 
 fn a_handshake_that_nobody_finishes_is_no_row(lab: &Lab) {

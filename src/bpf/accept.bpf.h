@@ -79,7 +79,7 @@ static __always_inline int accepted_on(void *ctx, const bool typed, const bool l
 	if (want_life && end == FOLLOWED)
 		follow_accepted(ctx, typed, locked, sk, &r);
 	else if (want_life && end == GONE)
-		count_lost(&lost.ends);
+		count_lost_life(&lost.ends, &r);
 	return 0;
 }
 

@@ -293,7 +293,7 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 	 * its address it would be given the next connection's outcome, should that of its own
 	 * end be skipped, too. */
 	if (makes_cookies && !r->cookie)
-		count_lost(&lost.ends);
+		count_lost_life(&lost.ends, r);
 	else
 		begin_life(side, TAKEN, sk, r);
 }

@@ -72,12 +72,19 @@ static __always_inline void forget(__u64 key, struct life_record *life, bool kee
 		bpf_map_delete_elem(&lives, &key);
 }
 
+/* Of a connection that is told as a possible peer alone no row is missing. */
+static __always_inline void count_lost_life(__u64 *reason, const struct connect_record *r)
+{
+	if (!(r->flags & UNWANTED))
+		count_lost(reason);
+}
+
 /* The socket is another connection's by now. Whether its place is kept. */
 static __always_inline bool end_unsaid(__u64 key, struct life_record *life)
 {
 	bool keep = count_end(life);
 
-	count_lost(&lost.ends);
+	count_lost_life(&lost.ends, &life->connect);
 	forget(key, life, keep);
 	return keep;
 }
@@ -141,7 +148,7 @@ static __always_inline void begin_crowded(const enum side side, const enum place
 	__sync_fetch_and_add(&crowd_begun, 1);
 	if (bpf_map_update_elem(&crowd, &key, &life, BPF_ANY)) {
 		__sync_fetch_and_add(&crowd_ended, 1);
-		count_lost(&lost.lives);
+		count_lost_life(&lost.lives, r);
 	}
 }
 
@@ -157,7 +164,7 @@ static __always_inline void begin_placed(const enum side side, const enum place 
 
 		fill_life(side, place, owner, r, &life);
 		if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY)) {
-			count_lost(&lost.lives);
+			count_lost_life(&lost.lives, r);
 			return;
 		}
 	}

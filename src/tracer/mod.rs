@@ -364,7 +364,9 @@ impl Tracer {
                     && life.place != types::place::SPARE.0 as u8
                 {
                     open += 1;
-                    self.unanswered += u64::from(life.answered == 0);
+                    let wanted =
+                        u32::from(life.connect.flags) & types::record_flags::UNWANTED.0 == 0;
+                    self.unanswered += u64::from(wanted && life.answered == 0);
                 }
             }
         }
