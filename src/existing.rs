@@ -183,6 +183,8 @@ pub fn find(config: &Config) -> Result<Found> {
         filter.pids.extend(process::descendants(&filter.pids));
     }
     let marks = config.peer.is_some();
+    // Whose socket it is says who made it, not who holds it.
+    let uid = filter.uid.take();
     let only = filter.netns.as_deref().filter(|_| marks).map(cgroup::netns).transpose()?;
     let seen = match marks {
         true => snapshot::connections(&config.all()),
@@ -215,6 +217,7 @@ pub fn find(config: &Config) -> Result<Found> {
         let wanted = |task: &Task| {
             passes
                 && (filter.pids.is_empty() || filter.pids.contains(&task.pid))
+                && uid.is_none_or(|uid| task.uid == uid)
                 && filter.comm.is_none_or(|comm| task.comm == Comm(comm.0))
         };
         let held: Vec<_> = pids.iter().filter_map(|&pid| tasks.of(pid)).collect();
@@ -232,7 +235,8 @@ pub fn find(config: &Config) -> Result<Found> {
             ..bare
         };
         rows.extend(told.map(|task| Listed { connect: of_task(task), socket: at }));
-        if held.is_empty() && passes && filter.comm.is_none() && filter.pids.is_empty() {
+        let asks_who = uid.is_some() || filter.comm.is_some() || !filter.pids.is_empty();
+        if held.is_empty() && passes && !asks_who {
             rows.push(Listed { connect: bare, socket: at });
         }
     }

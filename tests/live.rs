@@ -547,11 +547,15 @@ fn a_pid_passes_and_another_is_rejected(lab: &Lab) {
 fn several_pids_pass_and_a_third_is_rejected(lab: &Lab) {
     let mut clients = [Client::new(), Client::new(), Client::new()];
     let pids = format!("{},{}", clients[0].pid(), clients[2].pid());
-    let tracer = lab.trace(&["-j", "-p", &pids]);
+    let tracer = lab.trace(&["-j", "--wide", "-p", &pids]);
     for (client, port) in clients.iter_mut().zip([81, 82, 83]) {
         client.knock(port);
+        // Every fork is told, but nobody has asked for children.
+        client.case("fork");
     }
-    assert_eq!(ports(&tracer.stop()), [81, 83]);
+    let done = tracer.stop();
+    done.assert_quiet_success();
+    assert_eq!(ports(&done), [81, 83]);
 }
 
 fn a_uid_passes_and_another_is_rejected(lab: &Lab) {

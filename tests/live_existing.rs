@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -40,6 +41,7 @@ pub const TESTS: &Tests = &[
             a_signal_ends_it_while_connections_are_listed,
             existing_connections_have_their_program_in_a_pid_namespace,
             existing_connections_without_room_are_lost,
+            existing_connections_are_those_of_their_holders_user,
         ],
     ),
     (Cells::Sockops, &tests![without_cgroup_v2_nothing_is_shown_twice]),
@@ -65,6 +67,29 @@ fn existing_connections_without_room_are_lost(lab: &Lab) {
     assert_eq!(shown, 40, "{done:#?}");
     assert_eq!(done.lost("lives"), 35, "{done:#?}");
     assert!(done.stderr.contains("35 of connections too many at once"), "{done:#?}");
+}
+
+/// The sockets are root's, by whose rights they were made.
+fn existing_connections_are_those_of_their_holders_user(lab: &Lab) {
+    let mut command = Command::new(lab::client());
+    command.arg("--netns");
+    // SAFETY: setresuid() is a system call without a lock or memory of its own.
+    unsafe {
+        command.pre_exec(|| match libc::setresuid(1234, 0, 0) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let mut client = Client::start(command);
+    client.case("existing once");
+    let netns = client.netns();
+    for (uid, rows) in [("1234", 2), ("0", 0)] {
+        for more in [&[][..], &["--peer"]] {
+            let args = [&["-j", "-e", "-u", uid, "--netns", &netns], more].concat();
+            let done = lab.trace(&args).stop();
+            assert_eq!(done.objects("existing").len(), rows, "{args:?} {done:#?}");
+        }
+    }
 }
 
 /// A client connects, accepts late, resets and uses ports again all the time, while the tracer

@@ -22,6 +22,7 @@ enum {
 
 const volatile __u32 want_pid;	    /* one pid; 0: any */
 const volatile bool want_pid_set;   /* pids in the map */
+const volatile bool want_children;  /* whose descendants join them there */
 const volatile __u32 want_pidns;    /* they are those of this pid namespace; 0: the initial one */
 const volatile bool want_uid_set;
 const volatile __u32 want_uid;

@@ -198,7 +198,7 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
 static __always_inline void forked(void *ctx, const bool typed, struct task_struct *parent,
 				   struct task_struct *child)
 {
-	if (want_pid_set)
+	if (want_children)
 		process_forked(typed, parent, child);
 	if (want_processes)
 		report_fork(ctx, typed, parent, child);
@@ -206,7 +206,7 @@ static __always_inline void forked(void *ctx, const bool typed, struct task_stru
 
 static __always_inline void exited(void *ctx, struct task_struct *task)
 {
-	if (want_pid_set)
+	if (want_children)
 		task_exited(task);
 	if (want_processes)
 		report_exit(ctx, task);
@@ -224,7 +224,7 @@ static __always_inline void fork_unseen(struct task_struct *forker)
 {
 	__u32 pid = known_pid(forker, forker->tgid);
 
-	if (want_pid_set && bpf_map_lookup_elem(&pids, &pid))
+	if (want_children && bpf_map_lookup_elem(&pids, &pid))
 		count_lost(&lost.family);
 	if (want_processes)
 		count_lost(&lost.process);

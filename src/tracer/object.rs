@@ -133,6 +133,7 @@ impl Setup<'_> {
             true => data.want_pid_set = true,
             false => data.want_pid = self.roots.first().copied().unwrap_or(0),
         }
+        data.want_children = filter.children;
         data.want_uid_set = filter.uid.is_some();
         data.want_uid = filter.uid.unwrap_or(0);
         if let Some(comm) = filter.comm {
