@@ -26,6 +26,8 @@ mod compare;
 mod holds;
 #[path = "model/loads.rs"]
 mod loads;
+#[path = "model/options.rs"]
+mod options;
 #[path = "model/play.rs"]
 mod play;
 #[path = "model/soak.rs"]
@@ -51,9 +53,9 @@ use std::time::SystemTime;
 
 use attacker::Attacker;
 use attacker::Limits;
-use compare::Options;
 use lab::Cgroup;
 use lab::Lab;
+use options::Options;
 use play::Run;
 use play::Verdict;
 use steps::Dice;

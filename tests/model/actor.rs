@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use super::steps::FIXED_PORTS;
 use super::steps::Kind;
+use super::steps::OTHER_USER;
 
 /// The descriptor over which a process is told what to do.
 pub const CONTROL: RawFd = 200;
@@ -98,6 +99,7 @@ pub enum Order {
     Rename {
         name: String,
     },
+    User,
     /// Nothing but to answer, which comes when all that was sent has arrived.
     Settle,
     Exit,
@@ -592,6 +594,11 @@ impl Actor {
                 // SAFETY: a NUL-terminated string.
                 unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
                 self.answer(0, None, None);
+            }
+            Order::User => {
+                // SAFETY: changes numbers of this process, which has the rights of root still.
+                let done = unsafe { libc::setresuid(OTHER_USER, 0, 0) };
+                self.answer(ret(done.into()), None, None);
             }
             Order::Settle => self.answer(0, None, None),
             Order::Exit => std::process::exit(0),

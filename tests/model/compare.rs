@@ -5,135 +5,23 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 use serde_json::json;
 
 use super::actor::Identity;
-use super::steps::Dice;
+use super::options::Options;
+use super::options::SLOW;
 use super::truth::By;
 use super::truth::End;
 use super::truth::EndId;
 use super::truth::Event;
+use super::truth::Happened;
 use super::truth::Truth;
 
-/// What a run of the tracer is asked for.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    pub result: bool,
-    pub life: bool,
-    pub accept: bool,
-    pub existing: bool,
-    pub peer: bool,
-    pub who: bool,
-    pub only: Only,
-    /// -r tells only those that took `SLOW`.
-    pub slow: bool,
-    /// Not JSON.
-    pub table: bool,
-    /// All processes of a scenario are in it: what else the machine does is not shown.
-    pub cgroup: Option<String>,
-}
-
-/// A filter. A process is one of the scenario's first two, which exist before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Only {
-    #[default]
-    All,
-    Port(u16),
-    Comm(&'static str),
-    V4,
-    V6,
-}
-
-/// Names that processes give themselves.
-pub const NAMES: [&str; 3] = ["one", "two\x1b[31m", "a fifteen bytes"];
-
-impl Options {
-    /// `alone`: whether nobody else makes connections here.
-    pub fn draw(dice: &mut Dice, cgroup: &str, alone: bool) -> Self {
-        let half = |dice: &mut Dice| dice.one_in(2);
-        let mut options = Options {
-            result: half(dice),
-            life: half(dice),
-            accept: half(dice),
-            existing: dice.one_in(3),
-            peer: dice.one_in(3),
-            who: half(dice),
-            only: dice.of(&[
-                Only::All,
-                Only::All,
-                Only::All,
-                Only::Port(40_001),
-                Only::Comm("one"),
-                Only::V4,
-                Only::V6,
-            ]),
-            slow: false,
-            table: dice.one_in(5),
-            cgroup: None,
-        };
-        options.slow = options.result && dice.one_in(4);
-        // Names with blanks in them could be told apart no more.
-        options.peer &= !options.table;
-        options.who &= !options.table;
-        // That -e refuses.
-        let is_bounded = !options.existing && (!alone || dice.one_in(4));
-        options.cgroup = is_bounded.then(|| cgroup.to_owned());
-        options
-    }
-
-    pub fn words(&self) -> Vec<String> {
-        let mut words = Vec::new();
-        let flags = [
-            (!self.table, "-j"),
-            (self.table, "-UL"),
-            (self.table, "--netns-id"),
-            (self.result, "-r"),
-            (self.life, "--life"),
-            (self.accept, "--accept"),
-            (self.existing, "-e"),
-            (self.peer, "--peer"),
-            (self.who, "--wide"),
-        ];
-        words.extend(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| (*flag).to_owned()));
-        match self.only {
-            Only::All => {}
-            Only::Port(port) => words.extend(["-P".into(), port.to_string()]),
-            Only::Comm(name) => words.extend(["--comm".into(), name.into()]),
-            Only::V4 => words.push("-4".into()),
-            Only::V6 => words.push("-6".into()),
-        }
-        if self.slow {
-            let slow = SLOW.as_millis().to_string();
-            words.extend(["--min-latency".into(), slow, "--max-connections".into(), "64".into()]);
-        }
-        if let Some(cgroup) = &self.cgroup {
-            words.extend(["--cgroup".into(), cgroup.clone()]);
-        }
-        words
-    }
-
-    fn wants(&self, truth: &Truth, end: EndId, who: &Identity) -> bool {
-        let end = &truth.ends[end];
-        let is_v4 = matches!(end.remote.ip().to_canonical(), IpAddr::V4(_));
-        let port = match end.active {
-            true => Some(end.remote.port()),
-            false => end.local.map(|local| local.port()),
-        };
-        match self.only {
-            Only::All => true,
-            Only::Port(only) => port == Some(only),
-            Only::Comm(name) => who.comm == name,
-            Only::V4 => is_v4,
-            // An IPv6 socket, whatever its addresses.
-            Only::V6 => matches!(end.remote.ip(), IpAddr::V6(_)),
-        }
-    }
-}
-
-/// What `Options::slow` waits for.
-pub const SLOW: Duration = Duration::from_millis(500);
+/// How long a row waits for the accept of its connection.
+const WAIT: Duration = Duration::from_millis(50);
 
 /// A row that must be there, or may. Of each field one of these values; null: absent.
 #[derive(Clone, Debug)]
@@ -143,6 +31,13 @@ pub struct Expected {
 }
 
 impl Expected {
+    /// The other end may have been lost, or pushed out by others.
+    pub fn need_not_name_peer(&mut self) {
+        if let Some(values) = self.fields.get_mut("peer_pid") {
+            values.push(Value::Null);
+        }
+    }
+
     /// The record of its program was lost.
     pub fn need_not_say_who(&mut self) {
         for field in ["exe", "args", "ppid"] {
@@ -159,140 +54,221 @@ impl Expected {
     }
 }
 
-fn shown(ip: IpAddr, only: Only) -> String {
-    if only == Only::V6 { ip.to_string() } else { ip.to_canonical().to_string() }
+fn json_of(who: &[&Identity]) -> Vec<Value> {
+    who.iter().map(|who| json!(who.pid)).collect()
 }
 
-fn row(
-    truth: &Truth,
-    options: &Options,
-    event: &'static str,
-    id: EndId,
-    who: &Identity,
-) -> Expected {
-    let end = &truth.ends[id];
-    let mut fields: BTreeMap<&'static str, Vec<Value>> = BTreeMap::new();
-    let mut put = |name, value: Value| {
-        fields.insert(name, vec![value]);
-    };
-    put("event", json!(event));
-    put("pid", json!(who.pid));
-    put("tid", json!(who.tid));
-    put("comm", json!(who.leader));
-    put("thread", if who.comm == who.leader { Value::Null } else { json!(who.comm) });
-    put("uid", json!(who.uid));
-    put("netns", json!(who.netns));
-    put("daddr", json!(shown(end.remote.ip(), options.only)));
-    put("dport", json!(end.remote.port()));
-    if let Some(local) = end.local {
-        put("saddr", json!(shown(local.ip(), options.only)));
-        put("lport", json!(local.port()));
-    }
-    let is_v4 = end.remote.ip().to_canonical().is_ipv4() && options.only != Only::V6;
-    put("ip", json!(if is_v4 { 4 } else { 6 }));
-    if options.who {
-        put("exe", json!(who.exe));
-        put("args", json!(who.args));
-        put("ppid", json!(who.ppid));
-    }
-    Expected { fields, may_miss: false }
+/// A scenario beside a tracer.
+pub struct Scene<'a> {
+    pub truth: &'a Truth,
+    pub options: &'a Options,
+    /// The step before which tracing began.
+    pub traced: usize,
+    /// Who held what then: only of ends that were open.
+    pub held: &'a [(EndId, Vec<Identity>)],
 }
 
-fn with_end(mut expected: Expected, truth: &Truth, id: EndId) -> Expected {
-    let end = &truth.ends[id];
-    expected.fields.insert("tx_bytes", vec![json!(end.sent)]);
-    expected.fields.insert("rx_bytes", vec![json!(end.received)]);
-    let is_mptcp = end.mptcp || end.peer.is_some_and(|peer| truth.ends[peer].mptcp);
-    if is_mptcp {
-        expected.fields.remove("tx_bytes");
-        expected.fields.remove("rx_bytes");
+impl Scene<'_> {
+    fn shown(&self, ip: IpAddr) -> String {
+        if self.options.is_v6() { ip.to_string() } else { ip.to_canonical().to_string() }
     }
-    let names: &[&str] = match end.by.filter(|_| !is_mptcp) {
-        Some(By::Local) => &["local"],
-        Some(By::Remote) => &["remote"],
-        Some(By::Reset) => &["reset"],
-        Some(By::LocalOrReset) => &["local", "reset"],
-        _ => &["local", "remote", "reset"],
-    };
-    expected.fields.insert("close_by", names.iter().map(|name| json!(name)).collect());
-    expected
-}
 
-/// Those of the peer that may be named: who made it, one who held it when tracing began,
-/// or none.
-fn with_peer(
-    mut expected: Expected,
-    truth: &Truth,
-    options: &Options,
-    id: EndId,
-    held: &[(EndId, Vec<Identity>)],
-) -> Expected {
-    let mut pids = vec![Value::Null];
-    if let Some(peer) = truth.ends[id].peer.filter(|_| options.peer) {
-        let holders = held.iter().filter(|(end, _)| *end == peer).flat_map(|(_, who)| who);
-        pids.extend(truth.ends[peer].owner.iter().chain(holders).map(|who| json!(who.pid)));
-    }
-    expected.fields.insert("peer_pid", pids);
-    expected
-}
-
-/// The rows of a scenario. `traced` is the step before which tracing began, `held` who
-/// held what then: only of ends that were open.
-pub fn expect(
-    truth: &Truth,
-    options: &Options,
-    traced: usize,
-    held: &[(EndId, Vec<Identity>)],
-) -> Vec<Expected> {
-    let mut rows = Vec::new();
-    let shows_connects = !options.result && !options.life;
-    let shows_accepts = options.accept && (options.result || !options.life);
-    for (step, event) in &truth.events {
-        let (Event::Made(id) | Event::Outcome(id, _) | Event::Accepted(id) | Event::Ended(id)) =
-            *event;
-        let end = &truth.ends[id];
-        let Some(who) = &end.owner else { continue };
-        let is_old = end.since < traced;
-        if *step < traced
-            || is_old && !matches!(event, Event::Ended(_))
-            || !options.wants(truth, id, who)
-        {
-            continue;
-        }
-        let expected = match event {
-            Event::Made(_) if shows_connects => row(truth, options, "connect", id, who),
-            Event::Outcome(_, result) if options.result && end.active => {
-                let mut expected = row(truth, options, "result", id, who);
-                expected.fields.insert("result", vec![json!(result)]);
-                if options.slow && end.latency.1 < SLOW {
-                    continue;
-                }
-                expected.may_miss = options.slow && end.latency.0 < SLOW;
-                expected
-            }
-            Event::Accepted(_) if shows_accepts => row(truth, options, "accept", id, who),
-            // An end that waited to be accepted before tracing has no beginning.
-            Event::Ended(_) if options.life && !is_old && (end.active || options.accept) => {
-                let waited = options.existing
-                    && is_reset_first(end)
-                    && held.iter().any(|(held, holders)| *held == id && holders.is_empty());
-                // Its end was told when it came, without a process.
-                if waited && is_wanted_there(options, truth, id, "") {
-                    continue;
-                }
-                let mut expected = with_end(row(truth, options, "close", id, who), truth, id);
-                expected.may_miss = waited || end.mptcp && is_reset_first(end);
-                expected
-            }
-            _ => continue,
+    fn row(&self, event: &'static str, id: EndId, who: &Identity) -> Expected {
+        let end = &self.truth.ends[id];
+        let mut fields: BTreeMap<&'static str, Vec<Value>> = BTreeMap::new();
+        let mut put = |name, value: Value| {
+            fields.insert(name, vec![value]);
         };
-        rows.push(with_peer(expected, truth, options, id, held));
+        put("event", json!(event));
+        put("pid", json!(who.pid));
+        put("tid", json!(who.tid));
+        put("comm", json!(who.leader));
+        put("thread", if who.comm == who.leader { Value::Null } else { json!(who.comm) });
+        put("uid", json!(who.uid));
+        put("netns", json!(who.netns));
+        put("daddr", json!(self.shown(end.remote.ip())));
+        put("dport", json!(end.remote.port()));
+        if let Some(local) = end.local {
+            put("saddr", json!(self.shown(local.ip())));
+            put("lport", json!(local.port()));
+        }
+        let is_v4 = end.remote.ip().to_canonical().is_ipv4() && !self.options.is_v6();
+        put("ip", json!(if is_v4 { 4 } else { 6 }));
+        if self.options.who {
+            put("exe", json!(who.exe));
+            put("args", json!(who.args));
+            put("ppid", json!(who.ppid));
+        }
+        Expected { fields, may_miss: false }
     }
-    rows.extend(of_before(truth, options, traced, held));
-    if options.table {
-        rows.iter_mut().for_each(as_table);
+
+    fn with_end(&self, mut expected: Expected, id: EndId) -> Expected {
+        let end = &self.truth.ends[id];
+        expected.fields.insert("tx_bytes", vec![json!(end.sent)]);
+        expected.fields.insert("rx_bytes", vec![json!(end.received)]);
+        let is_mptcp = end.mptcp || end.peer.is_some_and(|peer| self.truth.ends[peer].mptcp);
+        if is_mptcp {
+            expected.fields.remove("tx_bytes");
+            expected.fields.remove("rx_bytes");
+        }
+        let names: &[&str] = match end.by.filter(|_| !is_mptcp) {
+            Some(By::Local) => &["local"],
+            Some(By::Remote) => &["remote"],
+            Some(By::Reset) => &["reset"],
+            Some(By::LocalOrReset) => &["local", "reset"],
+            _ => &["local", "remote", "reset"],
+        };
+        expected.fields.insert("close_by", names.iter().map(|name| json!(name)).collect());
+        expected
     }
-    rows
+
+    /// Who held it when tracing began.
+    fn holders(&self, id: EndId) -> &[Identity] {
+        self.held.iter().find(|(end, _)| *end == id).map_or(&[], |(_, who)| who)
+    }
+
+    /// Names the process at the other end, in a row of what happened `at` that time. Null only
+    /// where nobody had it before tracing, or accepted it in the time that a row waits for that.
+    fn with_peer(&self, mut expected: Expected, id: EndId, at: Instant) -> Expected {
+        let mut pids = Vec::new();
+        if let Some(peer) = self.truth.ends[id].peer.filter(|_| self.options.peer) {
+            let end = &self.truth.ends[peer];
+            let is_new = end.since >= self.traced;
+            match &end.owner {
+                Some(owner) if is_new => pids.push(json!(owner.pid)),
+                _ => pids.extend(json_of(&self.holders(peer).iter().collect::<Vec<_>>())),
+            }
+            if is_new && end.began.1 > at + WAIT {
+                pids.push(Value::Null);
+            }
+        }
+        if pids.is_empty() {
+            pids.push(Value::Null);
+        }
+        expected.fields.insert("peer_pid", pids);
+        expected
+    }
+
+    fn wants(&self, id: EndId, who: &Identity) -> bool {
+        let end = &self.truth.ends[id];
+        let to = if end.active { Some(end.remote) } else { end.local };
+        self.options.want(end, who, to, |pid| self.truth.forked.get(&pid).copied())
+    }
+
+    /// Of what exists, ports and networks are those of the other end.
+    fn wants_existing(&self, id: EndId, who: &Identity) -> bool {
+        let end = &self.truth.ends[id];
+        let to = Some(end.remote);
+        self.options.want(end, who, to, |pid| self.truth.forked.get(&pid).copied())
+    }
+
+    /// The process of what nobody holds.
+    fn nobody(&self) -> Identity {
+        Identity { netns: self.truth.netns, uid: u32::MAX, ..Identity::default() }
+    }
+
+    /// All rows that must be there, or may.
+    pub fn expect(&self) -> Vec<Expected> {
+        let options = self.options;
+        let mut rows = Vec::new();
+        let shows_connects = !options.result && !options.life;
+        let shows_accepts = options.accept && (options.result || !options.life);
+        for Happened { step, at, event } in &self.truth.events {
+            let (Event::Made(id) | Event::Outcome(id, _) | Event::Accepted(id) | Event::Ended(id)) =
+                *event;
+            let end = &self.truth.ends[id];
+            let Some(who) = &end.owner else { continue };
+            let is_old = end.since < self.traced;
+            if *step < self.traced
+                || is_old && !matches!(event, Event::Ended(_))
+                || !self.wants(id, who)
+            {
+                continue;
+            }
+            let expected = match event {
+                Event::Made(_) if shows_connects => self.row("connect", id, who),
+                Event::Outcome(_, result) if options.result && end.active => {
+                    let mut expected = self.row("result", id, who);
+                    expected.fields.insert("result", vec![json!(result)]);
+                    if options.slow && end.latency.1 < SLOW {
+                        continue;
+                    }
+                    expected.may_miss = options.slow && end.latency.0 < SLOW;
+                    expected
+                }
+                Event::Accepted(_) if shows_accepts => self.row("accept", id, who),
+                // An end that waited to be accepted before tracing has no beginning.
+                Event::Ended(_) if options.life && !is_old && (end.active || options.accept) => {
+                    let waited = options.existing
+                        && is_reset_first(end)
+                        && self.held.iter().any(|(held, who)| *held == id && who.is_empty());
+                    // Its end was told when it came, without a process.
+                    if waited && self.wants_existing(id, &self.nobody()) {
+                        continue;
+                    }
+                    let mut expected = self.with_end(self.row("close", id, who), id);
+                    expected.may_miss = waited || end.mptcp && is_reset_first(end);
+                    expected
+                }
+                _ => continue,
+            };
+            rows.push(self.with_peer(expected, id, at.0));
+        }
+        if options.existing {
+            rows.extend(self.held.iter().flat_map(|(id, holders)| self.existing(*id, holders)));
+        }
+        if options.table {
+            rows.iter_mut().for_each(as_table);
+        }
+        rows
+    }
+
+    /// The rows of a connection that was there when tracing began, and who held it then.
+    fn existing(&self, id: EndId, holders: &[Identity]) -> Vec<Expected> {
+        let mut rows = Vec::new();
+        let end = &self.truth.ends[id];
+        // Whatever is listed comes later.
+        let at = end.began.0;
+        let strip = |row: &mut Expected| {
+            for field in ["tid", "thread", "exe", "args", "ppid"] {
+                row.fields.remove(field);
+            }
+        };
+        let wanted: Vec<_> = holders.iter().filter(|who| self.wants_existing(id, who)).collect();
+        let waits = end.owner.is_none() || end.since >= self.traced;
+        if holders.is_empty() && waits && self.wants_existing(id, &self.nobody()) {
+            rows.push(self.of_nobody(id, "existing"));
+            if self.options.life {
+                rows.push(Expected { may_miss: true, ..self.of_nobody(id, "close") });
+            }
+        }
+        for who in &wanted {
+            let mut expected = self.row("existing", id, who);
+            strip(&mut expected);
+            rows.push(self.with_peer(expected, id, at));
+        }
+        if self.options.life && end.closed.is_some() && !wanted.is_empty() {
+            let mut expected = self.row("close", id, wanted[0]);
+            strip(&mut expected);
+            expected.fields.insert("pid", json_of(&wanted));
+            expected.fields.remove("comm");
+            expected.fields.remove("uid");
+            let ended = self.truth.events.iter().find(|one| one.event == Event::Ended(id));
+            let at = ended.map_or(at, |one| one.at.0);
+            rows.push(self.with_peer(self.with_end(expected, id), id, at));
+        }
+        rows
+    }
+
+    /// It waits to be accepted.
+    fn of_nobody(&self, id: EndId, event: &'static str) -> Expected {
+        let mut expected = self.row(event, id, &self.nobody());
+        for field in ["tid", "uid", "thread", "exe", "args", "ppid", "comm"] {
+            expected.fields.remove(field);
+        }
+        expected.fields.insert("pid", vec![Value::Null]);
+        self.with_peer(expected, id, self.truth.ends[id].began.0)
+    }
 }
 
 /// Reset before it was accepted. Of MPTCP its end may be gone then, and is counted as lost.
@@ -317,81 +293,6 @@ fn as_table(expected: &mut Expected) {
     // Nobody has no user.
     if expected.fields["pid"] == [Value::Null] {
         expected.fields.insert("uid", vec![Value::Null]);
-    }
-}
-
-/// Connections that were there when tracing began.
-fn of_before(
-    truth: &Truth,
-    options: &Options,
-    traced: usize,
-    held: &[(EndId, Vec<Identity>)],
-) -> Vec<Expected> {
-    let mut rows = Vec::new();
-    if !options.existing {
-        return rows;
-    }
-    for (id, holders) in held {
-        let end = &truth.ends[*id];
-        let strip = |row: &mut Expected| {
-            for field in ["tid", "uid", "thread", "exe", "args", "ppid"] {
-                row.fields.remove(field);
-            }
-        };
-        let wanted: Vec<_> = holders
-            .iter()
-            .filter(|who| is_wanted_there(options, truth, *id, &who.leader))
-            .collect();
-        let is_wanted = is_wanted_there(options, truth, *id, "");
-        let waits = end.owner.is_none() || end.since >= traced;
-        if holders.is_empty() && waits && is_wanted {
-            rows.push(of_nobody(truth, options, *id, "existing", held));
-            if options.life {
-                let end = of_nobody(truth, options, *id, "close", held);
-                rows.push(Expected { may_miss: true, ..end });
-            }
-        }
-        for who in &wanted {
-            let mut expected = row(truth, options, "existing", *id, who);
-            strip(&mut expected);
-            rows.push(with_peer(expected, truth, options, *id, held));
-        }
-        if options.life && end.closed.is_some() && !wanted.is_empty() {
-            let mut expected = row(truth, options, "close", *id, wanted[0]);
-            strip(&mut expected);
-            let pids = wanted.iter().map(|who| json!(who.pid));
-            expected.fields.insert("pid", pids.collect());
-            expected.fields.remove("comm");
-            rows.push(with_peer(with_end(expected, truth, *id), truth, options, *id, held));
-        }
-    }
-    rows
-}
-
-/// It waits to be accepted.
-fn of_nobody(
-    truth: &Truth,
-    options: &Options,
-    id: EndId,
-    event: &'static str,
-    held: &[(EndId, Vec<Identity>)],
-) -> Expected {
-    let mut expected = row(truth, options, event, id, &Identity::default());
-    for field in ["tid", "uid", "thread", "exe", "args", "ppid", "comm", "netns"] {
-        expected.fields.remove(field);
-    }
-    expected.fields.insert("pid", vec![Value::Null]);
-    with_peer(expected, truth, options, id, held)
-}
-
-fn is_wanted_there(options: &Options, truth: &Truth, id: EndId, name: &str) -> bool {
-    let end = &truth.ends[id];
-    match options.only {
-        Only::All => true,
-        Only::Port(port) => end.remote.port() == port,
-        Only::Comm(comm) => name == comm,
-        Only::V4 => end.remote.ip().to_canonical().is_ipv4(),
-        Only::V6 => end.remote.is_ipv6(),
     }
 }
 

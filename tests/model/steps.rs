@@ -11,6 +11,10 @@ pub const PROCESSES: u8 = 4;
 pub const SLOTS: u8 = 4;
 /// Ports that are used again and again, so that 4-tuples repeat.
 pub const FIXED_PORTS: [u16; 2] = [40_001, 40_002];
+/// Names that processes give themselves.
+pub const NAMES: [&str; 3] = ["one", "two\x1b[31m", "a fifteen bytes"];
+/// Another real user, who has the rights of the first.
+pub const OTHER_USER: u32 = 1000;
 /// Where `To::Nowhere` is.
 pub const NOWHERE: [u8; 4] = [198, 51, 100, 1];
 /// Nobody listens there.
@@ -141,6 +145,10 @@ pub enum Step {
         who: u8,
         name: u8,
     },
+    /// Its real user is `OTHER_USER` from now on.
+    User {
+        who: u8,
+    },
     End {
         who: u8,
         how: How,
@@ -161,6 +169,7 @@ impl Step {
             HalfClose { who, .. } | Close { who, .. } | Reset { who, .. } => Some(who),
             Disconnect { who, .. } | Dup { who, .. } | Pass { who, .. } => Some(who),
             Fork { who, .. } | Exec { who, .. } | Rename { who, .. } | End { who, .. } => Some(who),
+            User { who } => Some(who),
             Trace => None,
         }
     }
@@ -295,6 +304,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
                 12 if dice.one_in(4) => Step::Wait { who },
                 12 if dice.one_in(2) => Step::Churn { who, at, times: dice.of(&[2, 20, 100]) },
                 12..=13 => Step::Rename { who, name: dice.below(3) as u8 },
+                14 => Step::User { who },
                 _ => {
                     alive.retain(|&process| process != who);
                     beliefs[usize::from(who)] = [Belief::None; SLOTS as usize];

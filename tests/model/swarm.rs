@@ -29,10 +29,10 @@ use super::actor::know_oneself;
 use super::actor::ret;
 use super::actor::set;
 use super::actor::set_blocking;
-use super::compare::NAMES;
 use super::steps::CLOSED_PORT;
 use super::steps::Dice;
 use super::steps::Kind;
+use super::steps::NAMES;
 
 /// Few, so that 4-tuples repeat, and all threads meet.
 const PORTS: [u16; 6] = [41_001, 41_002, 41_003, 41_004, 41_005, 41_006];

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use serde_json::json;
 
-use super::compare::Options;
+use super::options::Options;
 
 /// What its header says.
 #[derive(Default)]

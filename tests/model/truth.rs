@@ -38,7 +38,8 @@ pub struct End {
     pub since: usize,
     /// From the step that made it to the one that had its outcome, at least and at most.
     pub latency: (Duration, Duration),
-    began: (Instant, Instant),
+    /// When it was made, or accepted.
+    pub began: (Instant, Instant),
     pub peer: Option<EndId>,
     pub established: bool,
     pub sent: u64,
@@ -67,12 +68,20 @@ pub enum By {
 }
 
 /// What must have a row, with the options for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Made(EndId),
     Outcome(EndId, &'static str),
     Accepted(EndId),
     Ended(EndId),
+}
+
+/// In which step, and when that began and was done.
+#[derive(Clone, Debug)]
+pub struct Happened {
+    pub step: usize,
+    pub at: (Instant, Instant),
+    pub event: Event,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,9 +118,11 @@ struct Held {
 
 pub struct Truth {
     pub ends: Vec<End>,
-    /// With the step each.
-    pub events: Vec<(usize, Event)>,
+    pub events: Vec<Happened>,
     pub people: BTreeMap<u8, Identity>,
+    /// Who forked a process, also of those that are gone.
+    pub forked: BTreeMap<u32, u32>,
+    pub netns: u32,
     opens: Vec<Open>,
     table: BTreeMap<(u8, u8), Held>,
     step: usize,
@@ -125,11 +136,13 @@ pub struct Truth {
 }
 
 impl Truth {
-    pub fn new() -> Self {
+    pub fn new(netns: u32) -> Self {
         Truth {
             ends: Vec::new(),
             events: Vec::new(),
             people: BTreeMap::new(),
+            forked: BTreeMap::new(),
+            netns,
             opens: Vec::new(),
             table: BTreeMap::new(),
             step: 0,
@@ -180,6 +193,10 @@ impl Truth {
 
     pub fn is_mptcp(&self, who: u8, at: u8) -> bool {
         self.open(who, at).is_some_and(|open| self.opens[open].kind == Kind::Mptcp)
+    }
+
+    pub fn is_fresh(&self, who: u8, at: u8) -> bool {
+        self.open(who, at).is_some_and(|open| matches!(self.opens[open].what, What::Fresh))
     }
 
     fn listener_at(&self, to: SocketAddr) -> Option<usize> {
@@ -299,6 +316,7 @@ impl Truth {
             }
             Step::Fork { who, child } => {
                 self.people.insert(child, answer.who.clone());
+                self.forked.insert(answer.who.pid, answer.who.ppid);
                 for at in 0..super::steps::SLOTS {
                     if let Some(&held) = self.table.get(&(who, at)) {
                         self.table.insert((child, at), held);
@@ -313,8 +331,10 @@ impl Truth {
     /// Whoever traces from now on finds those whose parent is gone with another, `reaper`.
     pub fn tracing_begins(&mut self, reaper: u32) {
         let alive: Vec<_> = self.people.values().map(|person| person.pid).collect();
-        let orphans = self.people.values_mut().filter(|person| !alive.contains(&person.ppid));
-        orphans.for_each(|person| person.ppid = reaper);
+        for person in self.people.values_mut().filter(|person| !alive.contains(&person.ppid)) {
+            person.ppid = reaper;
+            self.forked.remove(&person.pid);
+        }
     }
 
     pub fn holds(&self, who: u8, at: u8) -> bool {
@@ -365,7 +385,7 @@ impl Truth {
             let least = to.0.saturating_duration_since(from.1);
             end.latency = (least, to.1.saturating_duration_since(from.0));
         }
-        self.events.push((self.step, event));
+        self.events.push(Happened { step: self.step, at: self.now, event });
     }
 
     fn connected(&mut self, who: u8, at: u8, answer: &Answer, destination: Option<SocketAddr>) {
@@ -473,6 +493,7 @@ impl Truth {
         let kind = self.opens[listener].kind;
         self.ends[end].owner = Some(answer.who.clone());
         self.ends[end].since = self.step;
+        self.ends[end].began = self.now;
         self.ends[end].cookie = answer.socket.map(|socket| socket.cookie);
         self.event(Event::Accepted(end));
         if self.ends[end].closed.is_some() {
@@ -628,7 +649,7 @@ impl Truth {
         for at in 0..super::steps::SLOTS {
             self.let_go(who, at);
         }
-        let over: Vec<_> = self.events[before..].iter().map(|(_, event)| event.clone()).collect();
+        let over: Vec<_> = self.events[before..].iter().map(|one| one.event.clone()).collect();
         for event in over {
             let Event::Ended(end) = event else { continue };
             let peer = self.ends[end].peer;

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a run of the tracer is asked for: drawing it, the words that say it, and what
+//! its filters want.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::actor::Identity;
+use super::steps::Dice;
+use super::steps::NAMES;
+use super::steps::OTHER_USER;
+use super::truth::End;
+
+/// What a run of the tracer is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub result: bool,
+    pub life: bool,
+    pub accept: bool,
+    pub existing: bool,
+    pub peer: bool,
+    pub who: bool,
+    /// All of them must hold.
+    pub only: Vec<Only>,
+    /// -r tells only those that took `SLOW`.
+    pub slow: bool,
+    /// Not JSON.
+    pub table: bool,
+    /// All processes of a scenario are in it: what else the machine does is not shown.
+    pub cgroup: Option<String>,
+    /// What `Only::Pid`, `Only::Family` and `Only::Netns` mean, once it exists.
+    pub named: Named,
+}
+
+/// A filter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Only {
+    Port(u16),
+    Comm(&'static str),
+    V4,
+    V6,
+    /// Destinations in this network: the prefix has whole bytes.
+    To(&'static str),
+    NotTo(&'static str),
+    Uid(u32),
+    /// The first process of each scenario.
+    Pid,
+    /// And its descendants.
+    Family,
+    /// That of the first scenario.
+    Netns,
+}
+
+/// What exists before the tracer, and the tracer is told of.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    pub pids: Vec<u32>,
+    pub netns: u32,
+}
+
+/// What `Options::slow` waits for.
+pub const SLOW: Duration = Duration::from_millis(500);
+
+/// All that is drawn at once.
+const ONLY: [Only; 14] = [
+    Only::Port(40_001),
+    Only::Comm(NAMES[0]),
+    Only::V4,
+    Only::V6,
+    Only::To("127.0.0.0/8"),
+    Only::To("::1"),
+    Only::NotTo("127.0.0.1"),
+    Only::NotTo("198.51.100.0/24"),
+    Only::Uid(0),
+    Only::Uid(OTHER_USER),
+    Only::Pid,
+    Only::Pid,
+    Only::Family,
+    Only::Netns,
+];
+
+impl Options {
+    /// `alone`: whether nobody else makes connections here.
+    pub fn draw(dice: &mut Dice, cgroup: &str, alone: bool) -> Self {
+        let half = |dice: &mut Dice| dice.one_in(2);
+        let mut options = Options {
+            result: half(dice),
+            life: half(dice),
+            accept: half(dice),
+            existing: dice.one_in(3),
+            peer: dice.one_in(3),
+            who: half(dice),
+            only: (0..dice.of(&[0, 0, 0, 1, 1, 1, 2])).map(|_| dice.of(&ONLY)).collect(),
+            slow: false,
+            table: dice.one_in(5),
+            cgroup: None,
+            named: Named::default(),
+        };
+        // They exclude each other, or are one option that is given once.
+        options.only.dedup_by_key(|only| match only {
+            Only::V6 => Only::V4,
+            Only::Family => Only::Pid,
+            Only::Uid(_) => Only::Uid(0),
+            // Of a list one match would be enough.
+            Only::To(_) => Only::To(""),
+            other => *other,
+        });
+        options.slow = options.result && dice.one_in(4);
+        // Names with blanks in them could be told apart no more.
+        options.peer &= !options.table;
+        options.who &= !options.table;
+        // That -e refuses.
+        let is_bounded = !options.existing && (!alone || dice.one_in(4));
+        options.cgroup = is_bounded.then(|| cgroup.to_owned());
+        options
+    }
+
+    pub fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        let flags = [
+            (!self.table, "-j"),
+            (self.table, "-UL"),
+            (self.table, "--netns-id"),
+            (self.result, "-r"),
+            (self.life, "--life"),
+            (self.accept, "--accept"),
+            (self.existing, "-e"),
+            (self.peer, "--peer"),
+            (self.who, "--wide"),
+        ];
+        words.extend(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| (*flag).to_owned()));
+        for only in &self.only {
+            words.extend(only.words(&self.named));
+        }
+        if self.slow {
+            let slow = SLOW.as_millis().to_string();
+            words.extend(["--min-latency".into(), slow, "--max-connections".into(), "64".into()]);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            words.extend(["--cgroup".into(), cgroup.clone()]);
+        }
+        words
+    }
+
+    /// Whether the processes must be there before the tracer.
+    pub fn names_what_exists(&self) -> bool {
+        self.only.iter().any(|only| matches!(only, Only::Pid | Only::Family | Only::Netns))
+    }
+
+    pub fn is_v6(&self) -> bool {
+        self.only.contains(&Only::V6)
+    }
+
+    /// Whether its rows show, when `who` is the process behind them. `to` is what ports and
+    /// networks mean, `forked` says who forked a process.
+    pub fn want(
+        &self,
+        end: &End,
+        who: &Identity,
+        to: Option<SocketAddr>,
+        forked: impl Fn(u32) -> Option<u32>,
+    ) -> bool {
+        let remote = end.remote.ip();
+        let is_of = |pid: u32| self.named.pids.contains(&pid);
+        let leads_to = |net: &str| to.is_some_and(|to| is_in(to.ip().to_canonical(), net));
+        self.only.iter().all(|only| match only {
+            Only::Port(port) => to.is_some_and(|to| to.port() == *port),
+            Only::Comm(name) => who.comm == *name,
+            Only::V4 => remote.to_canonical().is_ipv4(),
+            // An IPv6 socket, whatever its addresses.
+            Only::V6 => remote.is_ipv6(),
+            Only::To(net) => leads_to(net),
+            Only::NotTo(net) => !leads_to(net),
+            Only::Uid(uid) => who.uid == *uid,
+            Only::Pid => is_of(who.pid),
+            Only::Family => std::iter::successors(Some(who.pid), |&pid| forked(pid)).any(is_of),
+            Only::Netns => who.netns == self.named.netns,
+        })
+    }
+}
+
+impl Only {
+    fn words(self, named: &Named) -> Vec<String> {
+        let pids = || match named.pids.is_empty() {
+            true => "PIDS".into(),
+            false => named.pids.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+        };
+        match self {
+            Only::Port(port) => vec!["-P".into(), port.to_string()],
+            Only::Comm(name) => vec!["--comm".into(), name.into()],
+            Only::V4 => vec!["-4".into()],
+            Only::V6 => vec!["-6".into()],
+            Only::To(net) => vec!["--to".into(), net.into()],
+            Only::NotTo(net) => vec!["--not-to".into(), net.into()],
+            Only::Uid(uid) => vec!["-u".into(), uid.to_string()],
+            Only::Pid => vec!["-p".into(), pids()],
+            Only::Family => vec!["-p".into(), pids(), "--children".into()],
+            Only::Netns => vec!["--netns".into(), named.netns.to_string()],
+        }
+    }
+}
+
+/// An address in a network of that many bits, which are whole bytes.
+fn is_in(ip: IpAddr, net: &str) -> bool {
+    let (start, bits) = net.split_once('/').unwrap_or((net, "128"));
+    let bytes = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let (ip, start) = (bytes(ip), bytes(start.parse().expect("an address")));
+    let whole = (bits.parse::<usize>().expect("a number") / 8).min(start.len());
+    ip.len() == start.len() && ip[..whole] == start[..whole]
+}
