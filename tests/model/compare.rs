@@ -3,6 +3,7 @@
 //! difference to those that are.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 use std::time::Instant;
@@ -26,6 +27,7 @@ const WAIT: Duration = Duration::from_millis(50);
 /// A row that must be there, or may. Of each field one of these values; null: absent.
 #[derive(Clone, Debug)]
 pub struct Expected {
+    pub end: EndId,
     pub fields: BTreeMap<&'static str, Vec<Value>>,
     pub may_miss: bool,
 }
@@ -57,6 +59,9 @@ impl Expected {
 fn json_of(who: &[&Identity]) -> Vec<Value> {
     who.iter().map(|who| json!(who.pid)).collect()
 }
+
+/// From an address to an address and port.
+pub type Flow = (String, String, u16);
 
 /// A scenario beside a tracer.
 pub struct Scene<'a> {
@@ -99,7 +104,7 @@ impl Scene<'_> {
             put("args", json!(who.args));
             put("ppid", json!(who.ppid));
         }
-        Expected { fields, may_miss: false }
+        Expected { end: id, fields, may_miss: false }
     }
 
     fn with_end(&self, mut expected: Expected, id: EndId) -> Expected {
@@ -223,6 +228,57 @@ impl Scene<'_> {
         rows
     }
 
+    /// How many connects of each flow: from an address to an address and port.
+    pub fn counts(&self) -> BTreeMap<Flow, u64> {
+        let mut counts = BTreeMap::new();
+        for one in &self.truth.events {
+            let Event::Made(id) = one.event else { continue };
+            let end = &self.truth.ends[id];
+            if end.owner.as_ref().is_some_and(|who| self.wants(id, who)) {
+                // To loopback it comes from there.
+                let from = end.local.map_or(end.remote.ip(), |local| local.ip());
+                let to = (self.shown(end.remote.ip()), end.remote.port());
+                *counts.entry((self.shown(from), to.0, to.1)).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// The sockets that there are when tracing would begin, one row for each descriptor.
+    pub fn sockets(&self) -> Vec<Expected> {
+        let mut rows = Vec::new();
+        for (id, end) in self.truth.ends.iter().enumerate() {
+            let held = self.truth.descriptors(id);
+            let nobody = Identity { uid: u32::MAX, ..self.nobody() };
+            // Whoever holds it, root made it.
+            let held: Vec<_> =
+                held.into_iter().map(|who| Identity { uid: 0, ..who.clone() }).collect();
+            // Of what has ended there may be a place that is kept, and nobody has it.
+            let is_over = end.closed.is_some();
+            let holders = if held.is_empty() || is_over { &[nobody][..] } else { &held };
+            for who in holders.iter().filter(|who| self.wants_existing(id, who)) {
+                let mut expected = self.row("socket", id, who);
+                for field in ["tid", "thread", "ip", "uid"] {
+                    expected.fields.remove(field);
+                }
+                // As they are, IPv4-mapped or not.
+                expected.fields.insert("daddr", vec![json!(end.remote.ip())]);
+                if let Some(local) = end.local {
+                    expected.fields.insert("saddr", vec![json!(local.ip())]);
+                }
+                if who.pid == 0 {
+                    expected.fields.insert("pid", vec![Value::Null]);
+                    expected.fields.insert("comm", vec![Value::Null]);
+                }
+                let states = self.truth.states(id).iter().map(|state| json!(state));
+                expected.fields.insert("state", states.collect());
+                expected.may_miss = is_over;
+                rows.push(expected);
+            }
+        }
+        rows
+    }
+
     /// The rows of a connection that was there when tracing began, and who held it then.
     fn existing(&self, id: EndId, holders: &[Identity]) -> Vec<Expected> {
         let mut rows = Vec::new();
@@ -296,10 +352,18 @@ fn as_table(expected: &mut Expected) {
     }
 }
 
-/// The rows that are missing and those too many; empty if all is right.
-pub fn difference(expected: &[Expected], rows: &[Value]) -> Vec<String> {
+/// What is wrong with the rows.
+#[derive(Default)]
+pub struct Difference {
+    /// Those that are missing and those too many, in words.
+    pub wrong: Vec<String>,
+    /// Of which ends some are missing.
+    pub missing: BTreeSet<EndId>,
+}
+
+pub fn difference(expected: &[Expected], rows: &[Value]) -> Difference {
     let mut left: Vec<&Value> = rows.iter().collect();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut missing) = (Vec::new(), BTreeSet::new());
     for want in expected {
         match left.iter().position(|row| want.fits(row)) {
             Some(at) => {
@@ -307,6 +371,7 @@ pub fn difference(expected: &[Expected], rows: &[Value]) -> Vec<String> {
             }
             None if want.may_miss => {}
             None => {
+                missing.insert(want.end);
                 let fields = want.fields.iter().map(|(name, values)| match values.as_slice() {
                     [one] => format!("{name} {one}"),
                     some => format!("{name} one of {some:?}"),
@@ -324,5 +389,5 @@ pub fn difference(expected: &[Expected], rows: &[Value]) -> Vec<String> {
     if !times.is_sorted() {
         wrong.push("the rows are not in the order of their times".into());
     }
-    wrong
+    Difference { wrong, missing }
 }

@@ -21,6 +21,10 @@ pub struct Options {
     pub existing: bool,
     pub peer: bool,
     pub who: bool,
+    /// Only a table of how many connects there were.
+    pub count: bool,
+    /// Only the sockets that there are at the step `Trace`.
+    pub snapshot: bool,
     /// All of them must hold.
     pub only: Vec<Only>,
     /// -r tells only those that took `SLOW`.
@@ -50,6 +54,8 @@ pub enum Only {
     Family,
     /// That of the first scenario.
     Netns,
+    /// The other end of any connection; also says what is shown of it.
+    Who(&'static str, Option<u16>),
 }
 
 /// What exists before the tracer, and the tracer is told of.
@@ -63,7 +69,7 @@ pub struct Named {
 pub const SLOW: Duration = Duration::from_millis(500);
 
 /// All that is drawn at once.
-const ONLY: [Only; 14] = [
+const ONLY: [Only; 16] = [
     Only::Port(40_001),
     Only::Comm(NAMES[0]),
     Only::V4,
@@ -78,6 +84,8 @@ const ONLY: [Only; 14] = [
     Only::Pid,
     Only::Family,
     Only::Netns,
+    Only::Who("127.0.0.1", None),
+    Only::Who("::1", Some(40_001)),
 ];
 
 impl Options {
@@ -91,6 +99,8 @@ impl Options {
             existing: dice.one_in(3),
             peer: dice.one_in(3),
             who: half(dice),
+            count: false,
+            snapshot: false,
             only: (0..dice.of(&[0, 0, 0, 1, 1, 1, 2])).map(|_| dice.of(&ONLY)).collect(),
             slow: false,
             table: dice.one_in(5),
@@ -106,28 +116,59 @@ impl Options {
             Only::To(_) => Only::To(""),
             other => *other,
         });
+        match dice.below(16) {
+            0 => options.shows_only_counts(),
+            1 => options.shows_only_sockets(),
+            _ if options.asks_who_has() => options.shows_all_of_one_end(),
+            _ => {}
+        }
         options.slow = options.result && dice.one_in(4);
         // Names with blanks in them could be told apart no more.
         options.peer &= !options.table;
         options.who &= !options.table;
         // That -e refuses.
-        let is_bounded = !options.existing && (!alone || dice.one_in(4));
+        let is_bounded = !options.existing && !options.snapshot && (!alone || dice.one_in(4));
         options.cgroup = is_bounded.then(|| cgroup.to_owned());
         options
     }
 
+    fn shows_only_counts(&mut self) {
+        self.only.retain(|only| !matches!(only, Only::Who(..)));
+        *self = Options { count: true, only: std::mem::take(&mut self.only), ..Options::default() };
+    }
+
+    fn shows_only_sockets(&mut self) {
+        self.only.retain(|only| !matches!(only, Only::Who(..) | Only::Family));
+        *self =
+            Options { snapshot: true, only: std::mem::take(&mut self.only), ..Options::default() };
+    }
+
+    fn asks_who_has(&self) -> bool {
+        self.only.iter().any(|only| matches!(only, Only::Who(..)))
+    }
+
+    fn shows_all_of_one_end(&mut self) {
+        let others = [Only::Port(40_001), Only::To("127.0.0.0/8"), Only::To("::1")];
+        self.only.retain(|only| !others.contains(only) && !matches!(only, Only::NotTo(_)));
+        (self.existing, self.accept, self.who, self.table) = (true, true, true, false);
+    }
+
     pub fn words(&self) -> Vec<String> {
         let mut words = Vec::new();
+        // --who says them.
+        let says_them = self.asks_who_has();
         let flags = [
             (!self.table, "-j"),
             (self.table, "-UL"),
             (self.table, "--netns-id"),
             (self.result, "-r"),
             (self.life, "--life"),
-            (self.accept, "--accept"),
-            (self.existing, "-e"),
+            (self.accept && !says_them, "--accept"),
+            (self.existing && !says_them, "-e"),
             (self.peer, "--peer"),
-            (self.who, "--wide"),
+            (self.who && !says_them, "--wide"),
+            (self.count, "-c"),
+            (self.snapshot, "-s"),
         ];
         words.extend(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| (*flag).to_owned()));
         for only in &self.only {
@@ -145,7 +186,8 @@ impl Options {
 
     /// Whether the processes must be there before the tracer.
     pub fn names_what_exists(&self) -> bool {
-        self.only.iter().any(|only| matches!(only, Only::Pid | Only::Family | Only::Netns))
+        let is_one = |only: &Only| matches!(only, Only::Pid | Only::Family | Only::Netns);
+        self.existing || self.snapshot || self.only.iter().any(is_one)
     }
 
     pub fn is_v6(&self) -> bool {
@@ -176,6 +218,10 @@ impl Options {
             Only::Pid => is_of(who.pid),
             Only::Family => std::iter::successors(Some(who.pid), |&pid| forked(pid)).any(is_of),
             Only::Netns => who.netns == self.named.netns,
+            Only::Who(host, port) => {
+                is_in(remote.to_canonical(), host)
+                    && port.is_none_or(|port| port == end.remote.port())
+            }
         })
     }
 }
@@ -197,6 +243,8 @@ impl Only {
             Only::Pid => vec!["-p".into(), pids()],
             Only::Family => vec!["-p".into(), pids(), "--children".into()],
             Only::Netns => vec!["--netns".into(), named.netns.to_string()],
+            Only::Who(host, None) => vec!["--who".into(), host.into()],
+            Only::Who(host, Some(port)) => vec!["--who".into(), format!("[{host}]:{port}")],
         }
     }
 }

@@ -660,6 +660,29 @@ impl Truth {
         }
     }
 
+    /// What the kernel may call its state.
+    pub fn states(&self, end: EndId) -> &'static [&'static str] {
+        let end = &self.ends[end];
+        match (end.closed.is_some(), end.fin_sent, end.fin_received) {
+            // Its place is kept for a while.
+            (true, _, false) => &["FIN_WAIT2"],
+            (true, _, true) => &["TIME_WAIT"],
+            _ if !end.established => &["SYN_SENT"],
+            (_, false, false) => &["ESTABLISHED"],
+            (_, false, true) => &["CLOSE_WAIT"],
+            // Until the FIN is acknowledged.
+            (_, true, _) => &["FIN_WAIT1", "FIN_WAIT2"],
+        }
+    }
+
+    /// The processes whose descriptors lead to an end now, one for each.
+    pub fn descriptors(&self, end: EndId) -> Vec<&Identity> {
+        let leads_there =
+            |held: &Held| matches!(self.opens[held.open].what, What::End(e) if e == end);
+        let held = self.table.iter().filter(|(_, held)| leads_there(held));
+        held.map(|((who, _), _)| &self.people[who]).collect()
+    }
+
     /// The processes that hold an end now.
     pub fn holders(&self, end: EndId) -> Vec<u8> {
         let leads_there =
