@@ -124,12 +124,15 @@ impl Task<'_> {
         let end = self.first + self.count;
         for batch in self.first / BATCH..end.div_ceil(BATCH) {
             let mut dice = Dice(batch);
-            let mut options = Options::draw(&mut dice, &self.cgroup.path(), self.alone);
+            let mut options =
+                Options::draw(&mut dice, self.attach, &self.cgroup.path(), self.alone);
             if self.attacked {
                 // The attacker is traced, too.
                 options.cgroup = None;
                 // With few places its connections push out others, which is told in JSON.
                 (options.slow, options.table) = (false, false);
+                // What the attacker has would be in one table with ours.
+                (options.count, options.snapshot) = (false, false);
             }
             let buffer = self.buffers[(batch % self.buffers.len() as u64) as usize];
             let lab = Lab { attach: self.attach.into(), buffer: buffer.into() };

@@ -60,6 +60,15 @@ fn json_of(who: &[&Identity]) -> Vec<Value> {
     who.iter().map(|who| json!(who.pid)).collect()
 }
 
+/// As errno(3) has it.
+fn name_of(error: i32) -> &'static str {
+    match error {
+        libc::ENETUNREACH => "ENETUNREACH",
+        libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
+        _ => "of another error",
+    }
+}
+
 /// From an address to an address and port.
 pub type Flow = (String, String, u16);
 
@@ -179,8 +188,11 @@ impl Scene<'_> {
         let shows_connects = !options.result && !options.life;
         let shows_accepts = options.accept && (options.result || !options.life);
         for Happened { step, at, event } in &self.truth.events {
-            let (Event::Made(id) | Event::Outcome(id, _) | Event::Accepted(id) | Event::Ended(id)) =
-                *event;
+            let (Event::Made(id)
+            | Event::Failed(id, _)
+            | Event::Outcome(id, _)
+            | Event::Accepted(id)
+            | Event::Ended(id)) = *event;
             let end = &self.truth.ends[id];
             let Some(who) = &end.owner else { continue };
             let is_old = end.since < self.traced;
@@ -192,6 +204,13 @@ impl Scene<'_> {
             }
             let expected = match event {
                 Event::Made(_) if shows_connects => self.row("connect", id, who),
+                Event::Failed(_, error) if options.failed => {
+                    let mut expected = self.row("connect", id, who);
+                    expected.fields.insert("error", vec![json!(name_of(*error))]);
+                    expected.fields.insert("saddr", vec![Value::Null]);
+                    expected.fields.insert("lport", vec![json!(end.bound)]);
+                    expected
+                }
                 Event::Outcome(_, result) if options.result && end.active => {
                     let mut expected = self.row("result", id, who);
                     expected.fields.insert("result", vec![json!(result)]);
@@ -342,6 +361,9 @@ fn as_table(expected: &mut Expected) {
         // In twelve columns, with control characters made visible.
         let visible: String = name.replace('\x1b', "\\x1b").chars().take(12).collect();
         expected.fields.insert("comm", vec![json!(visible.trim_end())]);
+    }
+    if let Some(error) = expected.fields.remove("error") {
+        expected.fields.insert("err", error);
     }
     for field in ["tid", "close_by", "tx_bytes", "rx_bytes", "peer_pid"] {
         expected.fields.remove(field);

@@ -15,6 +15,8 @@ use super::truth::End;
 /// What a run of the tracer is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Connects that fail before their SYN, too.
+    pub failed: bool,
     pub result: bool,
     pub life: bool,
     pub accept: bool,
@@ -90,9 +92,11 @@ const ONLY: [Only; 16] = [
 
 impl Options {
     /// `alone`: whether nobody else makes connections here.
-    pub fn draw(dice: &mut Dice, cgroup: &str, alone: bool) -> Self {
+    pub fn draw(dice: &mut Dice, attach: &str, cgroup: &str, alone: bool) -> Self {
         let half = |dice: &mut Dice| dice.one_in(2);
         let mut options = Options {
+            // The others see none.
+            failed: dice.one_in(4) && ["fentry", "kprobe"].contains(&attach),
             result: half(dice),
             life: half(dice),
             accept: half(dice),
@@ -161,6 +165,7 @@ impl Options {
             (!self.table, "-j"),
             (self.table, "-UL"),
             (self.table, "--netns-id"),
+            (self.failed, "-f"),
             (self.result, "-r"),
             (self.life, "--life"),
             (self.accept && !says_them, "--accept"),

@@ -64,6 +64,13 @@ struct Play<'a> {
     too_slow: bool,
 }
 
+impl Play<'_> {
+    fn is_too_slow(&self) -> bool {
+        let late = Duration::from_millis(900);
+        self.truth.in_a_hurry && self.dropped.is_some_and(|at| at.elapsed() > late)
+    }
+}
+
 /// What a tracer printed.
 struct Printed {
     complaints: Vec<String>,
@@ -174,8 +181,7 @@ impl Run<'_> {
             let step = Step::End { who, how: How::Kill };
             self.perform(&mut play.world, &mut play.truth, all, &step);
         }
-        play.too_slow = play.truth.in_a_hurry
-            && play.dropped.is_some_and(|at| at.elapsed() > Duration::from_millis(900));
+        play.too_slow = play.is_too_slow();
         for _ in 0..5000 {
             if busy(play.world.netns()).is_none() {
                 break;
@@ -238,6 +244,9 @@ impl Run<'_> {
         let done = Done { status: output.status, stdout, stderr };
         let printed = Printed::new(&done, self.options, self.alone, self.attacked, 0);
         let judge = |play: &Play| {
+            if play.is_too_slow() {
+                return Verdict::TooSlow;
+            }
             let mut wrong = printed.complaints.clone();
             let rows = printed.rows.get(&play.world.inode.into()).map_or(&[][..], Vec::as_slice);
             wrong.extend(compare::difference(&self.scene(play).sockets(), rows).wrong);
@@ -306,11 +315,17 @@ impl Run<'_> {
             Step::Connect { at, to, nonblocking, thread, .. } => {
                 let Some(to) = truth.destination(who, at, to) else { return };
                 destination = Some(to);
-                let nonblocking = nonblocking || truth.would_wait(who, at, to);
+                // What was dropped comes again after a second, and takes a place.
+                let may_wait = truth.has_dropped || truth.would_wait(who, at, to);
+                let nonblocking = nonblocking || may_wait;
                 Order::Connect { at, to, nonblocking, thread }
             }
             Step::Churn { at, times, .. } => {
                 let Some(to) = truth.destination(who, at, To::Closed) else { return };
+                // The last one may fail in another way, which is not answered.
+                if self.options.failed {
+                    return;
+                }
                 // What comes first of the last connect is its outcome, once, or if that was
                 // received, that it is over.
                 if truth.would_wait(who, at, to) || truth.owes_an_outcome(who, at) {

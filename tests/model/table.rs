@@ -45,6 +45,7 @@ impl Table {
             row[field] = value;
         }
         row["event"] = match row["event"].as_str() {
+            _ if !row["err"].is_null() => json!("connect"),
             Some("A") => json!("accept"),
             Some("E") => json!("existing"),
             Some("X") => json!("close"),

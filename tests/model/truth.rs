@@ -53,6 +53,8 @@ pub struct End {
     pub closed: Option<usize>,
     /// Where it says who closed: how it ended.
     pub by: Option<By>,
+    /// Of a connect that failed at once: its socket's port, if bind() gave it one.
+    pub bound: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub enum By {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Made(EndId),
+    /// Before its SYN, with this error.
+    Failed(EndId, i32),
     Outcome(EndId, &'static str),
     Accepted(EndId),
     Ended(EndId),
@@ -404,7 +408,6 @@ impl Truth {
         let sent = [0, libc::EINPROGRESS, libc::ECONNREFUSED].contains(&error);
         if self.opens[open].calls != Calls::Unconnected
             || matches!(self.opens[open].what, What::Listener { .. })
-            || !sent
         {
             return;
         }
@@ -431,7 +434,14 @@ impl Truth {
             orphan: false,
             closed: None,
             by: None,
+            bound: None,
         });
+        if !sent {
+            self.ends[end].local = None;
+            self.ends[end].closed = Some(self.step);
+            self.ends[end].bound = Some(self.opens[open].bound).filter(|&port| port != 0);
+            return self.event(Event::Failed(end, error));
+        }
         self.event(Event::Made(end));
         self.opens[open].what = What::End(end);
         self.opens[open].calls =
