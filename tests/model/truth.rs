@@ -49,6 +49,8 @@ pub struct End {
     fin_received: bool,
     /// No descriptor leads to it any more.
     orphan: bool,
+    /// Its listener had SO_LINGER with 0 seconds, which it has inherited.
+    resets: bool,
     /// The step in which it ended.
     pub closed: Option<usize>,
     /// Where it says who closed: how it ended.
@@ -432,6 +434,7 @@ impl Truth {
             fin_sent: false,
             fin_received: false,
             orphan: false,
+            resets: false,
             closed: None,
             by: None,
             bound: None,
@@ -474,6 +477,7 @@ impl Truth {
                     owner: None,
                     peer: Some(end),
                     established: true,
+                    resets: self.opens[listener].resets,
                     ..self.ends[end].clone()
                 });
                 self.ends[end].peer = Some(end + 1);
@@ -511,7 +515,8 @@ impl Truth {
         }
         let what = What::End(end);
         let bound = self.opens[listener].bound;
-        self.opens.push(Open { kind, what, calls: Calls::Connected, resets: false, bound });
+        let resets = self.ends[end].resets;
+        self.opens.push(Open { kind, what, calls: Calls::Connected, resets, bound });
         let open = self.opens.len() - 1;
         self.hold(who, into, open);
     }
