@@ -85,7 +85,7 @@ check: deps $(VENV)/installed
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) test --locked --lib --bins --test cli --test docs --test snapshots --test properties
+	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties
 	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
 	$(AS_ROOT) $(CARGO) test --locked --test model -- --scenarios 2000 --storms 4

@@ -49,21 +49,21 @@ use std::time::Instant;
 
 use clap::Parser as _;
 use serde_json::Value;
-use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::clock::monotonic_ns;
 use tcpconnect::config::Config;
-use tcpconnect::event::Args;
-use tcpconnect::event::Change;
-use tcpconnect::event::Comm;
-use tcpconnect::event::Connect;
-use tcpconnect::event::Event;
-use tcpconnect::event::Image;
-use tcpconnect::event::ProcessEvent;
-use tcpconnect::event::decode;
+use tcpconnect::config::cli::Cli;
+use tcpconnect::kernel::record::decode;
+use tcpconnect::model::event::Connect;
+use tcpconnect::model::event::Event;
+use tcpconnect::model::process::Args;
+use tcpconnect::model::process::Change;
+use tcpconnect::model::process::Comm;
+use tcpconnect::model::process::Image;
+use tcpconnect::model::process::ProcessEvent;
+use tcpconnect::model::row::Row;
 use tcpconnect::output;
-use tcpconnect::output::Row;
-use tcpconnect::process::Processes;
+use tcpconnect::who::processes::Processes;
 
 const ROUNDS: usize = 5;
 const CONNECTS_A_ROUND: u64 = 200_000;
@@ -963,7 +963,7 @@ fn formatting() {
     for (name, args) in [("table", &["tcpconnect"][..]), ("JSON", &["tcpconnect", "-j"][..])] {
         let cli = Cli::try_parse_from(args).expect("valid options");
         let config = Config::new(cli, false).expect("valid options");
-        let mut output = output::new(&config);
+        let mut output = output::new(&config, Vec::new());
         let clock = WallClock::now();
         let mut text = Vec::with_capacity(1 << 20);
         let mut times = Vec::new();

@@ -6,11 +6,11 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use tcpconnect::dns::Names;
-use tcpconnect::dns_message;
-use tcpconnect::event::Connect;
-use tcpconnect::event::DnsBytes;
-use tcpconnect::event::DnsPlace;
+use tcpconnect::who::names::Names;
+use tcpconnect::who::dns_message;
+use tcpconnect::model::event::Connect;
+use tcpconnect::model::event::DnsBytes;
+use tcpconnect::model::event::DnsPlace;
 
 /// The numbers of the stream run over.
 const FIRST: u32 = u32::MAX - 20;
@@ -57,7 +57,7 @@ fuzz_target!(|message: &[u8]| {
     assert!(answer.addresses.len() * 4 <= message.len());
     for (daddr, _) in answer.addresses {
         let connect = Connect { daddr, netns: Some(1), ..Connect::nowhere() };
-        let name = |names: &Names| names.of(&connect).map(|query| query.name().to_vec());
+        let name = |names: &Names| names.of(&connect).map(|query| query.name.asked.to_vec());
         assert_eq!(name(&whole).as_deref(), Some(&*answer.name));
         assert_eq!([name(&ahead), name(&back)], [name(&whole), name(&whole)]);
     }

@@ -8,21 +8,21 @@ use std::cell::RefCell;
 use clap::Parser as _;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tcpconnect::cli::Cli;
+use tcpconnect::config::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
-use tcpconnect::event;
-use tcpconnect::event::Change;
-use tcpconnect::event::Connect;
-use tcpconnect::event::Event;
-use tcpconnect::event::Life;
-use tcpconnect::event::ProcessEvent;
+use tcpconnect::kernel::record;
+use tcpconnect::model::process::Change;
+use tcpconnect::model::event::Connect;
+use tcpconnect::model::event::Event;
+use tcpconnect::model::event::Life;
+use tcpconnect::model::process::ProcessEvent;
 use tcpconnect::output;
-use tcpconnect::output::Happening;
+use tcpconnect::model::row::ProcessRow;
 use tcpconnect::output::Output;
-use tcpconnect::output::Row;
-use tcpconnect::output::What;
-use tcpconnect::process::Processes;
+use tcpconnect::model::row::Row;
+use tcpconnect::model::row::ProcessRowKind;
+use tcpconnect::who::processes::Processes;
 
 const OPTIONS: &str = "-T -t -L -f -r --life --accept --exe --args --parents --procs";
 /// No process has such a pid, so nothing is looked for in /proc.
@@ -31,7 +31,7 @@ const NOBODY: u32 = 5_000_000;
 fn output(more: &[&str]) -> RefCell<Box<dyn Output>> {
     let words = ["tcpconnect"].into_iter().chain(OPTIONS.split(' ')).chain(more.iter().copied());
     let cli = Cli::try_parse_from(words).expect("the options are right");
-    RefCell::new(output::new(&Config::new(cli, false).expect("the options go together")))
+    RefCell::new(output::new(&Config::new(cli, false).expect("the options go together"), Vec::new()))
 }
 
 thread_local! {
@@ -65,7 +65,7 @@ fn check_process(event: ProcessEvent) {
     let ProcessEvent { ts_ns, pid, tid, name, uid, gid, start_ns, exec_id, .. } = event;
     let connect = Connect { ts_ns, pid, tid, start_ns, exec_id, ..Connect::nowhere() };
     let process = processes.of(&connect);
-    let happening = Happening {
+    let happening = ProcessRow {
         ts_ns,
         pid,
         tid,
@@ -74,27 +74,26 @@ fn check_process(event: ProcessEvent) {
         uid: Some(uid),
         gid: Some(gid),
         user: None,
-        container_claimed: false,
         container: None,
         cgroup: None,
-        process: Some(&process),
-        what: match &event.change {
-            Change::Fork => What::Fork,
-            Change::Exec(image) => What::Exec(image),
-            Change::Rename(comm) => What::Comm(*comm),
-            Change::Exit(status) => What::Exit(*status),
+        process: Some(process.facts(true)),
+        kind: match &event.change {
+            Change::Fork => ProcessRowKind::Fork,
+            Change::Exec(image) => ProcessRowKind::Exec(image),
+            Change::Rename(comm) => ProcessRowKind::Comm(*comm),
+            Change::Exit(status) => ProcessRowKind::Exit(*status),
         },
     };
     check(|output, line| output.process(&happening, &WallClock::at(0), line));
-    let row = Row { process: Some(&process), ..Row::bare(&connect) };
+    let row = Row { process: Some(process.facts(true)), ..Row::bare(&connect) };
     check(|output, line| output.connect(&row, &WallClock::at(0), line));
 }
 
 fuzz_target!(|sample: &[u8]| {
-    let _ = event::decode_list(sample);
-    let (key, value) = sample.split_at(sample.len().min(event::FLOW_LEN));
-    let _ = event::decode_flow(key, value);
-    match event::decode(sample) {
+    let _ = record::decode_list(sample);
+    let (key, value) = sample.split_at(sample.len().min(record::FLOW_LEN));
+    let _ = record::decode_flow(key, value);
+    match record::decode(sample) {
         Ok(Event::Connect(connect)) => check_connect(&connect, None),
         Ok(Event::Life(life)) => check_connect(&life.connect, Some(&life)),
         Ok(Event::Process(event)) => check_process(*event),

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::harmless::is_harmless;
-use crate::stop::poll;
-use crate::stop::writable;
+use crate::escape::is_harmless;
+use crate::poll::poll;
+use crate::poll::writable;
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -72,5 +72,14 @@ pub fn tell(line: &str) {
             }
             _ => return,
         }
+    }
+}
+
+/// The text of an OS error without Rust's "(os error N)".
+pub fn text_of(error: &impl ToString) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
     }
 }

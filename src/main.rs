@@ -6,15 +6,15 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tcpconnect::app;
-use tcpconnect::cli::Cli;
-use tcpconnect::cli::EBPF;
-use tcpconnect::command::called_as;
 use tcpconnect::config::Config;
+use tcpconnect::config::cli::Cli;
 use tcpconnect::error::CommandError;
 use tcpconnect::error::tell;
-use tcpconnect::privilege;
+use tcpconnect::host::privilege;
+use tcpconnect::kernel::source::EBPF;
 use tcpconnect::snapshot;
+use tcpconnect::trace;
+use tcpconnect::trace::command::called_as;
 
 /// As clap and BCC's argparse do.
 const USAGE: u8 = 2;
@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     let tcpv4connect = called_as(std::env::args_os().next()) == "tcpv4connect";
     let mut config = Config::new(cli, tcpv4connect);
     if privilege::are_lent() {
-        config = config.and_then(Config::within_lent_rights);
+        let writes_more = privilege::writes_more_than_caller();
+        config = config.and_then(|config| config.within_lent_rights(writes_more));
     }
     let config = match config {
         Ok(config) => config,
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     };
     let ended = match config.snapshot {
         Some(wanted) => snapshot::run(&config, wanted).map(|()| 0),
-        None => app::run(&config),
+        None => trace::run(&config),
     };
     match ended {
         Ok(code) => ExitCode::from(code),

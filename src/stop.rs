@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The signals that end the program, and waiting for descriptors, which they interrupt.
+//! The signals that end the program.
 
 use std::fs::File;
 use std::io;
@@ -12,40 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
-
-use crate::rights;
-
-pub fn readable(fd: RawFd) -> libc::pollfd {
-    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
-}
-
-pub fn writable(fd: RawFd) -> libc::pollfd {
-    libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }
-}
-
-/// Waits for one of `fds`; a signal also ends the wait.
-pub fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<()> {
-    let time = libc::timespec {
-        tv_sec: timeout.as_secs() as libc::time_t,
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    // SAFETY: `fds` is a valid array of its length; no signal mask is given.
-    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, &time, std::ptr::null()) };
-    if n < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-        fds.iter_mut().for_each(|fd| fd.revents = 0);
-    }
-    Ok(())
-}
 
 /// Set by SIGINT, SIGTERM and SIGHUP.
 #[derive(Clone)]
@@ -55,7 +26,8 @@ pub struct Stop {
 }
 
 impl Stop {
-    pub fn on_signals() -> Result<Self> {
+    /// `first` is what the thread that waits for signals does first.
+    pub fn on_signals(first: impl FnOnce() + Send + 'static) -> Result<Self> {
         // SAFETY: no memory is passed.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -83,7 +55,7 @@ impl Stop {
         };
         // The handler's thread lives as long as we do, with the rights of who starts it.
         let start = move || {
-            rights::keep_none();
+            first();
             ctrlc::set_handler(on_signal)
         };
         let started = thread::spawn(start).join().expect("to set a handler does not panic");

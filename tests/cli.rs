@@ -485,7 +485,7 @@ fn a_cgroup_that_is_none_is_refused() {
     let dir = TempDir::new().unwrap();
     let folder = dir.path().to_str().unwrap();
     let missing = format!("{folder}/missing");
-    let (not_v2, not_there) = match tcpconnect::cgroup::mount() {
+    let (not_v2, not_there) = match tcpconnect::host::cgroup::mount() {
         Some(mount) => (
             format!("not a cgroup v2 directory; those are below {}", mount.display()),
             format!("No such file or directory, nor below {}", mount.display()),

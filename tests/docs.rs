@@ -8,47 +8,55 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
+use std::rc::Rc;
 
 use clap::CommandFactory as _;
 use clap::Parser as _;
-use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
-use tcpconnect::dns::Names;
-use tcpconnect::event::Args;
-use tcpconnect::event::Asker;
-use tcpconnect::event::COMM_LEN;
-use tcpconnect::event::Change;
-use tcpconnect::event::CloseBy;
-use tcpconnect::event::Comm;
-use tcpconnect::event::Connect;
-use tcpconnect::event::DnsBytes;
-use tcpconnect::event::DnsPlace;
-use tcpconnect::event::ExeFile;
-use tcpconnect::event::Flow;
-use tcpconnect::event::Handshake;
-use tcpconnect::event::Image;
-use tcpconnect::event::Life;
-use tcpconnect::event::NoticeKind;
-use tcpconnect::event::Origin;
-use tcpconnect::event::Outcome;
-use tcpconnect::event::ProcessEvent;
-use tcpconnect::event::ProcessKey;
-use tcpconnect::event::Stage;
+use tcpconnect::config::cli::Cli;
+use tcpconnect::model::container::Container;
+use tcpconnect::model::event::CloseBy;
+use tcpconnect::model::event::Connect;
+use tcpconnect::model::event::DnsBytes;
+use tcpconnect::model::event::DnsPlace;
+use tcpconnect::model::event::Flow;
+use tcpconnect::model::event::Handshake;
+use tcpconnect::model::event::Life;
+use tcpconnect::model::event::Origin;
+use tcpconnect::model::event::Outcome;
+use tcpconnect::model::event::Stage;
+use tcpconnect::model::lost::Lost;
+use tcpconnect::model::process::Args;
+use tcpconnect::model::process::Asker;
+use tcpconnect::model::process::COMM_LEN;
+use tcpconnect::model::process::Change;
+use tcpconnect::model::process::Comm;
+use tcpconnect::model::process::ExeFile;
+use tcpconnect::model::process::Image;
+use tcpconnect::model::process::NoticeKind;
+use tcpconnect::model::process::ProcessEvent;
+use tcpconnect::model::process::ProcessKey;
+use tcpconnect::model::row::Peer;
+use tcpconnect::model::row::ProcessRow;
+use tcpconnect::model::row::ProcessRowKind;
+use tcpconnect::model::row::Row;
+use tcpconnect::model::socket;
 use tcpconnect::output;
-use tcpconnect::output::Happening;
-use tcpconnect::output::Lost;
-use tcpconnect::output::Row;
-use tcpconnect::output::What;
+use tcpconnect::output::Output;
 use tcpconnect::output::sockets as lines;
-use tcpconnect::peers::Peer;
-use tcpconnect::process::Processes;
-use tcpconnect::sockets;
+use tcpconnect::who::names::Names;
+use tcpconnect::who::processes::Processes;
 
 const MAN_PAGE: &str = "man/tcpconnect.8";
 /// README.md's copy of --help stands between these.
 const USAGE_BEGIN: &str = "<!-- usage: begin -->\n```text\n";
 const USAGE_END: &str = "```\n<!-- usage: end -->\n";
+
+/// As the program makes it.
+fn new_output(config: &Config) -> Box<dyn Output> {
+    output::new(config, tcpconnect::host::proc::our_mount_namespaces())
+}
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -184,7 +192,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let all = "--exe --args --parents --user --container-id --cgroup-path --vpid --netns-id";
     let words = ["tcpconnect", "-j"].into_iter().chain(all.split(' '));
     let config = Config::new(Cli::parse_from(words), false).unwrap();
-    let mut json = output::new(&config);
+    let mut json = new_output(&config);
     let clock = WallClock::at(0);
     let address = Ipv4Addr::LOCALHOST.into();
     // Written out in full, so that a new field stops this from compiling.
@@ -248,7 +256,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     processes.apply(&above);
     processes.apply(&born);
     let process = processes.of(&connect);
-    let peer = Peer { pid: 1, comm: comm("peer"), program: None, container: None, netns: Some(1) };
+    let peer = Peer { pid: 1, comm: comm("peer"), image: None, container: None, netns: Some(1) };
     let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
     let mut names = Names::default();
     let answer = DnsBytes {
@@ -269,14 +277,14 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         connect: &connect,
         life: None,
         peer: Some(&peer),
-        process: Some(&process),
+        process: Some(process.facts(true)),
         user,
         container,
         container_claimed: true,
         cgroup,
         query: query.as_ref(),
     };
-    let happening = |what| Happening {
+    let happening = |kind| ProcessRow {
         ts_ns: 1,
         pid: 1,
         tid: 1,
@@ -284,24 +292,23 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         ppid: Some(9),
         uid: Some(1),
         gid: Some(1),
-        user,
-        container,
-        container_claimed: true,
-        cgroup,
-        process: Some(&process),
-        what,
+        user: user.map(Rc::from),
+        container: container.map(|id| Container { id: id.into(), claimed: true }),
+        cgroup: cgroup.map(Rc::from),
+        process: Some(process.facts(true)),
+        kind,
     };
     let whats = [
-        What::Fork,
-        What::Exec(&image),
-        What::Comm(comm("old")),
-        What::Exit(0),
-        What::Exit(139),
-        What::Notice(NoticeKind::Uid { real: 1, effective: 1 }),
-        What::Notice(NoticeKind::Gid { real: 1, effective: 1 }),
-        What::Notice(NoticeKind::Sid),
-        What::Notice(NoticeKind::Ptrace { tracer: Some(1) }),
-        What::Notice(NoticeKind::Coredump),
+        ProcessRowKind::Fork,
+        ProcessRowKind::Exec(&image),
+        ProcessRowKind::Comm(comm("old")),
+        ProcessRowKind::Exit(0),
+        ProcessRowKind::Exit(139),
+        ProcessRowKind::Notice(NoticeKind::Uid { real: 1, effective: 1 }),
+        ProcessRowKind::Notice(NoticeKind::Gid { real: 1, effective: 1 }),
+        ProcessRowKind::Notice(NoticeKind::Sid),
+        ProcessRowKind::Notice(NoticeKind::Ptrace { tracer: Some(1) }),
+        ProcessRowKind::Notice(NoticeKind::Coredump),
     ];
     let flow = Flow { saddr: address, daddr: address, dport: 1, connects: 1 };
     let lost = Lost {
@@ -323,7 +330,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let mut written = Vec::new();
     json.header(&mut written);
     json.connect(&row, &clock, &mut written);
-    let failed = Row { connect: &failed, ..row };
+    let failed = Row { connect: &failed, ..row.clone() };
     let mut written_of_failed = Vec::new();
     json.connect(&failed, &clock, &mut written_of_failed);
     json.flows(&[flow], 1, &clock, &mut written);
@@ -353,11 +360,11 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let mut lives = Vec::new();
     for stage in stages {
         let life = Life { connect: *failed.connect, began_ns: 1, stage };
-        json.connect(&Row { life: Some(&life), ..row }, &clock, &mut lives);
+        json.connect(&Row { life: Some(&life), ..row.clone() }, &clock, &mut lives);
     }
     let connect = Connect { origin: Origin::Existing, ..connect };
     let life = Life { connect, began_ns: 1, stage: stages[1] };
-    json.connect(&Row { life: Some(&life), ..row }, &clock, &mut lives);
+    json.connect(&Row { life: Some(&life), ..row.clone() }, &clock, &mut lives);
     let of_connect = keys(&written).swap_remove(0);
     let fields = keys(&lives).concat();
     let mut fields: Vec<_> = fields.iter().filter(|key| !of_connect.contains(key)).collect();
@@ -388,23 +395,23 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
 #[test]
 fn the_man_page_describes_every_field_of_a_socket() {
     let address = Ipv4Addr::LOCALHOST.into();
-    let ends = sockets::Ends { laddr: address, lport: 1, raddr: address, rport: 1 };
-    let tcp = sockets::Socket {
+    let ends = socket::Ends { laddr: address, lport: 1, raddr: address, rport: 1 };
+    let tcp = socket::Socket {
         netns: 1,
-        family: sockets::Family::Inet,
-        protocol: sockets::TCP,
-        address: sockets::Address::Inet(ends),
+        family: socket::Family::Inet,
+        protocol: socket::TCP,
+        address: socket::Address::Inet(ends),
         cookie: 1,
-        state: sockets::ESTABLISHED,
+        state: socket::ESTABLISHED,
         inode: 1,
         uid: Some(1),
         device: 0,
         is_closed: false,
     };
-    let ends = sockets::UnixEnds { path: b"/x".to_vec(), peer: Some(1) };
-    let unix = sockets::Socket {
-        family: sockets::Family::Unix,
-        address: sockets::Address::Unix(ends.into()),
+    let ends = socket::UnixEnds { path: b"/x".to_vec(), peer: Some(1) };
+    let unix = socket::Socket {
+        family: socket::Family::Unix,
+        address: socket::Address::Unix(ends.into()),
         ..tcp.clone()
     };
     let written = |socket, form| {
@@ -465,8 +472,10 @@ fn the_man_page_is_of_this_version() {
 /// All of src, with string literals that are continued on the next line joined.
 fn sources() -> String {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = ["", "output", "tracer"].map(|folder| fs::read_dir(src.join(folder)).unwrap());
-    let files = files.into_iter().flatten().map(|entry| entry.unwrap().path());
+    let rooms = fs::read_dir(&src).unwrap().map(|entry| entry.unwrap().path());
+    let folders = rooms.filter(|path| path.is_dir()).chain([src]);
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap());
+    let files = files.map(|entry| entry.unwrap().path());
     let rust = files.filter(|path| path.extension().is_some_and(|e| e == "rs"));
     let text: String = rust.map(|path| fs::read_to_string(path).unwrap()).collect();
     let text = text + &read("build.rs");

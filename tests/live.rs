@@ -52,7 +52,7 @@ use live_life::Lives;
 use live_who::Shared;
 use serde_json::Value;
 use serde_json::json;
-use tcpconnect::community_id;
+use tcpconnect::output::community_id;
 
 /// Each makes one row or none, as the client says; `new_namespaces` has a test of its own.
 const CASES: [&str; 35] = [

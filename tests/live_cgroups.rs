@@ -322,7 +322,7 @@ fn the_whole_hierarchy_is_found_beside_a_part_of_it(lab: &Lab) {
                   mount -t cgroup2 none \"$MOUNT\"; \
                   exec \"$TCPCONNECT\" -j --attach sockops --buffer \"$BUFFER\" -- \"$CLIENT\" \
                   --netns plain_ipv4";
-    let mount = tcpconnect::cgroup::mount().expect("cgroup v2 is mounted");
+    let mount = tcpconnect::host::cgroup::mount().expect("cgroup v2 is mounted");
     let dir = tempfile::tempdir().expect("a temporary folder");
     let envs = [
         ("TCPCONNECT", super::lab::tcpconnect().into()),

@@ -303,7 +303,7 @@ fn a_full_cgroup_says_what_to_do(_: &Lab) {
     let cgroup = Cgroup::new("full");
     let _programs = fill(&File::open(&cgroup.0).expect("it is there"));
     let procs = CString::new(cgroup.0.join("cgroup.procs").as_os_str().as_bytes()).expect("no NUL");
-    let mount = tcpconnect::cgroup::mount().expect("cgroup v2 is mounted");
+    let mount = tcpconnect::host::cgroup::mount().expect("cgroup v2 is mounted");
     let mut command = Command::new("sh");
     let script = "mount --make-rprivate / && umount -l \"$0\" && mount -t cgroup2 none \"$0\" && \
                   exec \"$1\" --attach sockops --duration 0.01";

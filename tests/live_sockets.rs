@@ -30,10 +30,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
-use tcpconnect::community_id;
-use tcpconnect::files;
-use tcpconnect::holders::Found;
-use tcpconnect::holders::Proc;
+use tcpconnect::kernel::files;
+use tcpconnect::output::community_id;
+use tcpconnect::snapshot::holders::Found;
+use tcpconnect::snapshot::holders::Proc;
 
 use super::lab;
 use super::lab::rights;

@@ -15,58 +15,59 @@ use chrono::DateTime;
 use clap::Parser as _;
 use proptest::prelude::*;
 use serde_json::Value;
-use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
-use tcpconnect::container;
-use tcpconnect::dns::Names;
-use tcpconnect::dns_message;
-use tcpconnect::dns_message::Malformed;
-use tcpconnect::event::Args;
-use tcpconnect::event::Asker;
-use tcpconnect::event::COMM_LEN;
-use tcpconnect::event::Change;
-use tcpconnect::event::CloseBy;
-use tcpconnect::event::Comm;
-use tcpconnect::event::Connect;
-use tcpconnect::event::DecodeError;
-use tcpconnect::event::DnsBytes;
-use tcpconnect::event::DnsPlace;
-use tcpconnect::event::Event;
-use tcpconnect::event::ExeFile;
-use tcpconnect::event::FLOW_LEN;
-use tcpconnect::event::Flow;
-use tcpconnect::event::Handshake;
-use tcpconnect::event::Image;
-use tcpconnect::event::Origin;
-use tcpconnect::event::Outcome;
-use tcpconnect::event::ProcessEvent;
-use tcpconnect::event::ProcessKey;
-use tcpconnect::event::Stage;
-use tcpconnect::event::decode;
-use tcpconnect::event::decode_flow;
-use tcpconnect::event::decode_list;
-use tcpconnect::event::share_of;
-use tcpconnect::event::sort_flows;
-use tcpconnect::filter::CommFilter;
-use tcpconnect::filter::Net;
-use tcpconnect::filter::NetTable;
-use tcpconnect::filter::PortSet;
-use tcpconnect::filter::parse_pid;
-use tcpconnect::filter::parse_seconds;
-use tcpconnect::filter::parse_size;
+use tcpconnect::config::cli::Cli;
+use tcpconnect::host::sock_diag;
+use tcpconnect::kernel::record::DecodeError;
+use tcpconnect::kernel::record::FLOW_LEN;
+use tcpconnect::kernel::record::decode;
+use tcpconnect::kernel::record::decode_flow;
+use tcpconnect::kernel::record::decode_list;
+use tcpconnect::kernel::record::share_of;
+use tcpconnect::model::container;
+use tcpconnect::model::event::CloseBy;
+use tcpconnect::model::event::Connect;
+use tcpconnect::model::event::DnsBytes;
+use tcpconnect::model::event::DnsPlace;
+use tcpconnect::model::event::Event;
+use tcpconnect::model::event::Flow;
+use tcpconnect::model::event::Handshake;
+use tcpconnect::model::event::Origin;
+use tcpconnect::model::event::Outcome;
+use tcpconnect::model::event::Stage;
+use tcpconnect::model::event::sort_flows;
+use tcpconnect::model::filter::CommFilter;
+use tcpconnect::model::filter::Net;
+use tcpconnect::model::filter::NetTable;
+use tcpconnect::model::filter::PortSet;
+use tcpconnect::model::filter::parse_pid;
+use tcpconnect::model::filter::parse_seconds;
+use tcpconnect::model::filter::parse_size;
+use tcpconnect::model::process::Ancestor;
+use tcpconnect::model::process::Args;
+use tcpconnect::model::process::Asker;
+use tcpconnect::model::process::COMM_LEN;
+use tcpconnect::model::process::Change;
+use tcpconnect::model::process::Comm;
+use tcpconnect::model::process::ExeFile;
+use tcpconnect::model::process::Image;
+use tcpconnect::model::process::ProcessEvent;
+use tcpconnect::model::process::ProcessKey;
+use tcpconnect::model::process::Source;
+use tcpconnect::model::row::Peer;
+use tcpconnect::model::row::ProcessRow;
+use tcpconnect::model::row::ProcessRowKind;
+use tcpconnect::model::row::Row;
+use tcpconnect::model::socket;
 use tcpconnect::output;
-use tcpconnect::output::Happening;
-use tcpconnect::output::Row;
-use tcpconnect::output::What;
+use tcpconnect::output::Output;
 use tcpconnect::output::sockets as lines;
-use tcpconnect::peers::Peer;
-use tcpconnect::process::Ancestor;
-use tcpconnect::process::Process;
-use tcpconnect::process::Processes;
-use tcpconnect::process::Source;
-use tcpconnect::programs::Programs;
-use tcpconnect::sockets;
+use tcpconnect::who::dns_message;
+use tcpconnect::who::dns_message::Malformed;
+use tcpconnect::who::names::Names;
+use tcpconnect::who::processes::Process;
+use tcpconnect::who::processes::Processes;
 
 // src/bpf/tcpconnect.h
 const RECORD_LEN: usize = 152;
@@ -75,6 +76,11 @@ const RECORD_RESULT: u32 = 9;
 const RECORD_CLOSE: u32 = 10;
 const RECORD_CONNECT: u32 = 1;
 const RECORD_RETRACT: u32 = 2;
+
+/// As the program makes it.
+fn new_output(config: &Config) -> Box<dyn Output> {
+    output::new(config, tcpconnect::host::proc::our_mount_namespaces())
+}
 
 /// A failure is to be fixed and, if need be, kept as a test of its own.
 fn settings() -> ProptestConfig {
@@ -190,12 +196,12 @@ proptest! {
             }
             at += len.next_multiple_of(4) as usize;
         }
-        let total = sockets::messages(&reply).count();
+        let total = sock_diag::messages(&reply).count();
         prop_assert!(total <= reply.len() / 16);
-        for (message, _) in sockets::messages(&reply) {
-            if let sockets::Message::Row(body) = message {
+        for (message, _) in sock_diag::messages(&reply) {
+            if let sock_diag::Message::Row(body) = message {
                 prop_assert!(body.len() + 16 <= reply.len());
-                let socket = sockets::inet_row(body, 1, sockets::TCP);
+                let socket = sock_diag::inet_row(body, 1, socket::TCP);
                 prop_assert!(socket.is_none() || body.len() >= 72);
             }
         }
@@ -203,7 +209,7 @@ proptest! {
         if let Some(first) = row.first_mut() {
             *first = family;
         }
-        for socket in [sockets::inet_row(&row, 1, sockets::TCP), sockets::unix_row(&row, 1)] {
+        for socket in [sock_diag::inet_row(&row, 1, socket::TCP), sock_diag::unix_row(&row, 1)] {
             let Some(socket) = socket else { continue };
             let comm = Some(&row[..]);
             let line = lines::Line { socket: &socket, pid: None, fd: None, comm, peer_path: comm };
@@ -220,7 +226,7 @@ proptest! {
             }
         }
         let text = String::from_utf8_lossy(&row);
-        sockets::proc_row(&text, 1, sockets::Family::Inet6, sockets::TCP);
+        sock_diag::proc_row(&text, 1, socket::Family::Inet6, socket::TCP);
     }
 }
 
@@ -783,7 +789,7 @@ fn config(args: &[&str]) -> Config {
 
 fn bytes_of(args: &[&str], event: &Connect, clock: &WallClock) -> Vec<u8> {
     let mut out = Vec::new();
-    output::new(&config(args)).connect(&Row::bare(event), clock, &mut out);
+    new_output(&config(args)).connect(&Row::bare(event), clock, &mut out);
     out
 }
 
@@ -878,7 +884,7 @@ proptest! {
         let event = Connect { comm: Comm(bytes), ..event };
         let args = columns(bits);
         let config = config(&args);
-        let mut output = output::new(&config);
+        let mut output = new_output(&config);
         let mut text = Vec::new();
         output.header(&mut text);
         output.connect(&Row::bare(&event), &WallClock::at(CENTURIES_NS / 4), &mut text);
@@ -948,9 +954,9 @@ proptest! {
         processes.apply(&ProcessEvent::bare(7, 5, 0, Change::Exec(image)));
         let connect = Connect { pid: 7, start_ns: 5, ..Connect::nowhere() };
         let process = processes.of(&connect);
-        let row = Row { process: Some(&process), ..Row::bare(&connect) };
+        let row = Row { process: Some(process.facts(true)), ..Row::bare(&connect) };
         let mut line = Vec::new();
-        output::new(&config(&["--args"])).connect(&row, &WallClock::at(0), &mut line);
+        new_output(&config(&["--args"])).connect(&row, &WallClock::at(0), &mut line);
         let line = String::from_utf8(line).expect("a row is UTF-8");
         let (before, rest) = line.split_at(line.find(" 0      ").expect("DPORT") + 8);
         prop_assert!(before.starts_with("7 "));
@@ -998,12 +1004,12 @@ proptest! {
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
         let image = Image { exe: Some(user.as_bytes().into()), ..Image::default() };
-        let peer = Peer { pid, comm: name, program: Some(Programs::default().keep(0, image)), container: None, netns: Some(1) };
+        let peer = Peer { pid, comm: name, image: Some(Rc::new(image)), container: None, netns: Some(1) };
         let row = Row {
             connect: &connect,
             life: None,
             peer: Some(&peer),
-            process: Some(&process),
+            process: Some(process.facts(true)),
             user: Some(&user),
             container: Some(&container),
             container_claimed: false,
@@ -1015,14 +1021,14 @@ proptest! {
             "--netns-id", "--vpid", "--peer",
         ];
         let mut line = Vec::new();
-        output::new(&config(&all)).connect(&row, &WallClock::at(0), &mut line);
+        new_output(&config(&all)).connect(&row, &WallClock::at(0), &mut line);
         let line = String::from_utf8(line).expect("a row is UTF-8");
         let line = line.strip_suffix('\n').expect("a row is a line");
         prop_assert!(!line.chars().any(is_control_or_reorders), "{:?}", line);
 
         let mut line = Vec::new();
         let all = [&["-j"], &all[..]].concat();
-        output::new(&config(&all)).connect(&row, &WallClock::at(0), &mut line);
+        new_output(&config(&all)).connect(&row, &WallClock::at(0), &mut line);
         prop_assert_eq!(line.iter().position(|&b| b == b'\n'), Some(line.len() - 1));
         let object: Value = serde_json::from_slice(&line).expect("a line is JSON");
         let exe = lossy(process.image().exe.as_deref().unwrap());
@@ -1091,19 +1097,20 @@ proptest! {
         let connect = Connect { pid, start_ns, exec_id: 1, comm, leader: comm, ..Connect::nowhere() };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
-        let program = Some(Programs::default().keep(0, image.clone()));
         let inside = container::Container { id: container.clone(), claimed: true };
-        let peer = Peer { pid, comm, program, container: Some(inside), netns: Some(1) };
+        let ran = Some(Rc::new(image.clone()));
+        let peer =
+            Peer { pid, comm, image: ran, container: Some(inside.clone()), netns: Some(1) };
         let row = Row {
             peer: Some(&peer),
-            process: Some(&process),
+            process: Some(process.facts(true)),
             user: Some(&user),
             container: Some(&container),
             container_claimed: true,
             cgroup: Some(&cgroup),
             ..Row::bare(&connect)
         };
-        let event = Happening {
+        let event = ProcessRow {
             ts_ns: 0,
             pid,
             tid: pid,
@@ -1111,19 +1118,18 @@ proptest! {
             ppid: Some(pid),
             uid: Some(1),
             gid: Some(1),
-            user: Some(&user),
-            container: Some(&container),
-            container_claimed: true,
-            cgroup: Some(&cgroup),
-            process: Some(&process),
-            what: What::Exec(&image),
+            user: Some(user.as_str().into()),
+            container: Some(inside),
+            cgroup: Some(cgroup.as_str().into()),
+            process: Some(process.facts(true)),
+            kind: ProcessRowKind::Exec(&image),
         };
         let all = [
             "--exe", "--args", "--parents", "--user", "--container-id", "--cgroup-path",
             "--netns-id", "--vpid", "--peer", "--procs",
         ];
         for format in [&[][..], &["-j"]] {
-            let mut output = output::new(&config(&[format, &all[..]].concat()));
+            let mut output = new_output(&config(&[format, &all[..]].concat()));
             let mut line = Vec::new();
             output.connect(&row, &WallClock::at(0), &mut line);
             prop_assert!(line.len() <= MAX_ROW, "{}", line.len());
@@ -1142,10 +1148,10 @@ proptest! {
         let (pid, start_ns) = (FIRST_PID + depth, u64::from(FIRST_PID + depth));
         let connect = Connect { pid, start_ns, exec_id: 1, ..Connect::nowhere() };
         let process = processes.of(&connect);
-        let row = Row { process: Some(&process), ..Row::bare(&connect) };
+        let row = Row { process: Some(process.facts(true)), ..Row::bare(&connect) };
         let written = |args: &[&str]| {
             let mut line = Vec::new();
-            output::new(&config(args)).connect(&row, &WallClock::at(0), &mut line);
+            new_output(&config(args)).connect(&row, &WallClock::at(0), &mut line);
             String::from_utf8(line).expect("UTF-8")
         };
         let all: Vec<u32> = (FIRST_PID..pid).rev().collect();
@@ -1296,8 +1302,8 @@ proptest! {
             prop_assert_eq!(process.name(), task.name);
             prop_assert_eq!(process.source(), if task.execed { Source::Exec } else { Source::Fork });
             prop_assert_eq!(process.ppid, task.parent.map_or(0, |at| tasks[at].pid));
-            let shown = process.ancestors().filter_map(Ancestor::known);
-            let shown = shown.map(|p| (p.pid, p.start_ns, p.name(), p.image().exe.clone()));
+            let shown = process.ancestors().filter_map(known);
+            let shown = shown.map(|(pid, start_ns, name, image)| (pid, start_ns, name, image.exe.clone()));
             let expected = ancestors(&tasks, task).into_iter();
             let expected = expected.map(|t| (t.pid, t.start_ns, t.name, t.exe.exe));
             prop_assert_eq!(shown.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
@@ -1321,11 +1327,19 @@ proptest! {
             if process.source() != Source::None {
                 prop_assert_eq!(&*process.image(), &task.exe);
             }
-            let shown = process.ancestors().filter_map(Ancestor::known);
-            let shown: Vec<_> = shown.map(|p| (p.pid, p.start_ns)).collect();
+            let shown = process.ancestors().filter_map(known);
+            let shown: Vec<_> = shown.map(|(pid, start_ns, ..)| (pid, start_ns)).collect();
             let all = ancestors(&tasks, task).into_iter().map(|t| (t.pid, t.start_ns));
             prop_assert!(all.collect::<Vec<_>>().starts_with(&shown));
         }
+    }
+}
+
+/// Number, start, name and program of an ancestor that is not left out.
+fn known(ancestor: Ancestor) -> Option<(u32, u64, Comm, Rc<Image>)> {
+    match ancestor {
+        Ancestor::Known { pid, start_ns, name, image, .. } => Some((pid, start_ns, name, image)),
+        Ancestor::LeftOut(_) => None,
     }
 }
 
@@ -1387,8 +1401,8 @@ fn a_child_of_a_process_that_was_there_before_runs_its_program() {
     assert_eq!(child.source(), Source::Fork);
     let exe = std::env::current_exe().unwrap();
     assert_eq!(child.image().exe.as_deref(), Some(exe.as_os_str().as_encoded_bytes()));
-    let shown = child.ancestors().filter_map(Ancestor::known);
-    assert_eq!(shown.map(|p| p.pid).collect::<Vec<_>>(), [own]);
+    let shown = child.ancestors().filter_map(known);
+    assert_eq!(shown.map(|(pid, ..)| pid).collect::<Vec<_>>(), [own]);
 }
 
 /// Each forks the next and dies, before the next does anything.

@@ -24,46 +24,51 @@ use simple_dns::TYPE;
 use simple_dns::rdata::A;
 use simple_dns::rdata::CNAME;
 use simple_dns::rdata::RData;
-use tcpconnect::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
-use tcpconnect::container::Container;
-use tcpconnect::dns::Names;
-use tcpconnect::dns::Query;
-use tcpconnect::event::Args;
-use tcpconnect::event::Asker;
-use tcpconnect::event::COMM_LEN;
-use tcpconnect::event::Change;
-use tcpconnect::event::CloseBy;
-use tcpconnect::event::Comm;
-use tcpconnect::event::Connect;
-use tcpconnect::event::DnsBytes;
-use tcpconnect::event::DnsPlace;
-use tcpconnect::event::ExeFile;
-use tcpconnect::event::Flow;
-use tcpconnect::event::Image;
-use tcpconnect::event::Life;
-use tcpconnect::event::NoticeKind;
-use tcpconnect::event::Origin;
-use tcpconnect::event::Outcome;
-use tcpconnect::event::ProcessEvent;
-use tcpconnect::event::ProcessKey;
-use tcpconnect::event::Stage;
-use tcpconnect::event::decode;
+use tcpconnect::config::cli::Cli;
+use tcpconnect::kernel::record::decode;
+use tcpconnect::model::container::Container;
+use tcpconnect::model::event::CloseBy;
+use tcpconnect::model::event::Connect;
+use tcpconnect::model::event::DnsBytes;
+use tcpconnect::model::event::DnsPlace;
+use tcpconnect::model::event::Flow;
+use tcpconnect::model::event::Life;
+use tcpconnect::model::event::Origin;
+use tcpconnect::model::event::Outcome;
+use tcpconnect::model::event::Stage;
+use tcpconnect::model::lost::Lost;
+use tcpconnect::model::name::Query;
+use tcpconnect::model::process::Args;
+use tcpconnect::model::process::Asker;
+use tcpconnect::model::process::COMM_LEN;
+use tcpconnect::model::process::Change;
+use tcpconnect::model::process::Comm;
+use tcpconnect::model::process::ExeFile;
+use tcpconnect::model::process::Image;
+use tcpconnect::model::process::NoticeKind;
+use tcpconnect::model::process::ProcessEvent;
+use tcpconnect::model::process::ProcessKey;
+use tcpconnect::model::row::Peer;
+use tcpconnect::model::row::ProcessRow;
+use tcpconnect::model::row::ProcessRowKind;
+use tcpconnect::model::row::Row;
+use tcpconnect::model::socket;
 use tcpconnect::output;
-use tcpconnect::output::Happening;
-use tcpconnect::output::Lost;
-use tcpconnect::output::Row;
-use tcpconnect::output::What;
+use tcpconnect::output::Output;
 use tcpconnect::output::sockets as lines;
-use tcpconnect::peers::Peer;
-use tcpconnect::process::Process;
-use tcpconnect::process::Processes;
-use tcpconnect::programs::Programs;
-use tcpconnect::sockets;
+use tcpconnect::who::names::Names;
+use tcpconnect::who::processes::Process;
+use tcpconnect::who::processes::Processes;
 
 /// 2026-11-21T04:30:05.123456789Z is this clock's monotonic 1,000 s.
 const CLOCK: (u64, u64) = (1_795_235_405_123_456_789, 1_000_000_000_000);
+
+/// As the program makes it.
+fn new_output(config: &Config) -> Box<dyn Output> {
+    output::new(config, tcpconnect::host::proc::our_mount_namespaces())
+}
 
 fn clock() -> WallClock {
     WallClock::at(CLOCK.0 - CLOCK.1)
@@ -127,7 +132,7 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
 
 /// Banner, header and rows.
 fn shown(config: &Config, events: &[Connect]) -> String {
-    let mut output = output::new(config);
+    let mut output = new_output(config);
     written(|out| {
         out.extend_from_slice(output::banner(config));
         output.header(out);
@@ -137,7 +142,7 @@ fn shown(config: &Config, events: &[Connect]) -> String {
 
 /// One line, without banner and header.
 fn line(args: &[&str], event: &Connect) -> String {
-    written(|out| output::new(&config(args)).connect(&Row::bare(event), &clock(), out))
+    written(|out| new_output(&config(args)).connect(&Row::bare(event), &clock(), out))
 }
 
 /// The contract's table of printf terms, written a second time.
@@ -322,7 +327,7 @@ fn flow(host: &str, dport: u16, connects: u64) -> Flow {
 
 /// Banner, header and the table of `-c`, as at the end of a run.
 fn counted(config: &Config, flows: &[Flow]) -> String {
-    let mut output = output::new(config);
+    let mut output = new_output(config);
     written(|out| {
         out.extend_from_slice(output::banner(config));
         output.header(out);
@@ -364,7 +369,7 @@ fn a_table_of_counts_is_printed_even_when_nothing_connected() {
 fn with_an_interval_each_table_of_counts_has_a_time_line() {
     let flows = [flow("2001:db8:1111:2222:3333:4444:5555:6666", 443, u64::MAX)];
     let config = config(&["-c", "-i", "5"]);
-    let mut output = output::new(&config);
+    let mut output = new_output(&config);
     let text = written(|out| {
         output.flows(&flows, CLOCK.1, &clock(), out);
         output.flows(&[], CLOCK.1, &clock(), out);
@@ -400,7 +405,7 @@ fn every_combination_of_columns_follows_the_contract() {
             let first = format!("{}{}", want.header(), want.row());
             let args = want.args();
             let config = config(&args);
-            let mut output = output::new(&config);
+            let mut output = new_output(&config);
             let text = written(|out| {
                 output.header(out);
                 output.connect(&Row::bare(event), &clock(), out);
@@ -418,7 +423,7 @@ fn every_combination_of_columns_follows_the_contract() {
 #[test]
 fn the_first_row_begins_the_seconds() {
     let config = config(&["-t"]);
-    let mut output = output::new(&config);
+    let mut output = new_output(&config);
     let start = python3(195, "127.0.0.1", 1, 1);
     let mut seconds = |ns| {
         let event = Connect { ts_ns: CLOCK.1 + ns, ..start };
@@ -441,7 +446,7 @@ fn wide_values_never_run_into_the_next_column() {
     assert_eq!(line(&["-U"], &of(u32::MAX)), format!("4294967295 {rest}"));
 
     let config = config(&["-t", "-U"]);
-    let mut output = output::new(&config);
+    let mut output = new_output(&config);
     output.connect(&Row::bare(&of(0)), &clock(), &mut Vec::new());
     let mut later =
         |ms, uid| written(|out| output.connect(&Row::bare(&after_ms(ms, of(uid))), &clock(), out));
@@ -472,7 +477,7 @@ fn who_is_unknown_is_not_root() {
     }
     let user = Row { user: Some("root"), ..Row::bare(&nobody) };
     for args in [&["--user"][..], &["-j", "--user"]] {
-        let row = written(|out| output::new(&config(args)).connect(&user, &clock(), out));
+        let row = written(|out| new_output(&config(args)).connect(&user, &clock(), out));
         assert!(!row.contains("root") && !row.contains("\"uid\""), "{row}");
     }
 }
@@ -527,7 +532,7 @@ fn the_banner_comes_with_bccs_tables_only() {
 
 #[test]
 fn json_has_no_header() {
-    let mut output = output::new(&config(&["-j", "-t", "-L", "-U", "-T"]));
+    let mut output = new_output(&config(&["-j", "-t", "-L", "-U", "-T"]));
     assert_eq!(written(|out| output.header(out)), "");
 }
 
@@ -654,13 +659,13 @@ fn the_process_on_the_other_end_is_a_column_and_an_object() {
     let peer = Peer {
         pid: 4711,
         comm: comm(b"ngi\x1b[31mnx"),
-        program: Some(Programs::default().keep(0, nginx)),
+        image: Some(Rc::new(nginx)),
         container: Some(Container { id: "0123456789ab".into(), claimed: true }),
         netns: Some(4_026_532_999),
     };
     let mut text = String::new();
     for args in [&["--peer"][..], &["--peer", "-r", "--exe"], &["--peer", "-j"]] {
-        let mut output = output::new(&config(args));
+        let mut output = new_output(&config(args));
         text += &written(|out| output.header(out));
         for peer in [Some(&peer), None] {
             let connect = curl();
@@ -719,7 +724,7 @@ fn the_name_of_a_destination_is_bccs_last_column_and_fields() {
         &["-dj"],
     ];
     for args in options {
-        let mut output = output::new(&config(args));
+        let mut output = new_output(&config(args));
         text += &written(|out| output.header(out));
         let mut row = |query, connect: &Connect| {
             let row = Row { query, ..Row::bare(connect) };
@@ -747,7 +752,7 @@ const LIVES: [Stage; 4] = [
 fn what_became_of_a_connect_is_a_row_and_an_object() {
     let mut text = String::new();
     for args in [&["-r"][..], &["--life"], &["-f", "-r", "--life"], &["-j", "-r", "--life"]] {
-        let mut output = output::new(&config(args));
+        let mut output = new_output(&config(args));
         text += &written(|out| output.header(out));
         for stage in LIVES {
             let error = match stage {
@@ -770,7 +775,7 @@ fn json_does_not_depend_on_the_tables_columns() {
         assert_eq!(line(&args, &curl()), plain, "{args:?}");
     }
     assert_eq!(
-        written(|out| output::new(&tcpv4connect(&["-j"])).connect(
+        written(|out| new_output(&tcpv4connect(&["-j"])).connect(
             &Row::bare(&curl()),
             &clock(),
             out
@@ -833,7 +838,7 @@ fn a_json_count_is_one_object_a_flow() {
 }
 
 fn lost(args: &[&str], lost: &Lost) -> String {
-    written(|out| output::new(&config(args)).lost(lost, CLOCK.1, &clock(), out))
+    written(|out| new_output(&config(args)).lost(lost, CLOCK.1, &clock(), out))
 }
 
 #[test]
@@ -923,7 +928,7 @@ fn a_hostile_name_stays_in_its_column() {
         let old = format!("195    {column} 127.0.0.1        127.0.0.1        18080\n");
         let config = tcpv4connect(&[]);
         assert_eq!(
-            written(|out| output::new(&config).connect(&Row::bare(&event), &clock(), out)),
+            written(|out| new_output(&config).connect(&Row::bare(&event), &clock(), out)),
             old,
             "{name}"
         );
@@ -956,8 +961,8 @@ fn bytes_that_are_no_text_are_kept_beside_it() {
     assert_eq!(raw("a\u{fffd}".as_bytes()), ("a\u{fffd}".into(), None, "/g==".into()));
     let process = family(Image { exe: Some(b"/\xff"[..].into()), ..image() });
     let event = curl();
-    let row = Row { process: Some(&process), ..Row::bare(&event) };
-    let text = written(|out| output::new(&config(&["-jx"])).connect(&row, &clock(), out));
+    let row = Row { process: Some(process.facts(true)), ..Row::bare(&event) };
+    let text = written(|out| new_output(&config(&["-jx"])).connect(&row, &clock(), out));
     assert!(text.contains("\"exe\":\"/\u{fffd}\",\"exe_raw\":\"L/8=\""), "{text}");
 }
 
@@ -980,7 +985,7 @@ const REFUSED: [std::ops::RangeInclusive<char>; 13] = [
 
 /// Objects of every event in which each text that others choose is `bad`.
 fn every_object_with(bad: &str) -> String {
-    let mut json = output::new(&config(&["-j", "--wide", "--user", "--cgroup-path"]));
+    let mut json = new_output(&config(&["-j", "--wide", "--user", "--cgroup-path"]));
     let bytes = bad.as_bytes();
     let args = Some(Args::new(&[bytes, b"\0"].concat()));
     let image = Image { exe: Some(bytes.into()), args, ..Image::default() };
@@ -990,14 +995,14 @@ fn every_object_with(bad: &str) -> String {
     let peer = Peer {
         pid: 1,
         comm: comm(bytes),
-        program: None,
+        image: None,
         container: Some(Container { id: bad.into(), claimed: false }),
         netns: None,
     };
     let query = query(bad, &[&format!("c{bad}"), "c.example"], 1);
     let row = Row {
         peer: Some(&peer),
-        process: Some(&process),
+        process: Some(process.facts(true)),
         user: Some(bad),
         container: Some(bad),
         cgroup: Some(bad),
@@ -1008,14 +1013,19 @@ fn every_object_with(bad: &str) -> String {
     let closed = Stage::Close { tx_bytes: 1, rx_bytes: 1, retransmits: 1, by: None };
     for stage in [Stage::Result(Outcome::Ok), closed] {
         let life = Life { connect, began_ns: 1, stage };
-        json.connect(&Row { life: Some(&life), ..row }, &clock(), &mut out);
+        json.connect(&Row { life: Some(&life), ..row.clone() }, &clock(), &mut out);
     }
     for origin in [Origin::Connected, Origin::Accepted, Origin::Existing] {
         let connect = Connect { origin, ..named };
-        json.connect(&Row { connect: &connect, ..row }, &clock(), &mut out);
+        json.connect(&Row { connect: &connect, ..row.clone() }, &clock(), &mut out);
     }
-    for what in [What::Fork, What::Exec(&image), What::Comm(comm(bytes)), What::Exit(0)] {
-        let event = Happening {
+    for kind in [
+        ProcessRowKind::Fork,
+        ProcessRowKind::Exec(&image),
+        ProcessRowKind::Comm(comm(bytes)),
+        ProcessRowKind::Exit(0),
+    ] {
+        let event = ProcessRow {
             ts_ns: CLOCK.1,
             pid: 1,
             tid: 1,
@@ -1023,21 +1033,20 @@ fn every_object_with(bad: &str) -> String {
             ppid: None,
             uid: None,
             gid: None,
-            user: Some(bad),
-            container: Some(bad),
-            container_claimed: false,
-            cgroup: Some(bad),
-            process: Some(&process),
-            what,
+            user: Some(bad.into()),
+            container: Some(Container { id: bad.into(), claimed: false }),
+            cgroup: Some(bad.into()),
+            process: Some(process.facts(true)),
+            kind,
         };
         json.process(&event, &clock(), &mut out);
     }
-    let ends = sockets::UnixEnds { path: bytes.to_vec(), peer: None };
-    let socket = sockets::Socket {
+    let ends = socket::UnixEnds { path: bytes.to_vec(), peer: None };
+    let socket = socket::Socket {
         netns: 1,
-        family: sockets::Family::Unix,
+        family: socket::Family::Unix,
         protocol: 1,
-        address: sockets::Address::Unix(ends.into()),
+        address: socket::Address::Unix(ends.into()),
         cookie: 1,
         state: 1,
         inode: 1,
@@ -1132,14 +1141,14 @@ fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String
         life: None,
         peer: None,
         connect: &connect,
-        process,
+        process: process.map(|process| process.facts(true)),
         user: facts,
         container: facts,
         container_claimed: false,
         cgroup: cgroup.as_deref(),
         query: None,
     };
-    let mut output = output::new(&config(args));
+    let mut output = new_output(&config(args));
     written(|out| {
         output.header(out);
         output.connect(&row, &clock(), out);
@@ -1164,7 +1173,7 @@ fn a_connect_that_failed_at_once_shows_its_error() {
     let bound = Connect { error: libc::EADDRNOTAVAIL as u16, ..curl() };
     let nameless = Connect { error: 4095, ..bound };
     let shown = [&["-f"][..], &["-f", "-L", "--vpid"], &["-j", "-f"]].map(|args| {
-        let mut output = output::new(&config(args));
+        let mut output = new_output(&config(args));
         written(|out| {
             output.header(out);
             for connect in [&curl(), &unreachable, &bound, &nameless] {
@@ -1227,7 +1236,7 @@ fn who_columns(image: Image) -> String {
 
 #[test]
 fn a_path_of_another_mount_namespace_is_marked() {
-    let ours = tcpconnect::process::our_mount_namespaces();
+    let ours = tcpconnect::host::proc::our_mount_namespaces();
     let exe = |mntns, exe_deleted| {
         let file = Some(ExeFile { dev: (1, 1), inode: 1, mntns });
         let image = Image { exe: Some(b"/x"[..].into()), exe_deleted, file, ..Image::default() };
@@ -1274,10 +1283,10 @@ fn an_executable_without_a_name_is_deleted() {
     for (at_exec, at_connect) in [(true, false), (false, true), (true, true)] {
         let process = family(Image { exe_deleted: at_exec, ..image() });
         let connect = Connect { exe_deleted: at_connect, ..curl() };
-        let row = Row { process: Some(&process), ..Row::bare(&connect) };
-        let line = written(|out| output::new(&config(&["-x"])).connect(&row, &clock(), out));
+        let row = Row { process: Some(process.facts(true)), ..Row::bare(&connect) };
+        let line = written(|out| new_output(&config(&["-x"])).connect(&row, &clock(), out));
         assert!(line.ends_with("443    /usr/bin/curl (deleted)\n"), "{line}");
-        let json = written(|out| output::new(&config(&["-j", "-x"])).connect(&row, &clock(), out));
+        let json = written(|out| new_output(&config(&["-j", "-x"])).connect(&row, &clock(), out));
         let json: serde_json::Value = serde_json::from_str(&json).expect("one object");
         assert_eq!((&json["exe"], &json["exe_deleted"]), (&"/usr/bin/curl".into(), &true.into()));
     }
@@ -1294,14 +1303,14 @@ fn json_has_what_each_option_asks_for_and_no_more() {
             life: None,
             peer: None,
             connect: &Connect { vpid: option("--vpid").then_some(7), ..connect },
-            process: (args.len() > 1).then_some(&*process),
+            process: (args.len() > 1).then(|| process.facts(true)),
             user: option("--user").then_some("root"),
             container: option("--container-id").then_some("4f8a1c6b2d3e4f8a1c6b2d3e"),
             container_claimed: false,
             cgroup: (option("--cgroup-path") || option("--container-id")).then_some("/a"),
             query: None,
         };
-        let line = written(|out| output::new(&config(args)).connect(&row, &clock(), out));
+        let line = written(|out| new_output(&config(args)).connect(&row, &clock(), out));
         let object: serde_json::Map<_, _> = serde_json::from_str(&line).expect("one object");
         object.keys().cloned().collect::<Vec<_>>()
     };
@@ -1372,25 +1381,25 @@ fn json_leaves_out_what_is_not_known() {
 fn each_process_event_is_a_line() {
     let process = family(image());
     let image = image();
-    let whats = [
-        What::Fork,
-        What::Exec(&image),
-        What::Notice(NoticeKind::Uid { real: 1000, effective: 0 }),
-        What::Notice(NoticeKind::Gid { real: 1000, effective: 0 }),
-        What::Notice(NoticeKind::Sid),
-        What::Notice(NoticeKind::Ptrace { tracer: Some(9) }),
-        What::Notice(NoticeKind::Ptrace { tracer: None }),
-        What::Comm(comm(b"old\x07")),
-        What::Notice(NoticeKind::Coredump),
-        What::Exit(0x0700),
-        What::Exit(0x8b),
+    let kinds = [
+        ProcessRowKind::Fork,
+        ProcessRowKind::Exec(&image),
+        ProcessRowKind::Notice(NoticeKind::Uid { real: 1000, effective: 0 }),
+        ProcessRowKind::Notice(NoticeKind::Gid { real: 1000, effective: 0 }),
+        ProcessRowKind::Notice(NoticeKind::Sid),
+        ProcessRowKind::Notice(NoticeKind::Ptrace { tracer: Some(9) }),
+        ProcessRowKind::Notice(NoticeKind::Ptrace { tracer: None }),
+        ProcessRowKind::Comm(comm(b"old\x07")),
+        ProcessRowKind::Notice(NoticeKind::Coredump),
+        ProcessRowKind::Exit(0x0700),
+        ProcessRowKind::Exit(0x8b),
     ];
-    let mut table = output::new(&config(&["--procs=only", "-U"]));
-    let mut json = output::new(&config(&["--procs", "-j"]));
+    let mut table = new_output(&config(&["--procs=only", "-U"]));
+    let mut json = new_output(&config(&["--procs", "-j"]));
     let mut text = written(|out| table.header(out));
-    for what in whats {
-        let from_bpf = !matches!(what, What::Notice(_));
-        let event = Happening {
+    for kind in kinds {
+        let from_bpf = !matches!(kind, ProcessRowKind::Notice(_));
+        let event = ProcessRow {
             ts_ns: CLOCK.1,
             pid: 12_345,
             tid: 12_345,
@@ -1398,17 +1407,16 @@ fn each_process_event_is_a_line() {
             ppid: from_bpf.then_some(160),
             uid: from_bpf.then_some(1000),
             gid: from_bpf.then_some(1000),
-            user: from_bpf.then_some("me"),
+            user: from_bpf.then(|| "me".into()),
             container: None,
-            container_claimed: false,
             cgroup: None,
-            process: from_bpf.then_some(&*process),
-            what,
+            process: from_bpf.then(|| process.facts(true)),
+            kind,
         };
         text += &written(|out| table.process(&event, &clock(), out));
         let object = written(|out| json.process(&event, &clock(), out));
         let object: serde_json::Value = serde_json::from_str(&object).expect("one object");
-        assert_eq!(object["event"], event.what.name());
+        assert_eq!(object["event"], event.kind.name());
     }
     insta::assert_snapshot!(text);
 }

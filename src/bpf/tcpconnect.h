@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * The records that leave the kernel: the ABI with src/event.rs.
+ * The records that leave the kernel: the ABI with src/kernel/record.rs.
  *
  * Only fixed-size integers and arrays of them, so that the generated Rust
  * types have no invalid bit pattern; the kind comes first; sizes are asserted
@@ -108,7 +108,7 @@ struct connect_record {
 	__u32 owner; /* of a life_record: the user who has its share, see share.bpf.h, or NO_USER */
 };
 
-_Static_assert(sizeof(struct connect_record) == 152, "ABI with src/event.rs");
+_Static_assert(sizeof(struct connect_record) == 152, "ABI with src/kernel/record.rs");
 
 /* Of a connection in the kernel's table. */
 enum place {
@@ -136,7 +136,7 @@ struct life_record {
 	__u8 place;    /* enum place */
 };
 
-_Static_assert(sizeof(struct life_record) == 184, "ABI with src/event.rs");
+_Static_assert(sizeof(struct life_record) == 184, "ABI with src/kernel/record.rs");
 
 /*
  * A process was born, ran a program, changed its name or died; also one line
@@ -166,7 +166,7 @@ struct process_record {
 	__u32 pad;
 };
 
-_Static_assert(sizeof(struct process_record) == 136, "ABI with src/event.rs");
+_Static_assert(sizeof(struct process_record) == 136, "ABI with src/kernel/record.rs");
 
 /* A cgroup v2 directory came or went. */
 struct cgroup_record {
@@ -180,7 +180,7 @@ struct cgroup_record {
 	__u32 pad;
 };
 
-_Static_assert(sizeof(struct cgroup_record) == 296, "ABI with src/event.rs");
+_Static_assert(sizeof(struct cgroup_record) == 296, "ABI with src/kernel/record.rs");
 
 /* Where bytes of DNS stood. */
 enum dns_place {
@@ -210,7 +210,7 @@ struct dns_record {
 	__u8 meant[16];	 /* where the program sent a question to */
 };
 
-_Static_assert(sizeof(struct dns_record) == 96, "ABI with src/event.rs");
+_Static_assert(sizeof(struct dns_record) == 96, "ABI with src/kernel/record.rs");
 
 /* Key of the table of -c; the value is the number of connects. */
 struct flow {
@@ -220,7 +220,7 @@ struct flow {
 	__u16 ip;
 };
 
-_Static_assert(sizeof(struct flow) == 36, "ABI with src/event.rs");
+_Static_assert(sizeof(struct flow) == 36, "ABI with src/kernel/record.rs");
 
 /* Key of the network trie. IPv4 is ::ffff:a.b.c.d there; the byte before it
  * keeps ::/0 from covering it. prefix_len counts both. */

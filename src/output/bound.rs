@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-pub use crate::event::CUT;
-use crate::harmless::is_harmless;
+use crate::escape::is_harmless;
+pub use crate::model::process::CUT;
 
 /// The sum of all that is below, with some 2 KiB for all that is a number.
 #[cfg(test)]

@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
-use std::rc::Rc;
 
 use chrono::DateTime;
 use chrono::Datelike as _;
@@ -13,12 +12,7 @@ use chrono::Timelike as _;
 use serde::Serialize;
 use serde::Serializer;
 
-use super::Ended;
-use super::Happening;
-use super::Lost;
 use super::Output;
-use super::Row;
-use super::What;
 use super::bound;
 use super::line::Raw;
 use super::line::lossy;
@@ -27,20 +21,23 @@ use super::line::raw;
 use super::text;
 use crate::clock::BootClock;
 use crate::clock::WallClock;
-use crate::community_id;
 use crate::config::Who;
-use crate::dns::Query;
-use crate::event::CloseBy;
-use crate::event::Flow;
-use crate::event::Image;
-use crate::event::Life;
-use crate::event::NoticeKind;
-use crate::event::Origin;
-use crate::event::Stage;
-use crate::peers::Peer;
-use crate::process::Ancestor;
-use crate::process::Known;
-use crate::process::Process;
+use crate::model::event::CloseBy;
+use crate::model::event::Flow;
+use crate::model::event::Life;
+use crate::model::event::Origin;
+use crate::model::event::Stage;
+use crate::model::lost::Lost;
+use crate::model::name::Query;
+use crate::model::process::Ancestor;
+use crate::model::process::NoticeKind;
+use crate::model::process::ProcessFacts;
+use crate::model::row::Ended;
+use crate::model::row::Peer;
+use crate::model::row::ProcessRow;
+use crate::model::row::ProcessRowKind;
+use crate::model::row::Row;
+use crate::output::community_id;
 
 pub struct Json {
     want: Who,
@@ -167,13 +164,13 @@ struct Asker {
 
 impl<'a> QueryFields<'a> {
     fn of(query: &'a Query, cuts: &mut Cuts) -> Self {
-        let chain = query.chain().iter().map(|name| &name[..]);
+        let chain = query.name.chain.iter().map(|name| &name[..]);
         QueryFields {
-            query: cuts.of("query", bound::head(query.name(), bound::NAME)),
-            query_raw: raw(query.name()),
+            query: cuts.of("query", bound::head(&query.name.asked[..], bound::NAME)),
+            query_raw: raw(&query.name.asked[..]),
             query_age_ms: (query.age_ns / 1000) as f64 / 1000.0,
             query_match: query.matched.name(),
-            query_by: query.by().map(|by| Asker { pid: by.process.pid, uid: by.uid }),
+            query_by: query.by.map(|by| Asker { pid: by.process.pid, uid: by.uid }),
             query_chain: cuts.of("query_chain", bound::list(chain, bound::CHAIN)),
         }
     }
@@ -206,12 +203,12 @@ impl<'a> PeerObject<'a> {
     fn of(peer: &'a Peer, cuts: &mut Cuts) -> Self {
         let exe = peer.exe();
         let container = peer.container.as_ref().map(|container| &*container.id);
-        let exe = exe.as_deref().map(|exe| bound::tail(exe, bound::PEER_EXE));
+        let exe = exe.map(|exe| bound::tail(exe, bound::PEER_EXE));
         PeerObject {
             pid: peer.pid,
             comm: lossy(peer.comm.bytes()),
             comm_raw: raw(peer.comm.bytes()),
-            exe: exe.map(|(exe, is_cut)| cuts.of("peer.exe", (exe.into_owned().into(), is_cut))),
+            exe: exe.map(|exe| cuts.of("peer.exe", exe)),
             exe_mntns: peer.exe_mntns(),
             container_id: cuts.head("peer.container_id", container, bound::NAME),
             container_claimed: peer.container.as_ref().is_some_and(|c| c.claimed),
@@ -362,36 +359,41 @@ struct ParentObject {
 
 impl Json {
     /// True if some are left out.
-    fn parents(&self, process: &Process) -> (Vec<ParentObject>, bool) {
-        let object = |p: &Rc<Known>| ParentObject {
-            pid: p.pid,
-            comm: lossy(p.name().bytes()).into(),
-            exe: p.image().exe.as_deref().map(|exe| bound::tail(exe, bound::PARENT_EXE).0.into()),
-            exe_mntns: p.image().file.and_then(|file| file.mntns),
-            start: self.start(p),
+    fn parents(&self, ancestors: &[Ancestor]) -> (Vec<ParentObject>, bool) {
+        let object = |ancestor: &Ancestor| match ancestor {
+            Ancestor::Known { pid, start_ns, name, image, .. } => Some(ParentObject {
+                pid: *pid,
+                comm: lossy(name.bytes()).into(),
+                exe: image.exe.as_deref().map(|exe| bound::tail(exe, bound::PARENT_EXE).0.into()),
+                exe_mntns: image.file.and_then(|file| file.mntns),
+                start: self.start(*start_ns),
+            }),
+            Ancestor::LeftOut(_) => None,
         };
-        let left_out = process.ancestors().any(|ancestor| ancestor.known().is_none());
-        (process.ancestors().filter_map(Ancestor::known).map(object).collect(), left_out)
+        let parents: Vec<_> = ancestors.iter().filter_map(object).collect();
+        let left_out = parents.len() < ancestors.len();
+        (parents, left_out)
     }
 
-    fn start(&self, process: &Known) -> Option<Time> {
-        (process.start_ns != 0).then(|| Time(self.boot.unix_ns(process.start_ns)))
+    fn start(&self, start_ns: u64) -> Option<Time> {
+        (start_ns != 0).then(|| Time(self.boot.unix_ns(start_ns)))
     }
 
-    /// `image` is that of `process`; `exe_deleted` is what the connect itself saw.
+    /// `exe_deleted` is what the connect itself saw.
     fn fields<'a>(
         &self,
         want: Who,
-        process: &Process,
-        image: &'a Image,
+        process: &'a ProcessFacts,
         exe_deleted: bool,
         cuts: &mut Cuts,
     ) -> ProcessFields<'a> {
+        let image = &*process.image;
         let exe = image.exe.as_deref().filter(|_| want.exe);
         let file = image.file.filter(|_| want.exe);
         let args = image.args.as_ref().filter(|_| want.args);
-        let is_shown = want.parents && process.has_known_parent();
-        let (parents, parents_truncated) = is_shown.then(|| self.parents(process)).unzip();
+        let ancestors = process.ancestors.as_deref().filter(|_| want.parents);
+        let (parents, parents_truncated) =
+            ancestors.map(|ancestors| self.parents(ancestors)).unzip();
         let shown_args = args.map(|args| cuts.of("args", bound::list(args.iter(), bound::ARGS)));
         let shown_exe = exe.map(|exe| cuts.of("exe", bound::tail(exe, bound::EXE)));
         ProcessFields {
@@ -408,10 +410,10 @@ impl Json {
             ppid: Some(process.ppid).filter(|&pid| pid != 0),
             parents,
             parents_truncated: parents_truncated.filter(|&left_out| left_out),
-            start: self.start(process),
+            start: self.start(process.start_ns),
             process_id: (process.start_ns != 0)
                 .then(|| format!("{}-{}", process.pid, process.start_ns)),
-            source: Some(process.source().name()),
+            source: Some(process.source.name()),
         }
     }
 }
@@ -532,8 +534,6 @@ impl Output for Json {
 
     fn connect(&mut self, row: &Row, clock: &WallClock, out: &mut Vec<u8>) {
         let e = row.connect;
-        let image = row.process.map(|process| process.image());
-        let fields = row.process.zip(image.as_deref());
         let thread = (e.comm != e.leader).then(|| e.comm.bytes());
         let event = match e.origin {
             Origin::Connected => "connect",
@@ -577,25 +577,25 @@ impl Output for Json {
                 row.cgroup.filter(|_| self.want.cgroup_path),
                 bound::CGROUP,
             ),
-            process: fields.map(|(process, image)| {
-                self.fields(self.want, process, image, e.exe_deleted, &mut cuts)
-            }),
+            process: row
+                .process
+                .as_ref()
+                .map(|process| self.fields(self.want, process, e.exe_deleted, &mut cuts)),
             truncated: cuts,
         };
         put(out, &object);
     }
 
-    fn process(&mut self, e: &Happening, clock: &WallClock, out: &mut Vec<u8>) {
-        let image = e.process.map(|process| process.image());
+    fn process(&mut self, e: &ProcessRow, clock: &WallClock, out: &mut Vec<u8>) {
         let mut cuts = Cuts::default();
-        let fields = e.process.zip(image.as_deref()).map(|(process, image)| {
-            let exec = matches!(e.what, What::Exec(_));
+        let fields = e.process.as_ref().map(|process| {
+            let exec = matches!(e.kind, ProcessRowKind::Exec(_));
             let want =
                 Who { exe: exec || self.want.exe, args: exec || self.want.args, ..self.want };
-            self.fields(want, process, image, false, &mut cuts)
+            self.fields(want, process, false, &mut cuts)
         });
         let mut object = ProcessObject {
-            event: e.what.name(),
+            event: e.kind.name(),
             time: Time(clock.unix_ns(e.ts_ns)),
             ts_ns: e.ts_ns,
             pid: e.pid,
@@ -612,26 +612,34 @@ impl Output for Json {
             exit_code: None,
             exit_signal: None,
             core_dumped: None,
-            user: cuts.head("user", e.user, bound::NAME),
-            container_id: cuts.head("container_id", e.container, bound::NAME),
-            container_claimed: e.container_claimed,
-            cgroup: cuts.head("cgroup", e.cgroup.filter(|_| self.want.cgroup_path), bound::CGROUP),
+            user: cuts.head("user", e.user.as_deref(), bound::NAME),
+            container_id: cuts.head(
+                "container_id",
+                e.container.as_ref().map(|c| &*c.id),
+                bound::NAME,
+            ),
+            container_claimed: e.container.as_ref().is_some_and(|c| c.claimed),
+            cgroup: cuts.head(
+                "cgroup",
+                e.cgroup.as_deref().filter(|_| self.want.cgroup_path),
+                bound::CGROUP,
+            ),
             process: ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() },
             truncated: cuts,
         };
-        match &e.what {
-            What::Comm(old) => {
+        match &e.kind {
+            ProcessRowKind::Comm(old) => {
                 object.old_comm = Some(lossy(old.bytes()));
                 object.old_comm_raw = raw(old.bytes());
             }
-            What::Notice(NoticeKind::Uid { real, effective }) => {
+            ProcessRowKind::Notice(NoticeKind::Uid { real, effective }) => {
                 (object.uid, object.euid) = (Some(*real), Some(*effective));
             }
-            What::Notice(NoticeKind::Gid { real, effective }) => {
+            ProcessRowKind::Notice(NoticeKind::Gid { real, effective }) => {
                 (object.gid, object.egid) = (Some(*real), Some(*effective));
             }
-            What::Notice(NoticeKind::Ptrace { tracer }) => object.tracer = *tracer,
-            What::Exit(status) => match Ended::new(*status) {
+            ProcessRowKind::Notice(NoticeKind::Ptrace { tracer }) => object.tracer = *tracer,
+            ProcessRowKind::Exit(status) => match Ended::new(*status) {
                 Ended::Code(code) => object.exit_code = Some(code),
                 Ended::Signal { number, core } => {
                     (object.exit_signal, object.core_dumped) = (Some(number), Some(core));

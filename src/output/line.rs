@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde::Serializer;
 use serde_json::ser::Formatter;
 
-use crate::harmless::is_harmless;
-use crate::harmless::is_plain;
+use crate::escape::is_harmless;
+use crate::escape::is_plain;
 
 /// Also escapes what JSON lets stand but a terminal may act upon.
 struct Harmless;

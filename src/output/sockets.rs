@@ -13,12 +13,12 @@ use super::line::lossy;
 use super::line::put;
 use super::line::raw;
 use super::text;
-use crate::community_id;
-use crate::sockets;
-use crate::sockets::Address;
-use crate::sockets::Ends;
-use crate::sockets::Family;
-use crate::sockets::Socket;
+use crate::model::socket;
+use crate::model::socket::Address;
+use crate::model::socket::Ends;
+use crate::model::socket::Family;
+use crate::model::socket::Socket;
+use crate::output::community_id;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -67,18 +67,18 @@ fn protocol(socket: &Socket) -> &'static str {
         (Family::Unix, libc::SOCK_SEQPACKET) => "seqpacket",
         (Family::Unix, _) => "-",
         _ => match socket.protocol {
-            sockets::TCP => "tcp",
-            sockets::UDP => "udp",
-            sockets::UDPLITE => "udplite",
-            sockets::RAW => "raw",
-            sockets::MPTCP => "mptcp",
+            socket::TCP => "tcp",
+            socket::UDP => "udp",
+            socket::UDPLITE => "udplite",
+            socket::RAW => "raw",
+            socket::MPTCP => "mptcp",
             _ => "-",
         },
     }
 }
 
 fn has_tcp_states(socket: &Socket) -> bool {
-    socket.family != Family::Unix && [sockets::TCP, sockets::MPTCP].contains(&socket.protocol)
+    socket.family != Family::Unix && [socket::TCP, socket::MPTCP].contains(&socket.protocol)
 }
 
 fn state(socket: &Socket) -> &'static str {
@@ -89,8 +89,8 @@ fn state(socket: &Socket) -> &'static str {
         4 => "FIN_WAIT1",
         5 => "FIN_WAIT2",
         6 => "TIME_WAIT",
-        sockets::CLOSE | sockets::BOUND_INACTIVE if has_tcp_states(socket) => "CLOSED",
-        sockets::CLOSE => "UNCONN",
+        socket::CLOSE | socket::BOUND_INACTIVE if has_tcp_states(socket) => "CLOSED",
+        socket::CLOSE => "UNCONN",
         8 => "CLOSE_WAIT",
         9 => "LAST_ACK",
         10 => "LISTEN",
@@ -101,8 +101,8 @@ fn state(socket: &Socket) -> &'static str {
 
 /// Whether it is one end of a TCP connection.
 fn is_connection(socket: &Socket) -> bool {
-    let unconnected = [sockets::LISTEN, sockets::CLOSE, sockets::BOUND_INACTIVE];
-    socket.protocol == sockets::TCP && !unconnected.contains(&socket.state)
+    let unconnected = [socket::LISTEN, socket::CLOSE, socket::BOUND_INACTIVE];
+    socket.protocol == socket::TCP && !unconnected.contains(&socket.state)
 }
 
 /// What comes before the first line.
@@ -324,14 +324,14 @@ fn osquery(line: &Line, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sockets::UnixEnds;
+    use crate::model::socket::UnixEnds;
 
     fn tcp(laddr: &str, raddr: &str, rport: u16, state: u8) -> Socket {
         let (laddr, raddr): (IpAddr, IpAddr) = (laddr.parse().unwrap(), raddr.parse().unwrap());
         Socket {
             netns: 4_026_531_833,
             family: if laddr.is_ipv4() { Family::Inet } else { Family::Inet6 },
-            protocol: sockets::TCP,
+            protocol: socket::TCP,
             address: Address::Inet(Ends { laddr, lport: 40_000, raddr, rport }),
             cookie: u64::MAX,
             state,
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_a_dash_absent_or_minus_one() {
-        let socket = Socket { inode: 0, uid: None, ..tcp("::1", "::", 0, sockets::LISTEN) };
+        let socket = Socket { inode: 0, uid: None, ..tcp("::1", "::", 0, socket::LISTEN) };
         let line = Line { pid: None, fd: None, comm: None, ..held(&socket) };
         let row = "inet6  tcp    LISTEN      ::1              40000 -                -     -       -     -\n";
         assert_eq!(shown(Form::Table, line), row);
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_connection_has_all_there_is() {
-        let socket = tcp("::ffff:192.0.2.1", "::ffff:198.51.100.7", 443, sockets::ESTABLISHED);
+        let socket = tcp("::ffff:192.0.2.1", "::ffff:198.51.100.7", 443, socket::ESTABLISHED);
         insta::assert_snapshot!(shown(Form::Json, held(&socket)), @r#"{"event":"socket","time":"2026-11-21T04:30:05.000001Z","family":"inet6","protocol":"tcp","state":"ESTABLISHED","saddr":"::ffff:192.0.2.1","lport":40000,"daddr":"::ffff:198.51.100.7","dport":443,"community_id":"1:lWOTJwBjzASkHgo+w0kukpG9z0M=","pid":12,"fd":3,"comm":"a\u001b\n�b","comm_raw":"YRsK/2I=","uid":1000,"netns":4026531833,"inode":77,"conn_id":"18446744073709551615"}"#);
         insta::assert_snapshot!(shown(Form::Osquery, held(&socket)), @r#"{"pid":12,"fd":3,"socket":77,"family":10,"protocol":6,"local_address":"::ffff:192.0.2.1","remote_address":"::ffff:198.51.100.7","local_port":40000,"remote_port":443,"path":"","state":"ESTABLISHED","net_namespace":4026531833}"#);
     }
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_datagram_socket_that_is_not_connected_is_not_closed() {
-        let socket = Socket { protocol: sockets::UDP, ..tcp("0.0.0.0", "0.0.0.0", 0, 7) };
+        let socket = Socket { protocol: socket::UDP, ..tcp("0.0.0.0", "0.0.0.0", 0, 7) };
         assert!(shown(Form::Table, held(&socket)).starts_with("inet   udp    UNCONN "));
         assert!(shown(Form::Osquery, held(&socket)).contains("\"state\":\"\""));
         let socket = tcp("0.0.0.0", "0.0.0.0", 0, 7);

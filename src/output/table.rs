@@ -10,28 +10,28 @@ use chrono::DateTime;
 use chrono::Local;
 use chrono::Timelike as _;
 
-use super::Ended;
-use super::Happening;
-use super::Lost;
 use super::Output;
-use super::Row;
-use super::What;
 use super::bound;
 use super::text;
-use crate::cli::Procs;
 use crate::clock::WallClock;
 use crate::config::Columns;
 use crate::config::Mode;
-use crate::container::SHORT_ID_LEN;
-use crate::event::Comm;
-use crate::event::Connect;
-use crate::event::Flow;
-use crate::event::Image;
-use crate::event::Life;
-use crate::event::NoticeKind;
-use crate::event::Origin;
-use crate::event::Stage;
-use crate::process::Ancestor;
+use crate::config::cli::Procs;
+use crate::model::container::SHORT_ID_LEN;
+use crate::model::event::Connect;
+use crate::model::event::Flow;
+use crate::model::event::Life;
+use crate::model::event::Origin;
+use crate::model::event::Stage;
+use crate::model::lost::Lost;
+use crate::model::process::Ancestor;
+use crate::model::process::Comm;
+use crate::model::process::Image;
+use crate::model::process::NoticeKind;
+use crate::model::row::Ended;
+use crate::model::row::ProcessRow;
+use crate::model::row::ProcessRowKind;
+use crate::model::row::Row;
 
 /// What a cell may need.
 struct Line<'a> {
@@ -105,7 +105,7 @@ const DPORT: Column = column("DPORT", 6, Gap::None, |row, out| {
 /// BCC's last column, and its words. That an answer is old is said from 100 ms on.
 const QUERY: Column = column("QUERY", 24, Gap::Blank, |line, out| match line.row.query {
     Some(query) => {
-        let name = query.name();
+        let name = &query.name.asked[..];
         text::whole_name(out, &name[..name.len().min(bound::NAME)]);
         if query.age_ns > 100_000_000 {
             out.extend_from_slice(b" (");
@@ -216,10 +216,10 @@ fn kibibytes(out: &mut Vec<u8>, bytes: u64) {
 }
 
 fn exe(line: &Line, out: &mut Vec<u8>) {
-    let Some(image) = line.row.process.map(|process| process.image()) else {
+    let Some(process) = &line.row.process else {
         return out.push(b'-');
     };
-    program(out, &image, line.event.exe_deleted, line.ours);
+    program(out, &process.image, line.event.exe_deleted, line.ours);
 }
 
 /// Path of its executable. One of another mount namespace says so: whoever made that
@@ -267,14 +267,15 @@ fn process(out: &mut Vec<u8>, name: &Comm, pid: u32) {
 fn parents(line: &Line, out: &mut Vec<u8>) {
     let start = out.len();
     let mut above = 0;
-    for ancestor in line.row.process.iter().flat_map(|process| process.ancestors()) {
+    let ancestors = line.row.process.as_ref().and_then(|process| process.ancestors.as_deref());
+    for ancestor in ancestors.unwrap_or_default() {
         if out.len() > start {
             out.extend_from_slice(b" < ");
         }
         match ancestor {
-            Ancestor::Known(parent) => {
-                above = parent.ppid;
-                process(out, &parent.name(), parent.pid);
+            Ancestor::Known { pid, ppid, name, .. } => {
+                above = *ppid;
+                process(out, name, *pid);
             }
             Ancestor::LeftOut(_) => out.extend_from_slice(bound::CUT.as_bytes()),
         }
@@ -287,8 +288,8 @@ fn parents(line: &Line, out: &mut Vec<u8>) {
 }
 
 fn args(line: &Line, out: &mut Vec<u8>) {
-    let image = line.row.process.map(|process| process.image());
-    match image.as_ref().and_then(|image| image.args.as_ref()) {
+    let process = line.row.process.as_ref();
+    match process.and_then(|process| process.image.args.as_ref()) {
         Some(args) => text::arguments(out, args),
         None => out.push(b'-'),
     }
@@ -355,7 +356,7 @@ fn local_time(out: &mut Vec<u8>, unix_ns: u64) {
 /// A process event has the columns before IP, then these.
 const EVENT_COLUMNS: [(&str, usize); 3] = [("EVENT", 9), ("PPID", 7), ("DETAILS", 0)];
 
-fn details(event: &Happening, ours: &[u32], out: &mut Vec<u8>) {
+fn details(event: &ProcessRow, ours: &[u32], out: &mut Vec<u8>) {
     let ids = |out: &mut Vec<u8>, name: &str, real: u32, effective: u32| {
         for (prefix, id) in [("", real), (" e", effective)] {
             out.extend_from_slice(prefix.as_bytes());
@@ -364,20 +365,22 @@ fn details(event: &Happening, ours: &[u32], out: &mut Vec<u8>) {
             text::number(out, id.into());
         }
     };
-    match &event.what {
-        What::Fork | What::Notice(NoticeKind::Sid | NoticeKind::Coredump) => out.push(b'-'),
-        What::Exec(image) => {
+    match &event.kind {
+        ProcessRowKind::Fork | ProcessRowKind::Notice(NoticeKind::Sid | NoticeKind::Coredump) => {
+            out.push(b'-')
+        }
+        ProcessRowKind::Exec(image) => {
             program(out, image, false, ours);
             if let Some(args) = &image.args {
                 out.extend_from_slice(b": ");
                 text::arguments(out, args);
             }
         }
-        What::Comm(old) => {
+        ProcessRowKind::Comm(old) => {
             out.extend_from_slice(b"was ");
             text::whole_name(out, old.bytes());
         }
-        What::Exit(status) => match Ended::new(*status) {
+        ProcessRowKind::Exit(status) => match Ended::new(*status) {
             Ended::Code(code) => {
                 out.extend_from_slice(b"code=");
                 text::number(out, code.into());
@@ -390,9 +393,13 @@ fn details(event: &Happening, ours: &[u32], out: &mut Vec<u8>) {
                 }
             }
         },
-        What::Notice(NoticeKind::Uid { real, effective }) => ids(out, "uid", *real, *effective),
-        What::Notice(NoticeKind::Gid { real, effective }) => ids(out, "gid", *real, *effective),
-        What::Notice(NoticeKind::Ptrace { tracer }) => match tracer {
+        ProcessRowKind::Notice(NoticeKind::Uid { real, effective }) => {
+            ids(out, "uid", *real, *effective)
+        }
+        ProcessRowKind::Notice(NoticeKind::Gid { real, effective }) => {
+            ids(out, "gid", *real, *effective)
+        }
+        ProcessRowKind::Notice(NoticeKind::Ptrace { tracer }) => match tracer {
             Some(pid) => {
                 out.extend_from_slice(b"tracer=");
                 text::number(out, (*pid).into());
@@ -492,7 +499,7 @@ impl Output for Table {
         out.push(b'\n');
     }
 
-    fn process(&mut self, event: &Happening, clock: &WallClock, out: &mut Vec<u8>) {
+    fn process(&mut self, event: &ProcessRow, clock: &WallClock, out: &mut Vec<u8>) {
         let first_ns = *self.first_ns.get_or_insert(event.ts_ns);
         // The columns before IP show nothing else of a connect.
         let connect = Connect {
@@ -503,7 +510,7 @@ impl Output for Table {
             comm: event.name,
             ..Connect::nowhere()
         };
-        let row = Row { user: event.user, ..Row::bare(&connect) };
+        let row = Row { user: event.user.as_deref(), ..Row::bare(&connect) };
         let line = Line { row: &row, event: &connect, first_ns, clock, ours: &self.ours };
         for column in self.before_ip() {
             let unknown = event.uid.is_none() && [UID.title, USER.title].contains(&column.title);
@@ -514,7 +521,7 @@ impl Output for Table {
         }
         let [(_, event_width), (_, ppid_width), _] = EVENT_COLUMNS;
         put(out, event_width, Gap::Blank, |out| {
-            out.extend_from_slice(event.what.name().as_bytes())
+            out.extend_from_slice(event.kind.name().as_bytes())
         });
         put(out, ppid_width, Gap::Blank, |out| match event.ppid {
             Some(pid) => text::number(out, pid.into()),

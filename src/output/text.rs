@@ -9,9 +9,9 @@ use std::net::Ipv6Addr;
 
 use nix::errno::Errno;
 
-use crate::event::Args;
-use crate::harmless::is_harmless;
-use crate::harmless::is_plain;
+use crate::escape::is_harmless;
+use crate::escape::is_plain;
+use crate::model::process::Args;
 
 /// Pads what was written since `start` to `width` columns, on the right.
 pub fn pad(out: &mut Vec<u8>, start: usize, width: usize) {

@@ -398,7 +398,7 @@ pub struct Cgroup(pub PathBuf);
 
 impl Cgroup {
     pub fn new(name: &str) -> Self {
-        let mount = tcpconnect::cgroup::mount().expect("cgroup v2 is mounted");
+        let mount = tcpconnect::host::cgroup::mount().expect("cgroup v2 is mounted");
         let path = mount.join(format!("tcpconnect-test-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).expect("a cgroup can be made");
         Cgroup(path)
@@ -413,7 +413,7 @@ impl Cgroup {
 
     /// As /proc/PID/cgroup has it.
     pub fn path(&self) -> String {
-        let mount = tcpconnect::cgroup::mount().expect("cgroup v2 is mounted");
+        let mount = tcpconnect::host::cgroup::mount().expect("cgroup v2 is mounted");
         let below = self.0.strip_prefix(mount).expect("a cgroup is below the mount");
         format!("/{}", below.display())
     }
@@ -423,7 +423,7 @@ impl Cgroup {
     }
 
     pub fn id(&self) -> u64 {
-        tcpconnect::cgroup::id(&self.0).expect("a cgroup id")
+        tcpconnect::host::cgroup::id(&self.0).expect("a cgroup id")
     }
 }
 

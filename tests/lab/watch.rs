@@ -8,7 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
 
-use tcpconnect::process::descendants;
+use tcpconnect::host::proc::descendants;
 
 /// All 150 tests of one hook and buffer take 92 s, emulated.
 const STUCK: Duration = Duration::from_secs(300);

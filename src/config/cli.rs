@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line as typed: options, their help and the rules of one option
+//! alone. Rules between options are in config.rs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgAction;
+use clap::Parser;
+use clap::ValueEnum;
+
+use crate::model::filter::CommFilter;
+use crate::model::filter::Net;
+use crate::model::filter::PortSet;
+use crate::model::filter::Remote;
+use crate::model::filter::parse_container;
+use crate::model::filter::parse_glob;
+use crate::model::filter::parse_milliseconds;
+use crate::model::filter::parse_pid;
+use crate::model::filter::parse_seconds;
+use crate::model::filter::parse_size;
+use crate::model::filter::parse_unit;
+
+/// Some 800 MiB of kernel memory.
+const MAX_CONNECTIONS: i64 = 4_194_304;
+
+/// How to attach to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    Auto,
+    Fentry,
+    Kprobe,
+    Sockops,
+}
+
+/// How records leave the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Buffer {
+    Auto,
+    Ring,
+    Perf,
+}
+
+/// What `--procs` adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Procs {
+    /// Process events between the connects
+    With,
+    /// Process events alone
+    Only,
+}
+
+/// What a line of JSON looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JsonForm {
+    /// As tcpconnect(8) has it
+    Native,
+    /// With --snapshot: columns of osquery's process_open_sockets
+    Osquery,
+}
+
+/// What `--snapshot` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Snapshot {
+    /// TCP connections
+    Connections,
+    /// TCP, UDP, raw and UNIX sockets in any state
+    All,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tcpconnect                        # trace all TCP connect()s
+  tcpconnect -t                     # include timestamps
+  tcpconnect -p 181                 # only trace PID 181
+  tcpconnect -P 80                  # only trace port 80
+  tcpconnect -P 80,81               # only trace port 80 and 81
+  tcpconnect -4                     # only trace IPv4 family
+  tcpconnect -6                     # only trace IPv6 family
+  tcpconnect -U                     # include UID
+  tcpconnect -u 1000                # only trace UID 1000
+  tcpconnect -c                     # count connects per src ip and dest ip/port
+  tcpconnect -L                     # include LPORT while printing outputs
+  tcpconnect --cgroupmap mappath    # only trace cgroups in this BPF map
+  tcpconnect --mntnsmap mappath     # only trace mount namespaces in the map
+  tcpconnect -j -- curl -s URL      # what does this command connect to?
+  tcpconnect -p 181 --children      # a process and all its descendants
+  tcpconnect --to 10.0.0.0/8 -T     # who talks to this network, and when
+  tcpconnect -d                     # with the name that was looked up
+  tcpconnect --cgroup system.slice/nginx.service
+  tcpconnect --wide                 # with executable, arguments and parents
+  tcpconnect -f                     # also without a route or port, or forbidden
+  tcpconnect -c -i 10 --duration 60 # a table every 10 seconds, for a minute
+  tcpconnect -s --to 10.0.0.0/8     # who is connected to this network now";
+
+/// The aliases are the abbreviations that mean one option of BCC's tool and would
+/// mean several here.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "tcpconnect",
+    version = concat!(
+        env!("CARGO_PKG_VERSION"), "\n",
+        "hooks: fentry, kprobe, sockops; buffers: ring, perf\n",
+        "BPF built by ", env!("CLANG_VERSION"), "\n",
+        "target: ", env!("TARGET")
+    ),
+    about = "Trace TCP connects: which process opened this connection?",
+    after_help = EXAMPLES,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    infer_long_args = true,
+    args_override_self = true,
+    max_term_width = 100,
+    override_usage = "tcpconnect [OPTIONS] [-- COMMAND [ARGS]...]"
+)]
+pub struct Cli {
+    /// Include a column of seconds since the first row
+    #[arg(short = 't', long, aliases = ["t", "ti", "tim"], help_heading = "Columns")]
+    pub timestamp: bool,
+
+    /// Include a column of the time of day, HH:MM:SS.mmm
+    #[arg(short = 'T', long, help_heading = "Columns")]
+    pub time: bool,
+
+    /// Include LPORT, the local port
+    #[arg(short = 'L', long, aliases = ["l"], help_heading = "Columns")]
+    pub lport: bool,
+
+    /// Include UID, the real user id
+    #[arg(short = 'U', long, aliases = ["pr"], help_heading = "Columns")]
+    pub print_uid: bool,
+
+    /// Include QUERY, the name whose DNS answer held the destination
+    #[arg(short = 'd', long, aliases = ["d"], help_heading = "Columns")]
+    pub dns: bool,
+
+    /// Connects that fail at once, too, with ERR
+    #[arg(short = 'f', long, help_heading = "Outcome")]
+    pub failed: bool,
+
+    /// One row for each connect when its outcome is known, with RESULT and LAT(ms)
+    #[arg(short = 'r', long, help_heading = "Outcome")]
+    pub result: bool,
+
+    /// With -r: only those that took longer, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = parse_milliseconds, help_heading = "Outcome")]
+    pub min_latency: Option<Duration>,
+
+    /// One row for each connection when it ends, with MS, TX_KB, RX_KB and RETR
+    #[arg(long, help_heading = "Outcome")]
+    pub life: bool,
+
+    /// Connections that are accepted, too, with T: C connect, A accept, X end
+    #[arg(long, help_heading = "Outcome")]
+    pub accept: bool,
+
+    /// Include PEER, the process on the other end, if that is on this host
+    #[arg(long, help_heading = "Outcome")]
+    pub peer: bool,
+
+    /// With --peer: remember both ends this long after a close [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Outcome")]
+    pub keep: Option<Duration>,
+
+    /// With -r, --life or --peer: follow this many that are open at once [default: 65536]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS),
+          help_heading = "Outcome")]
+    pub max_connections: Option<u32>,
+
+    /// Include EXE, the path of the executable
+    #[arg(short = 'x', long, help_heading = "Who")]
+    pub exe: bool,
+
+    /// Include ARGS, the arguments, quoted for a shell
+    #[arg(short = 'a', long, help_heading = "Who")]
+    pub args: bool,
+
+    /// Include PARENTS, from the parent up to pid 1
+    #[arg(long, help_heading = "Who")]
+    pub parents: bool,
+
+    /// Include USER, the user's name, in place of UID
+    #[arg(long, help_heading = "Who")]
+    pub user: bool,
+
+    /// Include CONTAINER, the short id of the container
+    #[arg(long, help_heading = "Who")]
+    pub container_id: bool,
+
+    /// Include CGROUP, the path of the cgroup
+    #[arg(long, help_heading = "Who")]
+    pub cgroup_path: bool,
+
+    /// Include NETNS, the inode of the network namespace
+    #[arg(long, help_heading = "Who")]
+    pub netns_id: bool,
+
+    /// Include VPID, the pid in the process's own pid namespace
+    #[arg(long, help_heading = "Who")]
+    pub vpid: bool,
+
+    /// What an investigator wants: -T -U -L --exe --args --parents
+    #[arg(long, help_heading = "Who")]
+    pub wide: bool,
+
+    /// Process events too: fork, exec, uid, gid, sid, ptrace, comm, coredump, exit
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "with", help_heading = "Who")]
+    pub procs: Option<Procs>,
+
+    /// First the connections that exist, with T: E; then what happens
+    #[arg(short = 'e', long, help_heading = "Now")]
+    pub existing: bool,
+
+    /// Who has, or gets, a connection with this address? -e --accept --wide, only matching rows
+    #[arg(long, value_name = "ADDR[:PORT]", help_heading = "Now")]
+    pub who: Option<Remote>,
+
+    /// Print the sockets that exist now and who holds them, then exit
+    #[arg(short = 's', long, value_name = "WHAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "connections", help_heading = "Now")]
+    pub snapshot: Option<Snapshot>,
+
+    /// Only these processes, any number of them
+    #[arg(short = 'p', long, value_name = "PID[,PID]", value_delimiter = ',',
+          value_parser = parse_pid, help_heading = "Filters")]
+    pub pid: Vec<u32>,
+
+    /// With -p: also their descendants, alive or yet to be born
+    #[arg(long, help_heading = "Filters")]
+    pub children: bool,
+
+    /// Only these destination ports: 80,443,8000-8100
+    #[arg(short = 'P', long, value_name = "PORTS", help_heading = "Filters")]
+    pub port: Option<PortSet>,
+
+    /// Only these destinations: addresses or networks in CIDR form
+    #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = "Filters")]
+    pub to: Vec<Net>,
+
+    /// No destination in these networks
+    #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = "Filters")]
+    pub not_to: Vec<Net>,
+
+    /// Only destinations with a name like this: '*.example.com'; with -d
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob, help_heading = "Filters")]
+    pub to_name: Option<glob::Pattern>,
+
+    /// Only IPv4 (IPv4-mapped addresses included)
+    #[arg(short = '4', long, help_heading = "Filters")]
+    pub ipv4: bool,
+
+    /// Only IPv6 sockets (IPv4-mapped addresses print as ::ffff:a.b.c.d)
+    #[arg(short = '6', long, conflicts_with = "ipv4", help_heading = "Filters")]
+    pub ipv6: bool,
+
+    /// Only this real user id
+    #[arg(short = 'u', long, aliases = ["u"], value_name = "UID", help_heading = "Filters")]
+    pub uid: Option<u32>,
+
+    /// Only threads of exactly this name
+    #[arg(long, value_name = "NAME", help_heading = "Filters")]
+    pub comm: Option<CommFilter>,
+
+    /// Only tasks in this cgroup v2 directory or below; may be repeated
+    #[arg(long, value_name = "PATH", help_heading = "Filters")]
+    pub cgroup: Vec<PathBuf>,
+
+    /// Only this container, by its id (6 digits or more) or the name its cgroup has
+    #[arg(long, value_name = "ID|NAME", value_parser = parse_container, help_heading = "Filters")]
+    pub container: Vec<String>,
+
+    /// Only this systemd unit; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = parse_unit, help_heading = "Filters")]
+    pub unit: Vec<String>,
+
+    /// Only this network namespace; a name is looked up in /run/netns
+    #[arg(long, value_name = "PID|PATH|INODE", help_heading = "Filters")]
+    pub netns: Option<String>,
+
+    /// Only cgroups whose id is a key of this pinned BPF map
+    #[arg(short = 'C', long, aliases = ["cg", "cgr", "cgro", "cgrou"], value_name = "PATH", help_heading = "Filters")]
+    pub cgroupmap: Option<PathBuf>,
+
+    /// Only mount namespaces whose inode is a key of this pinned BPF map
+    #[arg(short = 'M', long, aliases = ["m"], value_name = "PATH", help_heading = "Filters")]
+    pub mntnsmap: Option<PathBuf>,
+
+    /// One JSON object a line
+    #[arg(short = 'j', long, value_name = "FORM", num_args = 0..=1, require_equals = true,
+          default_missing_value = "native", help_heading = "Output")]
+    pub json: Option<JsonForm>,
+
+    /// Count connects per source address, destination address and port
+    #[arg(short = 'c', long, aliases = ["co"], help_heading = "Output")]
+    pub count: bool,
+
+    /// With -c: print and reset the table this often
+    #[arg(short = 'i', long, value_name = "SECONDS", value_parser = parse_seconds,
+          help_heading = "Output")]
+    pub interval: Option<Duration>,
+
+    /// Write rows to this file instead of stdout
+    #[arg(short = 'o', long, value_name = "FILE", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+
+    /// Stop after this many rows
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..),
+          help_heading = "Output")]
+    pub max_events: Option<u64>,
+
+    /// Stop after this time
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Output")]
+    pub duration: Option<Duration>,
+
+    /// Write a newline to this descriptor and close it once tracing is on
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..),
+          help_heading = "Output")]
+    pub ready_fd: Option<i32>,
+
+    /// Kernel hook
+    #[arg(long, value_name = "HOOK", default_value = "auto", help_heading = "Kernel")]
+    pub attach: Attach,
+
+    /// Transport from the kernel
+    #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Kernel")]
+    pub buffer: Buffer,
+
+    /// Buffer size in bytes, K or M: of the ring, or of each CPU's perf buffer
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Kernel")]
+    pub buffer_size: Option<usize>,
+
+    /// BTF file, for a kernel without its own
+    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
+    pub btf: Option<PathBuf>,
+
+    /// Say on stderr what was attached, and why not something better
+    #[arg(short = 'v', long, help_heading = "General")]
+    pub verbose: bool,
+
+    /// Print help
+    #[arg(short = 'h', long, action = ArgAction::HelpShort, help_heading = "General")]
+    pub help: Option<bool>,
+
+    /// Print version and build facts
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "General")]
+    pub version: Option<bool>,
+
+    /// Print the BPF program text
+    #[arg(long, aliases = ["e"], hide = true)]
+    pub ebpf: bool,
+
+    /// Run this command; trace only it and its descendants
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}

@@ -1,0 +1,777 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From what was typed to what will be done: mode, filters, columns, format, and
+//! every rule between options. No I/O.
+
+pub mod cli;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use glob::Pattern;
+
+use crate::config::cli::Attach;
+use crate::config::cli::Buffer;
+use crate::config::cli::Cli;
+use crate::config::cli::JsonForm;
+use crate::config::cli::Procs;
+use crate::config::cli::Snapshot;
+use crate::model::filter::CommFilter;
+use crate::model::filter::NetTable;
+use crate::model::filter::PortSet;
+
+/// What leaves the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Rows,
+    /// `-c`, with `-i` printed and reset every so often.
+    Count {
+        interval: Option<Duration>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Table(Columns),
+    Json,
+}
+
+/// The optional columns of the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Columns {
+    pub time: bool,
+    pub timestamp: bool,
+    pub uid: bool,
+    pub lport: bool,
+    pub error: bool,
+    pub result: bool,
+    pub life: bool,
+    pub accept: bool,
+    pub existing: bool,
+    pub peer: bool,
+    pub query: bool,
+    pub who: Who,
+    /// The table of the older tool `tcpv4connect`.
+    pub tcpv4connect: bool,
+}
+
+/// Facts about the process behind a row, all of them optional.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    pub exe: bool,
+    pub args: bool,
+    pub parents: bool,
+    pub user: bool,
+    pub container_id: bool,
+    pub cgroup_path: bool,
+    pub netns_id: bool,
+    pub vpid: bool,
+}
+
+impl Who {
+    fn any(self) -> bool {
+        self != Who::default()
+    }
+}
+
+/// Address family, by BCC's reading of `-4` and `-6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Both,
+    V4,
+    V6,
+}
+
+/// All of these must hold for a connect to be shown.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    pub pids: Vec<u32>,
+    /// Descendants of `pids` too.
+    pub children: bool,
+    pub uid: Option<u32>,
+    pub comm: Option<CommFilter>,
+    pub ports: Option<PortSet>,
+    pub nets: Option<NetTable>,
+    pub family: Family,
+    pub cgroups: Vec<PathBuf>,
+    pub containers: Vec<String>,
+    pub units: Vec<String>,
+    pub netns: Option<String>,
+    pub cgroupmap: Option<PathBuf>,
+    pub mntnsmap: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub mode: Mode,
+    pub format: Format,
+    pub filter: Filter,
+    pub who: Who,
+    /// Connects that fail before their SYN, too.
+    pub failed: bool,
+    /// A row at the outcome of a connect, if it took this long.
+    pub result: Option<Duration>,
+    /// A row at the end of a connection.
+    pub life: bool,
+    /// Connections that are accepted, too.
+    pub accept: bool,
+    /// First the connections that are already there.
+    pub existing: bool,
+    /// The process on the other end, remembered this long after a close.
+    pub peer: Option<Duration>,
+    /// That are open at once and followed; some 200 bytes of kernel memory each.
+    pub max_connections: u32,
+    /// Networks and ports mean the other end, whoever connected (--who).
+    pub by_remote: bool,
+    /// Names of destinations.
+    pub dns: bool,
+    /// Only destinations whose name, or one of its other names, is like this.
+    pub to_name: Option<Pattern>,
+    pub procs: Option<Procs>,
+    /// Nothing is traced; the rest of this holds for the sockets there are.
+    pub snapshot: Option<Snapshot>,
+    /// How a socket of `snapshot` is written.
+    pub json: Option<JsonForm>,
+    pub output: Option<PathBuf>,
+    pub max_events: Option<u64>,
+    pub duration: Option<Duration>,
+    pub ready_fd: Option<i32>,
+    pub attach: Attach,
+    pub buffer: Buffer,
+    pub buffer_size: Option<usize>,
+    pub btf: Option<PathBuf>,
+    pub verbose: bool,
+    pub command: Vec<OsString>,
+}
+
+impl Config {
+    /// Whether all processes must be known, not just those that connect.
+    pub fn follows_processes(&self) -> bool {
+        let who = self.who;
+        who.exe
+            || who.args
+            || who.parents
+            || self.procs.is_some()
+            || (who.any() || self.peer.is_some()) && self.format == Format::Json
+    }
+
+    /// Whether connects themselves have rows.
+    pub fn shows_connects(&self) -> bool {
+        self.result.is_none() && !self.life
+    }
+
+    /// The filter that wants everything.
+    pub fn all(&self) -> Filter {
+        Filter {
+            pids: Vec::new(),
+            children: false,
+            uid: None,
+            comm: None,
+            ports: None,
+            nets: None,
+            family: Family::Both,
+            netns: None,
+            ..self.filter.clone()
+        }
+    }
+
+    /// Whether the connections that are already there matter.
+    pub fn looks_at_existing(&self) -> bool {
+        self.existing || self.peer.is_some()
+    }
+
+    /// Whether accepted connections have rows when they are accepted: with an
+    /// outcome each, not with an end alone.
+    pub fn shows_accepts(&self) -> bool {
+        self.accept && (self.result.is_some() || !self.life)
+    }
+
+    /// Whether what is known of the process at the connect must be kept for later.
+    pub fn keeps_who(&self) -> bool {
+        !self.shows_connects() && (self.follows_processes() || self.names_cgroups() || self.dns)
+    }
+
+    /// Whether cgroups must be known by name.
+    pub fn names_cgroups(&self) -> bool {
+        self.who.container_id || self.who.cgroup_path
+    }
+
+    /// The error is one line for the user; it is a usage error.
+    pub fn new(mut cli: Cli, tcpv4connect: bool) -> Result<Self, String> {
+        if cli.count && cli.dns {
+            return Err("Error: you may not specify -d/--dns with -c/--count.".into());
+        }
+        cli.dns |= cli.to_name.is_some();
+        if cli.count && cli.dns {
+            return Err("-c counts connects, whatever they asked for; leave out --to-name".into());
+        }
+        if tcpv4connect && cli.dns {
+            return Err("tcpv4connect has no names; use tcpconnect".into());
+        }
+        if cli.procs == Some(Procs::Only) && cli.dns {
+            return Err("--procs=only shows no connections; leave out -d and --to-name".into());
+        }
+        if cli.json == Some(JsonForm::Osquery) && cli.snapshot.is_none() {
+            return Err("--json=osquery needs --snapshot: it lists sockets, not connects".into());
+        }
+        if cli.snapshot.is_some() {
+            if tcpv4connect {
+                return Err("tcpv4connect has no snapshot; use tcpconnect".into());
+            }
+            if let Some(option) = not_of_a_snapshot(&cli) {
+                return Err(format!(
+                    "--snapshot shows what is there now, and no more; leave out {option}"
+                ));
+            }
+        }
+        if let Some(remote) = cli.who {
+            if !cli.to.is_empty() || !cli.not_to.is_empty() || cli.port.is_some() {
+                return Err("--who names the other end; leave out --to, --not-to and -P".into());
+            }
+            (cli.existing, cli.accept, cli.wide) = (true, true, true);
+            cli.to = vec![remote.net];
+            cli.port = remote.port.map(PortSet::one);
+        }
+        if cli.existing {
+            if tcpv4connect {
+                return Err("tcpv4connect shows connects only; use tcpconnect".into());
+            }
+            if let Some(option) = not_of_existing(&cli) {
+                return Err(format!("-e and --who cannot go with {option}; leave that out"));
+            }
+        }
+        if cli.interval.is_some() && !cli.count {
+            return Err("-i needs -c: it is how often the table of counts is printed".into());
+        }
+        if cli.count && cli.max_events.is_some() {
+            return Err("-n counts rows and -c prints none; use --duration with -c".into());
+        }
+        if cli.children && cli.pid.is_empty() && cli.command.is_empty() {
+            return Err("--children needs -p: whose children?".into());
+        }
+        if !cli.pid.is_empty() && !cli.command.is_empty() {
+            return Err("-p and a COMMAND exclude each other: a COMMAND is traced alone".into());
+        }
+        if tcpv4connect && cli.ipv6 {
+            return Err("tcpv4connect shows IPv4 only; use tcpconnect -6".into());
+        }
+        let family = match (cli.ipv4 || tcpv4connect, cli.ipv6) {
+            (true, _) => Family::V4,
+            (_, true) => Family::V6,
+            _ => Family::Both,
+        };
+        let who = Who {
+            exe: cli.exe || cli.wide,
+            args: cli.args || cli.wide,
+            parents: cli.parents || cli.wide,
+            user: cli.user,
+            container_id: cli.container_id,
+            cgroup_path: cli.cgroup_path,
+            netns_id: cli.netns_id,
+            vpid: cli.vpid,
+        };
+        if cli.count && (who.any() || cli.procs.is_some()) {
+            return Err("-c counts connects, whoever made them; leave out what tells who".into());
+        }
+        let narrowed = !cli.cgroup.is_empty()
+            || !cli.container.is_empty()
+            || !cli.unit.is_empty()
+            || cli.netns.is_some()
+            || cli.cgroupmap.is_some()
+            || cli.mntnsmap.is_some();
+        if cli.procs.is_some() && narrowed {
+            return Err("--procs can be narrowed by -p, --children, -u and --comm only".into());
+        }
+        if tcpv4connect && cli.procs.is_some() {
+            return Err("tcpv4connect has no process events; use tcpconnect".into());
+        }
+        if tcpv4connect && who.any() {
+            return Err("tcpv4connect has no such columns; use tcpconnect".into());
+        }
+        if cli.keep.is_some() && !cli.peer {
+            return Err("--keep needs --peer: it is how long both ends are remembered".into());
+        }
+        if cli.max_connections.is_some() && !(cli.result || cli.life || cli.peer) {
+            return Err("--max-connections needs -r, --life or --peer: nothing else follows a \
+                        connection"
+                .into());
+        }
+        if cli.peer && (cli.count || tcpv4connect || cli.procs == Some(Procs::Only)) {
+            return Err("--peer is a column of rows of connections; -c, --procs=only and \
+                        tcpv4connect have none"
+                .into());
+        }
+        if cli.count && cli.accept {
+            return Err("-c counts connects; leave out --accept".into());
+        }
+        if tcpv4connect && cli.accept {
+            return Err("tcpv4connect shows connects only; use tcpconnect".into());
+        }
+        if cli.min_latency.is_some() && !cli.result {
+            return Err("--min-latency needs -r: it is the time to the outcome".into());
+        }
+        if cli.count && (cli.result || cli.life) {
+            return Err(
+                "-c counts connects, whatever became of them; leave out -r and --life".into()
+            );
+        }
+        if tcpv4connect && (cli.result || cli.life) {
+            return Err("tcpv4connect has no outcomes; use tcpconnect".into());
+        }
+        if cli.procs == Some(Procs::Only) && (cli.result || cli.life || cli.failed || cli.accept) {
+            return Err(
+                "--procs=only shows no connections; leave out -f, -r, --life and --accept".into()
+            );
+        }
+        if cli.count && cli.failed {
+            return Err("-c counts connects that went out; leave out -f".into());
+        }
+        if tcpv4connect && cli.failed {
+            return Err("tcpv4connect has no errors; use tcpconnect".into());
+        }
+        if cli.failed && cli.attach == Attach::Sockops {
+            return Err("-f needs --attach fentry or kprobe: sockops sees no connect that fails \
+                        before its SYN"
+                .into());
+        }
+        let children = cli.children || !cli.command.is_empty();
+        Ok(Config {
+            mode: match cli.count {
+                true => Mode::Count { interval: cli.interval },
+                false => Mode::Rows,
+            },
+            format: match cli.json {
+                Some(_) => Format::Json,
+                None => Format::Table(Columns {
+                    time: cli.time || cli.wide,
+                    timestamp: cli.timestamp,
+                    uid: cli.print_uid || cli.wide,
+                    lport: cli.lport || cli.wide,
+                    error: cli.failed,
+                    result: cli.result,
+                    life: cli.life,
+                    accept: cli.accept,
+                    existing: cli.existing,
+                    peer: cli.peer,
+                    query: cli.dns,
+                    who,
+                    tcpv4connect,
+                }),
+            },
+            filter: Filter {
+                pids: cli.pid,
+                children,
+                uid: cli.uid,
+                comm: cli.comm,
+                ports: cli.port,
+                nets: NetTable::new(&cli.to, &cli.not_to),
+                family,
+                cgroups: cli.cgroup,
+                containers: cli.container,
+                units: cli.unit,
+                netns: cli.netns,
+                cgroupmap: cli.cgroupmap,
+                mntnsmap: cli.mntnsmap,
+            },
+            who,
+            failed: cli.failed,
+            result: cli.result.then(|| cli.min_latency.unwrap_or_default()),
+            life: cli.life,
+            accept: cli.accept,
+            existing: cli.existing,
+            peer: cli.peer.then(|| cli.keep.unwrap_or(Duration::from_secs(60))),
+            max_connections: cli.max_connections.unwrap_or(65_536),
+            by_remote: cli.who.is_some(),
+            dns: cli.dns,
+            to_name: cli.to_name,
+            procs: cli.procs,
+            snapshot: cli.snapshot,
+            json: cli.json,
+            output: cli.output,
+            max_events: cli.max_events,
+            duration: cli.duration,
+            ready_fd: cli.ready_fd,
+            attach: cli.attach,
+            buffer: cli.buffer,
+            buffer_size: cli.buffer_size,
+            btf: cli.btf,
+            verbose: cli.verbose,
+            command: cli.command,
+        })
+    }
+
+    /// Refuses what a caller must not do with rights that the program file lends;
+    /// `writes_more` if these let us write files that the caller may not.
+    pub fn within_lent_rights(self, writes_more: bool) -> Result<Self, String> {
+        /// Unlike a user's own memory, the kernel's is charged to nobody who could be
+        /// stopped; a storm of 200,000 connects a second fills this in a second or two.
+        const MAX_BUFFER: usize = 64 << 20;
+        /// Some 50 MiB of kernel memory.
+        const MAX_CONNECTIONS: u32 = 262_144;
+        if self.output.is_some() && writes_more {
+            return Err("-o would write where you may not, with the rights of the program file; \
+                        redirect its output, or run it as root"
+                .into());
+        }
+        if self.buffer_size.is_some_and(|size| size > MAX_BUFFER) {
+            return Err("--buffer-size is at most 64M for a program with file capabilities; run \
+                        it as root for more"
+                .into());
+        }
+        if self.max_connections > MAX_CONNECTIONS {
+            return Err(format!(
+                "--max-connections is at most {MAX_CONNECTIONS} for a program with file \
+                 capabilities; run it as root for more"
+            ));
+        }
+        if self.btf.is_some() {
+            return Err("--btf decides where kernel memory is read, which a program with file \
+                        capabilities leaves to no one; run it as root, or leave --btf out"
+                .into());
+        }
+        Ok(self)
+    }
+}
+
+/// The first option given that only tracing has a use for.
+fn not_of_existing(cli: &Cli) -> Option<&'static str> {
+    let given = [
+        (!cli.command.is_empty(), "COMMAND"),
+        (cli.count, "-c"),
+        (cli.procs == Some(Procs::Only), "--procs=only"),
+        (!cli.cgroup.is_empty(), "--cgroup"),
+        (!cli.container.is_empty(), "--container"),
+        (!cli.unit.is_empty(), "--unit"),
+        (cli.cgroupmap.is_some(), "--cgroupmap"),
+        (cli.mntnsmap.is_some(), "--mntnsmap"),
+    ];
+    given.into_iter().find_map(|(is_given, option)| is_given.then_some(option))
+}
+
+fn not_of_a_snapshot(cli: &Cli) -> Option<&'static str> {
+    let given = [
+        (!cli.command.is_empty(), "COMMAND"),
+        (cli.timestamp, "-t"),
+        (cli.time, "-T"),
+        (cli.lport, "-L"),
+        (cli.print_uid, "-U"),
+        (cli.dns, "-d"),
+        (cli.to_name.is_some(), "--to-name"),
+        (cli.failed, "-f"),
+        (cli.exe, "--exe"),
+        (cli.args, "--args"),
+        (cli.parents, "--parents"),
+        (cli.user, "--user"),
+        (cli.container_id, "--container-id"),
+        (cli.cgroup_path, "--cgroup-path"),
+        (cli.netns_id, "--netns-id"),
+        (cli.vpid, "--vpid"),
+        (cli.wide, "--wide"),
+        (cli.procs.is_some(), "--procs"),
+        (cli.children, "--children"),
+        (!cli.cgroup.is_empty(), "--cgroup"),
+        (!cli.container.is_empty(), "--container"),
+        (!cli.unit.is_empty(), "--unit"),
+        (cli.cgroupmap.is_some(), "--cgroupmap"),
+        (cli.mntnsmap.is_some(), "--mntnsmap"),
+        (cli.count, "-c"),
+        (cli.interval.is_some(), "-i"),
+        (cli.duration.is_some(), "--duration"),
+        (cli.ready_fd.is_some(), "--ready-fd"),
+        (cli.attach != Attach::Auto, "--attach"),
+        (cli.buffer != Buffer::Auto, "--buffer"),
+        (cli.buffer_size.is_some(), "--buffer-size"),
+        (cli.btf.is_some(), "--btf"),
+    ];
+    given.iter().find_map(|(given, option)| given.then_some(*option))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn new_as(tcpv4connect: bool, args: &[&str]) -> Result<Config, String> {
+        let cli = Cli::try_parse_from(["tcpconnect"].iter().chain(args)).unwrap();
+        Config::new(cli, tcpv4connect)
+    }
+
+    fn new(args: &[&str]) -> Config {
+        new_as(false, args).unwrap()
+    }
+
+    fn refused(args: &[&str]) -> String {
+        new_as(false, args).unwrap_err()
+    }
+
+    #[test]
+    fn counting_with_names_is_refused_before_anything_else() {
+        let bcc = "Error: you may not specify -d/--dns with -c/--count.";
+        assert_eq!(refused(&["-c", "-d"]), bcc);
+        assert_eq!(refused(&["-cd", "-n", "1", "--children"]), bcc);
+    }
+
+    #[test]
+    fn a_name_to_match_asks_for_names() {
+        assert!(!new(&[]).dns);
+        for args in [&["-d"][..], &["--to-name", "*.test"], &["-dj"]] {
+            assert!(new(args).dns, "{args:?}");
+        }
+        assert!(new(&["-d", "-r"]).keeps_who() && !new(&["-r"]).keeps_who());
+    }
+
+    #[test]
+    fn names_need_rows_of_connects() {
+        assert!(refused(&["-c", "--to-name", "a"]).starts_with("-c counts connects"));
+        assert!(refused(&["--procs=only", "-d"]).starts_with("--procs=only shows no connections"));
+        assert!(new_as(true, &["-d"]).unwrap_err().starts_with("tcpv4connect has no names"));
+    }
+
+    #[test]
+    fn an_interval_needs_counting() {
+        assert!(refused(&["-i", "1"]).starts_with("-i needs -c"));
+        let interval = Some(Duration::from_secs(1));
+        assert_eq!(new(&["-c", "-i", "1"]).mode, Mode::Count { interval });
+    }
+
+    #[test]
+    fn counting_has_no_number_of_rows() {
+        assert!(refused(&["-c", "-n", "1"]).starts_with("-n counts rows"));
+        assert_eq!(new(&["-c"]).mode, Mode::Count { interval: None });
+        assert_eq!(new(&["-n", "1"]).mode, Mode::Rows);
+    }
+
+    #[test]
+    fn children_need_a_parent() {
+        assert!(refused(&["--children"]).starts_with("--children needs -p"));
+        assert!(new(&["--children", "-p", "1"]).filter.children);
+        assert!(!new(&["-p", "1"]).filter.children);
+    }
+
+    #[test]
+    fn a_command_is_traced_with_its_children_and_without_other_pids() {
+        assert!(refused(&["-p", "1", "--", "true"]).starts_with("-p and a COMMAND exclude"));
+        for args in [&["--", "curl", "-s"][..], &["--children", "--", "curl", "-s"]] {
+            let config = new(args);
+            assert!(config.filter.children && config.filter.pids.is_empty());
+            assert_eq!(config.command, ["curl", "-s"]);
+        }
+    }
+
+    #[test]
+    fn the_older_name_is_for_ipv4() {
+        assert!(new_as(true, &["-6"]).unwrap_err().starts_with("tcpv4connect shows IPv4 only"));
+        assert_eq!(new_as(true, &[]).unwrap().filter.family, Family::V4);
+        assert_eq!(new_as(true, &["-4"]).unwrap().filter.family, Family::V4);
+    }
+
+    #[test]
+    fn the_family_is_one_or_both() {
+        assert_eq!(new(&[]).filter.family, Family::Both);
+        assert_eq!(new(&["-4"]).filter.family, Family::V4);
+        assert_eq!(new(&["-6"]).filter.family, Family::V6);
+    }
+
+    #[test]
+    fn json_has_no_columns() {
+        assert_eq!(new(&["-j", "-t", "-U"]).format, Format::Json);
+        let columns = Columns { timestamp: true, uid: true, ..Columns::default() };
+        assert_eq!(new(&["-t", "-U"]).format, Format::Table(columns));
+    }
+
+    #[test]
+    fn lists_of_pids_add_up() {
+        assert_eq!(new(&["-p", "1,2", "-p", "3"]).filter.pids, [1, 2, 3]);
+    }
+
+    #[test]
+    fn without_networks_there_is_no_table_of_them() {
+        assert_eq!(new(&[]).filter.nets, None);
+        assert!(new(&["--not-to", "::1"]).filter.nets.is_some_and(|nets| nets.default));
+        assert!(new(&["--to", "::1"]).filter.nets.is_some_and(|nets| !nets.default));
+    }
+
+    #[test]
+    fn wide_is_what_an_investigator_wants() {
+        let config = new(&["--wide"]);
+        let who = Who { exe: true, args: true, parents: true, ..Who::default() };
+        assert_eq!(config.who, who);
+        let columns = Columns { time: true, uid: true, lport: true, who, ..Columns::default() };
+        assert_eq!(config.format, Format::Table(columns));
+    }
+
+    #[test]
+    fn all_processes_are_followed_only_if_somebody_asks_who() {
+        assert!(!new(&[]).follows_processes() && !new(&["-j"]).follows_processes());
+        for args in [&["--exe"][..], &["-a"], &["--parents"], &["--procs"], &["-j", "--user"]] {
+            assert!(new(args).follows_processes(), "{args:?}");
+        }
+        // The record itself says enough for these.
+        for option in ["--user", "--container-id", "--cgroup-path", "--netns-id", "--vpid"] {
+            assert!(!new(&[option]).follows_processes(), "{option}");
+        }
+    }
+
+    #[test]
+    fn counting_does_not_tell_who() {
+        assert!(refused(&["-c", "--exe"]).starts_with("-c counts connects"));
+        assert!(refused(&["-c", "--procs"]).starts_with("-c counts connects"));
+    }
+
+    #[test]
+    fn failed_connects_need_a_hook_that_sees_them_and_rows() {
+        assert!(new(&["-f"]).failed && !new(&[]).failed);
+        assert!(refused(&["-f", "--attach", "sockops"]).starts_with("-f needs --attach fentry"));
+        assert!(refused(&["-c", "-f"]).starts_with("-c counts connects that went out"));
+        assert!(new_as(true, &["-f"]).unwrap_err().starts_with("tcpv4connect has no errors"));
+    }
+
+    #[test]
+    fn outcomes_and_ends_are_rows_of_their_own() {
+        let config = new(&["-r", "--min-latency", "1.5", "--life"]);
+        assert_eq!(config.result, Some(Duration::from_micros(1500)));
+        assert!(config.life && !config.shows_connects() && !config.keeps_who());
+        assert_eq!(new(&["-r"]).result, Some(Duration::ZERO));
+        assert!(new(&[]).shows_connects() && new(&["-f"]).shows_connects());
+        assert!(new(&["--life", "--exe"]).keeps_who());
+        assert!(refused(&["--min-latency", "1"]).starts_with("--min-latency needs -r"));
+        assert!(refused(&["-c", "-r"]).starts_with("-c counts connects, whatever"));
+        assert!(refused(&["-c", "--life"]).starts_with("-c counts connects, whatever"));
+        assert!(refused(&["--procs=only", "-r"]).starts_with("--procs=only shows no connections"));
+        assert!(new_as(true, &["-r"]).unwrap_err().starts_with("tcpv4connect has no outcomes"));
+    }
+
+    #[test]
+    fn existing_connections_cannot_be_asked_for_everything() {
+        assert!(new(&["-e"]).existing && !new(&[]).existing);
+        for args in [&["-c"][..], &["--procs=only"], &["--cgroup", "/"], &["--", "true"]] {
+            assert!(refused(&[&["-e"], args].concat()).starts_with("-e and --who cannot go with"));
+        }
+        assert!(new_as(true, &["-e"]).unwrap_err().starts_with("tcpv4connect shows connects"));
+    }
+
+    #[test]
+    fn who_means_the_other_end() {
+        let config = new(&["--who", "192.0.2.1:80"]);
+        assert!(config.existing && config.accept && config.by_remote && config.who.exe);
+        assert!(config.filter.ports.is_some_and(|ports| ports.contains(80) && !ports.contains(81)));
+        assert!(new(&["--who", "2001:db8::1"]).filter.ports.is_none());
+        assert!(new(&["--who", "[2001:db8::1]:80"]).filter.ports.is_some());
+        assert!(refused(&["--who", "::1", "-P", "80"]).starts_with("--who names the other end"));
+        for text in ["x", "1.2.3.4:0", "1.2.3.4:x", "[::1", "[::1]:", "::1:80:"] {
+            let args = ["tcpconnect", "--who", text];
+            assert!(Cli::try_parse_from(args).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_remembered_for_a_minute_unless_told() {
+        assert_eq!(new(&["--peer"]).peer, Some(Duration::from_secs(60)));
+        assert_eq!(new(&["--peer", "--keep", "1"]).peer, Some(Duration::from_secs(1)));
+        assert!(new(&["--peer"]).looks_at_existing() && !new(&["--peer"]).existing);
+        assert!(refused(&["--keep", "1"]).starts_with("--keep needs --peer"));
+        for args in [&["-c"][..], &["--procs=only"]] {
+            assert!(refused(&[&["--peer"], args].concat()).starts_with("--peer is a column"));
+        }
+    }
+
+    #[test]
+    fn as_many_connections_are_followed_as_wanted() {
+        assert_eq!(new(&["-r"]).max_connections, 65_536);
+        assert_eq!(new(&["--life", "--max-connections", "9"]).max_connections, 9);
+        assert!(refused(&["--max-connections", "9"]).starts_with("--max-connections needs -r"));
+    }
+
+    #[test]
+    fn lent_rights_have_bounds() {
+        let lent = |args: &[&str]| new(args).within_lent_rights(false);
+        assert!(lent(&["--buffer-size", "64M", "--life", "--max-connections", "262144"]).is_ok());
+        let refused = |args: &[&str]| lent(args).unwrap_err();
+        assert!(refused(&["--buffer-size", "65537K"]).starts_with("--buffer-size is at most 64M"));
+        let why = refused(&["--life", "--max-connections", "262145"]);
+        assert!(why.starts_with("--max-connections is at most 262144"));
+        assert!(refused(&["--btf", "x"]).starts_with("--btf decides where"));
+    }
+
+    #[test]
+    fn accepts_have_rows_unless_only_ends_are_wanted() {
+        let shows = |args: &[&str]| new(args).shows_accepts();
+        assert!(shows(&["--accept"]) && shows(&["--accept", "-r"]));
+        assert!(shows(&["--accept", "-r", "--life"]));
+        assert!(!shows(&["--accept", "--life"]) && !shows(&[]));
+        assert!(refused(&["-c", "--accept"]).starts_with("-c counts connects; leave out"));
+        assert!(new_as(true, &["--accept"]).unwrap_err().starts_with("tcpv4connect shows conn"));
+    }
+
+    #[test]
+    fn process_events_have_few_filters() {
+        for (option, value) in [("--cgroup", "/"), ("--container", "x"), ("--netns", "1")] {
+            let why = refused(&["--procs", option, value]);
+            assert!(why.starts_with("--procs can be narrowed by"), "{why}");
+        }
+        assert_eq!(new(&["--procs", "-p", "1", "--children"]).procs, Some(Procs::With));
+        assert_eq!(new(&["--procs=only", "-u", "0"]).procs, Some(Procs::Only));
+    }
+
+    #[test]
+    fn a_snapshot_has_filters_but_nothing_of_tracing() {
+        let all = "-s=all -j -p 1 -u 0 --comm x -P 80 --to ::1 --not-to ::2 -6 --netns 1 -o x -n 1";
+        let config = new(&all.split(' ').collect::<Vec<_>>());
+        assert_eq!(config.snapshot, Some(Snapshot::All));
+        assert_eq!(new(&["-s"]).snapshot, Some(Snapshot::Connections));
+        for args in [
+            "-c",
+            "-i 1",
+            "--duration 1",
+            "-t",
+            "-T",
+            "-L",
+            "-U",
+            "-d",
+            "--to-name a",
+            "-f",
+            "-x",
+            "-a",
+            "--parents",
+            "--user",
+            "--container-id",
+            "--cgroup-path",
+            "--netns-id",
+            "--vpid",
+            "--wide",
+            "--procs",
+            "-p 1 --children",
+            "--cgroup /",
+            "--container abcdef",
+            "--unit a",
+            "--cgroupmap x",
+            "--mntnsmap x",
+            "--ready-fd 3",
+            "--attach kprobe",
+            "--buffer perf",
+            "--buffer-size 1",
+            "--btf x",
+            "-- true",
+        ] {
+            let args: Vec<_> = ["-s"].into_iter().chain(args.split(' ')).collect();
+            let why = refused(&args);
+            assert!(why.starts_with("--snapshot shows what is there now"), "{args:?}: {why}");
+        }
+        assert!(new_as(true, &["-s"]).unwrap_err().starts_with("tcpv4connect has no snapshot"));
+    }
+
+    #[test]
+    fn osquery_has_sockets_only() {
+        assert!(refused(&["--json=osquery"]).starts_with("--json=osquery needs --snapshot"));
+        assert_eq!(new(&["-s", "--json=osquery"]).json, Some(JsonForm::Osquery));
+        assert_eq!(new(&["-s", "-j"]).json, Some(JsonForm::Native));
+        assert_eq!(new(&["-jt"]).format, Format::Json);
+    }
+
+    #[test]
+    fn the_older_name_has_none_of_it() {
+        assert!(new_as(true, &["--exe"]).unwrap_err().starts_with("tcpv4connect has no such"));
+        assert!(new_as(true, &["--procs"]).unwrap_err().starts_with("tcpv4connect has no process"));
+    }
+}

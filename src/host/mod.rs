@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What this host says of itself: /proc, cgroups, netlink, and what this process may do.
+//! Knows no options, no BPF and no output.
+
+pub mod cgroup;
+mod cgroup_scan;
+pub mod connector;
+pub mod privilege;
+pub mod proc;
+pub mod rights;
+pub mod sock_diag;

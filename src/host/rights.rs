@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What this process gives up once it traces. Whatever hostile bytes it reads from then
+//! on, a fault in reading them is worth what is left.
+
+use std::io;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use rustix::process::DumpableBehavior;
+use rustix::process::set_dumpable_behavior;
+use rustix::thread::CapabilitySet;
+use rustix::thread::CapabilitySets;
+use rustix::thread::capabilities;
+use rustix::thread::set_capabilities;
+use rustix::thread::set_no_new_privs;
+
+/// Who has CAP_SYS_ADMIN alone does with it what CAP_BPF and CAP_PERFMON were made for.
+fn kept(permitted: CapabilitySet, mut needed: CapabilitySet) -> CapabilitySet {
+    let made_for = CapabilitySet::BPF | CapabilitySet::PERFMON;
+    if !permitted.contains(needed & made_for) {
+        needed |= CapabilitySet::SYS_ADMIN;
+    }
+    permitted & needed
+}
+
+/// Of the calling thread, and of those that it starts from now on. No program that is run
+/// from there gains new ones, whoever it belongs to.
+fn keep(needed: CapabilitySet) -> io::Result<CapabilitySet> {
+    set_no_new_privs(true)?;
+    let left = kept(capabilities(None)?.permitted, needed);
+    let sets =
+        CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets)?;
+    Ok(left)
+}
+
+/// For a thread that needs nothing. It cannot fail: less is always allowed.
+pub fn keep_none() {
+    let _ = keep(CapabilitySet::empty());
+}
+
+/// Keeps what is needed from now on, and leaves no core dump. A COMMAND was forked before,
+/// so it keeps its rights.
+pub fn give_up(needed: CapabilitySet, say: &dyn Fn(&str)) -> Result<()> {
+    let give_up = || -> io::Result<CapabilitySet> {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        keep(needed)
+    };
+    let left = give_up().context("failed to give up privileges")?;
+    let names: Vec<_> = left.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
+    say(&match names.as_slice() {
+        [] => "no capability is left".to_owned(),
+        names => format!("capabilities left: {}", names.join(", ")),
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn what_is_not_held_is_done_with_sys_admin() {
+        let (bpf, all) = (CapabilitySet::BPF, CapabilitySet::SYS_ADMIN);
+        assert_eq!(kept(bpf | all, bpf), bpf);
+        assert_eq!(kept(all, bpf), all);
+        assert_eq!(kept(all, CapabilitySet::empty()), CapabilitySet::empty());
+        assert_eq!(kept(CapabilitySet::empty(), bpf), CapabilitySet::empty());
+    }
+
+    #[test]
+    fn what_is_given_up_is_gone_from_the_thread() {
+        // A thread of its own, for these rights are those of a thread.
+        let seen = std::thread::spawn(|| {
+            keep_none();
+            (capabilities(None).unwrap(), std::thread::spawn(|| capabilities(None)).join())
+        });
+        let (own, next) = seen.join().unwrap();
+        let none = CapabilitySet::empty();
+        assert_eq!((own.permitted, own.effective, own.inheritable), (none, none, none));
+        assert_eq!(next.unwrap().unwrap().permitted, none);
+    }
+}

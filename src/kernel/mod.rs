@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A running trace: what leaves the buffer, counters, the table of `-c`, its end.
+//! `setup` makes one and `buffer` has its transports; beside these and files.rs no
+//! other file names libbpf_rs. Decides nothing about output.
+
+mod btf;
+mod buffer;
+pub mod files;
+mod list;
+mod object;
+pub mod record;
+mod rung;
+mod setup;
+pub(crate) mod skel;
+pub mod source;
+mod tracepoint;
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use libbpf_rs::Link;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
+use libbpf_rs::libbpf_sys;
+use libbpf_rs::query::LinkTypeInfo;
+use libbpf_rs::query::PerfEventType;
+
+use self::buffer::SharedSink;
+use self::buffer::Sink;
+use self::buffer::Transport;
+use self::list::Lister;
+pub use self::object::refused_cgroups;
+use self::rung::LIST_PROGRAM;
+use self::rung::Rung;
+use crate::clock::monotonic_ns;
+use crate::kernel::record::decode_flow;
+use crate::kernel::record::encode_existing;
+use crate::kernel::skel::TcpconnectSkel;
+use crate::kernel::skel::types;
+use crate::model::event::Connect;
+use crate::model::event::Event;
+use crate::model::event::Flow;
+use crate::model::event::Open;
+use crate::model::lost::Lost;
+
+/// Rows of the table of `-c`; about 7 MB of kernel memory.
+const MAX_FLOWS: u32 = 65_536;
+/// Records taken from the ring before the batch is written; after a stall this
+/// bounds memory, some 400 bytes for each.
+const BATCH: usize = 1_024;
+/// Events that may wait to be handled, and more that one drain may bring.
+const MAX_WAITING: usize = 65_536 + BATCH;
+/// How much later than its neighbours a record in the ring may be finished.
+const HOLD_NS: u64 = 1_000_000;
+/// How long a program may run after detach where the kernel does not tell.
+const REFUSED_WAIT: Duration = Duration::from_millis(50);
+
+pub struct Tracer {
+    // Dropped in this order: hooks first, so that nothing writes any more.
+    links: Vec<Link>,
+    transport: Transport,
+    skel: TcpconnectSkel<'static>,
+    sink: SharedSink,
+    rung: Rung,
+    /// The programs that see connects.
+    connect: Vec<String>,
+    flows: Option<MapHandle>,
+    /// Read at detach, when the programs that hold it are gone.
+    unreturned: u64,
+    skipped: u64,
+    skipped_forks: u64,
+    skipped_processes: u64,
+    /// Connections that the kernel has room for in its two tables.
+    rooms_for_lives: [u64; 2],
+    /// Those open before tracing are followed, too.
+    adopts: bool,
+    /// Those that it dropped from there.
+    forgotten: u64,
+    /// Those from before that had no room.
+    unadopted: u64,
+    /// Connects without an outcome, known at detach.
+    pub unanswered: u64,
+    counted: Counted,
+    list: Option<Link>,
+    /// The names of --container and --unit, and how often one was refused.
+    refused: Vec<(String, u64)>,
+    refused_total: u64,
+}
+
+/// Programs that the kernel may skip, by what is lost then.
+#[derive(Default)]
+struct Counted {
+    connect: Vec<RawFd>,
+    /// A descendant that is not followed.
+    fork: Vec<RawFd>,
+    /// A fact about a process or a cgroup.
+    process: Vec<RawFd>,
+    /// Kprobes are among them, which miss in a way of their own.
+    probes: bool,
+}
+
+impl Tracer {
+    /// Descriptors that become readable when a waiting reader is woken.
+    pub fn wake_fd(&self) -> Option<RawFd> {
+        match &self.transport {
+            // The ring itself, not libbpf's epoll around it: one wait queue less to
+            // go through in the connecting task.
+            Transport::Ring(_) => Some(self.skel.maps.ring.as_fd().as_raw_fd()),
+            Transport::Perf { buffers, .. } => Some(buffers.wake_fd()),
+            Transport::None => None,
+        }
+    }
+
+    /// Asks the kernel to wake the reader with the next record.
+    pub fn wait_for_wakeup(&mut self) {
+        if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
+            // SAFETY: a valid, aligned u32 in the mapped .bss, also written by
+            // the kernel, hence volatile.
+            unsafe { (&raw mut bss.reader_waits).write_volatile(1) };
+        }
+        // The next drain must not be moved before the store.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Moves what the kernel has into `events`, at most one batch; true if there
+    /// is more. No record up to `horizon_ns`, which only grows, can come later.
+    pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<bool> {
+        let mut more = false;
+        let before_ns = monotonic_ns();
+        let mut complete_until_ns = *horizon_ns;
+        match &mut self.transport {
+            Transport::Ring(ring) => {
+                let n = ring.consume_raw_n(BATCH);
+                if n < 0 && -n != libc::EINTR {
+                    let error = io::Error::from_raw_os_error(-n);
+                    return Err(error).context("failed to read the ring buffer");
+                }
+                more = usize::try_from(n).is_ok_and(|n| n >= BATCH);
+                let last_ns = self.sink.borrow().events.last().map(Event::ts_ns);
+                // Two records of about the same age may be in the ring in the
+                // other order, one still being written.
+                let end_ns = match more {
+                    true => last_ns.unwrap_or(before_ns),
+                    false => before_ns,
+                };
+                complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
+                if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
+                    return_shares(bss, &mut self.sink.borrow_mut());
+                }
+            }
+            Transport::Perf { buffers, ending } => {
+                let bss = self.skel.maps.bss_data.as_deref_mut();
+                let bss = bss.context("the BPF object has no counters")?;
+                // SAFETY: valid, aligned integers in the mapped .bss, also used
+                // by the kernel, hence volatile.
+                let running = |i: usize| unsafe { (&raw const bss.in_flight[i]).read_volatile() };
+                if let Some((era, ended_ns)) = *ending
+                    && running(era) == 0
+                {
+                    complete_until_ns = ended_ns.saturating_sub(self.rung.doubt_ns());
+                    *ending = None;
+                }
+                fence(Ordering::SeqCst);
+                buffers.consume().context("failed to read the perf buffer")?;
+                // SAFETY: as above.
+                let unheard = unsafe { (&raw const bss.unheard_cpu).read_volatile() };
+                if let Ok(cpu) = i32::try_from(unheard)
+                    && cpu > 0
+                {
+                    // SAFETY: as above.
+                    unsafe { (&raw mut bss.unheard_cpu).write_volatile(0) };
+                    // It may be offline again by now; what is lost there is counted.
+                    let _ = buffers.add_cpu(cpu - 1);
+                }
+                // SAFETY: as above.
+                let era = unsafe { (&raw const bss.era).read_volatile() };
+                // The clock comes first: who enters the other era after this
+                // look at it gets a later time.
+                let now_ns = monotonic_ns();
+                fence(Ordering::SeqCst);
+                if ending.is_none() && running(era as usize ^ 1) == 0 {
+                    // SAFETY: as above.
+                    unsafe { (&raw mut bss.era).write_volatile(era ^ 1) };
+                    *ending = Some((era as usize, now_ns));
+                }
+            }
+            Transport::None => {}
+        }
+        *horizon_ns = complete_until_ns.max(*horizon_ns);
+        events.append(&mut self.sink.borrow_mut().events);
+        Ok(more)
+    }
+
+    /// What was lost so far. Cheap: reads mapped memory.
+    pub fn lost(&self) -> Lost {
+        let mut lost = Lost {
+            skipped: self.skipped,
+            undecodable: self.sink.borrow().undecodable,
+            ..Lost::default()
+        };
+        if let Some(bss) = self.skel.maps.bss_data.as_deref() {
+            // SAFETY: a valid, aligned struct in the mapped .bss, also written
+            // by the kernel, hence volatile.
+            let counters = unsafe { (&raw const bss.lost).read_volatile() };
+            lost.buffer = counters.buffer;
+            lost.cpu = counters.cpu;
+            lost.crowded = counters.crowded;
+            lost.stash = counters.stash + self.unreturned;
+            lost.flows = counters.flows;
+            lost.family = counters.family + self.skipped_forks;
+            lost.process = counters.process + self.skipped_processes;
+            lost.names = counters.names;
+            lost.lives = counters.lives + self.forgotten + self.unadopted;
+            lost.ends = counters.ends;
+        }
+        lost
+    }
+
+    /// The user whose records were refused most often for what that one had in the ring; `None`
+    /// if most were of connections from before.
+    pub fn crowder(&self) -> Option<u32> {
+        let bss = self.skel.maps.bss_data.as_deref()?;
+        // SAFETY: valid, aligned structs in the mapped .bss, also written by the
+        // kernel, hence volatile.
+        let shares = bss.shares.iter().map(|share| unsafe { std::ptr::read_volatile(share) });
+        let most = shares.filter(|share| share.refused > 0).max_by_key(|share| share.refused);
+        most.map(|share| share.uid).filter(|&uid| uid != types::no_user::NO_USER.0)
+    }
+
+    /// Answers over UDP to those who had asked nobody.
+    pub fn unasked(&self) -> u64 {
+        // SAFETY: a valid, aligned u64 in the mapped .bss, also written by the kernel,
+        // hence volatile.
+        let read = |bss: &types::bss| unsafe { (&raw const bss.unasked).read_volatile() };
+        self.skel.maps.bss_data.as_deref().map_or(0, read)
+    }
+
+    /// Asks the kernel how often it skipped our programs: a system call for each.
+    pub fn count_skipped(&mut self) {
+        let misses = |fds: &[RawFd]| fds.iter().map(|&fd| recursion_misses(fd)).sum::<u64>();
+        let programs = misses(&self.counted.connect);
+        let forks = misses(&self.counted.fork);
+        let processes = misses(&self.counted.process);
+        let probes: u64 = match self.counted.probes {
+            true => self.links.iter().filter_map(entry_probe_misses).sum(),
+            false => 0,
+        };
+        let beyond = self.open_lives().into_iter().zip(self.rooms_for_lives);
+        let beyond = beyond.map(|(open, room)| open.saturating_sub(room)).sum();
+        self.forgotten = self.forgotten.max(beyond);
+        self.skipped = self.skipped.max(programs + probes);
+        self.skipped_forks = self.skipped_forks.max(forks);
+        self.skipped_processes = self.skipped_processes.max(processes);
+    }
+
+    /// Whom to ask which processes exist.
+    pub fn lister(&self) -> Result<Lister> {
+        let link = self.list.as_ref().context("the list of processes was not asked for")?;
+        let own = |fd: BorrowedFd| fd.try_clone_to_owned().context("failed to list the processes");
+        Ok(Lister {
+            program: own(self.program(LIST_PROGRAM).as_fd())?,
+            link: own(link.as_fd())?,
+            rests_until: Cell::default(),
+        })
+    }
+
+    /// Connections that the kernel follows at once, twice as many to be asked only now
+    /// and then which are open, and as many as may wait to be handled.
+    pub fn max_open(&self) -> usize {
+        2 * self.rooms_for_lives.iter().sum::<u64>() as usize + MAX_WAITING
+    }
+
+    /// The connects whose connections are open now; `None` if the kernel does not say.
+    pub fn open_connections(&self) -> Option<HashSet<Open>> {
+        let mut open = HashSet::new();
+        let maps = &self.skel.maps;
+        for map in [Some(&maps.lives), Some(&maps.crowd), self.adopts.then_some(&maps.adopted)] {
+            let Some(map) = map else { continue };
+            // All in one call: 65,536 take 10 ms, one by one 100, and a refused call
+            // cannot be taken for the end.
+            let batch = map.lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY).ok()?;
+            let mut any = false;
+            for (_, value) in batch {
+                any = true;
+                let mut life = types::life_record::default();
+                plain::copy_from_bytes(&mut life, &value).ok()?;
+                if life.place != types::place::SPARE.0 as u8 {
+                    open.insert((life.began_ns, life.connect.task.tid));
+                }
+            }
+            if !any && map.keys().next().is_some() {
+                return None;
+            }
+        }
+        Some(open)
+    }
+
+    /// Ends tracing; what is in the buffer can still be drained.
+    pub fn detach(&mut self) {
+        self.count_skipped();
+        // Entry probes were attached last: without them no call begins.
+        while let Some(link) = self.links.pop() {
+            drop(link);
+        }
+        wait_for_programs();
+        self.count_skipped();
+        self.close_lives();
+        if self.rung == Rung::Kprobe {
+            self.unreturned = self.skel.maps.calls.keys().count() as u64;
+        }
+    }
+
+    /// Whether its buffer is a perf buffer.
+    pub fn has_perf_buffer(&self) -> bool {
+        matches!(self.transport, Transport::Perf { .. })
+    }
+
+    /// Follows connections that were there before to their end; returns how many have no
+    /// cookie to know them by.
+    pub fn adopt<'a>(&mut self, connections: impl Iterator<Item = &'a Connect>) -> usize {
+        let adopted = &self.skel.maps.adopted;
+        let mut unknown = 0;
+        for connection in connections {
+            let life = encode_existing(connection);
+            // SAFETY: a record is plain data without padding.
+            let bytes = unsafe { plain::as_bytes(&life) };
+            match connection.cookie {
+                None => unknown += 1,
+                Some(cookie) => {
+                    let put = adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY);
+                    self.unadopted += u64::from(put.is_err() && !connection.unwanted);
+                }
+            }
+        }
+        unknown
+    }
+
+    /// Gives up following such a connection; false if it has ended, and its end was told.
+    pub fn disown(&self, cookie: u64) -> bool {
+        self.skel.maps.adopted.delete(&cookie.to_ne_bytes()).is_ok()
+    }
+
+    /// Counts the connections that have not ended, and those that were dropped.
+    fn close_lives(&mut self) {
+        let known: u64 = self.open_lives().iter().sum();
+        if known == 0 {
+            return;
+        }
+        let mut open = 0;
+        for map in [&self.skel.maps.lives, &self.skel.maps.crowd] {
+            for key in map.keys() {
+                let Ok(Some(value)) = map.lookup(&key, MapFlags::ANY) else { continue };
+                let mut life = types::life_record::default();
+                if plain::copy_from_bytes(&mut life, &value).is_ok()
+                    && life.place != types::place::SPARE.0 as u8
+                {
+                    open += 1;
+                    let wanted =
+                        u32::from(life.connect.flags) & types::record_flags::UNWANTED.0 == 0;
+                    self.unanswered += u64::from(wanted && life.answered == 0);
+                }
+            }
+        }
+        self.forgotten = self.forgotten.max(known.saturating_sub(open));
+    }
+
+    /// Whether connections that are followed have yet to end.
+    pub fn has_open(&self) -> bool {
+        self.open_lives().iter().any(|open| *open > 0)
+    }
+
+    /// Connections begun and not ended, as the kernel's two tables have counted them.
+    fn open_lives(&self) -> [u64; 2] {
+        let Some(bss) = self.skel.maps.bss_data.as_deref() else { return [0, 0] };
+        let counts = [
+            (&raw const bss.lives_begun, &raw const bss.lives_ended),
+            (&raw const bss.crowd_begun, &raw const bss.crowd_ended),
+        ];
+        // The end is read first: it can only lag.
+        counts.map(|(begun, ended)| {
+            // SAFETY: valid, aligned integers in the mapped .bss, also written by the
+            // kernel, hence volatile.
+            let ended = unsafe { ended.read_volatile() };
+            // SAFETY: as above.
+            let begun = unsafe { begun.read_volatile() };
+            begun.saturating_sub(ended)
+        })
+    }
+
+    /// Takes the table of `-c`; the kernel goes on with an empty one.
+    pub fn take_flows(&mut self) -> Result<Vec<Flow>> {
+        let fresh = new_flows()?;
+        let Some(full) = self.flows.replace(fresh) else {
+            return Ok(Vec::new());
+        };
+        if let Some(fresh) = &self.flows {
+            self.put_flows(fresh)?;
+        }
+        let mut flows = Vec::new();
+        for key in full.keys() {
+            let value = full.lookup(&key, MapFlags::ANY).context("failed to read the table")?;
+            if let Some(value) = value {
+                flows.push(decode_flow(&key, &value).context("failed to read the table")?);
+            }
+        }
+        Ok(flows)
+    }
+
+    fn put_flows(&self, table: &MapHandle) -> Result<()> {
+        let fd = table.as_fd().as_raw_fd().to_ne_bytes();
+        let slot = 0u32.to_ne_bytes();
+        let put = self.skel.maps.flows.update(&slot, &fd, MapFlags::ANY);
+        put.context("failed to set the table of counts")
+    }
+}
+
+/// Takes what was read off the shares of those who had it in the ring.
+fn return_shares(bss: &mut types::bss, sink: &mut Sink) {
+    if std::mem::take(&mut sink.has_returned) {
+        for (share, returned) in bss.shares.iter_mut().zip(&sink.returned) {
+            // SAFETY: a valid, aligned u64 in the mapped .bss that the kernel reads,
+            // hence volatile.
+            unsafe { (&raw mut share.returned).write_volatile(*returned) };
+        }
+    }
+}
+
+/// Returns when no program runs any more that did when the last link was dropped: each
+/// runs inside an RCU read section, also while it is preempted, and this system call waits
+/// for those that have begun. Some 20 ms.
+fn wait_for_programs() {
+    // SAFETY: takes numbers only.
+    let waited = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if waited != 0 {
+        // Refused on hosts with CPUs without a tick (nohz_full), and by filters of system calls.
+        std::thread::sleep(REFUSED_WAIT);
+    }
+}
+
+fn new_flows() -> Result<MapHandle> {
+    let opts = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
+        ..Default::default()
+    };
+    let key = size_of::<types::flow>() as u32;
+    MapHandle::create(MapType::Hash, Some("flows"), key, 8, MAX_FLOWS, &opts)
+        .context("failed to make the table of counts")
+}
+
+/// bpf_prog_info.recursion_misses, kernel 5.12; 0 where it cannot be had.
+fn recursion_misses(fd: RawFd) -> u64 {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut len = size_of::<libbpf_sys::bpf_prog_info>() as u32;
+    // SAFETY: `info` is zeroed, as the kernel demands, and `len` its size.
+    let ret = unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast::<c_void>(), &mut len)
+    };
+    if ret == 0 { info.recursion_misses } else { 0 }
+}
+
+/// Misses of an entry probe, kernel 6.7.
+fn entry_probe_misses(link: &Link) -> Option<u64> {
+    match link.info().ok()?.info {
+        LinkTypeInfo::PerfEvent(info) => match info.event_type {
+            PerfEventType::Kprobe { is_retprobe: false, missed, .. } => Some(missed),
+            _ => None,
+        },
+        _ => None,
+    }
+}

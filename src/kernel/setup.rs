@@ -1,0 +1,700 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How tracing starts: the rungs of the attach ladder, which programs and records a
+//! run needs, and why the kernel refuses them.
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Mutex;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
+use libbpf_rs::ObjectBuilder;
+use libbpf_rs::OpenObject;
+use libbpf_rs::PrintLevel;
+use libbpf_rs::ProgramMut;
+use libbpf_rs::ProgramType;
+use libbpf_rs::RingBufferBuilder;
+use libbpf_rs::skel::OpenSkel as _;
+use libbpf_rs::skel::Skel as _;
+use libbpf_rs::skel::SkelBuilder as _;
+
+use super::Counted;
+use super::Tracer;
+use super::btf;
+use super::btf::BtfFile;
+use super::buffer::PerfBuffers;
+use super::buffer::PerfMaps;
+use super::buffer::SharedSink;
+use super::buffer::Transport;
+use super::new_flows;
+use super::rung::AcceptHook;
+use super::rung::CGROUP_PROGRAMS;
+use super::rung::DNS_PROGRAMS;
+use super::rung::LIST_PROGRAM;
+use super::rung::Level;
+use super::rung::PROCESS_FORK;
+use super::rung::PROCESS_PROGRAMS;
+use super::rung::Rung;
+use super::rung::STATE_PROGRAM;
+use super::rung::TWIN_PROGRAMS;
+use super::rung::is_accept_program;
+use super::rung::plain_name;
+use super::tracepoint;
+use crate::config::Config;
+use crate::config::Family;
+use crate::config::Format;
+use crate::config::Mode;
+use crate::config::Who;
+use crate::config::cli::Attach;
+use crate::config::cli::Buffer;
+use crate::config::cli::Procs;
+use crate::error::StartError;
+use crate::error::tell;
+use crate::error::text_of;
+use crate::host::cgroup;
+use crate::host::cgroup::Place;
+use crate::host::privilege;
+use crate::kernel::skel::TcpconnectSkel;
+use crate::kernel::skel::TcpconnectSkelBuilder;
+use crate::model::container;
+use crate::model::container::Pattern;
+
+/// 8,700 connects: 40 ms of the fastest storm two CPUs can make (220,000 a
+/// second), against the reader's timer of 1 ms. The ring is mapped twice, and
+/// all of it counts as resident.
+const DEFAULT_RING_BYTES: usize = 1 << 20;
+/// Records of processes may take half: 5,000 processes that fork, exec and exit,
+/// against the 100 ms in which an idle reader looks again.
+const PROCESS_RING_BYTES: usize = 4 << 20;
+/// Per CPU; a sample takes as much, and a header.
+const DEFAULT_PERF_BYTES: usize = 1 << 20;
+/// SHARES in src/bpf/tcpconnect.h.
+const SHARES: usize = 1 << 10;
+/// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
+const MAX_PATTERNS: usize = 64;
+/// What libbpf said last; silent unless asked, but its words explain a failure.
+static LIBBPF_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn keep_log(_: PrintLevel, line: String) {
+    if let Ok(mut log) = LIBBPF_LOG.lock() {
+        log.push(line);
+    }
+}
+
+fn take_log() -> Vec<String> {
+    LIBBPF_LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default()
+}
+
+/// Why a rung cannot be used, in words.
+type Refusal = String;
+
+impl Tracer {
+    /// Attaches the first rung that works. `command` is the pid of COMMAND,
+    /// `say` gets what `-v` shows.
+    pub fn start(config: &Config, command: Option<u32>, say: &dyn Fn(&str)) -> Result<Self> {
+        let btf = config.btf.as_deref().map(BtfFile::open).transpose()?;
+        if btf.is_none() && !btf::kernel_has_its_own() {
+            return Err(StartError::NoBtf.into());
+        }
+        let setup = match (Setup::new(config, command, btf), privilege::missing()) {
+            (Ok(setup), _) => setup,
+            // Pinned maps are behind a folder that only root may enter.
+            (Err(_), Some(missing)) => return Err(StartError::NotPermitted(missing).into()),
+            (Err(e), None) => return Err(e),
+        };
+        libbpf_rs::set_print(Some((PrintLevel::Info, keep_log)));
+
+        let mut refusals = Vec::new();
+        let ladder = match config.procs {
+            Some(Procs::Only) => vec![Rung::Processes],
+            _ => setup.ladder(),
+        };
+        for rung in ladder {
+            match setup.try_rung(rung, say) {
+                Ok(Ok(tracer)) => {
+                    for (rung, why) in &refusals {
+                        say(&format!("{rung} not used: {why}"));
+                    }
+                    setup.report(&tracer, say);
+                    return Ok(tracer);
+                }
+                Ok(Err(why)) => refusals.push((rung.name(), why)),
+                Err(fatal) => return Err(fatal),
+            }
+        }
+        if let Some(missing) = privilege::missing() {
+            return Err(StartError::NotPermitted(missing).into());
+        }
+        let reasons: Vec<_> = refusals.iter().map(|(rung, why)| format!("{rung}: {why}")).collect();
+        Err(StartError::NoHook { reasons: reasons.join("; "), hint: hint(config.attach) }.into())
+    }
+
+    pub(super) fn program(&self, name: &str) -> ProgramMut<'_> {
+        let program = self.skel.object().progs_mut().find(|p| p.name() == name);
+        program.expect("program names are those of the object")
+    }
+
+    fn attach(&mut self, name: &str, cgroup_mount: Option<&Path>) -> libbpf_rs::Result<()> {
+        let program = self.program(name);
+        let link = if name.starts_with("sockops") || DNS_PROGRAMS.contains(&name) {
+            let mount = cgroup_mount.expect("tried only with cgroup v2");
+            let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
+            program.attach_cgroup(root.as_raw_fd())?
+        } else if program.prog_type() == ProgramType::Tracepoint {
+            program.attach().or_else(|e| {
+                let link = tracepoint::attach_unmounted(&program).map_err(|_| e)?;
+                // libbpf's complaint is not to explain a later failure.
+                take_log();
+                Ok::<_, libbpf_rs::Error>(link)
+            })?
+        } else {
+            program.attach()?
+        };
+        self.links.push(link);
+        Ok(())
+    }
+}
+
+/// What to do when nothing attaches although the capabilities are there.
+fn hint(attach: Attach) -> String {
+    let mut hints = Vec::new();
+    if attach != Attach::Auto {
+        hints.push("try --attach auto".to_owned());
+    }
+    if privilege::lockdown() == "confidentiality" {
+        hints.push(
+            "the kernel is locked down (confidentiality): kprobes cannot work, and before 5.11 \
+             nothing can"
+                .to_owned(),
+        );
+    }
+    if privilege::in_user_namespace() {
+        hints.push("run it in the initial user namespace".to_owned());
+    }
+    hints.iter().map(|h| format!("; {h}")).collect()
+}
+
+/// What is the same for every rung.
+pub(super) struct Setup<'a> {
+    pub(super) config: &'a Config,
+    btf: Option<BtfFile>,
+    pub(super) ring: bool,
+    pub(super) buffer_bytes: usize,
+    pub(super) roots: Vec<u32>,
+    pub(super) cgroups: Vec<Place>,
+    /// Of version 2.
+    cgroup_mount: Option<PathBuf>,
+    /// Names of --container and --unit.
+    pub(super) patterns: Vec<Pattern>,
+    /// Records of all processes are wanted.
+    pub(super) processes: bool,
+    /// They come from the perf side of the tracepoints.
+    twins: Cell<bool>,
+    /// What tells the other rungs than fentry and kprobe of accepts.
+    accept_hook: Cell<AcceptHook>,
+    /// Records of all cgroups are wanted.
+    pub(super) cgroup_names: bool,
+    /// The pid namespace that pids are of, unless the initial one.
+    pub(super) pidns: Option<u32>,
+    pub(super) netns: Option<u32>,
+    pub(super) cgroupmap: Option<MapHandle>,
+    pub(super) mntnsmap: Option<MapHandle>,
+}
+
+impl<'a> Setup<'a> {
+    fn new(config: &'a Config, command: Option<u32>, btf: Option<BtfFile>) -> Result<Self> {
+        let filter = &config.filter;
+        let ring = match config.buffer {
+            Buffer::Ring => true,
+            Buffer::Perf => false,
+            // From kernel 5.8 on.
+            Buffer::Auto => MapType::RingBuf.is_supported().unwrap_or(false),
+        };
+        let default = match (ring, config.follows_processes() || config.dns) {
+            (true, false) => DEFAULT_RING_BYTES,
+            (true, true) => PROCESS_RING_BYTES,
+            (false, _) => DEFAULT_PERF_BYTES,
+        };
+        // Both kinds want a power of two, in whole pages.
+        let buffer_bytes =
+            config.buffer_size.unwrap_or(default).next_power_of_two().max(page_size());
+        let roots = filter.pids.iter().copied().chain(command).collect();
+        let cgroups = filter.cgroups.iter().map(|p| cgroup::place(p)).collect::<Result<_, _>>()?;
+        let netns = filter.netns.as_deref().map(cgroup::netns).transpose()?;
+        let containers = filter.containers.iter().flat_map(|text| container::patterns(text));
+        let units = filter.units.iter().map(|name| Pattern::unit(name.as_str()));
+        let patterns: Vec<_> = containers.chain(units).collect();
+        if patterns.len() > MAX_PATTERNS {
+            bail!("too many of --container and --unit: trace them in two runs");
+        }
+        let cgroup_names = config.names_cgroups();
+        let cgroup_mount = cgroup::mount();
+        if (cgroup_names || !patterns.is_empty()) && cgroup_mount.is_none() {
+            bail!(
+                "--container, --unit, --container-id and --cgroup-path need cgroup v2, and none is \
+                 mounted here; see mount -t cgroup2"
+            );
+        }
+        if (cgroup_names || !patterns.is_empty() || config.who.vpid) && !privilege::may_probe() {
+            bail!(
+                "--container, --unit, --container-id, --cgroup-path and --vpid read kernel memory, \
+                 which lockdown=confidentiality forbids; --cgroup PATH works"
+            );
+        }
+        if config.dns && cgroup_mount.is_none() {
+            bail!("-d needs cgroup v2, and none is mounted here; see mount -t cgroup2");
+        }
+        if config.failed && !privilege::may_probe() {
+            bail!("-f reads kernel memory, which lockdown=confidentiality forbids");
+        }
+        let pidns = cgroup::own_pidns();
+        Ok(Setup {
+            config,
+            btf,
+            cgroup_mount,
+            patterns,
+            processes: config.follows_processes(),
+            twins: Cell::new(privilege::needs_perf_tracepoints() && privilege::may_probe()),
+            accept_hook: Cell::new(match privilege::has_kprobes() && privilege::may_probe() {
+                true => AcceptHook::Kprobe,
+                false => AcceptHook::Calls,
+            }),
+            cgroup_names,
+            pidns,
+            ring,
+            buffer_bytes,
+            roots,
+            cgroups,
+            netns,
+            cgroupmap: pinned("--cgroupmap", filter.cgroupmap.as_deref(), 8)?,
+            mntnsmap: pinned("--mntnsmap", filter.mntnsmap.as_deref(), 4)?,
+        })
+    }
+
+    /// The rungs to try, best first. sockops gives the same rows as the others but
+    /// for deferred fast open; it starts soonest (6.1, emulated: 80 ms, kprobe 130,
+    /// fentry 350, most of which is the wait for a grace period at the first
+    /// trampoline), and the kernel never skips a run of it. fentry costs 400
+    /// instructions less a connect. Below the root, sockops would not see all tasks.
+    fn ladder(&self) -> Vec<Rung> {
+        let sockops = match self.cgroup_mount {
+            Some(_) => Rung::Sockops,
+            None => Rung::StateOnly,
+        };
+        match self.config.attach {
+            Attach::Fentry => vec![Rung::Fentry],
+            Attach::Kprobe => vec![Rung::Kprobe],
+            Attach::Sockops => vec![sockops],
+            // sockops sees no accept: it would take a kprobe, or the exits of system calls.
+            Attach::Auto if self.sees_all_cgroups() && !self.accepts() => {
+                vec![sockops, Rung::Fentry, Rung::Kprobe]
+            }
+            Attach::Auto => vec![Rung::Fentry, Rung::Kprobe, sockops],
+        }
+    }
+
+    /// Programs attached to the mount run for all tasks.
+    pub(super) fn sees_all_cgroups(&self) -> bool {
+        self.cgroup_mount.as_deref().is_some_and(cgroup::is_root)
+    }
+
+    pub(super) fn rows(&self) -> bool {
+        self.config.mode == Mode::Rows
+    }
+
+    pub(super) fn follows_lives(&self) -> bool {
+        !self.config.shows_connects() || self.config.peer.is_some()
+    }
+
+    pub(super) fn accepts(&self) -> bool {
+        self.config.accept || self.config.peer.is_some()
+    }
+
+    /// Connections that were there before are followed to their end.
+    pub(super) fn adopts(&self) -> bool {
+        self.config.looks_at_existing() && self.wants_ends()
+    }
+
+    /// Ends of connections, though not to be shown, perhaps.
+    pub(super) fn wants_ends(&self) -> bool {
+        self.config.life || self.config.peer.is_some()
+    }
+
+    /// Records that are no rows of their own.
+    pub(super) fn tells_beside(&self) -> bool {
+        self.processes || self.cgroup_names || self.config.dns
+    }
+
+    fn level(&self) -> Level {
+        let filter = &self.config.filter;
+        if self.config.failed {
+            Level::Failed
+        } else if self.processes
+            || self.follows_lives()
+            || self.accepts()
+            || self.config.existing
+            || self.config.dns
+            || self.config.who.vpid
+            || self.config.who.container_id
+            || self.pidns.is_some()
+        {
+            Level::All
+        } else if self.shows_uid()
+            || filter.uid.is_some()
+            || self.config.who != Who::default()
+            || self.cgroup_set()
+            || self.netns.is_some()
+            || filter.cgroupmap.is_some()
+            || filter.mntnsmap.is_some()
+        {
+            Level::More
+        } else {
+            Level::Table
+        }
+    }
+
+    fn shows_uid(&self) -> bool {
+        match self.config.format {
+            Format::Json => true,
+            Format::Table(columns) => columns.uid,
+        }
+    }
+
+    pub(super) fn cgroup_set(&self) -> bool {
+        !self.cgroups.is_empty() || !self.patterns.is_empty()
+    }
+
+    /// Several pids, or any that change while tracing, are looked up in a map.
+    pub(super) fn pid_set(&self) -> bool {
+        self.roots.len() > 1 || self.config.filter.children
+    }
+
+    /// The outer error is fatal, the inner one sends us to the next rung.
+    fn try_rung(&self, rung: Rung, say: &dyn Fn(&str)) -> Result<Result<Tracer, Refusal>> {
+        if rung == Rung::Sockops && self.config.failed {
+            return Ok(Err("it sees no connect that fails before its SYN (-f)".into()));
+        }
+        if rung == Rung::Kprobe && !privilege::has_kprobes() {
+            return Ok(Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".into()));
+        }
+        let family = self.config.filter.family;
+        // A policy may refuse a mapped connect as one of IPv6.
+        let (v4, v6) = (family != Family::V6, family != Family::V4 || self.config.failed);
+        match self.try_programs(rung, rung.programs(self.level(), v4, v6))? {
+            Err(why) if v4 && v6 && why.contains("tcp_v6_connect") => {
+                say(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
+                self.try_programs(rung, rung.programs(self.level(), true, false))
+            }
+            result => Ok(result),
+        }
+    }
+
+    fn try_programs(&self, rung: Rung, connect: Vec<String>) -> Result<Result<Tracer, Refusal>> {
+        take_log();
+        let followed = self.followers(rung);
+        let mut object = ObjectBuilder::default();
+        if let Some(file) = &self.btf {
+            object.btf_custom_path(file.path()).context("failed to set the BTF file")?;
+        }
+        let builder = TcpconnectSkelBuilder { obj_builder: object };
+        // The skeleton borrows this for as long as it lives, which is as long
+        // as the process; a refused rung leaks its few bytes.
+        let storage: &'static mut MaybeUninit<OpenObject> =
+            Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = builder.open(storage).context("failed to open the BPF object")?;
+        for mut program in open.open_object_mut().progs_mut() {
+            let name = program.name().to_owned();
+            let wanted = connect.iter().chain(&followed).any(|n| name.to_str() == Some(n));
+            program.set_autoload(wanted || self.processes && name == LIST_PROGRAM);
+        }
+        self.set_constants(&mut open, rung)?;
+        self.size_maps(&mut open, rung)?;
+        let mut skel = match open.load() {
+            Ok(skel) => skel,
+            Err(e) => return Ok(Err(refusal(rung, "load", &e, &take_log()))),
+        };
+
+        self.fill_maps(&mut skel)?;
+        let sink = SharedSink::default();
+        if self.ring {
+            sink.borrow_mut().returned = vec![0; SHARES];
+        }
+        let transport = self.transport(&skel, &sink)?;
+        let mut tracer = Tracer {
+            links: Vec::new(),
+            transport,
+            skel,
+            sink,
+            rung,
+            connect: connect.clone(),
+            flows: None,
+            unreturned: 0,
+            skipped: 0,
+            skipped_forks: 0,
+            skipped_processes: 0,
+            rooms_for_lives: self.rooms_for_lives().map(u64::from),
+            adopts: self.adopts(),
+            forgotten: 0,
+            unadopted: 0,
+            unanswered: 0,
+            counted: Counted::default(),
+            list: None,
+            refused: self.patterns.iter().map(|pattern| (pattern.shown(), 0)).collect(),
+            refused_total: 0,
+        };
+        tracer.counted = self.counted(&tracer, &followed);
+        if !self.rows() {
+            let table = new_flows()?;
+            tracer.put_flows(&table)?;
+            tracer.flows = Some(table);
+        }
+        let mount = self.cgroup_mount.as_deref();
+        for name in &followed {
+            if let Err(e) = tracer.attach(name, mount) {
+                // Debian's perf_event_paranoid=3 asks for CAP_SYS_ADMIN.
+                let (hook, is_accept) = (self.accept_hook(rung), is_accept_program(name));
+                match hook.next() {
+                    Some(next) if is_accept && rung != Rung::Kprobe => self.accept_hook.set(next),
+                    _ if !is_accept && self.twins.replace(false) => {}
+                    _ => return Ok(Err(refusal(rung, name, &e, &take_log()))),
+                }
+                drop(tracer);
+                return self.try_programs(rung, connect);
+            }
+        }
+        if self.config.filter.children {
+            self.adopt_descendants(&tracer)?;
+        }
+        if self.processes {
+            match tracer.program(LIST_PROGRAM).attach() {
+                Ok(link) => tracer.list = Some(link),
+                Err(e) => return Ok(Err(refusal(rung, LIST_PROGRAM, &e, &take_log()))),
+            }
+        }
+        if !self.patterns.is_empty() {
+            self.adopt_cgroups(&mut tracer)?;
+        }
+        for name in &connect {
+            if let Err(e) = tracer.attach(name, mount) {
+                return Ok(Err(refusal(rung, name, &e, &take_log())));
+            }
+        }
+        Ok(Ok(tracer))
+    }
+
+    fn counted(&self, tracer: &Tracer, followed: &[String]) -> Counted {
+        let fds = |names: &mut dyn Iterator<Item = &String>| -> Vec<RawFd> {
+            names.map(|name| tracer.program(name).as_fd().as_raw_fd()).collect()
+        };
+        let also = |name: &&String| *name == STATE_PROGRAM || is_accept_program(name);
+        // What sockops hears in its callbacks is not lost with a run of that program.
+        let spared =
+            |name: &str| tracer.rung == Rung::Sockops && !self.adopts() && name == STATE_PROGRAM;
+        let states = followed.iter().filter(also).filter(|name| !spared(name));
+        let of_names = |name: &&String| DNS_PROGRAMS.contains(&name.as_str());
+        // A kretprobe's misses are seen by its entry probe instead.
+        let seen = |name: &&String| !name.starts_with("kret");
+        let forks = |name: &&String| self.config.filter.children && name.starts_with(PROCESS_FORK);
+        let tells = self.processes || self.cgroup_names;
+        Counted {
+            connect: fds(&mut tracer.connect.iter().chain(states).filter(seen)),
+            fork: fds(&mut followed.iter().filter(forks)),
+            process: fds(&mut followed
+                .iter()
+                .filter(|name| tells && !also(name) && !of_names(name))),
+            probes: tracer.connect.iter().chain(followed).any(|name| name.starts_with("kprobe")),
+        }
+    }
+
+    /// What is attached beside the hooks of the rung.
+    fn followers(&self, rung: Rung) -> Vec<String> {
+        let of_processes = match self.twins.get() {
+            true => TWIN_PROGRAMS,
+            false => PROCESS_PROGRAMS,
+        };
+        let mut programs = Vec::new();
+        if self.processes {
+            programs.extend(of_processes);
+        } else if self.config.filter.children {
+            programs.extend(&of_processes[..2]);
+        }
+        if self.cgroup_names || !self.patterns.is_empty() {
+            programs.extend(CGROUP_PROGRAMS);
+        }
+        if self.config.dns {
+            programs.extend(DNS_PROGRAMS);
+        }
+        if self.hears_states(rung) {
+            programs.push(STATE_PROGRAM);
+        }
+        if self.accepts() {
+            programs.extend(self.accept_hook(rung).programs());
+        }
+        programs.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Beside sockops, too: no callback comes for a socket that was there before, nor
+    /// for one of which another sockops program has set the flags. Without the kernel's
+    /// own BTF the callbacks have to do.
+    fn hears_states(&self, rung: Rung) -> bool {
+        match rung {
+            Rung::Fentry | Rung::Kprobe => self.follows_lives(),
+            Rung::Sockops => self.adopts() || self.follows_lives() && btf::kernel_has_its_own(),
+            Rung::StateOnly | Rung::Processes => false,
+        }
+    }
+
+    fn accept_hook(&self, rung: Rung) -> AcceptHook {
+        match rung {
+            Rung::Fentry => AcceptHook::Fentry,
+            Rung::Kprobe => AcceptHook::Kprobe,
+            _ => self.accept_hook.get(),
+        }
+    }
+
+    /// Whether a connection may end while its accept is looked at.
+    pub(super) fn accepts_unlocked(&self, rung: Rung) -> bool {
+        let hook = self.accept_hook(rung);
+        self.accepts()
+            && self.wants_ends()
+            && matches!(hook, AcceptHook::Calls | AcceptHook::AllCalls)
+    }
+
+    fn report(&self, tracer: &Tracer, say: &dyn Fn(&str)) {
+        let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
+        say(&format!("attached {} ({})", tracer.rung.name(), programs.join(", ")));
+        if self.accepts() {
+            say(&format!("accepts: {}", self.accept_hook(tracer.rung).programs().join(", ")));
+        }
+        if self.rows() {
+            let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
+            say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
+        }
+        if self.config.dns && !self.sees_all_cgroups() {
+            tell("tcpconnect: -d sees only the answers to this cgroup namespace");
+        }
+        if tracer.rung == Rung::StateOnly {
+            tell(
+                "tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it",
+            );
+        }
+    }
+
+    fn transport(&self, skel: &TcpconnectSkel, sink: &SharedSink) -> Result<Transport> {
+        if !self.rows() {
+            return Ok(Transport::None);
+        }
+        let bad = |why: String| StartError::BadBuffer(self.buffer_bytes, why);
+        if self.ring {
+            let sink = Rc::clone(sink);
+            let mut ring = RingBufferBuilder::new();
+            ring.add(&skel.maps.ring, move |sample| {
+                sink.borrow_mut().take(sample);
+                0
+            })?;
+            return Ok(Transport::Ring(ring.build().map_err(|e| bad(text_of(&e)))?));
+        }
+        let maps = PerfMaps {
+            data: skel.maps.perf.as_fd().as_raw_fd(),
+            beside: self.tells_beside().then(|| skel.maps.beside_perf.as_fd().as_raw_fd()),
+            doorbell: skel.maps.doorbell.as_fd().as_raw_fd(),
+            pages: self.buffer_bytes / page_size(),
+        };
+        let buffers = PerfBuffers::new(maps, sink).map_err(|e| bad(text_of(&e)))?;
+        Ok(Transport::Perf { buffers, ending: None })
+    }
+}
+
+/// Opens a pinned map and checks it before it gets near the program: the error
+/// names what it is and what it should be.
+fn pinned(
+    option: &'static str,
+    path: Option<&Path>,
+    value_size: u32,
+) -> Result<Option<MapHandle>, StartError> {
+    let Some(path) = path else { return Ok(None) };
+    let bad = |why: String| StartError::BadMap { option, path: path.display().to_string(), why };
+    if let Err(e) = std::fs::metadata(path) {
+        return Err(bad(format!("{}; pin a map there first (bpftool map pin)", text_of(&e))));
+    }
+    let map = MapHandle::from_pinned_path(path)
+        .map_err(|e| bad(format!("not a pinned BPF map ({})", text_of(&e))))?;
+    let found = (map.map_type(), map.key_size(), map.value_size());
+    if found != (MapType::Hash, 8, value_size) {
+        return Err(bad(format!(
+            "found a map of type {:?}, key {} bytes, value {} bytes; needed is type Hash, key 8 \
+             bytes, value {value_size} bytes",
+            found.0, found.1, found.2
+        )));
+    }
+    Ok(Some(map))
+}
+
+/// Why the kernel refused, from the error and libbpf's last words.
+fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> Refusal {
+    let words = log.iter().rev().find_map(|line| {
+        let line = line.trim().strip_prefix("libbpf: ").unwrap_or(line.trim());
+        let is_reason = ["failed", "not found", "not supported"].iter().any(|w| line.contains(w));
+        let (name, why) = line.strip_prefix("prog '")?.split_once('\'')?;
+        is_reason.then(|| format!("prog '{}'{why}", plain_name(name)))
+    });
+    let mut why = match words {
+        Some(words) => words,
+        None if step == "load" => format!("loading: {}", text_of(error)),
+        None => format!("attaching {}: {}", plain_name(step), text_of(error)),
+    };
+    if step == "load" && !btf::kernel_has_its_own() {
+        return "the kernel's own BTF is needed for fentry, --children and COMMAND".into();
+    }
+    // BPF_CGROUP_MAX_PROGS, and BPF_MAX_TRAMP_LINKS on x86-64.
+    if step != "load" && why.contains("E2BIG") {
+        why += match rung {
+            Rung::Fentry => {
+                " (38 programs on one function are the kernel's limit: end other tracers, see \
+                 bpftool link)"
+            }
+            _ => {
+                " (64 programs of a kind on one cgroup are the kernel's limit: end other tracers, \
+                 see bpftool cgroup tree)"
+            }
+        };
+    }
+    let refused = error.kind() == libbpf_rs::ErrorKind::PermissionDenied;
+    if refused && privilege::lacks_locked_memory() {
+        why += " (before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE)";
+    } else if refused && privilege::missing().is_none() {
+        let of_names = why.contains("dns_");
+        match rung {
+            _ if of_names && !privilege::may_attach_to_cgroups() => {
+                why += " (-d needs CAP_NET_ADMIN)";
+            }
+            _ if of_names => {}
+            Rung::Fentry => why += " (this kernel refuses BPF trampolines)",
+            Rung::Kprobe => {
+                if let Some(level @ 3..) = privilege::perf_event_paranoid() {
+                    why += &format!(
+                        " (kernel.perf_event_paranoid is {level}: set it to 2, or add CAP_SYS_ADMIN)"
+                    );
+                }
+            }
+            _ if !privilege::may_attach_to_cgroups() => why += " (CAP_NET_ADMIN is missing)",
+            _ => {}
+        }
+    }
+    why
+}
+
+fn page_size() -> usize {
+    // SAFETY: no arguments in memory; _SC_PAGESIZE always exists.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The words: plain values, and rules that need nothing but them. Unknown is `None`.
+
+pub mod container;
+pub mod event;
+pub mod filter;
+pub mod lost;
+pub mod name;
+pub mod process;
+pub mod row;
+pub mod socket;

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is shown: a row of a connection, or of a process event, with all that is known of it.
+
+use std::rc::Rc;
+
+use crate::model::container::Container;
+use crate::model::event::Connect;
+use crate::model::event::Life;
+use crate::model::name::Query;
+use crate::model::process::Comm;
+use crate::model::process::Image;
+use crate::model::process::NoticeKind;
+use crate::model::process::ProcessFacts;
+
+/// The process on the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub pid: u32,
+    pub comm: Comm,
+    /// What it ran.
+    pub image: Option<Rc<Image>>,
+    pub container: Option<Container>,
+    /// Inode of the network namespace of its socket.
+    pub netns: Option<u32>,
+}
+
+impl Peer {
+    /// The path of its executable.
+    pub fn exe(&self) -> Option<&[u8]> {
+        self.image.as_ref()?.exe.as_deref()
+    }
+
+    /// The mount namespace that it is a path in.
+    pub fn exe_mntns(&self) -> Option<u32> {
+        self.image.as_ref()?.file?.mntns
+    }
+}
+
+/// A connect and what is known of its process.
+#[derive(Clone, Debug)]
+pub struct Row<'a> {
+    pub connect: &'a Connect,
+    /// What became of it, in a row of its own.
+    pub life: Option<&'a Life>,
+    /// Who is on the other end.
+    pub peer: Option<&'a Peer>,
+    /// Set if any option wants to know about processes.
+    pub process: Option<ProcessFacts>,
+    pub user: Option<&'a str>,
+    /// Full id, or the name of one that has no id.
+    pub container: Option<&'a str>,
+    /// By a cgroup that root did not make.
+    pub container_claimed: bool,
+    pub cgroup: Option<&'a str>,
+    /// The name of the destination.
+    pub query: Option<&'a Query>,
+}
+
+impl<'a> Row<'a> {
+    /// A connect alone.
+    pub fn bare(connect: &'a Connect) -> Self {
+        Row {
+            connect,
+            life: None,
+            peer: None,
+            process: None,
+            user: None,
+            container: None,
+            container_claimed: false,
+            cgroup: None,
+            query: None,
+        }
+    }
+}
+
+/// One process event of `--procs`.
+#[derive(Clone, Debug)]
+pub struct ProcessRow<'a> {
+    pub ts_ns: u64,
+    pub pid: u32,
+    pub tid: u32,
+    /// Name of the process.
+    pub name: Comm,
+    pub ppid: Option<u32>,
+    /// Real ids before the event; only those that BPF reports have them.
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub user: Option<Rc<str>>,
+    pub container: Option<Container>,
+    pub cgroup: Option<Rc<str>>,
+    pub process: Option<ProcessFacts>,
+    pub kind: ProcessRowKind<'a>,
+}
+
+#[derive(Clone, Debug)]
+pub enum ProcessRowKind<'a> {
+    Fork,
+    Exec(&'a Image),
+    /// The thread was called this before.
+    Comm(Comm),
+    /// Status as wait(2) gives it.
+    Exit(u32),
+    Notice(NoticeKind),
+}
+
+impl ProcessRowKind<'_> {
+    /// As the process connector calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ProcessRowKind::Fork => "fork",
+            ProcessRowKind::Exec(_) => "exec",
+            ProcessRowKind::Comm(_) => "comm",
+            ProcessRowKind::Exit(_) => "exit",
+            ProcessRowKind::Notice(NoticeKind::Uid { .. }) => "uid",
+            ProcessRowKind::Notice(NoticeKind::Gid { .. }) => "gid",
+            ProcessRowKind::Notice(NoticeKind::Sid) => "sid",
+            ProcessRowKind::Notice(NoticeKind::Ptrace { .. }) => "ptrace",
+            ProcessRowKind::Notice(NoticeKind::Coredump) => "coredump",
+        }
+    }
+}
+
+/// What a status of wait(2) says: exit code, or signal.
+pub enum Ended {
+    Code(u32),
+    Signal { number: u32, core: bool },
+}
+
+impl Ended {
+    pub fn new(status: u32) -> Self {
+        match status & 0x7f {
+            0 => Ended::Code(status >> 8 & 0xff),
+            number => Ended::Signal { number, core: status & 0x80 != 0 },
+        }
+    }
+}

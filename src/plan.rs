@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a run needs, from its options alone: pure, with a test for each rule.
+
+use rustix::thread::CapabilitySet;
+
+use crate::config::Config;
+use crate::config::Mode;
+
+/// What else decides what is needed.
+#[derive(Clone, Copy, Default)]
+pub struct Host {
+    /// Reading a map takes CAP_BPF.
+    pub bpf_is_restricted: bool,
+    /// The buffer is a perf buffer.
+    pub uses_perf: bool,
+    pub perf_takes_sys_admin: bool,
+}
+
+/// What this run needs while it traces, of what it may have.
+pub fn capabilities(config: &Config, host: Host) -> CapabilitySet {
+    let mut needed = CapabilitySet::empty();
+    // Each table of -c is a map that is made when the one before is full of its connects.
+    let makes_maps = matches!(config.mode, Mode::Count { .. });
+    needed.set(CapabilitySet::BPF, host.bpf_is_restricted || makes_maps);
+    // A CPU that comes online gets a buffer of its own then.
+    needed.set(CapabilitySet::PERFMON, host.uses_perf);
+    needed.set(CapabilitySet::SYS_ADMIN, host.uses_perf && host.perf_takes_sys_admin);
+    // The program of a process whose exec was lost is read from /proc/PID/exe, cgroups may
+    // be mounted in the namespace of init alone, and /proc with hidepid shows no others.
+    let reads_proc =
+        config.follows_processes() || config.names_cgroups() || config.snapshot.is_some();
+    needed.set(CapabilitySet::SYS_PTRACE, reads_proc);
+    // After losses the cgroups are listed again, also those below a folder that its owner
+    // has closed to others.
+    needed.set(CapabilitySet::DAC_READ_SEARCH, config.names_cgroups());
+    // COMMAND is ended with us, and may be another user by then.
+    needed.set(CapabilitySet::KILL, !config.command.is_empty());
+    needed
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::config::cli::Cli;
+
+    fn needed_by(line: &str, host: Host) -> CapabilitySet {
+        let args = ["tcpconnect"].into_iter().chain(line.split(' '));
+        let config = Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap();
+        capabilities(&config, host)
+    }
+
+    #[test]
+    fn each_capability_has_an_option_that_needs_it() {
+        let none = CapabilitySet::empty();
+        let of_cgroups = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+        for (line, needed) in [
+            ("-t -U -r --life", none),
+            ("-c", CapabilitySet::BPF),
+            ("-x", CapabilitySet::SYS_PTRACE),
+            ("--cgroup-path", of_cgroups),
+            ("--snapshot", CapabilitySet::SYS_PTRACE),
+            ("-- true", CapabilitySet::KILL),
+        ] {
+            assert_eq!(needed_by(line, Host::default()), needed, "{line}");
+        }
+    }
+
+    #[test]
+    fn each_capability_has_a_host_that_needs_it() {
+        let old = Host { bpf_is_restricted: true, ..Host::default() };
+        assert_eq!(needed_by("-t", old), CapabilitySet::BPF);
+        let perf = Host { uses_perf: true, ..Host::default() };
+        assert_eq!(needed_by("-t", perf), CapabilitySet::PERFMON);
+        let debian = Host { perf_takes_sys_admin: true, ..perf };
+        let both = CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN;
+        assert_eq!(needed_by("-t", debian), both);
+        let ring = Host { perf_takes_sys_admin: true, ..Host::default() };
+        assert_eq!(needed_by("-t", ring), CapabilitySet::empty());
+    }
+}

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--existing`: the connections there were before tracing, as rows, and how not
+//! to show one twice. What sockets there are and who holds them `snapshot` finds.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::Context as _;
+use anyhow::Result;
+
+use crate::clock::monotonic_ns;
+use crate::config::Config;
+use crate::config::Family;
+use crate::host::cgroup;
+use crate::host::proc;
+use crate::host::sock_diag;
+use crate::host::sock_diag::NumberMap;
+use crate::host::sock_diag::NumberSet;
+use crate::model::event::Connect;
+use crate::model::event::Event;
+use crate::model::event::Life;
+use crate::model::event::Origin;
+use crate::model::process::Comm;
+use crate::model::socket::Socket;
+use crate::model::socket::TIME_WAIT;
+use crate::snapshot;
+use crate::snapshot::Places;
+
+/// What tells a connection from all others of the same time: both ends, and the
+/// network namespace.
+type Key = (Option<u32>, (IpAddr, Option<u16>), (IpAddr, u16));
+
+fn key(connect: &Connect) -> Key {
+    let canonical = |addr: IpAddr| addr.to_canonical();
+    (
+        connect.netns,
+        (canonical(connect.saddr), connect.lport),
+        (canonical(connect.daddr), connect.dport),
+    )
+}
+
+/// What is kept of a connect that has a cookie, or has none; with the tables' own bytes.
+const BYTES_OF_COOKIE: usize = 16;
+const BYTES_OF_ENDS: usize = 2 * (size_of::<Key>() + size_of::<u64>());
+
+/// The connections of which hooks have told since they were attached. What is listed, too,
+/// has a row already.
+#[derive(Default)]
+pub struct Told {
+    /// The list has no cookies: all are known by their ends.
+    by_ends: bool,
+    cookies: NumberSet<u64>,
+    /// Of those without a cookie: when the first of them was told. Probe reads find a cookie
+    /// only if somebody has asked for it, and the list asks for the cookies of all: what has
+    /// none was not listed before.
+    ends: HashMap<Key, u64>,
+}
+
+impl Told {
+    pub fn new() -> Self {
+        Told { by_ends: !sock_diag::have_cookies(), ..Told::default() }
+    }
+
+    pub fn note(&mut self, event: &Event) {
+        let Event::Connect(connect) = event else { return };
+        // What came to no connection, or to none that has a row, is not told of.
+        if connect.error != 0 || connect.unwanted {
+            return;
+        }
+        self.cookies.extend(connect.cookie);
+        if connect.cookie.is_none() || self.by_ends {
+            let first_ns = self.ends.entry(key(connect)).or_insert(connect.ts_ns);
+            *first_ns = connect.ts_ns.min(*first_ns);
+        }
+    }
+
+    /// Bytes of memory, about.
+    pub fn size(&self) -> usize {
+        self.cookies.len() * BYTES_OF_COOKIE + self.ends.len() * BYTES_OF_ENDS
+    }
+
+    fn has(&self, listed: &Listed, socket: &Socket) -> bool {
+        let connect = &listed.connect;
+        if connect.cookie.is_some_and(|cookie| self.cookies.contains(&cookie)) {
+            return true;
+        }
+        // One that was accepted after it was listed has told its cookie; so these ends are
+        // those of an earlier one.
+        if connect.cookie.is_some() && socket.is_queued() {
+            return false;
+        }
+        // Ends that were told of later are used again.
+        self.ends.get(&key(connect)).is_some_and(|&told_ns| told_ns <= connect.ts_ns)
+    }
+}
+
+/// How much later than the list a connect that is in it can be told: its task may have been
+/// preempted between the two.
+const LATE_NS: u64 = 1_000_000_000;
+
+/// The connections shown as existing: such a connect has its row.
+pub struct Shown {
+    cookies: NumberMap<u64, Key>,
+    /// Whether the ends of those that were listed have been shown, by their cookies.
+    ended: NumberMap<u64, bool>,
+    until_ns: u64,
+}
+
+impl Shown {
+    /// Of rows that had a process: one that is yet to be accepted, or was listed before
+    /// its accept was told, will have it by that.
+    pub fn new(rows: &[Listed]) -> Self {
+        let held = rows.iter().map(|row| &row.connect).filter(|c| c.pid != 0 && !c.unwanted);
+        Shown {
+            until_ns: rows.first().map_or(0, |row| row.connect.ts_ns + LATE_NS),
+            cookies: held.filter_map(|c| Some((c.cookie?, key(c)))).collect(),
+            ended: rows.iter().filter_map(|row| Some((row.connect.cookie?, false))).collect(),
+        }
+    }
+
+    /// Whether the end of this connection has been shown; from here on it has. One that is reset
+    /// while it waits to be accepted ends there, as nobody's, for it may never be accepted; when
+    /// it is, it ends once more, as a connection of who accepted it.
+    pub fn ends_again(&mut self, life: &Life) -> bool {
+        // A closed socket can connect, and has its cookie still.
+        if !life.stage.is_end() || life.connect.origin == Origin::Connected {
+            return false;
+        }
+        let ended = life.connect.cookie.and_then(|cookie| self.ended.get_mut(&cookie));
+        ended.is_some_and(|ended| std::mem::replace(ended, true))
+    }
+
+    /// Whether a live event is about a connection that has been shown. Another one has
+    /// another cookie, unless its socket has connected twice.
+    pub fn has(&self, connect: &Connect) -> bool {
+        let shown = connect.cookie.and_then(|cookie| self.cookies.get(&cookie));
+        connect.ts_ns <= self.until_ns && shown.is_some_and(|ends| *ends == key(connect))
+    }
+}
+
+/// A connection and a process that holds it, or nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub connect: Connect,
+    /// Where its socket is in `Found::sockets`.
+    pub socket: usize,
+}
+
+/// The connections that there are.
+pub struct Found {
+    pub sockets: Vec<Socket>,
+    /// One for each process that holds one.
+    pub rows: Vec<Listed>,
+    pub places: Places,
+    /// What could not be looked at, in words.
+    pub unseen: Option<String>,
+    /// None in `rows` is newer.
+    pub listed_ns: u64,
+}
+
+impl Found {
+    /// Leaves out what hooks have told of until `listed_ns`.
+    pub fn leave_out(&mut self, told: &Told) {
+        self.rows.retain(|row| !told.has(row, &self.sockets[row.socket]));
+    }
+}
+
+/// Whether a row is made of a socket. TIME_WAIT is an end, and a request is none yet: it
+/// becomes a connection when the other side answers, which a hook will tell of when it is
+/// accepted.
+fn is_connection(socket: &Socket) -> bool {
+    !socket.is_closed && socket.state != TIME_WAIT && !socket.is_request()
+}
+
+/// The connections there are now. Any may be a peer: with --peer those that the filter
+/// does not want are marked, not left out. Leaves the calling thread's network namespace
+/// as it is.
+pub fn find(config: &Config) -> Result<Found> {
+    let mut filter = config.filter.clone();
+    if filter.children {
+        filter.pids.extend(proc::descendants(&filter.pids));
+    }
+    let marks = config.peer.is_some();
+    // Whose socket it is says who made it, not who holds it.
+    let uid = filter.uid.take();
+    let only = filter.netns.as_deref().filter(|_| marks).map(cgroup::netns).transpose()?;
+    let seen = match marks {
+        true => snapshot::connections(&config.all()),
+        false => snapshot::connections(&filter),
+    };
+    let seen = seen.context("failed to list the sockets")?;
+    let ts_ns = monotonic_ns();
+    let mut tasks = Tasks::default();
+    let mut rows = Vec::new();
+    for (at, (socket, pids)) in seen.rows.iter().enumerate() {
+        let Some(ends) = socket.ends().filter(|_| is_connection(socket)) else { continue };
+        let Some((raddr, rport)) = ends.remote() else { continue };
+        let shown = |addr: IpAddr| match filter.family {
+            Family::V6 => addr,
+            _ => addr.to_canonical(),
+        };
+        let bare = Connect {
+            ts_ns,
+            netns: Some(socket.netns),
+            saddr: shown(ends.laddr),
+            daddr: shown(raddr),
+            lport: Some(ends.lport),
+            dport: rport,
+            cookie: Some(socket.cookie).filter(|&cookie| cookie != 0),
+            origin: Origin::Existing,
+            ..Connect::nowhere()
+        };
+        let passes = !marks
+            || only.is_none_or(|inode| inode == socket.netns) && snapshot::passes(socket, &filter);
+        let wanted = |task: &Task| {
+            passes
+                && (filter.pids.is_empty() || filter.pids.contains(&task.pid))
+                && uid.is_none_or(|uid| task.uid == uid)
+                && filter.comm.is_none_or(|comm| task.comm == Comm(comm.0))
+        };
+        let held: Vec<_> = pids.iter().filter_map(|&pid| tasks.of(pid)).collect();
+        let told = held.iter().filter(|task| marks || wanted(task));
+        let of_task = |task: &Task| Connect {
+            unwanted: !wanted(task),
+            pid: task.pid,
+            uid: task.uid,
+            gid: task.gid,
+            comm: task.comm,
+            leader: task.comm,
+            cgroup_id: task.cgroup_id,
+            start_ns: task.start_ns,
+            vpid: Some(task.vpid).filter(|_| config.who.vpid),
+            ..bare
+        };
+        rows.extend(told.map(|task| Listed { connect: of_task(task), socket: at }));
+        let asks_who = uid.is_some() || filter.comm.is_some() || !filter.pids.is_empty();
+        if held.is_empty() && passes && !asks_who {
+            rows.push(Listed { connect: bare, socket: at });
+        }
+    }
+    let sockets = seen.rows.into_iter().map(|(socket, _)| socket).collect();
+    Ok(Found { sockets, rows, places: seen.places, unseen: seen.unseen, listed_ns: ts_ns })
+}
+
+/// A process as /proc has it now.
+#[derive(Clone, Copy)]
+struct Task {
+    pid: u32,
+    uid: u32,
+    gid: u32,
+    vpid: u32,
+    comm: Comm,
+    cgroup_id: Option<u64>,
+    /// As /proc tells it; 0: not known.
+    start_ns: u64,
+}
+
+#[derive(Default)]
+struct Tasks {
+    known: HashMap<u32, Option<Task>>,
+}
+
+impl Tasks {
+    /// `None` if it is gone.
+    fn of(&mut self, pid: u32) -> Option<Task> {
+        *self.known.entry(pid).or_insert_with(|| read(pid))
+    }
+}
+
+fn read(pid: u32) -> Option<Task> {
+    let start_ns = proc::start_of(pid)?;
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+    let path = cgroup.as_deref().and_then(|text| text.lines().find_map(|l| l.strip_prefix("0::")));
+    let mut task = parse(pid, &status, &comm)?;
+    task.cgroup_id = path.and_then(|path| cgroup::id(Path::new(path)).ok());
+    task.start_ns = start_ns;
+    Some(task)
+}
+
+/// Real ids are the first of their line, the innermost pid namespace the last.
+fn parse(pid: u32, status: &[u8], comm: &[u8]) -> Option<Task> {
+    let field = |name: &[u8], last: bool| -> Option<u32> {
+        let mut lines = status.split(|&b| b == b'\n');
+        let line = std::str::from_utf8(lines.find_map(|line| line.strip_prefix(name))?).ok()?;
+        let mut words = line.split_ascii_whitespace();
+        if last { words.next_back() } else { words.next() }?.parse().ok()
+    };
+    Some(Task {
+        pid,
+        uid: field(b"Uid:", false)?,
+        gid: field(b"Gid:", false)?,
+        vpid: field(b"NSpid:", true).unwrap_or(pid),
+        comm: Comm::new(comm.strip_suffix(b"\n").unwrap_or(comm)),
+        cgroup_id: None,
+        start_ns: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::event::Outcome;
+    use crate::model::event::Stage;
+    use crate::model::socket;
+
+    const AT: Connect = Connect {
+        ts_ns: 5,
+        netns: Some(1),
+        lport: Some(40_000),
+        dport: 80,
+        origin: Origin::Existing,
+        ..NOWHERE
+    };
+    const NOWHERE: Connect = Connect::nowhere();
+
+    #[test]
+    fn a_status_gives_real_ids_and_the_innermost_pid() {
+        let status = b"Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t100\t0\t0\t0\nNSpid:\t70\t7\n";
+        let task = parse(70, status, b"a\nb\n").unwrap();
+        assert_eq!((task.uid, task.gid, task.vpid), (1000, 100, 7));
+        assert_eq!(task.comm.bytes(), b"a\nb");
+        assert!(parse(70, b"Name:\tx\n", b"x").is_none());
+    }
+
+    /// What is shown of a socket with this cookie (0: none), inode and state beside an event.
+    fn is_shown(at: &Connect, (cookie, inode, state): (u64, u32, u8), told: Connect) -> bool {
+        let ends = socket::Ends { laddr: at.saddr, lport: 0, raddr: at.daddr, rport: 0 };
+        let socket = Socket {
+            netns: 1,
+            family: socket::Family::Inet,
+            protocol: socket::TCP,
+            address: socket::Address::Inet(ends),
+            cookie,
+            state,
+            inode,
+            uid: None,
+            device: 0,
+            is_closed: false,
+        };
+        let connect = Connect { cookie: Some(cookie).filter(|&c| c != 0), ..*at };
+        let mut table = Told { by_ends: cookie == 0, ..Told::default() };
+        table.note(&Event::Connect(told));
+        let mut found = Found {
+            sockets: vec![socket],
+            rows: vec![Listed { connect, socket: 0 }],
+            places: Places::default(),
+            unseen: None,
+            listed_ns: at.ts_ns,
+        };
+        found.leave_out(&table);
+        !found.rows.is_empty()
+    }
+
+    const OPEN: u8 = socket::ESTABLISHED;
+
+    #[test]
+    fn what_live_events_tell_is_not_shown_as_existing() {
+        let live = Connect { origin: Origin::Connected, ..AT };
+        let with = |cookie| Connect { cookie: Some(cookie), ..live };
+        let mapped = Connect { saddr: "::ffff:0.0.0.0".parse().unwrap(), ..live };
+        assert!(!is_shown(&AT, (7, 9, OPEN), with(7)));
+        assert!(!is_shown(&AT, (7, 9, OPEN), mapped), "it had no cookie yet");
+        assert!(!is_shown(&AT, (0, 9, OPEN), mapped), "the list has none");
+        assert!(!is_shown(&AT, (0, 9, OPEN), with(7)), "the list has none");
+        assert!(is_shown(&AT, (7, 9, OPEN), with(8)), "another one with its ends");
+        assert!(is_shown(&AT, (7, 9, OPEN), Connect { dport: 81, ..live }));
+        assert!(is_shown(&AT, (7, 9, OPEN), Connect { error: 1, ..with(7) }));
+        assert!(is_shown(&AT, (7, 9, OPEN), Connect { unwanted: true, ..with(7) }));
+    }
+
+    #[test]
+    fn ends_that_were_told_of_after_the_list_are_used_again() {
+        let late = Connect { ts_ns: AT.ts_ns + 1, origin: Origin::Connected, ..AT };
+        assert!(is_shown(&AT, (7, 9, OPEN), late));
+        assert!(is_shown(&AT, (0, 9, OPEN), late));
+        // Its task was stopped on its way.
+        assert!(!is_shown(&AT, (7, 9, OPEN), Connect { cookie: Some(7), ..late }));
+    }
+
+    #[test]
+    fn what_waits_to_be_accepted_is_not_an_earlier_one_with_its_ends() {
+        let accepted = Connect { origin: Origin::Accepted, ..AT };
+        assert!(is_shown(&AT, (7, 0, OPEN), accepted));
+        assert!(!is_shown(&AT, (7, 0, OPEN), Connect { cookie: Some(7), ..accepted }));
+        assert!(!is_shown(&AT, (7, 0, 4), accepted), "it was, and is closed");
+    }
+
+    #[test]
+    fn what_is_accepted_after_its_end_has_no_other_end() {
+        let connect = Connect { cookie: Some(7), ..AT };
+        let mut shown = Shown::new(&[Listed { connect, socket: 0 }]);
+        let mut again = |cookie, origin, stage| {
+            let connect = Connect { cookie: Some(cookie), origin, ..AT };
+            shown.ends_again(&Life { connect, began_ns: AT.ts_ns, stage })
+        };
+        let result = Stage::Result(Outcome::Ok);
+        assert!(!again(7, Origin::Existing, result) && !again(7, Origin::Existing, Stage::Gone));
+        assert!(again(7, Origin::Accepted, Stage::Gone) && again(7, Origin::Existing, Stage::Gone));
+        assert!(!again(7, Origin::Connected, Stage::Gone), "its socket was used again");
+        assert!((0..2).all(|_| !again(8, Origin::Accepted, Stage::Gone)), "it was not listed");
+    }
+
+    #[test]
+    fn only_what_had_a_process_has_its_row_already() {
+        let rows = [(1, 7, 80), (0, 8, 81)].map(|(pid, cookie, dport)| Listed {
+            connect: Connect { pid, cookie: Some(cookie), dport, ..AT },
+            socket: 0,
+        });
+        let shown = Shown::new(&rows);
+        let live = rows.map(|row| Connect { origin: Origin::Accepted, ..row.connect });
+        assert!(shown.has(&live[0]) && !shown.has(&live[1]));
+        assert!(!shown.has(&Connect { cookie: Some(9), ..live[0] }));
+        assert!(!shown.has(&Connect { cookie: None, ..live[0] }));
+        assert!(!shown.has(&Connect { ts_ns: AT.ts_ns + LATE_NS + 1, ..live[0] }));
+    }
+}

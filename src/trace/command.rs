@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `-- COMMAND`: a child that waits before its exec until tracing is on, so that
+//! not even its first instruction is missed.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Child;
+use std::process::Command;
+use std::process::ExitStatus;
+use std::thread;
+use std::thread::JoinHandle;
+
+use anyhow::Context as _;
+use anyhow::Result;
+
+use crate::error::CommandError;
+use crate::error::text_of;
+
+/// Forked, not yet running the command. Dropping it ends the child.
+pub struct Paused {
+    pid: u32,
+    go: File,
+    spawner: JoinHandle<io::Result<Child>>,
+    name: String,
+}
+
+/// A pipe whose ends are closed in every program this one runs.
+fn pipe() -> io::Result<(File, File)> {
+    let mut fds = [0; 2];
+    // SAFETY: `fds` has room for the two descriptors.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both were just opened and belong to nobody else.
+    let own = |fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok((own(fds[0]), own(fds[1])))
+}
+
+impl Paused {
+    pub fn spawn(command: &[OsString]) -> Result<Self> {
+        let (program, args) = command.split_first().context("no command given")?;
+        let (mut pid_reader, mut pid_writer) = pipe().context("failed to make a pipe")?;
+        let (mut go_reader, go) = pipe().context("failed to make a pipe")?;
+        let go_fd = go.as_raw_fd();
+        let mut child = Command::new(program);
+        child.args(args);
+        // SAFETY: between fork and exec the closure only closes, reads, writes
+        // and asks for the pid: all async-signal-safe, and it does not allocate.
+        unsafe {
+            child.pre_exec(move || {
+                // The child's own copy would keep the pipe open if we died.
+                libc::close(go_fd);
+                pid_writer.write_all(&std::process::id().to_ne_bytes())?;
+                if go_reader.read_exact(&mut [0]).is_err() {
+                    // Nobody is left to be told about it.
+                    libc::_exit(1);
+                }
+                Ok(())
+            });
+        }
+        // spawn() returns only after the exec, so it waits in a thread.
+        let spawner = thread::spawn(move || child.spawn());
+        let mut pid = [0; 4];
+        pid_reader.read_exact(&mut pid).context("failed to start the command's process")?;
+        Ok(Paused {
+            pid: u32::from_ne_bytes(pid),
+            go,
+            spawner,
+            name: OsStr::to_string_lossy(program).into_owned(),
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Lets the command run.
+    pub fn release(mut self) -> Result<Running> {
+        self.go.write_all(b"g").context("failed to start the command")?;
+        let spawned = self.spawner.join().expect("the spawning thread does not panic");
+        let child = spawned.map_err(|e| CommandError {
+            code: if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 },
+            why: text_of(&e),
+            command: self.name,
+        })?;
+        // SAFETY: the child is ours and not yet waited for, so the pid is its own.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error()).context("failed to watch the command");
+        }
+        Ok(Running {
+            child,
+            // SAFETY: pidfd_open() just returned it.
+            pidfd: unsafe { OwnedFd::from_raw_fd(fd as i32) },
+        })
+    }
+}
+
+/// The command, running.
+pub struct Running {
+    child: Child,
+    /// Readable once the command has ended.
+    pub pidfd: OwnedFd,
+}
+
+impl Running {
+    /// Its exit code if it has ended; 128+N for signal N, as shells do.
+    pub fn ended(&mut self) -> Result<Option<u8>> {
+        let status = self.child.try_wait().context("failed to wait for the command")?;
+        Ok(status.map(exit_code))
+    }
+
+    pub fn wait(&mut self) -> Result<u8> {
+        self.child.wait().map(exit_code).context("failed to wait for the command")
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.child.id()).expect("pids fit an i32");
+        // SAFETY: the child has not been waited for, so the pid is still its own.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or(status.signal().map(|n| 128 + n)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(1)
+}
+
+/// The name under which the program was called, without its folder.
+pub fn called_as(arg0: Option<OsString>) -> OsString {
+    let arg0 = arg0.unwrap_or_default();
+    let name = arg0.as_bytes().rsplit(|&b| b == b'/').next().unwrap_or_default();
+    OsStr::from_bytes(name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_becomes_128_plus_its_number() {
+        assert_eq!(exit_code(ExitStatus::from_raw(libc::SIGKILL)), 137);
+        assert_eq!(exit_code(ExitStatus::from_raw(7 << 8)), 7);
+    }
+
+    #[test]
+    fn the_folder_of_the_program_does_not_matter() {
+        assert_eq!(called_as(Some("/usr/sbin/tcpv4connect".into())), "tcpv4connect");
+        assert_eq!(called_as(None), "");
+    }
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Joins a connect with what is known of its process, user, container and
+//! cgroup. Holds only the tables that the options need; without any it does
+//! nothing.
+
+pub mod dns_message;
+pub mod dns_questions;
+mod kept;
+pub mod names;
+pub mod peers;
+pub mod process_events;
+pub mod processes;
+pub mod programs;
+pub mod shares;
+mod users;
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use glob::MatchOptions;
+use glob::Pattern;
+
+use crate::config::Config;
+use crate::host::cgroup;
+use crate::host::cgroup::Cgroups;
+use crate::host::proc;
+use crate::model::container::Container;
+use crate::model::event::CgroupEvent;
+use crate::model::event::Connect;
+use crate::model::event::DnsBytes;
+use crate::model::event::Life;
+use crate::model::event::Open;
+use crate::model::name::Query;
+use crate::model::process::Change;
+use crate::model::process::Comm;
+use crate::model::process::ProcessEvent;
+use crate::model::row::Row;
+use crate::who::kept::Kept;
+use crate::who::names::Names;
+use crate::who::peers::Settled;
+use crate::who::processes::Process;
+use crate::who::processes::Processes;
+use crate::who::users::Users;
+
+/// The tables, as they were at the time of the last event applied.
+pub struct Who {
+    processes: Option<Processes>,
+    cgroups: Option<Cgroups>,
+    names: Option<Names>,
+    want_container: bool,
+    users: Option<Users>,
+    /// Facts of the connects whose rows come later.
+    kept: Option<Kept>,
+}
+
+/// What is known about one connect.
+#[derive(Clone, Default)]
+pub struct Facts {
+    process: Option<Rc<Process>>,
+    pub user: Option<Rc<str>>,
+    pub container: Option<Container>,
+    pub cgroup: Option<Rc<str>>,
+    pub query: Option<Query>,
+}
+
+impl Facts {
+    /// The process of a connect, to the one on the other end.
+    pub fn peer(&self, connect: &Connect) -> Settled {
+        let named = connect.leader.bytes().is_empty();
+        Settled {
+            pid: connect.pid,
+            comm: if named { connect.comm } else { connect.leader },
+            program: self.process.as_ref().map(|process| process.program()),
+            container: self.container.clone(),
+            netns: connect.netns,
+        }
+    }
+
+    /// Whether the destination, by one of its names, is wanted by --to-name.
+    pub fn has_name(&self, wanted: Option<&Pattern>) -> bool {
+        let Some(wanted) = wanted else { return true };
+        let options = MatchOptions { case_sensitive: false, ..MatchOptions::new() };
+        let is_like = |name: &[u8]| wanted.matches_with(&String::from_utf8_lossy(name), options);
+        self.query.as_ref().is_some_and(|query| {
+            is_like(&query.name.asked) || query.name.chain.iter().any(|name| is_like(name))
+        })
+    }
+
+    pub fn row<'a>(&'a self, connect: &'a Connect, with_ancestors: bool) -> Row<'a> {
+        Row {
+            connect,
+            life: None,
+            peer: None,
+            process: self.process.as_ref().map(|process| process.facts(with_ancestors)),
+            user: self.user.as_deref(),
+            container: self.container.as_ref().map(|container| &*container.id),
+            container_claimed: self.container.as_ref().is_some_and(|container| container.claimed),
+            cgroup: self.cgroup.as_deref(),
+            query: self.query.as_ref(),
+        }
+    }
+}
+
+impl Who {
+    /// Lists what exists already, but for processes; the tracer is attached, so that
+    /// nothing that changes meanwhile is missed. `max_open` connections are followed at most.
+    pub fn new(config: &Config, max_open: usize) -> Self {
+        Who {
+            processes: None,
+            cgroups: config.names_cgroups().then(Cgroups::scan),
+            names: config.dns.then(Names::default),
+            want_container: config.who.container_id,
+            users: (config.who.user || config.procs.is_some()).then(Users::new),
+            kept: config.keeps_who().then(|| Kept::new(max_open)),
+        }
+    }
+
+    /// From now on processes are known.
+    pub fn know(&mut self, processes: Processes) {
+        self.processes = Some(processes);
+    }
+
+    /// The live processes, by their pids in the pid namespace of this program.
+    pub fn by_proc_pid(&self) -> HashMap<u32, Rc<Process>> {
+        self.processes.as_ref().map(Processes::by_proc_pid).unwrap_or_default()
+    }
+
+    pub fn apply_cgroup(&mut self, event: CgroupEvent) {
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.apply(event);
+        }
+    }
+
+    pub fn apply_dns(&mut self, piece: &DnsBytes) {
+        if let Some(names) = &mut self.names {
+            names.apply(piece);
+        }
+    }
+
+    /// A drain of so many events begins.
+    pub fn begin_batch(&mut self, events: usize) {
+        if let Some(names) = &mut self.names {
+            names.begin_batch(events);
+        }
+    }
+
+    /// Names that were left out because they were too much.
+    pub fn lost_names(&self) -> u64 {
+        self.names.as_ref().map_or(0, Names::lost)
+    }
+
+    /// DNS answers to nobody's question.
+    pub fn unasked(&self) -> u64 {
+        self.names.as_ref().map_or(0, Names::unasked)
+    }
+
+    /// DNS messages that could not be read.
+    pub fn malformed(&self) -> u64 {
+        self.names.as_ref().map_or(0, Names::malformed)
+    }
+
+    /// Takes note of a change. Returns the process as it is after it, or was
+    /// before if it is gone, and its name before.
+    pub fn apply(&mut self, event: &ProcessEvent) -> Option<(Rc<Process>, Comm)> {
+        let processes = self.processes.as_mut()?;
+        let before = processes.now(event.pid).filter(|p| p.start_ns == event.start_ns);
+        let old_name = before.as_ref().map_or(event.name, |p| p.name());
+        // Less of it is kept once it is dead.
+        let before = match event.change {
+            Change::Exit(_) => before.map(|process| Rc::new(process.frozen())),
+            _ => before,
+        };
+        processes.apply(event);
+        Some((processes.now(event.pid).or(before)?, old_name))
+    }
+
+    /// The live process of this number.
+    pub fn now(&self, pid: u32) -> Option<Rc<Process>> {
+        self.processes.as_ref()?.now(pid)
+    }
+
+    /// Facts beside those of the process itself.
+    pub fn beside(
+        &mut self,
+        uid: Option<u32>,
+        (pid, start_ns): (u32, u64),
+        cgroup_id: Option<u64>,
+    ) -> Facts {
+        let mut facts = Facts::default();
+        if let (Some(users), Some(uid)) = (&mut self.users, uid) {
+            facts.user = users.name(uid);
+        }
+        if let (Some(cgroups), Some(id)) = (&self.cgroups, cgroup_id) {
+            facts.cgroup = cgroups.path(id);
+        }
+        if self.want_container {
+            let cgroups = self.cgroups.as_ref().zip(cgroup_id);
+            let container = cgroups.and_then(|(cgroups, id)| cgroups.container(id));
+            facts.container = container.or_else(|| v1_container(pid, start_ns));
+        }
+        facts
+    }
+
+    pub fn of(&mut self, connect: &Connect) -> Facts {
+        let mut facts =
+            self.beside(Some(connect.uid), (connect.pid, connect.start_ns), connect.cgroup_id);
+        if let Some(processes) = &mut self.processes {
+            facts.process = Some(processes.of(connect));
+        }
+        facts.query = self.names.as_ref().and_then(|names| names.of(connect));
+        facts
+    }
+
+    /// Of the other end of a connection, which may be newer than the last event applied.
+    pub fn of_other(&mut self, connect: &Connect) -> Facts {
+        let facts =
+            self.beside(Some(connect.uid), (connect.pid, connect.start_ns), connect.cgroup_id);
+        let process = self.processes.as_ref().map(|processes| processes.of_other(connect));
+        Facts { process, ..facts }
+    }
+
+    /// Of a connection that was there before: of the process as it is now, if `seen`, by
+    /// the pids that /proc has, still is the one that was found to hold it.
+    pub fn of_existing(
+        &mut self,
+        connect: &mut Connect,
+        seen: &HashMap<u32, Rc<Process>>,
+    ) -> Facts {
+        let process = seen.get(&connect.pid).cloned();
+        let process = process.filter(|p| proc::is_start(connect.start_ns, p.start_ns));
+        connect.start_ns = process.as_ref().map_or(0, |process| process.start_ns);
+        let uid = Some(connect.uid).filter(|_| connect.pid != 0);
+        let facts = self.beside(uid, (connect.pid, connect.start_ns), connect.cgroup_id);
+        Facts { process, ..facts }
+    }
+
+    /// Takes note of who made a connect of which there is more to come.
+    pub fn keep(&mut self, connect: &Connect, mut facts: Facts) {
+        let Some(kept) = &mut self.kept else { return };
+        facts.process = facts.process.map(|process| Rc::new(process.frozen()));
+        kept.keep(connect, facts);
+    }
+
+    /// Who made the connect, at that time.
+    pub fn of_life(&mut self, life: &Life, is_last: bool) -> Facts {
+        let facts = self.kept.as_mut().and_then(|kept| kept.of(life, is_last));
+        facts.unwrap_or_else(|| {
+            let facts = self.of(&life.connect);
+            match self.kept {
+                // What its name was then is not known any more.
+                Some(_) => Facts { query: None, ..facts },
+                None => facts,
+            }
+        })
+    }
+
+    /// Whether there are so many connects with more to come that it is time to ask
+    /// which are open.
+    pub fn wants_open(&self) -> bool {
+        self.kept.as_ref().is_some_and(Kept::wants_open)
+    }
+
+    /// The connections that were open at `now_ns`.
+    pub fn note_open(&mut self, open: &HashSet<Open>, now_ns: u64) {
+        if let Some(kept) = &mut self.kept {
+            kept.note_open(open, now_ns);
+        }
+    }
+
+    /// All that the kernel told until `until_ns` is applied.
+    pub fn applied(&mut self, until_ns: u64) {
+        if let Some(kept) = &mut self.kept {
+            kept.handled(until_ns);
+        }
+        if let Some(processes) = &mut self.processes {
+            processes.applied(until_ns);
+        }
+    }
+
+    /// Facts that there was no room to keep.
+    pub fn lost(&self) -> u64 {
+        let programs = self.processes.as_ref().map_or(0, Processes::taken_back);
+        programs + self.kept.as_ref().map_or(0, Kept::dropped)
+    }
+
+    /// Records were lost: who has gone without notice must go.
+    pub fn resync(&mut self) {
+        if let Some(processes) = &mut self.processes {
+            processes.look_for_gone();
+        }
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.rescan();
+        }
+    }
+}
+
+/// Only while the process lives: before and after, for a pid can be reused.
+fn v1_container(pid: u32, start_ns: u64) -> Option<Container> {
+    let alive = || proc::is_alive(pid, start_ns);
+    let container = alive().then(|| cgroup::v1_container(pid)).flatten();
+    container.filter(|_| alive())
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--procs`: which process events are shown, and as what. They come from BPF
+//! (fork, exec, comm, exit) and from the process connector (the rest).
+
+use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use crate::config::Config;
+use crate::config::Filter;
+use crate::error::tell;
+use crate::host::connector::Connector;
+use crate::model::event::Event;
+use crate::model::process::Change;
+use crate::model::process::Comm;
+use crate::model::process::Notice;
+use crate::model::process::ProcessEvent;
+use crate::model::row::ProcessRow;
+use crate::model::row::ProcessRowKind;
+use crate::who::Who;
+use crate::who::processes::Process;
+
+/// Processes that ended last, as many as can end while one of the threads that both
+/// report an end is held up, by tearing down a large program's memory.
+const MAX_ENDED: usize = 16_384;
+
+/// Before 6.16 the last two threads of a process can both find themselves to be its
+/// last: 3 of 60 processes with 17 threads ended twice on 6.1.
+#[derive(Default)]
+struct Ended {
+    order: VecDeque<(u32, u64)>,
+    all: HashSet<(u32, u64)>,
+}
+
+impl Ended {
+    /// False if it had ended before.
+    fn note(&mut self, id: (u32, u64)) -> bool {
+        if !self.all.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > MAX_ENDED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.all.remove(&oldest);
+        }
+        true
+    }
+}
+
+pub struct Procs<'a> {
+    filter: &'a Filter,
+    ended: Ended,
+    /// Processes that are wanted, by their pids here; empty for all.
+    roots: Vec<u32>,
+    connector: Option<Connector>,
+    with_ancestors: bool,
+}
+
+impl<'a> Procs<'a> {
+    /// `None` unless asked for. `command` is the pid of COMMAND.
+    pub fn new(config: &'a Config, command: Option<u32>) -> Option<Self> {
+        config.procs?;
+        let connector = Connector::open();
+        if let Err(why) = &connector {
+            tell(&format!(
+                "tcpconnect: no uid, gid, sid, ptrace and coredump events: they come from the \
+                 process connector, which needs CAP_NET_ADMIN and the initial network and pid \
+                 namespaces ({why})"
+            ));
+        }
+        Some(Procs {
+            filter: &config.filter,
+            ended: Ended::default(),
+            roots: config.filter.pids.iter().copied().chain(command).collect(),
+            connector: connector.ok(),
+            with_ancestors: config.who.parents,
+        })
+    }
+
+    pub fn fd(&self) -> Option<RawFd> {
+        self.connector.as_ref().map(Connector::fd)
+    }
+
+    pub fn drain(&mut self, events: &mut Vec<Event>) {
+        if let Some(connector) = &mut self.connector {
+            connector.drain(events);
+        }
+    }
+
+    /// How often the connector had no room; each time at least one event is lost.
+    pub fn lost(&self) -> u64 {
+        self.connector.as_ref().map_or(0, |connector| connector.overruns)
+    }
+
+    /// The event's row, if it is wanted.
+    pub fn changed<'e>(
+        &mut self,
+        event: &'e ProcessEvent,
+        known: Option<(Rc<Process>, Comm)>,
+        who: &mut Who,
+    ) -> Option<ProcessRow<'e>> {
+        if matches!(event.change, Change::Exit(_)) && !self.ended.note((event.pid, event.start_ns))
+        {
+            return None;
+        }
+        let (process, old_name) = known.unzip();
+        let old_name = old_name.unwrap_or(event.name);
+        let kind = match &event.change {
+            Change::Fork => ProcessRowKind::Fork,
+            Change::Exec(image) => ProcessRowKind::Exec(image),
+            Change::Rename(_) if event.tid != event.pid => return None,
+            Change::Rename(_) => ProcessRowKind::Comm(old_name),
+            Change::Exit(status) => ProcessRowKind::Exit(*status),
+        };
+        let name = match &event.change {
+            Change::Rename(comm) => *comm,
+            _ => event.name,
+        };
+        let facts = who.beside(Some(event.uid), (event.pid, event.start_ns), event.cgroup_id);
+        let row = ProcessRow {
+            ts_ns: event.ts_ns,
+            pid: event.pid,
+            tid: event.tid,
+            name,
+            ppid: process.as_ref().map(|p| p.ppid).or(Some(event.parent)).filter(|&pid| pid != 0),
+            uid: Some(event.uid),
+            gid: Some(event.gid),
+            user: facts.user,
+            container: facts.container,
+            cgroup: facts.cgroup,
+            process: process.as_ref().map(|process| process.facts(self.with_ancestors)),
+            kind,
+        };
+        self.is_wanted(&row, process.as_deref()).then_some(row)
+    }
+
+    /// As `changed`, for an event of the connector.
+    pub fn noticed(&self, notice: &Notice, who: &Who) -> Option<ProcessRow<'static>> {
+        let process = who.now(notice.pid);
+        let row = ProcessRow {
+            ts_ns: notice.ts_ns,
+            pid: notice.pid,
+            tid: notice.tid,
+            name: process.as_ref().map(|p| p.name()).unwrap_or_default(),
+            ppid: process.as_ref().map(|p| p.ppid).filter(|&pid| pid != 0),
+            uid: None,
+            gid: None,
+            user: None,
+            container: None,
+            cgroup: None,
+            process: process.as_ref().map(|process| process.facts(self.with_ancestors)),
+            kind: ProcessRowKind::Notice(notice.kind),
+        };
+        self.is_wanted(&row, process.as_deref()).then_some(row)
+    }
+
+    fn is_wanted(&self, event: &ProcessRow, process: Option<&Process>) -> bool {
+        let pid = process.map_or(event.pid, |process| process.proc_pid());
+        let is_root = |pid: u32| self.roots.contains(&pid);
+        let descends = || self.filter.children && process.is_some_and(Process::descends_from_root);
+        (self.roots.is_empty() || is_root(pid) || descends())
+            && (self.filter.uid.is_none() || self.filter.uid == event.uid)
+            && self.filter.comm.is_none_or(|comm| Comm(comm.0) == event.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_ends_once_and_the_next_with_its_number_too() {
+        let mut ended = Ended::default();
+        assert!(ended.note((7, 70)) && !ended.note((7, 70)) && ended.note((7, 71)));
+        for i in 0..2 * MAX_ENDED as u64 {
+            assert!(ended.note((8, i)));
+        }
+        assert_eq!((ended.order.len(), ended.all.len()), (MAX_ENDED, MAX_ENDED));
+    }
+}
