@@ -42,6 +42,8 @@ mod swarm;
 mod table;
 #[path = "model/truth.rs"]
 mod truth;
+#[path = "model/ways.rs"]
+mod ways;
 #[path = "model/world.rs"]
 mod world;
 

@@ -15,7 +15,6 @@ use std::os::fd::AsRawFd as _;
 use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
-use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
@@ -24,6 +23,8 @@ use serde::Serialize;
 use super::steps::FIXED_PORTS;
 use super::steps::Kind;
 use super::steps::OTHER_USER;
+use super::steps::Via;
+use super::ways;
 
 /// The descriptor over which a process is told what to do.
 pub const CONTROL: RawFd = 200;
@@ -47,7 +48,7 @@ pub enum Order {
         at: u8,
         to: SocketAddr,
         nonblocking: bool,
-        thread: bool,
+        via: Via,
     },
     /// Answers with how many were refused.
     Churn {
@@ -58,7 +59,7 @@ pub enum Order {
     Accept {
         at: u8,
         into: u8,
-        thread: bool,
+        via: Via,
     },
     Send {
         at: u8,
@@ -92,9 +93,13 @@ pub enum Order {
         into: u8,
     },
     /// The child's control socket comes with the order.
-    Fork,
+    Fork {
+        /// The pid to have, if that is free.
+        pid: Option<u32>,
+    },
     Exec {
         program: String,
+        thread: bool,
     },
     Rename {
         name: String,
@@ -328,18 +333,6 @@ pub fn know_oneself() {
     NETNS.get_or_init(|| std::fs::metadata("/proc/self/ns/net").map_or(0, |m| m.ino() as u32));
 }
 
-/// Does it in a thread of its own, if asked for.
-fn perhaps_in_thread<T: Send>(thread: bool, run: impl FnOnce() -> T + Send) -> T {
-    if !thread {
-        return run();
-    }
-    std::thread::scope(|scope| {
-        let named = std::thread::Builder::new().name("a thread".into());
-        let handle = named.spawn_scoped(scope, run).expect("a thread starts");
-        handle.join().expect("the thread does not panic")
-    })
-}
-
 /// Waits until the kernel has handled what the sockets of this namespace sent each
 /// other: all processes of a scenario are on one processor, which takes packets of
 /// loopback in their order, but perhaps later (ksoftirqd). A datagram that comes back has
@@ -379,6 +372,8 @@ struct Actor {
 /// `--actor CONTROL SLOT:FD...`
 pub fn run(args: &[String]) -> i32 {
     know_oneself();
+    // SAFETY: children that end leave nothing, not even their pid.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     let numbers =
         |text: &str| text.split(':').filter_map(|n| n.parse().ok()).collect::<Vec<RawFd>>();
     let Some(&control) = args.first().map(|a| numbers(a)).unwrap_or_default().first() else {
@@ -460,43 +455,28 @@ impl Actor {
                 // SAFETY: no memory is passed.
                 ret(unsafe { libc::listen(fd, backlog.into()) }.into())
             }),
-            Order::Connect { at, to, nonblocking, thread } => {
+            Order::Connect { at, to, nonblocking, via } => {
                 let Some(&fd) = self.sockets.get(&at) else {
                     return self.answer(-i64::from(libc::EBADF), None, None);
                 };
-                let to = Raw::new(to);
                 set_blocking(fd, !nonblocking);
-                let (ret, who) = perhaps_in_thread(thread, || {
-                    // SAFETY: an address of that length.
-                    let ret =
-                        ret(unsafe { libc::connect(fd, (&raw const to.storage).cast(), to.len) }
-                            .into());
-                    (ret, identity())
-                });
+                let (ret, who) = ways::connect_via(fd, &Raw::new(to), via, nonblocking);
                 self.answer_as(who, ret, describe(fd), None);
             }
             Order::Churn { at, to, times } => self.on(at, |fd| {
                 let to = Raw::new(to);
                 set_blocking(fd, true);
-                // SAFETY: an address of that length.
-                let connect =
-                    || unsafe { libc::connect(fd, (&raw const to.storage).cast(), to.len) };
-                let is_refused = |_: &u8| {
-                    connect() < 0
-                        && Error::last_os_error().raw_os_error() == Some(libc::ECONNREFUSED)
-                };
+                set(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 0);
+                let refused = -i64::from(libc::ECONNREFUSED);
+                let is_refused = |_: &u8| ways::connect(fd, &to) == refused;
                 (0..times).take_while(is_refused).count() as i64
             }),
-            Order::Accept { at, into, thread } => {
+            Order::Accept { at, into, via } => {
                 let Some(&fd) = self.sockets.get(&at) else {
                     return self.answer(-i64::from(libc::EBADF), None, None);
                 };
                 set_blocking(fd, false);
-                let (ret, who) = perhaps_in_thread(thread, || {
-                    // SAFETY: the address is not asked for.
-                    let ret = ret(unsafe { libc::accept(fd, null_mut(), null_mut()) }.into());
-                    (ret, identity())
-                });
+                let (ret, who) = ways::accept_via(fd, via);
                 let socket = (ret >= 0).then(|| {
                     self.put(into, ret as RawFd);
                     describe(ret as RawFd)
@@ -531,13 +511,7 @@ impl Actor {
                 }
                 self.close(at);
             }
-            Order::Disconnect { at } => self.on(at, |fd| {
-                // SAFETY: an all-zero address is AF_UNSPEC.
-                let to: libc::sockaddr = unsafe { zeroed() };
-                let len = size_of::<libc::sockaddr>() as libc::socklen_t;
-                // SAFETY: an address of that length.
-                ret(unsafe { libc::connect(fd, &to, len) }.into())
-            }),
+            Order::Disconnect { at } => self.on(at, ways::disconnect),
             Order::Dup { at, into } => {
                 let Some(&fd) = self.sockets.get(&at).filter(|_| at != into) else {
                     return self.answer(-i64::from(libc::EBADF), None, None);
@@ -560,10 +534,9 @@ impl Actor {
                 self.put(into, new);
                 self.answer(0, describe(new), None);
             }
-            Order::Fork => {
+            Order::Fork { pid } => {
                 let control = came.expect("a control socket comes with it");
-                // SAFETY: one thread runs here; the child goes on with its own copy.
-                match unsafe { libc::fork() } {
+                match ways::fork(pid) {
                     0 => {
                         // SAFETY: the parent's control socket, which the child must not hold.
                         unsafe { libc::close(self.control) };
@@ -574,20 +547,15 @@ impl Actor {
                     }
                     pid => {
                         drop(control);
-                        self.answer(ret(pid.into()), None, None);
+                        self.answer(ret(pid), None, None);
                     }
                 }
             }
-            Order::Exec { program } => {
+            Order::Exec { program, thread } => {
                 let sockets = self.sockets.iter().map(|(at, fd)| format!("{at}:{fd}"));
                 let words = [program.clone(), "--actor".into(), self.control.to_string()];
                 let words = words.into_iter().chain(sockets);
-                let words: Vec<_> = words.map(|w| CString::new(w).expect("no NUL in it")).collect();
-                let mut pointers: Vec<_> = words.iter().map(|w| w.as_ptr()).collect();
-                pointers.push(std::ptr::null());
-                // SAFETY: NUL-terminated strings, and a null pointer after the last.
-                unsafe { libc::execv(words[0].as_ptr(), pointers.as_ptr()) };
-                panic!("exec {program}: {}", Error::last_os_error());
+                ways::exec(words, thread);
             }
             Order::Rename { name } => {
                 let name = CString::new(name).expect("no NUL in it");

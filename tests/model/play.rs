@@ -2,6 +2,7 @@
 //! Plays scenarios beside a tracer, and judges what it printed.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use super::lab::Done;
 use super::lab::Lab;
 use super::lab::Tracer;
 use super::options::Named;
+use super::options::Only;
 use super::options::Options;
 use super::options::SLOW;
 use super::steps::How;
@@ -32,6 +34,7 @@ use super::steps::NAMES;
 use super::steps::PROCESSES;
 use super::steps::Step;
 use super::steps::To;
+use super::steps::Via;
 use super::table::Table;
 use super::truth::EndId;
 use super::truth::Truth;
@@ -67,7 +70,19 @@ struct Play<'a> {
 impl Play<'_> {
     fn is_too_slow(&self) -> bool {
         let late = Duration::from_millis(900);
-        self.truth.in_a_hurry && self.dropped.is_some_and(|at| at.elapsed() > late)
+        let is_late = self.dropped.is_some_and(|at| at.elapsed() > late);
+        self.too_slow || self.truth.in_a_hurry && is_late
+    }
+
+    fn look_at_the_clock(&mut self) {
+        if self.truth.has_dropped && self.dropped.is_none() {
+            self.dropped = Some(Instant::now());
+        }
+        self.too_slow = self.is_too_slow();
+        // None of them is sent again once each has its answer, or has been given up.
+        if !self.truth.waits_for_an_answer() {
+            (self.truth.has_dropped, self.truth.in_a_hurry, self.dropped) = (false, false, None);
+        }
     }
 }
 
@@ -181,7 +196,7 @@ impl Run<'_> {
             let step = Step::End { who, how: How::Kill };
             self.perform(&mut play.world, &mut play.truth, all, &step);
         }
-        play.too_slow = play.is_too_slow();
+        play.look_at_the_clock();
         for _ in 0..5000 {
             if busy(play.world.netns()).is_none() {
                 break;
@@ -196,9 +211,7 @@ impl Run<'_> {
             let step = play.steps[play.next];
             self.perform(&mut play.world, &mut play.truth, play.next, &step);
             play.next += 1;
-            if play.truth.has_dropped && play.dropped.is_none() {
-                play.dropped = Some(Instant::now());
-            }
+            play.look_at_the_clock();
         }
     }
 
@@ -299,26 +312,29 @@ impl Run<'_> {
     fn perform(&self, world: &mut World, truth: &mut Truth, n: usize, step: &Step) {
         let Some(who) = step.who().filter(|who| world.pids.contains_key(who)) else { return };
         let stands = self.options.existing || self.options.snapshot;
-        let step = match *step {
+        let mut step = match *step {
             // What is listed of MPTCP while its connections end is a kernel thread's work.
             Step::Socket { who, at, kind: Kind::Mptcp } if stands => {
-                &Step::Socket { who, at, kind: Kind::V4 }
+                Step::Socket { who, at, kind: Kind::V4 }
             }
-            _ => step,
+            step => step,
         };
         let began = Instant::now();
         let mut destination = None;
-        let order = match *step {
+        let order = match step {
             Step::Socket { at, kind, .. } => Order::Socket { at, kind },
             Step::Bind { at, port, .. } => Order::Bind { at, port },
             Step::Listen { at, backlog, .. } => Order::Listen { at, backlog },
-            Step::Connect { at, to, nonblocking, thread, .. } => {
-                let Some(to) = truth.destination(who, at, to) else { return };
-                destination = Some(to);
+            Step::Connect { at, to, nonblocking, via, .. } => {
+                let Some(address) = truth.destination(who, at, to) else { return };
+                destination = Some(address);
                 // What was dropped comes again after a second, and takes a place.
-                let may_wait = truth.has_dropped || truth.would_wait(who, at, to);
+                let may_wait = truth.has_dropped || truth.would_wait(who, at, address);
                 let nonblocking = nonblocking || may_wait;
-                Order::Connect { at, to, nonblocking, thread }
+                let via = via_known(truth.way(who, at, address, via));
+                let via = if may_wait { via.without_ring() } else { via };
+                step = Step::Connect { who, at, to, nonblocking, via };
+                Order::Connect { at, to: address, nonblocking, via }
             }
             Step::Churn { at, times, .. } => {
                 let Some(to) = truth.destination(who, at, To::Closed) else { return };
@@ -333,8 +349,8 @@ impl Run<'_> {
                 }
                 let answer = world.ask(who, &Order::Churn { at, to, times });
                 let refused = -i64::from(libc::ECONNREFUSED);
-                let (nonblocking, thread) = (false, false);
-                let one = Step::Connect { who, at, to: To::Closed, nonblocking, thread };
+                let (nonblocking, via) = (false, Via::Itself);
+                let one = Step::Connect { who, at, to: To::Closed, nonblocking, via };
                 for _ in 0..answer.ret {
                     let answer = Answer { ret: refused, ..answer.clone() };
                     truth.learn(n, &one, &answer, Some(to), began);
@@ -347,7 +363,12 @@ impl Run<'_> {
                 }
                 return;
             }
-            Step::Accept { at, into, thread, .. } => Order::Accept { at, into, thread },
+            Step::Accept { at, into, via, .. } => {
+                // A ring waits for one to come, on some kernels whatever the socket's flags say.
+                let by_ring = truth.has_comers(who, at) && sees_all_accepts();
+                let via = if by_ring { via_known(via) } else { via.without_ring() };
+                Order::Accept { at, into, via }
+            }
             Step::Send { at, bytes, .. } => Order::Send { at, bytes },
             Step::Receive { at, .. } => Order::Receive { at },
             Step::HalfClose { at, .. } if truth.is_mptcp(who, at) => return,
@@ -359,7 +380,9 @@ impl Run<'_> {
             Step::Disconnect { at, .. } if truth.is_mptcp(who, at) => return,
             Step::Disconnect { at, .. } => Order::Disconnect { at },
             Step::Dup { at, into, .. } => Order::Dup { at, into },
-            Step::Exec { program, .. } => Order::Exec { program: self.programs.path(program) },
+            Step::Exec { program, thread, .. } => {
+                Order::Exec { program: self.programs.path(program), thread }
+            }
             Step::Rename { name, .. } => Order::Rename { name: NAMES[usize::from(name)].into() },
             Step::User { .. } => Order::User,
             Step::Pass { at, to, into, .. } => {
@@ -372,22 +395,25 @@ impl Run<'_> {
                 world.order(to, &Order::Take { into }, Some(fd.as_raw_fd()));
                 drop(fd);
                 world.answer(to);
-                return truth.learn(n, step, &answer, None, began);
+                return truth.learn(n, &step, &answer, None, began);
             }
-            Step::Fork { child, .. } => {
+            Step::Fork { child, again, .. } => {
                 if world.pids.contains_key(&child) {
                     return;
                 }
                 let (ours, theirs) = pair();
-                world.order(who, &Order::Fork, Some(theirs.as_raw_fd()));
+                // Then a pid says no more who forked it.
+                let again = again && !self.options.only.contains(&Only::Family);
+                let pid = truth.ended.filter(|_| again);
+                world.order(who, &Order::Fork { pid }, Some(theirs.as_raw_fd()));
                 drop(theirs);
                 world.answer(who);
                 let answer = world.join(child, ours);
-                return truth.learn(n, step, &answer, None, began);
+                return truth.learn(n, &step, &answer, None, began);
             }
             Step::End { how, .. } => {
                 world.end(who, how);
-                return truth.learn(n, step, &Answer::default(), None, began);
+                return truth.learn(n, &step, &Answer::default(), None, began);
             }
             Step::Trace => return,
         };
@@ -395,8 +421,23 @@ impl Run<'_> {
         if self.verbose {
             println!("    {n}: {step:?} -> {} {:?}", answer.ret, answer.socket);
         }
-        truth.learn(n, step, &answer, destination, began);
+        truth.learn(n, &step, &answer, destination, began);
     }
+}
+
+/// Where a kernel has neither kprobes nor trampolines nobody sees what io_uring accepts.
+fn sees_all_accepts() -> bool {
+    fs::exists("/sys/bus/event_source/devices/kprobe").unwrap_or(false)
+}
+
+/// Until 5.12 a worker is a kernel thread, of no process.
+fn via_known(via: Via) -> Via {
+    if via != Via::Worker {
+        return via;
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("it has one");
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) < (Some(5), Some(12)) { Via::Ring } else { via }
 }
 
 /// Who holds each end that is open.

@@ -17,6 +17,8 @@ pub const NAMES: [&str; 3] = ["one", "two\x1b[31m", "a fifteen bytes"];
 pub const OTHER_USER: u32 = 1000;
 /// Where `To::Nowhere` is.
 pub const NOWHERE: [u8; 4] = [198, 51, 100, 1];
+/// So many bytes go with the SYN of a fast open.
+pub const EARLY: u16 = 5;
 /// Nobody listens there.
 pub const CLOSED_PORT: u16 = 1;
 
@@ -37,9 +39,33 @@ pub enum To {
     Closed,
     /// The port that the socket itself is bound to.
     Itself,
+    /// One of `FIXED_PORTS`, whoever has it: perhaps who has sent a SYN from there that was
+    /// dropped, to the port that this socket is bound to. Then both connect at once.
+    Port(u8),
     NoRoute,
     /// What is sent there is lost (over IPv6 there is no route).
     Nowhere,
+}
+
+/// How a process connects or accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Via {
+    Itself,
+    Thread,
+    /// sendto() with MSG_FASTOPEN; to accept so is to accept.
+    Fast,
+    /// TCP_FASTOPEN_CONNECT, and then a send(); to accept so is to accept.
+    Deferred,
+    /// By io_uring, in the thread that asks.
+    Ring,
+    /// By io_uring, in a thread that the kernel makes.
+    Worker,
+}
+
+impl Via {
+    pub fn without_ring(self) -> Self {
+        if matches!(self, Via::Ring | Via::Worker) { Via::Itself } else { self }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +98,7 @@ pub enum Step {
         at: u8,
         to: To,
         nonblocking: bool,
-        thread: bool,
+        via: Via,
     },
     /// Connects to where nobody listens, again and again.
     Churn {
@@ -89,7 +115,7 @@ pub enum Step {
         who: u8,
         at: u8,
         into: u8,
-        thread: bool,
+        via: Via,
     },
     Send {
         who: u8,
@@ -135,11 +161,15 @@ pub enum Step {
     Fork {
         who: u8,
         child: u8,
+        /// With the pid of the last process that ended.
+        again: bool,
     },
     /// Runs another program, with all sockets open.
     Exec {
         who: u8,
         program: u8,
+        /// Another thread does, and becomes the process.
+        thread: bool,
     },
     Rename {
         who: u8,
@@ -211,7 +241,43 @@ enum Belief {
     Connected,
 }
 
-/// The scenario of a seed: some 5 to 45 steps.
+fn via(dice: &mut Dice) -> Via {
+    match dice.below(16) {
+        0..=3 => Via::Thread,
+        4 => Via::Fast,
+        5 => Via::Deferred,
+        6 => Via::Ring,
+        7 => Via::Worker,
+        _ => Via::Itself,
+    }
+}
+
+/// The first one listens where there is room for one, so that the SYN of the second is
+/// dropped; then it connects to the second.
+fn both_at_once(dice: &mut Dice, kind: Kind, first: u8, second: u8) -> Vec<Step> {
+    let connect = |who, at, to, nonblocking| {
+        let via = Via::Itself;
+        Step::Connect { who, at, to, nonblocking, via }
+    };
+    let thread = dice.one_in(2);
+    let via = if thread { Via::Thread } else { Via::Itself };
+    vec![
+        Step::Socket { who: first, at: 1, kind },
+        Step::Bind { who: first, at: 1, port: 0 },
+        Step::Listen { who: first, at: 1, backlog: 0 },
+        Step::Socket { who: second, at: 3, kind },
+        connect(second, 3, To::Port(0), false),
+        Step::Socket { who: second, at: 2, kind },
+        Step::Bind { who: second, at: 2, port: 1 },
+        connect(second, 2, To::Port(0), true),
+        Step::Close { who: first, at: 1 },
+        Step::Socket { who: first, at: 1, kind },
+        Step::Bind { who: first, at: 1, port: 0 },
+        Step::Connect { who: first, at: 1, to: To::Port(1), nonblocking: dice.one_in(3), via },
+    ]
+}
+
+/// The scenario of a seed: some 5 to 60 steps.
 pub fn draw(seed: u64) -> Vec<Step> {
     let dice = &mut Dice(!seed);
     let len = 5 + dice.below(40);
@@ -231,6 +297,13 @@ pub fn draw(seed: u64) -> Vec<Step> {
         steps.push(Step::Listen { who, at: 0, backlog });
         beliefs[usize::from(who)][0] = Belief::Listening;
     }
+    if dice.one_in(8) {
+        let [first, second] = [dice.of(&alive), dice.of(&alive)];
+        steps.extend(both_at_once(dice, kind, first, second));
+        for (who, at) in [(first, 1), (second, 2)] {
+            beliefs[usize::from(who)][at] = Belief::Connected;
+        }
+    }
     while (steps.len() as u64) < len {
         if alive.is_empty() {
             break;
@@ -239,6 +312,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
         let at = dice.below(SLOTS.into()) as u8;
         let (process, socket) = (usize::from(who), usize::from(at));
         let thread = dice.one_in(4);
+        let via = via(dice);
         let step = match (beliefs[process][socket], dice.below(16)) {
             (Belief::None, 0..=11) => {
                 beliefs[process][socket] = Belief::Fresh;
@@ -252,6 +326,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
             (Belief::Fresh, 4..=12) => {
                 beliefs[process][socket] = Belief::Connected;
                 let listener = To::Listener(dice.below(4) as u8);
+                let port = To::Port(dice.below(2) as u8);
                 let to = dice.of(&[
                     listener,
                     listener,
@@ -259,10 +334,11 @@ pub fn draw(seed: u64) -> Vec<Step> {
                     listener,
                     To::Closed,
                     To::Itself,
+                    port,
                     To::NoRoute,
                     To::Nowhere,
                 ]);
-                Step::Connect { who, at, to, nonblocking: dice.one_in(3), thread }
+                Step::Connect { who, at, to, nonblocking: dice.one_in(3), via }
             }
             (Belief::Listening, 0..=12) => {
                 let into = dice.below(SLOTS.into()) as u8;
@@ -270,7 +346,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
                 if *target == Belief::None {
                     *target = Belief::Connected;
                 }
-                Step::Accept { who, at, into, thread }
+                Step::Accept { who, at, into, via }
             }
             (Belief::Connected, 0..=4) => Step::Send { who, at, bytes: dice.of(&[1, 100, 5000]) },
             (Belief::Connected, 5..=7) => Step::Receive { who, at },
@@ -298,9 +374,9 @@ pub fn draw(seed: u64) -> Vec<Step> {
                         alive.push(child);
                         beliefs[usize::from(child)] = beliefs[usize::from(who)];
                     }
-                    Step::Fork { who, child }
+                    Step::Fork { who, child, again: dice.one_in(2) }
                 }
-                9..=11 => Step::Exec { who, program: dice.below(2) as u8 },
+                9..=11 => Step::Exec { who, program: dice.below(2) as u8, thread },
                 12 if dice.one_in(4) => Step::Wait { who },
                 12 if dice.one_in(2) => Step::Churn { who, at, times: dice.of(&[2, 20, 100]) },
                 12..=13 => Step::Rename { who, name: dice.below(3) as u8 },

@@ -3,6 +3,7 @@
 //! how TCP ends a connection on loopback, and nothing of the program under test.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -14,11 +15,13 @@ use std::time::Instant;
 use super::actor::Answer;
 use super::actor::Identity;
 use super::steps::CLOSED_PORT;
+use super::steps::EARLY;
 use super::steps::FIXED_PORTS;
 use super::steps::Kind;
 use super::steps::NOWHERE;
 use super::steps::Step;
 use super::steps::To;
+use super::steps::Via;
 
 /// Index into `Truth::ends`.
 pub type EndId = usize;
@@ -57,6 +60,19 @@ pub struct End {
     pub by: Option<By>,
     /// Of a connect that failed at once: its socket's port, if bind() gave it one.
     pub bound: Option<u16>,
+}
+
+impl End {
+    /// What comes to `to` from the port `from` comes to it, or came.
+    fn is_reply(&self, to: SocketAddr, from: u16) -> bool {
+        let is_near = self.remote.ip().to_canonical().is_loopback();
+        is_near && self.local == Some(to) && self.remote.port() == from
+    }
+
+    /// The SYN of a connect from there comes to one who has sent one to there.
+    fn waits_for(&self, to: SocketAddr, from: u16) -> bool {
+        self.is_reply(to, from) && self.closed.is_none() && !self.established
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +153,10 @@ pub struct Truth {
     /// A SYN was dropped for want of room at a listener: it will be sent again after a
     /// second.
     pub has_dropped: bool,
+    /// Whose parent has ended.
+    orphans: BTreeSet<u8>,
+    /// The pid of the last process that ended.
+    pub ended: Option<u32>,
     /// There was room later, or no listener: then that SYN has another answer.
     pub in_a_hurry: bool,
 }
@@ -154,6 +174,8 @@ impl Truth {
             step: 0,
             now: (Instant::now(), Instant::now()),
             has_dropped: false,
+            orphans: BTreeSet::new(),
+            ended: None,
             in_a_hurry: false,
         }
     }
@@ -180,6 +202,7 @@ impl Truth {
                 self.opens[nth].bound
             }
             To::Itself if open.bound != 0 => open.bound,
+            To::Port(n) => FIXED_PORTS[usize::from(n)],
             To::NoRoute | To::Nowhere => 9,
             _ => CLOSED_PORT,
         };
@@ -194,7 +217,31 @@ impl Truth {
             Kind::V6 if far => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
             Kind::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
-        Some(SocketAddr::new(ip, port))
+        let to = SocketAddr::new(ip, port);
+        let is_mptcp = open.kind == Kind::Mptcp;
+        let is_heard = open.bound == port || self.listener_at(to).is_some();
+        // A SYN in a connection that is there, or was, is answered in the kernel's own time;
+        // so are bytes that came with the one that was dropped.
+        let is_strange = |end: &End| match end.waits_for(to, open.bound) {
+            true => is_mptcp || end.sent > 0,
+            false => !is_heard && end.is_reply(to, open.bound),
+        };
+        (!self.ends.iter().any(is_strange)).then_some(to)
+    }
+
+    /// The way that the step takes: some are for what can be told at once alone.
+    pub fn way(&self, who: u8, at: u8, to: SocketAddr, via: Via) -> Via {
+        let Some(open) = self.open(who, at).map(|open| &self.opens[open]) else { return via };
+        let is_idle = open.calls == Calls::Unconnected
+            && !matches!(open.what, What::Listener { .. })
+            && open.kind != Kind::Mptcp;
+        let crosses =
+            open.bound == to.port() || self.ends.iter().any(|end| end.is_reply(to, open.bound));
+        match via {
+            Via::Fast | Via::Deferred if !is_idle || crosses => Via::Itself,
+            Via::Ring | Via::Worker if !is_idle || self.would_wait(who, at, to) => Via::Itself,
+            _ => via,
+        }
     }
 
     pub fn is_mptcp(&self, who: u8, at: u8) -> bool {
@@ -231,6 +278,14 @@ impl Truth {
         is_unheard || is_full || under_way
     }
 
+    /// Whether a connection waits to be accepted.
+    pub fn has_comers(&self, who: u8, at: u8) -> bool {
+        self.open(who, at).is_some_and(|open| match &self.opens[open].what {
+            What::Listener { queue, .. } => !queue.is_empty(),
+            _ => false,
+        })
+    }
+
     /// The next connect() tells how the last one went.
     pub fn owes_an_outcome(&self, who: u8, at: u8) -> bool {
         self.open(who, at).is_some_and(|open| self.opens[open].calls == Calls::Connecting)
@@ -251,7 +306,7 @@ impl Truth {
         // Who forked it, though that one may be gone and another its parent by now.
         let known = done
             .who()
-            .filter(|_| !matches!(done, Step::Fork { .. }))
+            .filter(|_| !matches!(done, Step::Fork { .. } | Step::End { .. }))
             .and_then(|who| self.people.get(&who).cloned());
         if let Some(known) = &known {
             answer.who.ppid = known.ppid;
@@ -282,7 +337,13 @@ impl Truth {
                 self.opens[open].what = What::Listener { backlog: backlog.into(), queue };
                 self.room_changes();
             }
-            Step::Connect { who, at, .. } => self.connected(who, at, answer, destination),
+            Step::Connect { who, at, via, .. } => {
+                let before = self.ends.len();
+                self.connected(who, at, answer, destination);
+                if self.end(who, at) == Some(before) && matches!(via, Via::Fast | Via::Deferred) {
+                    self.sent(who, at, EARLY.into());
+                }
+            }
             Step::Accept { who, at, into, .. } if answer.ret >= 0 => {
                 self.accepted(who, at, into, answer)
             }
@@ -320,7 +381,8 @@ impl Truth {
                     self.hold(to, into, open);
                 }
             }
-            Step::Fork { who, child } => {
+            Step::Fork { who, child, .. } => {
+                self.orphans.remove(&child);
                 self.people.insert(child, answer.who.clone());
                 self.forked.insert(answer.who.pid, answer.who.ppid);
                 for at in 0..super::steps::SLOTS {
@@ -336,8 +398,8 @@ impl Truth {
 
     /// Whoever traces from now on finds those whose parent is gone with another, `reaper`.
     pub fn tracing_begins(&mut self, reaper: u32) {
-        let alive: Vec<_> = self.people.values().map(|person| person.pid).collect();
-        for person in self.people.values_mut().filter(|person| !alive.contains(&person.ppid)) {
+        let orphans = self.people.iter_mut().filter(|(who, _)| self.orphans.contains(who));
+        for (_, person) in orphans {
             person.ppid = reaper;
             self.forked.remove(&person.pid);
         }
@@ -349,7 +411,11 @@ impl Truth {
 
     /// A listener's queue changes: what it dropped finds something else when it comes again.
     fn room_changes(&mut self) {
-        self.in_a_hurry |= self.ends.iter().any(|end| !end.established && end.closed.is_none());
+        self.in_a_hurry |= self.waits_for_an_answer();
+    }
+
+    pub fn waits_for_an_answer(&self) -> bool {
+        self.ends.iter().any(|end| !end.established && end.closed.is_none())
     }
 
     fn know_port(&mut self, who: u8, at: u8, answer: &Answer) {
@@ -451,6 +517,12 @@ impl Truth {
             if error == libc::EINPROGRESS { Calls::Connecting } else { Calls::Connected };
         // To its own address: its SYN comes to itself, whoever listens there.
         let is_itself = socket.is_some_and(|socket| socket.local == to);
+        let bound = self.opens[open].bound;
+        if let Some(waits) = self.ends[..end].iter().position(|end| end.waits_for(to, bound)) {
+            (self.ends[end].peer, self.ends[waits].peer) = (Some(waits), Some(end));
+            self.establish(waits);
+            return self.establish(end);
+        }
         if to.ip().to_canonical() == IpAddr::from(NOWHERE) {
             return;
         }
@@ -659,7 +731,11 @@ impl Truth {
 
     /// The process is gone: its sockets close in an order of the kernel's own.
     fn ended(&mut self, who: u8) {
-        self.people.remove(&who);
+        if let Some(gone) = self.people.remove(&who) {
+            self.ended = Some(gone.pid);
+            let children = self.people.iter().filter(|(_, person)| person.ppid == gone.pid);
+            self.orphans.extend(children.map(|(child, _)| *child));
+        }
         let before = self.events.len();
         for at in 0..super::steps::SLOTS {
             self.let_go(who, at);

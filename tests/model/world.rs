@@ -41,6 +41,9 @@ impl Programs {
     }
 }
 
+/// Without a cookie (4, 0x200), and with every listener (0x400) that has a queue.
+const FAST_OPEN: &str = "1543";
+
 pub struct World {
     controls: BTreeMap<u8, OwnedFd>,
     pub pids: BTreeMap<u8, u32>,
@@ -164,7 +167,10 @@ impl World {
                     Some(netns) => unsafe {
                         assert_eq!(libc::setns(netns, libc::CLONE_NEWNET), 0);
                     },
-                    None => enter_new_netns(),
+                    None => {
+                        enter_new_netns();
+                        fs::write("/proc/sys/net/ipv4/tcp_fastopen", FAST_OPEN).expect("sysctl");
+                    }
                 }
                 // SAFETY: no descriptor but the control socket is used from now on.
                 unsafe {
