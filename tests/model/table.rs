@@ -45,7 +45,10 @@ impl Table {
             row[field] = value;
         }
         row["event"] = match row["event"].as_str() {
-            _ if !row["err"].is_null() => json!("connect"),
+            // What has an outcome or an end went out.
+            _ if !row["err"].is_null() && row["result"].is_null() && row["ms"].is_null() => {
+                json!("connect")
+            }
             Some("A") => json!("accept"),
             Some("E") => json!("existing"),
             Some("X") => json!("close"),
