@@ -24,6 +24,8 @@ mod attacker;
 mod compare;
 #[path = "model/holds.rs"]
 mod holds;
+#[path = "model/lives.rs"]
+mod lives;
 #[path = "model/loads.rs"]
 mod loads;
 #[path = "model/options.rs"]
@@ -140,7 +142,7 @@ impl Task<'_> {
             let lab = Lab { attach: self.attach.into(), buffer: buffer.into() };
             let (programs, cgroup, verbose) = (self.programs, self.cgroup, self.verbose);
             // What those need is noted of all processes and connections.
-            let notes_all = options.peer || options.who;
+            let notes_all = options.peer || options.who || options.procs;
             let alone = self.alone || options.cgroup.is_some() && !notes_all;
             let attacked = self.attacked;
             let run =

@@ -23,6 +23,8 @@ pub struct Options {
     pub existing: bool,
     pub peer: bool,
     pub who: bool,
+    /// What processes do, too.
+    pub procs: bool,
     /// Only a table of how many connects there were.
     pub count: bool,
     /// Only the sockets that there are at the step `Trace`.
@@ -103,6 +105,7 @@ impl Options {
             existing: dice.one_in(3),
             peer: dice.one_in(3),
             who: half(dice),
+            procs: dice.one_in(6),
             count: false,
             snapshot: false,
             only: (0..dice.of(&[0, 0, 0, 1, 1, 1, 2])).map(|_| dice.of(&ONLY)).collect(),
@@ -133,6 +136,13 @@ impl Options {
         // That -e refuses.
         let is_bounded = !options.existing && !options.snapshot && (!alone || dice.one_in(4));
         options.cgroup = is_bounded.then(|| cgroup.to_owned());
+        // What processes do is narrowed by few filters; of those the model knows two.
+        let is_of_sockets =
+            |only: &Only| !matches!(only, Only::Netns | Only::Uid(_) | Only::Comm(_));
+        options.procs &= !options.table && options.only.iter().all(is_of_sockets);
+        if options.procs {
+            options.cgroup = None;
+        }
         options
     }
 
@@ -172,6 +182,7 @@ impl Options {
             (self.existing && !says_them, "-e"),
             (self.peer, "--peer"),
             (self.who && !says_them, "--wide"),
+            (self.procs, "--procs"),
             (self.count, "-c"),
             (self.snapshot, "-s"),
         ];
@@ -187,6 +198,16 @@ impl Options {
             words.extend(["--cgroup".into(), cgroup.clone()]);
         }
         words
+    }
+
+    /// Whether what this process does shows.
+    pub fn want_life(&self, pid: u32, forked: impl Fn(u32) -> Option<u32>) -> bool {
+        let is_of = |pid: u32| self.named.pids.contains(&pid);
+        self.only.iter().all(|only| match only {
+            Only::Pid => is_of(pid),
+            Only::Family => std::iter::successors(Some(pid), |&pid| forked(pid)).any(is_of),
+            _ => true,
+        })
     }
 
     /// Whether the processes must be there before the tracer.

@@ -2,6 +2,7 @@
 //! Plays scenarios beside a tracer, and judges what it printed.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
@@ -92,6 +93,8 @@ struct Printed {
     /// Of each network namespace.
     rows: BTreeMap<u64, Vec<Value>>,
     lost: Vec<Value>,
+    /// Of processes.
+    lives: Vec<Value>,
     /// Under attack: what was told to be lost.
     losses: Losses,
     /// So often the kernel did not run a program that it should have: it interrupted that
@@ -178,6 +181,7 @@ impl Run<'_> {
             let order = Order::Rename { name: format!("actor{who}") };
             play.truth.people.insert(who, play.world.ask(who, &order).who);
         }
+        play.truth.first = play.truth.people.values().cloned().collect();
         if self.options.existing || self.options.snapshot {
             let all = steps.len();
             let until = steps.iter().position(|step| *step == Step::Trace).unwrap_or(all);
@@ -223,7 +227,7 @@ impl Run<'_> {
         let mut wrong = printed.complaints.clone();
         let mut rows = printed.lost.clone();
         rows.extend(printed.rows.get(&play.world.inode.into()).into_iter().flatten().cloned());
-        if self.attacked {
+        if self.attacked || self.options.procs {
             // Another namespace may have had the number before.
             let ours = self.cgroup.id();
             rows.retain(|row| row["cgroup_id"].as_u64().is_none_or(|id| id == ours));
@@ -239,6 +243,14 @@ impl Run<'_> {
         }
         let difference = compare::difference(&expected, &rows);
         wrong.extend(losses.but_for_lost(difference.wrong));
+        if self.options.procs && !self.attacked {
+            let lives = self.scene(play).lives();
+            let pids: BTreeSet<_> =
+                lives.iter().map(|life| life.fields["pid"][0].as_u64()).collect();
+            let rows = printed.lives.iter().filter(|row| pids.contains(&row["pid"].as_u64()));
+            let rows: Vec<_> = rows.cloned().collect();
+            wrong.extend(compare::difference(&lives, &rows).wrong);
+        }
         let only_misses = wrong.iter().all(|line| line.starts_with("missing: "));
         let unseen = if only_misses { difference.missing.len() } else { 0 };
         match wrong.is_empty() {
@@ -452,6 +464,10 @@ impl Printed {
     fn new(done: &Done, options: &Options, alone: bool, attacked: bool, gone: usize) -> Self {
         // A machine may hide a process of its own from everybody.
         let mut harmless = vec!["no permission to see the descriptors"];
+        if options.procs {
+            // Where there is none.
+            harmless.push("they come from the process connector");
+        }
         if options.names_what_exists() {
             harmless.push("waiting for one");
         }
@@ -472,10 +488,11 @@ impl Printed {
             complaints.push(format!("it ended: {:?}", done.status));
         }
         let losses = if attacked { Losses::new(done) } else { Losses::default() };
-        let (rows, lost) = (BTreeMap::new(), Vec::new());
+        let (rows, lost, lives) = (BTreeMap::new(), Vec::new(), Vec::new());
         let skipped = done.stderr.split(" skipped by the kernel").next();
         let skipped = skipped.and_then(|before| before.split(' ').next_back()?.parse().ok());
-        let mut printed = Printed { complaints, rows, lost, losses, skipped: skipped.unwrap_or(0) };
+        let mut printed =
+            Printed { complaints, rows, lost, lives, losses, skipped: skipped.unwrap_or(0) };
         let number = |row: &Value, field: &str| row[field].as_u64().unwrap_or(0);
         let mut table = options.table.then(Table::default);
         let mut parse = |line: &str| match &mut table {
@@ -491,6 +508,9 @@ impl Printed {
                     && printed.skipped > 0
                     && number(&row, "skipped") + number(&row, "ends") == number(&row, "count") => {}
                 _ if row["event"] == "lost" && alone => printed.lost.push(row),
+                _ if ["fork", "exec", "comm", "exit"].iter().any(|name| row["event"] == *name) => {
+                    printed.lives.push(row);
+                }
                 Some(netns) => printed.rows.entry(netns).or_default().push(row),
                 None => {}
             }

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use super::actor::Answer;
 use super::actor::Identity;
+use super::lives::Life;
 use super::steps::CLOSED_PORT;
 use super::steps::EARLY;
 use super::steps::FIXED_PORTS;
@@ -141,7 +142,11 @@ struct Held {
 pub struct Truth {
     pub ends: Vec<End>,
     pub events: Vec<Happened>,
+    /// With the step each, and the process as it is then.
+    pub lives: Vec<(usize, Life, Identity)>,
     pub people: BTreeMap<u8, Identity>,
+    /// Those there are from the beginning.
+    pub first: Vec<Identity>,
     /// Who forked a process, also of those that are gone.
     pub forked: BTreeMap<u32, u32>,
     pub netns: u32,
@@ -166,7 +171,9 @@ impl Truth {
         Truth {
             ends: Vec::new(),
             events: Vec::new(),
+            lives: Vec::new(),
             people: BTreeMap::new(),
+            first: Vec::new(),
             forked: BTreeMap::new(),
             netns,
             opens: Vec::new(),
@@ -304,10 +311,9 @@ impl Truth {
         self.now = (began, Instant::now());
         let mut answer = answer.clone();
         // Who forked it, though that one may be gone and another its parent by now.
-        let known = done
-            .who()
-            .filter(|_| !matches!(done, Step::Fork { .. } | Step::End { .. }))
-            .and_then(|who| self.people.get(&who).cloned());
+        let before = done.who().and_then(|who| self.people.get(&who).cloned());
+        let is_itself = !matches!(done, Step::Fork { .. } | Step::End { .. });
+        let known = before.clone().filter(|_| is_itself);
         if let Some(known) = &known {
             answer.who.ppid = known.ppid;
         }
@@ -317,6 +323,9 @@ impl Truth {
         {
             let comm = answer.who.leader.clone();
             self.people.insert(who, Identity { tid: answer.who.pid, comm, ..answer.who.clone() });
+        }
+        if let Some((life, who)) = Life::of(done, answer, before) {
+            self.lives.push((step, life, who));
         }
         match *done {
             Step::Socket { who, at, kind } if answer.ret >= 0 => {
