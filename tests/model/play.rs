@@ -469,7 +469,7 @@ impl Printed {
             harmless.push("they come from the process connector");
         }
         if options.names_what_exists() {
-            harmless.push("waiting for one");
+            harmless.push("no process has pid");
         }
         if !alone {
             harmless.extend(["Possibly lost", " lost: ", "have no outcome yet"]);
