@@ -37,13 +37,9 @@ const FOR_EVERYBODY: [&str; 5] = ["error", "clock", "escape", "poll", "stop"];
 
 /// Files and functions that are too long. This list may only shrink.
 const TOO_LONG: &[(&str, &str)] = &[
-    ("src/host/sock_diag.rs", ""),
-    ("src/kernel/setup.rs", ""),
     ("src/output/json.rs", ""),
     ("src/kernel/buffer.rs", "new"),
     ("src/snapshot/mod.rs", "run"),
-    ("src/trace/mod.rs", ""),
-    ("src/who/dns_message.rs", ""),
     ("src/config/mod.rs", "new"),
     ("src/kernel/mod.rs", "drain"),
     ("src/kernel/object.rs", "set_constants"),
@@ -95,7 +91,7 @@ fn sources() -> Vec<Source> {
         }
         let room = below.split(['/', '.']).next().expect("a first part").to_owned();
         let text = fs::read_to_string(&path).expect("a source file");
-        let own = text.split("\n#[cfg(test)]\nmod tests {").next().expect("a first part");
+        let own = text.split("\n#[cfg(test)]\n").next().expect("a first part");
         let lines = own.lines().map(str::to_owned).collect();
         sources.push(Source { name: format!("src/{below}"), room, lines });
     }

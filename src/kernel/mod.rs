@@ -9,6 +9,7 @@ pub mod files;
 mod list;
 mod object;
 pub mod record;
+mod refusal;
 mod rung;
 mod setup;
 pub(crate) mod skel;

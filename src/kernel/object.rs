@@ -15,6 +15,8 @@ use anyhow::Result;
 use anyhow::anyhow;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
 
 use super::Tracer;
 use super::rung::Rung;
@@ -322,6 +324,31 @@ impl Setup<'_> {
         }
         Ok(())
     }
+}
+
+/// Opens a pinned map and checks it before it gets near the program: the error
+/// names what it is and what it should be.
+pub(super) fn pinned(
+    option: &'static str,
+    path: Option<&Path>,
+    value_size: u32,
+) -> Result<Option<MapHandle>, StartError> {
+    let Some(path) = path else { return Ok(None) };
+    let bad = |why: String| StartError::BadMap { option, path: path.display().to_string(), why };
+    if let Err(e) = std::fs::metadata(path) {
+        return Err(bad(format!("{}; pin a map there first (bpftool map pin)", text_of(&e))));
+    }
+    let map = MapHandle::from_pinned_path(path)
+        .map_err(|e| bad(format!("not a pinned BPF map ({})", text_of(&e))))?;
+    let found = (map.map_type(), map.key_size(), map.value_size());
+    if found != (MapType::Hash, 8, value_size) {
+        return Err(bad(format!(
+            "found a map of type {:?}, key {} bytes, value {} bytes; needed is type Hash, key 8 \
+             bytes, value {value_size} bytes",
+            found.0, found.1, found.2
+        )));
+    }
+    Ok(Some(map))
 }
 
 /// What nobody can guess.

@@ -10,12 +10,10 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Mutex;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
-use libbpf_rs::MapCore as _;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 use libbpf_rs::ObjectBuilder;
@@ -37,6 +35,12 @@ use super::buffer::PerfMaps;
 use super::buffer::SharedSink;
 use super::buffer::Transport;
 use super::new_flows;
+use super::object::pinned;
+use super::refusal::Refusal;
+use super::refusal::hint;
+use super::refusal::keep_log;
+use super::refusal::refusal;
+use super::refusal::take_log;
 use super::rung::AcceptHook;
 use super::rung::CGROUP_PROGRAMS;
 use super::rung::DNS_PROGRAMS;
@@ -82,22 +86,6 @@ const DEFAULT_PERF_BYTES: usize = 1 << 20;
 const SHARES: usize = 1 << 10;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
-/// What libbpf said last; silent unless asked, but its words explain a failure.
-static LIBBPF_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-fn keep_log(_: PrintLevel, line: String) {
-    if let Ok(mut log) = LIBBPF_LOG.lock() {
-        log.push(line);
-    }
-}
-
-fn take_log() -> Vec<String> {
-    LIBBPF_LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default()
-}
-
-/// Why a rung cannot be used, in words.
-type Refusal = String;
-
 impl Tracer {
     /// Attaches the first rung that works. `command` is the pid of COMMAND,
     /// `say` gets what `-v` shows.
@@ -163,25 +151,6 @@ impl Tracer {
         self.links.push(link);
         Ok(())
     }
-}
-
-/// What to do when nothing attaches although the capabilities are there.
-fn hint(attach: Attach) -> String {
-    let mut hints = Vec::new();
-    if attach != Attach::Auto {
-        hints.push("try --attach auto".to_owned());
-    }
-    if privilege::lockdown() == "confidentiality" {
-        hints.push(
-            "the kernel is locked down (confidentiality): kprobes cannot work, and before 5.11 \
-             nothing can"
-                .to_owned(),
-        );
-    }
-    if privilege::in_user_namespace() {
-        hints.push("run it in the initial user namespace".to_owned());
-    }
-    hints.iter().map(|h| format!("; {h}")).collect()
 }
 
 /// What is the same for every rung.
@@ -613,85 +582,6 @@ impl<'a> Setup<'a> {
         let buffers = PerfBuffers::new(maps, sink).map_err(|e| bad(text_of(&e)))?;
         Ok(Transport::Perf { buffers, ending: None })
     }
-}
-
-/// Opens a pinned map and checks it before it gets near the program: the error
-/// names what it is and what it should be.
-fn pinned(
-    option: &'static str,
-    path: Option<&Path>,
-    value_size: u32,
-) -> Result<Option<MapHandle>, StartError> {
-    let Some(path) = path else { return Ok(None) };
-    let bad = |why: String| StartError::BadMap { option, path: path.display().to_string(), why };
-    if let Err(e) = std::fs::metadata(path) {
-        return Err(bad(format!("{}; pin a map there first (bpftool map pin)", text_of(&e))));
-    }
-    let map = MapHandle::from_pinned_path(path)
-        .map_err(|e| bad(format!("not a pinned BPF map ({})", text_of(&e))))?;
-    let found = (map.map_type(), map.key_size(), map.value_size());
-    if found != (MapType::Hash, 8, value_size) {
-        return Err(bad(format!(
-            "found a map of type {:?}, key {} bytes, value {} bytes; needed is type Hash, key 8 \
-             bytes, value {value_size} bytes",
-            found.0, found.1, found.2
-        )));
-    }
-    Ok(Some(map))
-}
-
-/// Why the kernel refused, from the error and libbpf's last words.
-fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> Refusal {
-    let words = log.iter().rev().find_map(|line| {
-        let line = line.trim().strip_prefix("libbpf: ").unwrap_or(line.trim());
-        let is_reason = ["failed", "not found", "not supported"].iter().any(|w| line.contains(w));
-        let (name, why) = line.strip_prefix("prog '")?.split_once('\'')?;
-        is_reason.then(|| format!("prog '{}'{why}", plain_name(name)))
-    });
-    let mut why = match words {
-        Some(words) => words,
-        None if step == "load" => format!("loading: {}", text_of(error)),
-        None => format!("attaching {}: {}", plain_name(step), text_of(error)),
-    };
-    if step == "load" && !btf::kernel_has_its_own() {
-        return "the kernel's own BTF is needed for fentry, --children and COMMAND".into();
-    }
-    // BPF_CGROUP_MAX_PROGS, and BPF_MAX_TRAMP_LINKS on x86-64.
-    if step != "load" && why.contains("E2BIG") {
-        why += match rung {
-            Rung::Fentry => {
-                " (38 programs on one function are the kernel's limit: end other tracers, see \
-                 bpftool link)"
-            }
-            _ => {
-                " (64 programs of a kind on one cgroup are the kernel's limit: end other tracers, \
-                 see bpftool cgroup tree)"
-            }
-        };
-    }
-    let refused = error.kind() == libbpf_rs::ErrorKind::PermissionDenied;
-    if refused && privilege::lacks_locked_memory() {
-        why += " (before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE)";
-    } else if refused && privilege::missing().is_none() {
-        let of_names = why.contains("dns_");
-        match rung {
-            _ if of_names && !privilege::may_attach_to_cgroups() => {
-                why += " (-d needs CAP_NET_ADMIN)";
-            }
-            _ if of_names => {}
-            Rung::Fentry => why += " (this kernel refuses BPF trampolines)",
-            Rung::Kprobe => {
-                if let Some(level @ 3..) = privilege::perf_event_paranoid() {
-                    why += &format!(
-                        " (kernel.perf_event_paranoid is {level}: set it to 2, or add CAP_SYS_ADMIN)"
-                    );
-                }
-            }
-            _ if !privilege::may_attach_to_cgroups() => why += " (CAP_NET_ADMIN is missing)",
-            _ => {}
-        }
-    }
-    why
 }
 
 fn page_size() -> usize {

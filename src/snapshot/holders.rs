@@ -19,9 +19,9 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
-use crate::host::sock_diag::NumberMap;
-use crate::host::sock_diag::NumberSet;
 use crate::kernel::files::OpenFile;
+use crate::model::numbers::NumberMap;
+use crate::model::numbers::NumberSet;
 use crate::model::process::COMM_LEN;
 use crate::model::process::Comm;
 

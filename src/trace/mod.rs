@@ -5,6 +5,7 @@
 pub mod background;
 pub mod command;
 mod ready;
+mod report;
 pub mod retract;
 mod start;
 
@@ -27,7 +28,6 @@ use crate::host::privilege;
 use crate::host::proc;
 use crate::host::rights;
 use crate::kernel::Tracer;
-use crate::kernel::refused_cgroups;
 use crate::model::event::Connect;
 use crate::model::event::Event;
 use crate::model::event::Origin;
@@ -505,72 +505,6 @@ impl App<'_> {
         let connects = flows.iter().map(|f| f.connects).sum::<u64>();
         self.uncounted += connects.saturating_sub(dropped as u64);
         written.or_else(|e| end_of_output(e, &self.sink.name))
-    }
-
-    /// Says what was lost since the last report, at most once in `at_most`.
-    fn report_lost(&mut self, at_most: Duration) -> Result<()> {
-        if self.reported_at.elapsed() < at_most {
-            return Ok(());
-        }
-        self.reported_at = Instant::now();
-        self.tracer.count_skipped();
-        let mut lost = self.tracer.lost();
-        if lost.crowded > self.reported.crowded {
-            lost.crowder = self.tracer.crowder();
-        }
-        lost.process += self.procs.as_ref().map_or(0, Procs::lost) + self.who.lost();
-        lost.names += self.who.lost_names();
-        lost.output = self.sink.dropped() + self.uncounted;
-        for (name, count) in self.tracer.newly_refused() {
-            tell(&refused_cgroups(&name, count));
-        }
-        let new = lost.since(&self.reported);
-        self.reported = lost;
-        if new.process > 0 {
-            tell(&format!(
-                "tcpconnect: {} records of processes lost; their rows say less",
-                new.process
-            ));
-            // The second time for those whose birth was not handled at the first.
-            self.resyncs_due = 2;
-        }
-        let began = Instant::now();
-        if self.resyncs_due > 0 && began >= self.resync_at {
-            self.resyncs_due -= 1;
-            self.who.resync();
-            self.resync_at = began + RESYNC_SHARE * began.elapsed();
-        }
-        if new.names > 0 {
-            tell(&format!(
-                "tcpconnect: {} DNS answers or names lost; names may be missing",
-                new.names
-            ));
-        }
-        if new.family > 0 {
-            tell(&format!(
-                "tcpconnect: {} more descendants or cgroups cannot be followed",
-                new.family
-            ));
-        }
-        if new.total() > new.output {
-            tell(&format!("Possibly lost {} samples", new.total() - new.output));
-        }
-        self.write_lost(lost)
-    }
-
-    /// A full disk takes it later.
-    fn write_lost(&mut self, lost: Lost) -> Result<()> {
-        let new = lost.since(&self.written);
-        if new == Lost::default() || self.sink.is_full() {
-            return Ok(());
-        }
-        self.output.lost(&new, monotonic_ns(), &WallClock::now(), &mut self.text);
-        match self.sink.write_beside(&mut self.text) {
-            Ok(true) => self.written = lost,
-            Ok(false) => {}
-            Err(e) => end_of_output(e, &self.sink.name)?,
-        }
-        Ok(())
     }
 
     /// Stops the hooks, then prints what they had still to say.
