@@ -30,6 +30,7 @@ pub const TESTS: &Tests = &[
         &tests![
             what_waits_to_be_accepted_is_told_when_it_is,
             what_is_reset_while_it_waits_to_be_accepted_ends_once,
+            what_is_accepted_meanwhile_is_listed_where_accepts_have_no_rows,
             ends_that_are_used_again_after_the_list_are_another_connection,
             a_handshake_that_is_not_finished_is_no_connection,
             the_buffer_is_read_while_connections_are_listed,
@@ -176,6 +177,23 @@ fn what_waits_to_be_accepted_is_told_when_it_is(lab: &Lab) {
             assert_eq!(before["conn_id"], accept["conn_id"], "{before:#} {accept:#}");
         }
     }
+}
+
+/// With --peer hooks tell of accepts, but those are not shown.
+fn what_is_accepted_meanwhile_is_listed_where_accepts_have_no_rows(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("existing queue 5");
+    let args = ["-j", "-e", "--peer", "--life", "--netns", &client.netns()];
+    let halted = Halted::new(&lab.attach, &lab.buffer, "", &args);
+    client.case("existing take 3");
+    let tracer = halted.release();
+    drop(client);
+    tracer.wait_for("\"event\":\"close\"", 10);
+    let done = tracer.stop();
+    done.assert_success();
+    let (existing, closes) = (done.objects("existing"), done.objects("close"));
+    let held = existing.iter().filter(|row| !row["pid"].is_null());
+    assert_eq!((existing.len(), held.count(), closes.len()), (10, 8, 10), "{done:#?}");
 }
 
 /// It may never be accepted, so its end cannot wait for that.

@@ -51,6 +51,8 @@ const BYTES_OF_ENDS: usize = 2 * (size_of::<Key>() + size_of::<u64>());
 pub struct Told {
     /// The list has no cookies: all are known by their ends.
     by_ends: bool,
+    /// Accepts have rows.
+    accepts: bool,
     cookies: NumberSet<u64>,
     /// Of those without a cookie: when the first of them was told. Probe reads find a cookie
     /// only if somebody has asked for it, and the list asks for the cookies of all: what has
@@ -59,14 +61,16 @@ pub struct Told {
 }
 
 impl Told {
-    pub fn new() -> Self {
-        Told { by_ends: !sock_diag::have_cookies(), ..Told::default() }
+    pub fn new(config: &Config) -> Self {
+        let (by_ends, accepts) = (!sock_diag::have_cookies(), config.accept);
+        Told { by_ends, accepts, ..Told::default() }
     }
 
     pub fn note(&mut self, event: &Event) {
         let Event::Connect(connect) = event else { return };
         // What came to no connection, or to none that has a row, is not told of.
-        if connect.error != 0 || connect.unwanted {
+        let has_row = connect.origin != Origin::Accepted || self.accepts;
+        if connect.error != 0 || connect.unwanted || !has_row {
             return;
         }
         self.cookies.extend(connect.cookie);
@@ -103,19 +107,25 @@ const LATE_NS: u64 = 1_000_000_000;
 /// The connections shown as existing: such a connect has its row.
 pub struct Shown {
     cookies: NumberMap<u64, Key>,
+    /// Cookies by their ends, where accepts have no rows: the hook that tells of an accept need
+    /// not know its cookie.
+    ends: HashMap<Key, u64>,
     /// Whether the ends of those that were listed have been shown, by their cookies.
     ended: NumberMap<u64, bool>,
-    until_ns: u64,
+    listed_ns: u64,
 }
 
 impl Shown {
     /// Of rows that had a process: one that is yet to be accepted, or was listed before
     /// its accept was told, will have it by that.
-    pub fn new(rows: &[Listed]) -> Self {
+    pub fn new(rows: &[Listed], is_by_ends: bool) -> Self {
         let held = rows.iter().map(|row| &row.connect).filter(|c| c.pid != 0 && !c.unwanted);
+        let cookies: NumberMap<_, _> = held.filter_map(|c| Some((c.cookie?, key(c)))).collect();
+        let by_ends = cookies.iter().filter(|_| is_by_ends);
         Shown {
-            until_ns: rows.first().map_or(0, |row| row.connect.ts_ns + LATE_NS),
-            cookies: held.filter_map(|c| Some((c.cookie?, key(c)))).collect(),
+            ends: by_ends.map(|(&cookie, &ends)| (ends, cookie)).collect(),
+            listed_ns: rows.first().map_or(0, |row| row.connect.ts_ns),
+            cookies,
             ended: rows.iter().filter_map(|row| Some((row.connect.cookie?, false))).collect(),
         }
     }
@@ -128,7 +138,7 @@ impl Shown {
         if !life.stage.is_end() || life.connect.origin == Origin::Connected {
             return false;
         }
-        let ended = life.connect.cookie.and_then(|cookie| self.ended.get_mut(&cookie));
+        let ended = self.cookie(life).and_then(|cookie| self.ended.get_mut(&cookie));
         ended.is_some_and(|ended| std::mem::replace(ended, true))
     }
 
@@ -136,7 +146,19 @@ impl Shown {
     /// another cookie, unless its socket has connected twice.
     pub fn has(&self, connect: &Connect) -> bool {
         let shown = connect.cookie.and_then(|cookie| self.cookies.get(&cookie));
-        connect.ts_ns <= self.until_ns && shown.is_some_and(|ends| *ends == key(connect))
+        connect.ts_ns <= self.listed_ns + LATE_NS && shown.is_some_and(|ends| *ends == key(connect))
+    }
+
+    /// Whether it was shown with a process.
+    pub fn lists(&self, life: &Life) -> bool {
+        let shown = self.cookie(life).and_then(|cookie| self.cookies.get(&cookie));
+        shown.is_some_and(|ends| *ends == key(&life.connect))
+    }
+
+    fn cookie(&self, life: &Life) -> Option<u64> {
+        let was_there = (life.began_ns..=life.connect.ts_ns).contains(&self.listed_ns);
+        let by_ends = || self.ends.get(&key(&life.connect)).filter(|_| was_there).copied();
+        life.connect.cookie.or_else(by_ends)
     }
 }
 
@@ -342,7 +364,7 @@ mod tests {
             is_closed: false,
         };
         let connect = Connect { cookie: Some(cookie).filter(|&c| c != 0), ..*at };
-        let mut table = Told { by_ends: cookie == 0, ..Told::default() };
+        let mut table = Told { by_ends: cookie == 0, accepts: true, ..Told::default() };
         table.note(&Event::Connect(told));
         let mut found = Found {
             sockets: vec![socket],
@@ -392,7 +414,7 @@ mod tests {
     #[test]
     fn what_is_accepted_after_its_end_has_no_other_end() {
         let connect = Connect { cookie: Some(7), ..AT };
-        let mut shown = Shown::new(&[Listed { connect, socket: 0 }]);
+        let mut shown = Shown::new(&[Listed { connect, socket: 0 }], false);
         let mut again = |cookie, origin, stage| {
             let connect = Connect { cookie: Some(cookie), origin, ..AT };
             shown.ends_again(&Life { connect, began_ns: AT.ts_ns, stage })
@@ -410,7 +432,7 @@ mod tests {
             connect: Connect { pid, cookie: Some(cookie), dport, ..AT },
             socket: 0,
         });
-        let shown = Shown::new(&rows);
+        let shown = Shown::new(&rows, false);
         let live = rows.map(|row| Connect { origin: Origin::Accepted, ..row.connect });
         assert!(shown.has(&live[0]) && !shown.has(&live[1]));
         assert!(!shown.has(&Connect { cookie: Some(9), ..live[0] }));

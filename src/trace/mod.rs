@@ -398,11 +398,13 @@ impl App<'_> {
                     if let Some(peers) = &mut self.peers {
                         peers.changed(&life);
                     }
-                    // An accepted end is followed for --peer, too, which shows none.
-                    let is_asked_for =
-                        life.connect.origin != Origin::Accepted || self.config.accept;
-                    let is_shown = !life.connect.unwanted
-                        && is_asked_for
+                    // An accepted end is followed for --peer, too, which shows none but those
+                    // that were listed.
+                    let is_listed = self.existing.as_ref().is_some_and(|shown| shown.lists(&life));
+                    let is_accepted = life.connect.origin == Origin::Accepted;
+                    let is_asked_for = !is_accepted || self.config.accept;
+                    let is_shown = (!life.connect.unwanted && is_asked_for
+                        || is_accepted && is_listed)
                         && match life.stage {
                             Stage::Result(_) => true,
                             Stage::Close { .. } | Stage::Gone => {

@@ -59,7 +59,7 @@ pub(super) struct HeldBack {
 
 impl HeldBack {
     pub(super) fn new(config: &Config) -> Self {
-        HeldBack { bytes: 0, told: config.looks_at_existing().then(Told::new) }
+        HeldBack { bytes: 0, told: config.looks_at_existing().then(|| Told::new(config)) }
     }
 
     pub(super) fn note(&mut self, event: &Event) {
@@ -197,7 +197,8 @@ impl App<'_> {
         };
         let Some(ended) = ended else { return Ok(false) };
         if self.config.existing {
-            self.existing = Some(existing::Shown::new(&found.rows));
+            let by_ends = self.config.peer.is_some() && !self.config.accept;
+            self.existing = Some(existing::Shown::new(&found.rows, by_ends));
             self.show_existing(&found.rows, &seen)?;
         }
         self.pending.extend(ended);
