@@ -18,6 +18,9 @@ mod growth;
 #[path = "../tests/model/loads.rs"]
 mod loads;
 #[allow(dead_code, reason = "only the dice are thrown")]
+#[path = "../tests/model/patterns.rs"]
+mod patterns;
+#[allow(dead_code, reason = "only the dice are thrown")]
 #[path = "../tests/model/steps.rs"]
 mod steps;
 

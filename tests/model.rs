@@ -30,6 +30,8 @@ mod lives;
 mod loads;
 #[path = "model/options.rs"]
 mod options;
+#[path = "model/patterns.rs"]
+mod patterns;
 #[path = "model/play.rs"]
 mod play;
 #[path = "model/soak.rs"]

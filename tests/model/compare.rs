@@ -156,6 +156,21 @@ impl Scene<'_> {
                 pids.push(Value::Null);
             }
         }
+        // Without the numbers of its beginning an accept is taken for that of the newest connect.
+        if let Some(peer) = self.truth.ends[id].peer.filter(|_| self.options.peer) {
+            let peer = &self.truth.ends[peer];
+            let is_old = self.held.iter().any(|(held, _)| *held == id);
+            let is_taken_for = |other: &&End| {
+                let same = (other.local, other.remote) == (peer.local, peer.remote);
+                (other.mptcp || is_old) && is_reset_first(other) && same
+            };
+            let taken = self.truth.ends.iter().filter(is_taken_for);
+            let taken: Vec<_> = taken.filter_map(|end| end.owner.as_ref()).collect();
+            if !taken.is_empty() {
+                pids.push(Value::Null);
+            }
+            pids.extend(json_of(&taken));
+        }
         if pids.is_empty() {
             pids.push(Value::Null);
         }

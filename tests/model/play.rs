@@ -339,6 +339,9 @@ impl Run<'_> {
             Step::Listen { at, backlog, .. } => Order::Listen { at, backlog },
             Step::Connect { at, to, nonblocking, via, .. } => {
                 let Some(address) = truth.destination(who, at, to) else { return };
+                if truth.is_half_open(who, at, address) {
+                    return;
+                }
                 destination = Some(address);
                 // What was dropped comes again after a second, and takes a place.
                 let may_wait = truth.has_dropped || truth.would_wait(who, at, address);

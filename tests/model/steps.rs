@@ -5,6 +5,8 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::patterns;
+
 /// Processes of a scenario; the first two exist from the beginning.
 pub const PROCESSES: u8 = 4;
 /// Sockets of a process.
@@ -277,6 +279,14 @@ fn both_at_once(dice: &mut Dice, kind: Kind, first: u8, second: u8) -> Vec<Step>
     ]
 }
 
+/// One that listens, and where.
+fn listening(beliefs: &[[Belief; SLOTS as usize]; PROCESSES as usize]) -> Option<(u8, u8)> {
+    let places = (0..PROCESSES).flat_map(|who| (0..SLOTS).map(move |at| (who, at)));
+    let listens =
+        |&(who, at): &(u8, u8)| beliefs[usize::from(who)][usize::from(at)] == Belief::Listening;
+    places.into_iter().find(listens)
+}
+
 /// The scenario of a seed: some 5 to 60 steps.
 pub fn draw(seed: u64) -> Vec<Step> {
     let dice = &mut Dice(!seed);
@@ -311,6 +321,15 @@ pub fn draw(seed: u64) -> Vec<Step> {
         let who = dice.of(&alive);
         let at = dice.below(SLOTS.into()) as u8;
         let (process, socket) = (usize::from(who), usize::from(at));
+        if beliefs[process][socket] != Belief::Listening && dice.one_in(60) {
+            beliefs[process][socket] = Belief::Connected;
+            let listener = listening(&beliefs);
+            steps.extend(match dice.one_in(4) {
+                true => patterns::slow(dice, who, at, kind),
+                false => patterns::same_ends(dice, who, at, kind, listener),
+            });
+            continue;
+        }
         let thread = dice.one_in(4);
         let via = via(dice);
         let step = match (beliefs[process][socket], dice.below(16)) {

@@ -293,6 +293,19 @@ impl Truth {
         })
     }
 
+    /// Whether the other end of an earlier connection with its addresses is still there: it
+    /// answers the SYN as one of its own, and is reset. When the kernel lets a port be used so
+    /// is a matter of time.
+    pub fn is_half_open(&self, who: u8, at: u8, to: SocketAddr) -> bool {
+        let port = self.open(who, at).map(|open| self.opens[open].bound);
+        self.ends.iter().any(|end| {
+            let is_its = end.local.is_some_and(|local| local.port() == to.port())
+                && Some(end.remote.port()) == port.filter(|&port| port != 0);
+            let is_left = end.peer.is_some_and(|peer| self.ends[peer].closed.is_some());
+            !end.active && end.closed.is_none() && is_its && is_left
+        })
+    }
+
     /// The next connect() tells how the last one went.
     pub fn owes_an_outcome(&self, who: u8, at: u8) -> bool {
         self.open(who, at).is_some_and(|open| self.opens[open].calls == Calls::Connecting)
