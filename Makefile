@@ -88,7 +88,7 @@ check: deps $(VENV)/installed
 	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties
 	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
-	$(AS_ROOT) $(CARGO) test --locked --test model -- --scenarios 2000 --storms 4
+	$(AS_ROOT) $(CARGO) test --locked --test model -- --seed 1000000 --scenarios 2000 --storms 4
 	$(AS_ROOT) $(CARGO) test --locked --test join
 
 test: check

@@ -231,7 +231,7 @@ fn main() -> ExitCode {
         println!("test {name} ... ");
         // Each run and hook sees others.
         let chosen = (now.as_secs() % 1_000_000 * 10 + nth as u64) * 1000;
-        let first = number("--seed").unwrap_or(chosen);
+        let first = number("--seed").map_or(chosen, |seed| seed + 1000 * nth as u64);
         let count = number("--scenarios").unwrap_or(u64::from(!has("--storms")));
         println!("seed {first}, {count} scenarios");
         let (attacked, verbose) = (has("--attacked"), has("-v"));
