@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Documentation cannot go stale: the man page, README.md and CHANGELOG.md
+//! Documentation cannot go stale: the man page, README.md, docs and CHANGELOG.md
 //! against the program itself. UPDATE_DOCS=1 refreshes what can be generated.
 
 use std::collections::BTreeSet;
@@ -49,7 +49,8 @@ use tcpconnect::who::names::Names;
 use tcpconnect::who::processes::Processes;
 
 const MAN_PAGE: &str = "man/tcpconnect.8";
-/// README.md's copy of --help stands between these.
+/// The copy of --help stands between these in docs/options.md.
+const OPTIONS: &str = "docs/options.md";
 const USAGE_BEGIN: &str = "<!-- usage: begin -->\n```text\n";
 const USAGE_END: &str = "```\n<!-- usage: end -->\n";
 
@@ -61,6 +62,16 @@ fn new_output(config: &Config) -> Box<dyn Output> {
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// All that a user reads, with its name.
+fn documents() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let pages = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let pages = pages.map(|name| format!("docs/{}", name.to_string_lossy()));
+    let names = ["README.md", "CHANGELOG.md", "ARCHITECTURE.md"].map(str::to_owned);
+    let texts = names.into_iter().chain(pages).map(|name| (name.clone(), read(&name)));
+    texts.chain([(MAN_PAGE.to_owned(), man_page())]).collect()
 }
 
 /// The man page without fonts and with plain hyphens; macros remain.
@@ -120,7 +131,7 @@ fn the_man_page_describes_every_option_and_no_other() {
 /// Anybody may put a link or a FIFO into such a folder, and wait for root to follow the example.
 #[test]
 fn no_example_writes_where_everybody_may() {
-    for (name, text) in [("README.md", read("README.md")), (MAN_PAGE, man_page())] {
+    for (name, text) in documents() {
         let words: Vec<_> = text.split_whitespace().collect();
         for pair in words.windows(2) {
             let into = match pair {
@@ -138,8 +149,7 @@ fn no_example_writes_where_everybody_may() {
 fn every_option_named_anywhere_in_the_documents_exists() {
     let command = Cli::command();
     let known: BTreeSet<_> = command.get_arguments().filter_map(|a| a.get_long()).collect();
-    let documents = ["README.md", "CHANGELOG.md"].map(|name| (name, read(name)));
-    for (name, text) in documents.into_iter().chain([(MAN_PAGE, man_page())]) {
+    for (name, text) in documents() {
         for (at, _) in text.match_indices("--") {
             let word = text[at..].trim_start_matches('-');
             let word = word.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next();
@@ -149,14 +159,78 @@ fn every_option_named_anywhere_in_the_documents_exists() {
     }
 }
 
+/// What a shell makes of the words of a command, up to a pipe or a redirection.
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in command.chars() {
+        match quote {
+            Some(end) if c == end => quote = None,
+            Some(_) => word.get_or_insert_default().push(c),
+            None if c == '\'' || c == '"' => {
+                (quote, word) = (Some(c), Some(word.take().unwrap_or_default()));
+            }
+            None if "|>&;#".contains(c) => {
+                // The number before it is that of a descriptor.
+                word = word.filter(|word| c != '>' || word.parse::<u32>().is_err());
+                break;
+            }
+            None if c == ' ' => words.extend(word.take()),
+            None => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
 #[test]
-fn the_usage_block_of_the_readme_is_the_help_of_the_program() {
-    let readme = read("README.md");
-    let (before, rest) = readme.split_once(USAGE_BEGIN).expect("README.md has a usage block");
+fn every_command_in_the_documents_is_one_that_the_program_takes() {
+    let mut seen = 0;
+    for (name, text) in documents().into_iter().filter(|(name, _)| name.ends_with(".md")) {
+        let lines = text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
+        let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let commands = lines.chain(quoted).filter(|line| line.starts_with("tcpconnect -"));
+        for command in commands {
+            match Cli::try_parse_from(words(command)) {
+                Ok(cli) => {
+                    let config = Config::new(cli, false);
+                    assert!(config.is_ok(), "{name}: {command}: {config:?}");
+                }
+                // --help and --version.
+                Err(e) => assert!(!e.use_stderr(), "{name}: {command}: {e}"),
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
+}
+
+#[test]
+fn the_readme_is_no_longer_than_a_newcomer_reads() {
+    assert!(read("README.md").lines().count() <= 150);
+}
+
+#[test]
+fn every_page_that_a_document_leads_to_is_there() {
+    for (name, text) in documents().into_iter().filter(|(name, _)| name.ends_with(".md")) {
+        let folder = Path::new(&name).parent().unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let page = link.split('#').next().unwrap_or_default();
+            let is_there = page.is_empty()
+                || page.starts_with("https://")
+                || Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(page).exists();
+            assert!(is_there, "{name} leads to {link}");
+        }
+    }
+}
+
+#[test]
+fn the_options_of_the_documents_are_the_help_of_the_program() {
+    let page = read(OPTIONS);
+    let (before, rest) = page.split_once(USAGE_BEGIN).expect("the page has a usage block");
     let (usage, after) = rest.split_once(USAGE_END).expect("the usage block has an end");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         let fresh = [before, USAGE_BEGIN, &help(), USAGE_END, after].concat();
-        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"), fresh).unwrap();
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(OPTIONS), fresh).unwrap();
         return;
     }
     assert_eq!(usage, help(), "refresh it: UPDATE_DOCS=1 cargo test --test docs");
@@ -485,10 +559,10 @@ fn sources() -> String {
 }
 
 #[test]
-fn every_message_that_the_readme_explains_is_one_of_the_program() {
-    let readme = read("README.md");
+fn every_message_that_is_explained_is_one_of_the_program() {
+    let page = read("docs/troubleshooting.md");
     let messages: Vec<_> =
-        readme.lines().filter_map(|l| l.strip_prefix("### `")?.strip_suffix('`')).collect();
+        page.lines().filter_map(|l| l.strip_prefix("## `")?.strip_suffix('`')).collect();
     assert!(!messages.is_empty());
     let sources = sources();
     for message in messages {
@@ -499,10 +573,10 @@ fn every_message_that_the_readme_explains_is_one_of_the_program() {
 }
 
 #[test]
-fn the_readme_joins_hosts_with_the_sql_that_is_tested() {
-    let readme = read("README.md");
+fn hosts_are_joined_with_the_sql_that_is_tested() {
+    let page = read("docs/fleet.md");
     for engine in ["duckdb", "clickhouse"] {
         let sql = read(&format!("tests/join/pairs.{engine}.sql"));
-        assert!(readme.contains(&format!("```sql\n{sql}```\n")), "pairs.{engine}.sql");
+        assert!(page.contains(&format!("```sql\n{sql}```\n")), "pairs.{engine}.sql");
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which process of which host talks to which process of which host: the SQL of
-//! README.md on the records of two hosts, in the engines themselves. The hosts
+//! docs/fleet.md on the records of two hosts, in the engines themselves. The hosts
 //! are network namespaces; tests/join/program.py are their programs.
 //!
 //! Needs root, and the engines where `make check` puts them.

@@ -272,7 +272,7 @@ fn the_smallest_tables_lose_only_what_is_counted(lab: &Lab) {
     }
 }
 
-/// As with the capabilities of README, which do not have CAP_SYS_NICE.
+/// As with the capabilities of docs/kernels.md, which do not have CAP_SYS_NICE.
 fn a_reader_of_normal_priority_loses_no_row_of_an_innocent(lab: &Lab) {
     let lab = &of_ring(lab);
     let (stormed, innocent) = (10_000, 100);
