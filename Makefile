@@ -21,6 +21,7 @@ VENV := $(CARGO_TARGET_DIR)/venv
 TOOLS := $(CARGO_TARGET_DIR)/tools
 FUZZED := $(CARGO_TARGET_DIR)/fuzz
 SBIN := $(DESTDIR)$(PREFIX)/sbin
+MAN5 := $(DESTDIR)$(PREFIX)/share/man/man5
 MAN8 := $(DESTDIR)$(PREFIX)/share/man/man8
 
 # Where Debian keeps ip and bpftool, which a user's PATH need not have.
@@ -127,6 +128,7 @@ install:
 	install -D -m 755 $(BIN) $(SBIN)/tcpconnect
 	ln -sf tcpconnect $(SBIN)/tcpv4connect
 	install -D -m 644 -t $(MAN8) man/tcpconnect.8 man/tcpv4connect.8
+	install -D -m 644 -t $(MAN5) man/tcpconnect-json.5
 
 deps: deps-build deps-test
 

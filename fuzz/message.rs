@@ -6,11 +6,11 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use tcpconnect::who::names::Names;
-use tcpconnect::who::dns_message;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::DnsBytes;
 use tcpconnect::model::event::DnsPlace;
+use tcpconnect::who::dns_message;
+use tcpconnect::who::names::Names;
 
 /// The numbers of the stream run over.
 const FIRST: u32 = u32::MAX - 20;

@@ -8,20 +8,20 @@ use std::cell::RefCell;
 use clap::Parser as _;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tcpconnect::config::cli::Cli;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
+use tcpconnect::config::cli::Cli;
 use tcpconnect::kernel::record;
-use tcpconnect::model::process::Change;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::Event;
 use tcpconnect::model::event::Life;
+use tcpconnect::model::process::Change;
 use tcpconnect::model::process::ProcessEvent;
-use tcpconnect::output;
 use tcpconnect::model::row::ProcessRow;
-use tcpconnect::output::Output;
-use tcpconnect::model::row::Row;
 use tcpconnect::model::row::ProcessRowKind;
+use tcpconnect::model::row::Row;
+use tcpconnect::output;
+use tcpconnect::output::Output;
 use tcpconnect::who::processes::Processes;
 
 const OPTIONS: &str = "-T -t -L -f -r --life --accept --exe --args --parents --procs";
@@ -31,7 +31,10 @@ const NOBODY: u32 = 5_000_000;
 fn output(more: &[&str]) -> RefCell<Box<dyn Output>> {
     let words = ["tcpconnect"].into_iter().chain(OPTIONS.split(' ')).chain(more.iter().copied());
     let cli = Cli::try_parse_from(words).expect("the options are right");
-    RefCell::new(output::new(&Config::new(cli, false).expect("the options go together"), Vec::new()))
+    RefCell::new(output::new(
+        &Config::new(cli, false).expect("the options go together"),
+        Vec::new(),
+    ))
 }
 
 thread_local! {

@@ -49,6 +49,7 @@ use tcpconnect::who::names::Names;
 use tcpconnect::who::processes::Processes;
 
 const MAN_PAGE: &str = "man/tcpconnect.8";
+const JSON_PAGE: &str = "man/tcpconnect-json.5";
 /// The copy of --help stands between these in docs/options.md.
 const OPTIONS: &str = "docs/options.md";
 const USAGE_BEGIN: &str = "<!-- usage: begin -->\n```text\n";
@@ -71,12 +72,13 @@ fn documents() -> Vec<(String, String)> {
     let pages = pages.map(|name| format!("docs/{}", name.to_string_lossy()));
     let names = ["README.md", "CHANGELOG.md", "ARCHITECTURE.md"].map(str::to_owned);
     let texts = names.into_iter().chain(pages).map(|name| (name.clone(), read(&name)));
-    texts.chain([(MAN_PAGE.to_owned(), man_page())]).collect()
+    let pages = [MAN_PAGE, JSON_PAGE].map(|name| (name.to_owned(), man_page(name)));
+    texts.chain(pages).collect()
 }
 
-/// The man page without fonts and with plain hyphens; macros remain.
-fn man_page() -> String {
-    let page = read(MAN_PAGE);
+/// A man page without fonts and with plain hyphens; macros remain.
+fn man_page(name: &str) -> String {
+    let page = read(name);
     ["\\fB", "\\fI", "\\fR", "\\fP"]
         .iter()
         .fold(page, |p, font| p.replace(font, ""))
@@ -87,7 +89,7 @@ fn man_page() -> String {
 fn section<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
     let kind = heading.split_whitespace().next().unwrap();
     let mut lines = page.lines().skip_while(|line| *line != heading);
-    assert_eq!(lines.next(), Some(heading), "{MAN_PAGE} lacks this section");
+    assert_eq!(lines.next(), Some(heading), "the man page lacks this section");
     lines.take_while(|line| !line.starts_with(kind) && !line.starts_with(".SH")).collect()
 }
 
@@ -115,7 +117,7 @@ fn help() -> String {
 
 #[test]
 fn the_man_page_describes_every_option_and_no_other() {
-    let page = man_page();
+    let page = man_page(MAN_PAGE);
     let tags = tags(&section(&page, ".SH OPTIONS"));
     let described: BTreeSet<String> = tags
         .into_iter()
@@ -414,7 +416,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     for what in whats {
         json.process(&happening(what), &clock, &mut events);
     }
-    let page = man_page();
+    let page = man_page(JSON_PAGE);
     let page_section = section(&page, ".SS Object: process event");
     let fields = tags(&page_section);
     let fields: Vec<_> = fields.iter().map(|tag| tag.trim_start_matches(".B ")).collect();
@@ -495,7 +497,7 @@ fn the_man_page_describes_every_field_of_a_socket() {
         lines::line(form, &line, "", &mut out);
         keys(&out).remove(0)
     };
-    let page = man_page();
+    let page = man_page(JSON_PAGE);
     let described = tags(&section(&page, ".SS Object: socket"));
     let described: Vec<_> = described.iter().map(|tag| tag.trim_start_matches(".B ")).collect();
     let of_both = [written(&tcp, lines::Form::Json), written(&unix, lines::Form::Json)];
@@ -507,6 +509,7 @@ fn the_man_page_describes_every_field_of_a_socket() {
         assert!(of_both.iter().flatten().any(|key| key == field), "no socket has {field}");
     }
     let osquery = written(&tcp, lines::Form::Osquery);
+    let page = man_page(MAN_PAGE);
     let text = section(&page, ".SH SNAPSHOT").join(" ");
     let listed = text.split("process_open_sockets: ").nth(1).and_then(|t| t.split(';').next());
     let listed = listed.expect("a list").replace(" and ", ", ");
@@ -514,14 +517,17 @@ fn the_man_page_describes_every_field_of_a_socket() {
 }
 
 #[test]
-fn the_man_page_renders_without_a_warning() {
-    let mut man = Command::new("man");
-    man.args(["--warnings=w", "-E", "UTF-8", "-l", "-Tutf8", "-Z", MAN_PAGE]);
-    man.current_dir(env!("CARGO_MANIFEST_DIR")).env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80");
-    let output = man.output().expect("man is installed (make deps-test)");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    assert!(output.status.success());
-    assert!(!output.stdout.is_empty());
+fn the_man_pages_render_without_a_warning() {
+    for page in [MAN_PAGE, JSON_PAGE] {
+        let mut man = Command::new("man");
+        man.args(["--warnings=w", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page]);
+        man.current_dir(env!("CARGO_MANIFEST_DIR"));
+        man.env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80");
+        let output = man.output().expect("man is installed (make deps-test)");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{page}");
+        assert!(output.status.success());
+        assert!(!output.stdout.is_empty());
+    }
 }
 
 #[test]
@@ -538,9 +544,11 @@ fn the_changelog_has_an_entry_for_this_version() {
 }
 
 #[test]
-fn the_man_page_is_of_this_version() {
+fn the_man_pages_are_of_this_version() {
     let title = format!("\"tcpconnect {}\"", env!("CARGO_PKG_VERSION"));
-    assert!(read(MAN_PAGE).lines().any(|line| line.starts_with(".TH") && line.contains(&title)));
+    for page in [MAN_PAGE, JSON_PAGE].map(read) {
+        assert!(page.lines().any(|line| line.starts_with(".TH") && line.contains(&title)));
+    }
 }
 
 /// All of src, with string literals that are continued on the next line joined.
