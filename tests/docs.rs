@@ -580,6 +580,47 @@ fn every_message_that_is_explained_is_one_of_the_program() {
     }
 }
 
+/// docs/troubleshooting.md as a section of the man page.
+fn diagnostics() -> String {
+    let page = read("docs/troubleshooting.md");
+    let entries = page.split("\n## ").skip(1);
+    let mut section = String::from(".SH DIAGNOSTICS\nThe dots stand for what differs.\n");
+    for entry in entries {
+        let (heading, text) = entry.split_once('\n').expect("a heading and a text");
+        section += &format!(".TP\n.B {}\n", plain(&heading.replace('`', "")));
+        let lines = text.lines().filter(|line| !line.is_empty());
+        lines.for_each(|line| section += &format!("{}\n", plain(line)));
+    }
+    section
+}
+
+/// A line of a page as one of the man page: of a link, its words.
+fn plain(line: &str) -> String {
+    let mut parts = line.split("](");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text += part.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    let text = text.replace('[', "").replace('`', "\"").replace('…', "...");
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}
+
+#[test]
+fn the_man_page_has_the_diagnostics_of_the_documents() {
+    let page = read(MAN_PAGE);
+    let (before, rest) = page.split_once(".SH DIAGNOSTICS\n").expect("it has this section");
+    let (told, after) = rest.split_once(".SH ").expect("another section follows");
+    let fresh = diagnostics();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let fresh = format!("{before}{fresh}.SH {after}");
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(MAN_PAGE), fresh).unwrap();
+        return;
+    }
+    let told = format!(".SH DIAGNOSTICS\n{told}");
+    assert_eq!(told, fresh, "refresh it: UPDATE_DOCS=1 cargo test --test docs");
+}
+
 #[test]
 fn hosts_are_joined_with_the_sql_that_is_tested() {
     let page = read("docs/fleet.md");
