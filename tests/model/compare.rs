@@ -401,10 +401,11 @@ pub struct Difference {
 pub fn difference(expected: &[Expected], rows: &[Value]) -> Difference {
     let mut left: Vec<&Value> = rows.iter().collect();
     let (mut wrong, mut missing) = (Vec::new(), BTreeSet::new());
-    // What fits more rows, of a port that nobody knows, takes what others leave.
-    let (sure, unsure): (Vec<_>, Vec<_>) =
-        expected.iter().partition(|want| want.fields.contains_key("lport"));
-    for want in sure.into_iter().chain(unsure) {
+    // What fits more rows, of a port that nobody knows, takes what others leave, and what may
+    // be missing takes no row of what must be there.
+    let mut wanted: Vec<_> = expected.iter().collect();
+    wanted.sort_by_key(|want| (!want.fields.contains_key("lport"), want.may_miss));
+    for want in wanted {
         match left.iter().position(|row| want.fits(row)) {
             Some(at) => {
                 left.remove(at);
