@@ -171,11 +171,19 @@ impl Scene<'_> {
             }
             pids.extend(json_of(&taken));
         }
-        if pids.is_empty() {
+        if pids.is_empty() || self.is_half_old(id) {
             pids.push(Value::Null);
         }
         expected.fields.insert("peer_pid", pids);
         expected
+    }
+
+    /// Both ends connect to each other, and one of them began before tracing.
+    fn is_half_old(&self, id: EndId) -> bool {
+        let end = &self.truth.ends[id];
+        let peer = end.peer.map(|peer| &self.truth.ends[peer]);
+        let is_old = |end: &End| end.since < self.traced;
+        peer.is_some_and(|peer| end.active && peer.active && is_old(end) != is_old(peer))
     }
 
     fn wants(&self, id: EndId, who: &Identity) -> bool {
