@@ -8,6 +8,7 @@
 //! of TEST_ATTACH and the buffers of TEST_BUFFER in turn; a failure prints its seed and
 //! the fewest steps that still fail. Without a seed the time gives one. `--alone` says
 //! that nobody else makes connections on this machine, `--attacked` starts an attacker,
+//! with `--early` scenarios go on while a tracer with -e starts (halts.rs),
 //! `--whole` leaves failures as large as they are. `--storms N` goes on with so many
 //! storms, every other one beside an attacker (storm.rs, holds.rs, attacker.rs),
 //! `--soak SECONDS` does all of it until the time is over.
@@ -22,6 +23,8 @@ mod actor;
 mod attacker;
 #[path = "model/compare.rs"]
 mod compare;
+#[path = "model/halts.rs"]
+mod halts;
 #[path = "model/holds.rs"]
 mod holds;
 #[path = "model/lives.rs"]
@@ -115,6 +118,8 @@ struct Task<'a> {
     cgroup: &'a Cgroup,
     alone: bool,
     attacked: bool,
+    /// With -e scenarios go on while the tracer starts.
+    early: bool,
     /// So many failures are made smaller.
     shrunk: usize,
     first: u64,
@@ -147,8 +152,8 @@ impl Task<'_> {
             let notes_all = options.peer || options.who || options.procs;
             let alone = self.alone || options.cgroup.is_some() && !notes_all;
             let attacked = self.attacked;
-            let run =
-                Run { lab: &lab, programs, cgroup, options: &options, alone, attacked, verbose };
+            let (options, early) = (&options, self.early);
+            let run = Run { lab: &lab, programs, cgroup, options, alone, attacked, early, verbose };
             let attacker = attacked.then(|| {
                 let program = programs.path(0);
                 Attacker::start(Path::new(&program), batch, None, Limits::default())
@@ -245,6 +250,7 @@ fn main() -> ExitCode {
             cgroup,
             alone,
             attacked,
+            early: has("--early"),
             shrunk,
             first,
             count,

@@ -139,6 +139,13 @@ impl Starting {
         Starting { tracer: Tracer { child, dir }, ready }
     }
 
+    /// Whether it traces, or has ended.
+    pub fn is_over(&self) -> bool {
+        let (fd, events) = (self.ready.as_raw_fd(), libc::POLLIN);
+        // SAFETY: one valid pollfd; does not wait.
+        unsafe { libc::poll(&mut libc::pollfd { fd, events, revents: 0 }, 1, 0) != 0 }
+    }
+
     /// Returns once it does.
     pub fn traces(mut self) -> Tracer {
         let mut newline = Vec::new();

@@ -76,10 +76,18 @@ pub type Flow = (String, String, u16);
 pub struct Scene<'a> {
     pub truth: &'a Truth,
     pub options: &'a Options,
-    /// The step before which tracing began.
-    pub traced: usize,
-    /// Who held what then: only of ends that were open.
-    pub held: &'a [(EndId, Vec<Identity>)],
+    pub start: &'a Start,
+}
+
+/// The steps before which tracing began.
+#[derive(Default)]
+pub struct Start {
+    pub attached: usize,
+    /// What there was already was listed, and who held it, only of ends that were open.
+    pub listed: usize,
+    pub held: Vec<(EndId, Vec<Identity>)>,
+    /// What was listed was followed.
+    pub followed: usize,
 }
 
 impl Scene<'_> {
@@ -138,7 +146,7 @@ impl Scene<'_> {
 
     /// Who held it when tracing began.
     fn holders(&self, id: EndId) -> &[Identity] {
-        self.held.iter().find(|(end, _)| *end == id).map_or(&[], |(_, who)| who)
+        self.start.held.iter().find(|(end, _)| *end == id).map_or(&[], |(_, who)| who)
     }
 
     /// Names the process at the other end, in a row of what happened `at` that time. Null only
@@ -147,7 +155,7 @@ impl Scene<'_> {
         let mut pids = Vec::new();
         if let Some(peer) = self.truth.ends[id].peer.filter(|_| self.options.peer) {
             let end = &self.truth.ends[peer];
-            let is_new = end.since >= self.traced;
+            let is_new = end.since >= self.start.attached;
             match &end.owner {
                 Some(owner) if is_new => pids.push(json!(owner.pid)),
                 _ => pids.extend(json_of(&self.holders(peer).iter().collect::<Vec<_>>())),
@@ -159,7 +167,7 @@ impl Scene<'_> {
         // Without the numbers of its beginning an accept is taken for that of the newest connect.
         if let Some(peer) = self.truth.ends[id].peer.filter(|_| self.options.peer) {
             let peer = &self.truth.ends[peer];
-            let is_old = self.held.iter().any(|(held, _)| *held == id);
+            let is_old = self.start.held.iter().any(|(held, _)| *held == id);
             let is_taken_for = |other: &&End| {
                 let same = (other.local, other.remote) == (peer.local, peer.remote);
                 (other.mptcp || is_old) && is_reset_first(other) && same
@@ -182,7 +190,7 @@ impl Scene<'_> {
     fn is_half_old(&self, id: EndId) -> bool {
         let end = &self.truth.ends[id];
         let peer = end.peer.map(|peer| &self.truth.ends[peer]);
-        let is_old = |end: &End| end.since < self.traced;
+        let is_old = |end: &End| end.since < self.start.attached;
         peer.is_some_and(|peer| end.active && peer.active && is_old(end) != is_old(peer))
     }
 
@@ -218,8 +226,8 @@ impl Scene<'_> {
             | Event::Ended(id)) = *event;
             let end = &self.truth.ends[id];
             let Some(who) = &end.owner else { continue };
-            let is_old = end.since < self.traced;
-            if *step < self.traced
+            let is_old = end.since < self.start.attached;
+            if *step < self.start.attached
                 || is_old && !matches!(event, Event::Ended(_))
                 || !self.wants(id, who)
             {
@@ -248,9 +256,10 @@ impl Scene<'_> {
                 Event::Ended(_) if options.life && !is_old && (end.active || options.accept) => {
                     let waited = options.existing
                         && is_reset_first(end)
-                        && self.held.iter().any(|(held, who)| *held == id && who.is_empty());
+                        && self.start.held.iter().any(|(held, who)| *held == id && who.is_empty());
                     // Its end was told when it came, without a process.
-                    if waited && self.wants_existing(id, &self.nobody()) {
+                    let is_told = waited && end.since >= self.start.followed;
+                    if is_told && self.wants_existing(id, &self.nobody()) {
                         continue;
                     }
                     let mut expected = self.with_end(self.row("close", id, who), id);
@@ -262,7 +271,10 @@ impl Scene<'_> {
             rows.push(self.with_peer(expected, id, at.0));
         }
         if options.existing {
-            rows.extend(self.held.iter().flat_map(|(id, holders)| self.existing(*id, holders)));
+            rows.extend(self.late());
+            rows.extend(
+                self.start.held.iter().flat_map(|(id, holders)| self.existing(*id, holders)),
+            );
         }
         if options.table {
             rows.iter_mut().for_each(as_table);
@@ -333,9 +345,17 @@ impl Scene<'_> {
             }
         };
         let wanted: Vec<_> = holders.iter().filter(|who| self.wants_existing(id, who)).collect();
-        let waits = end.owner.is_none() || end.since >= self.traced;
+        let waits = end.owner.is_none() || end.since >= self.start.listed;
+        let is_new = end.since >= self.start.attached && !waits;
+        let is_told = is_new && (end.active || self.options.accept);
+        if is_told && end.owner.as_ref().is_some_and(|who| self.wants(id, who)) {
+            return rows;
+        }
         if holders.is_empty() && waits && self.wants_existing(id, &self.nobody()) {
-            rows.push(self.of_nobody(id, "existing"));
+            // What is accepted before the list is shown has its row by that.
+            let is_taken = end.owner.is_some() && end.since < self.start.followed;
+            let may_miss = is_taken && self.options.accept;
+            rows.push(Expected { may_miss, ..self.of_nobody(id, "existing") });
             if self.options.life {
                 rows.push(Expected { may_miss: true, ..self.of_nobody(id, "close") });
             }
@@ -348,12 +368,38 @@ impl Scene<'_> {
         if self.options.life && end.closed.is_some() && !wanted.is_empty() {
             let mut expected = self.row("close", id, wanted[0]);
             strip(&mut expected);
-            expected.fields.insert("pid", json_of(&wanted));
+            // With --peer who accepted it is known.
+            let accepted = end.owner.iter().filter(|_| is_new);
+            let holders: Vec<_> = wanted.iter().copied().chain(accepted).collect();
+            expected.fields.insert("pid", json_of(&holders));
             expected.fields.remove("comm");
             expected.fields.remove("uid");
             let ended = self.truth.events.iter().find(|one| one.event == Event::Ended(id));
             let at = ended.map_or(at, |one| one.at.0);
-            rows.push(self.with_peer(self.with_end(expected, id), id, at));
+            let mut expected = self.with_end(expected, id);
+            if end.closed < Some(self.start.followed) && !(is_new && self.options.peer) {
+                for field in ["tx_bytes", "rx_bytes", "close_by"] {
+                    expected.fields.insert(field, vec![Value::Null]);
+                }
+            }
+            rows.push(self.with_peer(expected, id, at));
+        }
+        rows
+    }
+
+    /// Of ends that were closed just before they were listed: their FIN may not be acknowledged
+    /// yet, for loopback too delays that by up to 40 ms.
+    fn late(&self) -> Vec<Expected> {
+        let mut rows = Vec::new();
+        for (id, end) in self.truth.ends.iter().enumerate() {
+            let is_late = matches!(end.by, Some(By::Local | By::LocalOrReset)) && end.established;
+            let meanwhile = self.start.attached..self.start.listed;
+            let is_recent = end.closed.is_some_and(|closed| meanwhile.contains(&closed));
+            if is_late && is_recent && self.wants_existing(id, &self.nobody()) {
+                let row = |event| Expected { may_miss: true, ..self.of_nobody(id, event) };
+                rows.push(row("existing"));
+                rows.extend(self.options.life.then(|| row("close")));
+            }
         }
         rows
     }

@@ -57,7 +57,9 @@ impl Scene<'_> {
             push("fork", who, &[("ppid", parent)]);
             push("comm", who, &[("comm", json!(who.comm))]);
         }
-        for (_, life, who) in self.truth.lives.iter().filter(|(step, ..)| *step >= self.traced) {
+        for (_, life, who) in
+            self.truth.lives.iter().filter(|(step, ..)| *step >= self.start.attached)
+        {
             let (ppid, uid) = (("ppid", json!(who.ppid)), ("uid", json!(who.uid)));
             let (exe, args) = (("exe", json!(who.exe)), ("args", json!(who.args)));
             let comm = ("comm", json!(who.comm));

@@ -18,6 +18,9 @@ use super::compare;
 use super::compare::Expected;
 use super::compare::Flow;
 use super::compare::Scene;
+use super::compare::Start;
+use super::halts::Halt;
+use super::halts::Halts;
 use super::holds::Losses;
 use super::holds::OF_ATTACKS;
 use super::lab;
@@ -44,6 +47,9 @@ use super::world::World;
 use super::world::busy;
 use super::world::pair;
 
+/// So many steps while the tracer starts, twice.
+const MEANWHILE: usize = 3;
+
 /// What became of a scenario.
 pub enum Verdict {
     Right,
@@ -61,9 +67,7 @@ struct Play<'a> {
     /// Its network namespace tells its rows from those of others.
     world: World,
     truth: Truth,
-    /// The step before which tracing began, and who held what then.
-    traced: usize,
-    held: Vec<(EndId, Vec<Identity>)>,
+    start: Start,
     dropped: Option<Instant>,
     too_slow: bool,
 }
@@ -112,6 +116,8 @@ pub struct Run<'a> {
     pub alone: bool,
     /// An attacker is at work.
     pub attacked: bool,
+    /// With -e scenarios go on while the tracer starts.
+    pub early: bool,
     pub verbose: bool,
 }
 
@@ -130,7 +136,10 @@ impl Run<'_> {
         if options.snapshot {
             return run.judge_sockets(&begun);
         }
-        let tracer = run.trace();
+        let tracer = match options.existing && self.early {
+            true => run.trace_beside(&mut begun),
+            false => run.trace(),
+        };
         let played: Vec<_> = match begun.is_empty() {
             false => begun.into_iter().map(|play| run.finish(play)).collect(),
             true => all.iter().map(|steps| run.finish(run.begin(steps))).collect(),
@@ -163,6 +172,34 @@ impl Run<'_> {
         self.lab.trace(&words)
     }
 
+    /// The scenarios go on while it starts.
+    fn trace_beside(&self, begun: &mut [Play]) -> Tracer {
+        let words = self.options.words();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let halts = Halts::new(self.lab, &words);
+        if halts.reaches(Halt::Listing) {
+            begun.iter_mut().for_each(|play| self.go_on(play, play.next + MEANWHILE));
+            halts.release(Halt::Listing);
+        }
+        for play in begun.iter_mut() {
+            (play.start.listed, play.start.held) = (play.next, holders(&play.truth));
+        }
+        let reached = halts.reaches(Halt::Following);
+        for play in begun.iter_mut() {
+            // Whose names are read before, and whose after, is the tracer's to choose.
+            let left = play.steps.iter().skip(play.next);
+            let alike = left.take_while(|step| !step.changes_processes()).take(MEANWHILE).count();
+            if reached {
+                self.go_on(play, play.next + alike);
+            }
+            play.start.followed = play.next;
+        }
+        if reached {
+            halts.release(Halt::Following);
+        }
+        halts.traces()
+    }
+
     /// Up to where the tracer starts.
     fn begin<'a>(&self, steps: &'a [Step]) -> Play<'a> {
         let world = World::new(&self.cgroup.0);
@@ -172,8 +209,7 @@ impl Run<'_> {
             first: world.pids[&0],
             truth: Truth::new(world.inode),
             world,
-            traced: 0,
-            held: Vec::new(),
+            start: Start::default(),
             dropped: None,
             too_slow: false,
         };
@@ -187,7 +223,9 @@ impl Run<'_> {
             let until = steps.iter().position(|step| *step == Step::Trace).unwrap_or(all);
             self.go_on(&mut play, until);
             play.truth.tracing_begins(std::process::id());
-            (play.traced, play.held) = (play.next, holders(&play.truth));
+            // A list of sockets is all that there is to start.
+            let (attached, held) = (play.next, holders(&play.truth));
+            play.start = Start { attached, listed: attached, followed: attached, held };
         }
         play
     }
@@ -211,7 +249,7 @@ impl Run<'_> {
     }
 
     fn go_on(&self, play: &mut Play, until: usize) {
-        while play.next < until {
+        while play.next < until.min(play.steps.len()) {
             let step = play.steps[play.next];
             self.perform(&mut play.world, &mut play.truth, play.next, &step);
             play.next += 1;
@@ -281,8 +319,8 @@ impl Run<'_> {
     }
 
     fn scene<'a>(&'a self, play: &'a Play) -> Scene<'a> {
-        let Play { truth, traced, held, .. } = play;
-        Scene { truth, options: self.options, traced: *traced, held }
+        let Play { truth, start, .. } = play;
+        Scene { truth, options: self.options, start }
     }
 
     /// What a table of counts has wrong, which is one for all scenarios.

@@ -55,7 +55,7 @@ fn scenarios(weather: &Weather, seed: u64, attacked: bool, total: &mut Total) {
     // With one hook, and its buffers in turn.
     command.env("TEST_ATTACH", weather.attach).env("TEST_BUFFER", weather.buffers.join(","));
     command.args(["--seed", &seed.to_string(), "--scenarios", &SCENARIOS.to_string()]);
-    command.args(attacked.then_some("--attacked"));
+    command.args([if attacked { "--attacked" } else { "--early" }]);
     let output = command.output().expect("it runs");
     if !output.status.success() {
         total.differences += 1;

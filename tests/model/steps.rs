@@ -205,6 +205,15 @@ impl Step {
             Trace => None,
         }
     }
+
+    /// Who there is, of what name, or who holds which socket.
+    pub fn changes_processes(&self) -> bool {
+        use Step::*;
+        matches!(
+            self,
+            Dup { .. } | Pass { .. } | Fork { .. } | Exec { .. } | Rename { .. } | End { .. }
+        )
+    }
 }
 
 /// splitmix64: all that follows from a seed, on every machine.
