@@ -112,7 +112,7 @@ pub struct Done {
 /// A tracer that does not trace yet.
 pub struct Starting {
     pub tracer: Tracer,
-    ready: PipeReader,
+    pub ready: PipeReader,
 }
 
 impl Starting {
@@ -137,13 +137,6 @@ impl Starting {
         }
         let child = command.spawn().expect("tcpconnect starts");
         Starting { tracer: Tracer { child, dir }, ready }
-    }
-
-    /// Whether it traces, or has ended.
-    pub fn is_over(&self) -> bool {
-        let (fd, events) = (self.ready.as_raw_fd(), libc::POLLIN);
-        // SAFETY: one valid pollfd; does not wait.
-        unsafe { libc::poll(&mut libc::pollfd { fd, events, revents: 0 }, 1, 0) != 0 }
     }
 
     /// Returns once it does.

@@ -90,7 +90,7 @@ impl Halts {
         let path = CString::new(halt.file()).expect("no NUL in it");
         loop {
             // Where it has ended this says so, too.
-            if self.starting.is_over() {
+            if self.is_over() {
                 return false;
             }
             let tasks = fs::read_dir(format!("/proc/{}/task", self.starting.tracer.child.id()));
@@ -101,6 +101,13 @@ impl Halts {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Whether it traces, or has ended.
+    fn is_over(&self) -> bool {
+        let (fd, events) = (self.starting.ready.as_raw_fd(), libc::POLLIN);
+        // SAFETY: one valid pollfd; does not wait.
+        unsafe { libc::poll(&mut libc::pollfd { fd, events, revents: 0 }, 1, 0) != 0 }
     }
 
     /// Lets it go on from there.
