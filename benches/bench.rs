@@ -194,11 +194,16 @@ impl Drop for Client {
 fn trace(args: &[&str], stdout: Stdio) -> (Child, Duration) {
     let (mut ready, writer) = std::io::pipe().expect("a pipe");
     let fd = writer.as_raw_fd();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpconnect"));
+    // Another build, to be compared with this one.
+    let program = std::env::var_os("TCPCONNECT");
+    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_tcpconnect").into());
+    let mut command = Command::new(program);
     command.args(["--ready-fd", "3"]).args(args).stdin(Stdio::null()).stdout(stdout);
-    // SAFETY: only dup2 and fcntl, which are async-signal-safe.
+    // SAFETY: only prctl, dup2 and fcntl, which are async-signal-safe.
     unsafe {
         command.pre_exec(move || {
+            // A tracer does not outlive a bench that panics.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
             match fd {
                 3 => libc::fcntl(3, libc::F_SETFD, 0),
                 _ => libc::dup2(fd, 3),
