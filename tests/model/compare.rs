@@ -178,6 +178,19 @@ impl Scene<'_> {
                 pids.push(Value::Null);
             }
             pids.extend(json_of(&taken));
+            // The same, as the accept has it.
+            if is_reset_first(&self.truth.ends[id]) {
+                let own = self.truth.ends[id].peer;
+                let same = |other: &End| (other.local, other.remote) == (peer.local, peer.remote);
+                let connects = self.truth.ends.iter().enumerate();
+                let connects = connects.filter(|(_, end)| end.active && same(end));
+                for (other, end) in connects.filter(|(other, _)| Some(*other) != own) {
+                    let owner = end.owner.iter().filter(|_| end.mptcp);
+                    let who: Vec<_> = self.holders(other).iter().chain(owner).collect();
+                    pids.extend(json_of(&who));
+                    pids.push(Value::Null);
+                }
+            }
         }
         if pids.is_empty() || self.is_half_old(id) {
             pids.push(Value::Null);
