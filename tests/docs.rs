@@ -42,9 +42,8 @@ use tcpconnect::model::row::ProcessRow;
 use tcpconnect::model::row::ProcessRowKind;
 use tcpconnect::model::row::Row;
 use tcpconnect::model::socket;
-use tcpconnect::output;
-use tcpconnect::output::Output;
 use tcpconnect::output::sockets as lines;
+use tcpconnect::trace::new_output;
 use tcpconnect::who::names::Names;
 use tcpconnect::who::processes::Processes;
 
@@ -54,11 +53,6 @@ const JSON_PAGE: &str = "man/tcpconnect-json.5";
 const OPTIONS: &str = "docs/options.md";
 const USAGE_BEGIN: &str = "<!-- usage: begin -->\n```text\n";
 const USAGE_END: &str = "```\n<!-- usage: end -->\n";
-
-/// As the program makes it.
-fn new_output(config: &Config) -> Box<dyn Output> {
-    output::new(config, tcpconnect::host::proc::our_mount_namespaces())
-}
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

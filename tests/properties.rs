@@ -60,9 +60,8 @@ use tcpconnect::model::row::ProcessRow;
 use tcpconnect::model::row::ProcessRowKind;
 use tcpconnect::model::row::Row;
 use tcpconnect::model::socket;
-use tcpconnect::output;
-use tcpconnect::output::Output;
 use tcpconnect::output::sockets as lines;
+use tcpconnect::trace::new_output;
 use tcpconnect::who::dns_message;
 use tcpconnect::who::dns_message::Malformed;
 use tcpconnect::who::names::Names;
@@ -76,11 +75,6 @@ const RECORD_RESULT: u32 = 9;
 const RECORD_CLOSE: u32 = 10;
 const RECORD_CONNECT: u32 = 1;
 const RECORD_RETRACT: u32 = 2;
-
-/// As the program makes it.
-fn new_output(config: &Config) -> Box<dyn Output> {
-    output::new(config, tcpconnect::host::proc::our_mount_namespaces())
-}
 
 /// A failure is to be fixed and, if need be, kept as a test of its own.
 fn settings() -> ProptestConfig {

@@ -56,19 +56,14 @@ use tcpconnect::model::row::ProcessRowKind;
 use tcpconnect::model::row::Row;
 use tcpconnect::model::socket;
 use tcpconnect::output;
-use tcpconnect::output::Output;
 use tcpconnect::output::sockets as lines;
+use tcpconnect::trace::new_output;
 use tcpconnect::who::names::Names;
 use tcpconnect::who::processes::Process;
 use tcpconnect::who::processes::Processes;
 
 /// 2026-11-21T04:30:05.123456789Z is this clock's monotonic 1,000 s.
 const CLOCK: (u64, u64) = (1_795_235_405_123_456_789, 1_000_000_000_000);
-
-/// As the program makes it.
-fn new_output(config: &Config) -> Box<dyn Output> {
-    output::new(config, tcpconnect::host::proc::our_mount_namespaces())
-}
 
 fn clock() -> WallClock {
     WallClock::at(CLOCK.0 - CLOCK.1)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running trace: what leaves the buffer, counters, the table of `-c`, its end.
-//! `setup` makes one and `buffer` has its transports; beside these and files.rs no
-//! other file names libbpf_rs. Decides nothing about output.
+//! `setup` makes one and `buffer` has its transports. Only this folder names
+//! libbpf_rs. Decides nothing about output.
 
 mod btf;
 mod buffer;

@@ -115,7 +115,7 @@ pub fn run(config: &Config) -> Result<u8> {
         procs: Procs::new(config, paused.as_ref().map(Paused::pid)),
         who: Who::new(config, tracer.max_open()),
         tracer,
-        output: output::new(config, proc::our_mount_namespaces()),
+        output: new_output(config),
         sink,
         stop,
         priority,
@@ -162,6 +162,11 @@ pub fn run(config: &Config) -> Result<u8> {
         Some(command) => wait_for(command, &app.stop),
         None => Ok(0),
     }
+}
+
+/// The format asked for, on this host.
+pub fn new_output(config: &Config) -> Box<dyn Output> {
+    output::new(config, proc::our_mount_namespaces())
 }
 
 /// Waits for COMMAND; the first signal ends it, too.

@@ -164,39 +164,38 @@ impl Scene<'_> {
                 pids.push(Value::Null);
             }
         }
-        // Without the numbers of its beginning an accept is taken for that of the newest connect.
-        if let Some(peer) = self.truth.ends[id].peer.filter(|_| self.options.peer) {
-            let peer = &self.truth.ends[peer];
-            let is_old = self.start.held.iter().any(|(held, _)| *held == id);
-            let is_taken_for = |other: &&End| {
-                let same = (other.local, other.remote) == (peer.local, peer.remote);
-                (other.mptcp || is_old) && is_reset_first(other) && same
-            };
-            let taken = self.truth.ends.iter().filter(is_taken_for);
-            let taken: Vec<_> = taken.filter_map(|end| end.owner.as_ref()).collect();
-            if !taken.is_empty() {
-                pids.push(Value::Null);
-            }
+        for taken in self.may_be_taken_for(id) {
             pids.extend(json_of(&taken));
-            // The same, as the accept has it.
-            if is_reset_first(&self.truth.ends[id]) {
-                let own = self.truth.ends[id].peer;
-                let same = |other: &End| (other.local, other.remote) == (peer.local, peer.remote);
-                let connects = self.truth.ends.iter().enumerate();
-                let connects = connects.filter(|(_, end)| end.active && same(end));
-                for (other, end) in connects.filter(|(other, _)| Some(*other) != own) {
-                    let owner = end.owner.iter().filter(|_| end.mptcp);
-                    let who: Vec<_> = self.holders(other).iter().chain(owner).collect();
-                    pids.extend(json_of(&who));
-                    pids.push(Value::Null);
-                }
-            }
+            pids.push(Value::Null);
         }
         if pids.is_empty() || self.is_half_old(id) {
             pids.push(Value::Null);
         }
         expected.fields.insert("peer_pid", pids);
         expected
+    }
+
+    /// Without the numbers of its beginning an accept is taken for that of the newest connect:
+    /// whom the other end may be taken for, each by those who may be named.
+    fn may_be_taken_for(&self, id: EndId) -> Vec<Vec<&Identity>> {
+        let ends = &self.truth.ends;
+        let Some(own) = ends[id].peer.filter(|_| self.options.peer) else { return Vec::new() };
+        let peer = &ends[own];
+        let same = |other: &End| (other.local, other.remote) == (peer.local, peer.remote);
+        let is_old = self.start.held.iter().any(|(held, _)| *held == id);
+        let accepts = ends
+            .iter()
+            .filter(|other| (other.mptcp || is_old) && is_reset_first(other) && same(other));
+        let accepts = accepts.filter_map(|end| end.owner.as_ref()).map(|owner| vec![owner]);
+        // The same, as the accept has it.
+        let is_first = is_reset_first(&ends[id]);
+        let connects = (0..ends.len()).filter(|&other| is_first && other != own);
+        let connects = connects.filter(|&other| ends[other].active && same(&ends[other]));
+        let connects = connects.map(|other| {
+            let owner = ends[other].owner.iter().filter(|_| ends[other].mptcp);
+            self.holders(other).iter().chain(owner).collect()
+        });
+        accepts.chain(connects).collect()
     }
 
     /// Both ends connect to each other, and one of them began before tracing.
