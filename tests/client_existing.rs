@@ -29,7 +29,7 @@ struct Kept {
 /// `existing reset N` resets the first of them.
 /// `existing defer`: one whose handshake the listener finishes with the first data, which comes
 /// with `existing send`. `existing once`: one connection, which `existing again N` resets and
-/// makes anew with the same ports, N times.
+/// makes anew with the same ports, N times; `existing anew N` does so with the same socket.
 pub fn existing(ctx: &Ctx, args: &[&str]) -> Res {
     let mut kept = KEPT.lock().map_err(text)?;
     match args {
@@ -65,8 +65,19 @@ pub fn existing(ctx: &Ctx, args: &[&str]) -> Res {
             }
             Ok(())
         }
+        ["anew", n] => (0..number(&[*n], 0, None)?).try_for_each(|_| connect_anew(ctx, &mut kept)),
         _ => Err("not one of the things this case can do".into()),
     }
+}
+
+/// AF_UNSPEC ends a connection with a reset.
+fn connect_anew(ctx: &Ctx, kept: &mut Kept) -> Res {
+    let to = addr(kept.listener.as_ref().ok_or("nobody listens")?)?;
+    let sock = kept.open.front().ok_or("nothing is open")?;
+    ensure(sock.connect(&RawAddr([0; 28], 28)) == 0, "not disconnected")?;
+    ensure(sock.connect(&RawAddr::new(to)) == 0, "not connected again")?;
+    ctx.emit(&fact(&ctx.case, sock, to, 0));
+    take(ctx, kept)
 }
 
 /// That nobody uses.

@@ -32,6 +32,7 @@ pub const TESTS: &Tests = &[
             what_is_reset_while_it_waits_to_be_accepted_ends_once,
             what_is_accepted_meanwhile_is_listed_where_accepts_have_no_rows,
             ends_that_are_used_again_after_the_list_are_another_connection,
+            a_listed_socket_that_connects_again_has_its_rows,
             a_handshake_that_is_not_finished_is_no_connection,
             the_buffer_is_read_while_connections_are_listed,
         ],
@@ -224,6 +225,23 @@ fn ends_that_are_used_again_after_the_list_are_another_connection(lab: &Lab) {
     client.case("existing once");
     let tracer = lab.trace(&["-j", "-e", "--accept", "--netns", &client.netns()]);
     let facts = client.case("existing again 5");
+    tracer.wait_for("\"event\":\"accept\"", 5);
+    let done = tracer.stop();
+    done.assert_success();
+    let rows = ["existing", "connect", "accept"].map(|event| done.objects(event));
+    assert_eq!(rows.each_ref().map(Vec::len), [2, 5, 5], "{done:#?}");
+    let (taken, made): (Vec<_>, Vec<_>) = facts.iter().partition(|f| f["accepted"] == true);
+    for (rows, facts) in [(&rows[1], made), (&rows[2], taken)] {
+        rows.iter().zip(facts).for_each(|(row, fact)| assert_row(row, fact, 0));
+    }
+}
+
+/// It has the same cookie and, as its port was bound, the same ends.
+fn a_listed_socket_that_connects_again_has_its_rows(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("existing once");
+    let tracer = lab.trace(&["-j", "-e", "--accept", "--netns", &client.netns()]);
+    let facts = client.case("existing anew 5");
     tracer.wait_for("\"event\":\"accept\"", 5);
     let done = tracer.stop();
     done.assert_success();

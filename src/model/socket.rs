@@ -11,6 +11,7 @@ pub const MPTCP: u16 = 262;
 
 // net/tcp_states.h
 pub const ESTABLISHED: u8 = 1;
+pub const SYN_SENT: u8 = 2;
 pub const SYN_RECV: u8 = 3;
 pub const TIME_WAIT: u8 = 6;
 pub const CLOSE: u8 = 7;

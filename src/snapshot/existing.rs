@@ -21,8 +21,8 @@ use crate::model::event::Event;
 use crate::model::event::Life;
 use crate::model::event::Origin;
 use crate::model::numbers::NumberMap;
-use crate::model::numbers::NumberSet;
 use crate::model::process::Comm;
+use crate::model::socket::SYN_SENT;
 use crate::model::socket::Socket;
 use crate::model::socket::TIME_WAIT;
 use crate::snapshot;
@@ -42,7 +42,7 @@ fn key(connect: &Connect) -> Key {
 }
 
 /// What is kept of a connect that has a cookie, or has none; with the tables' own bytes.
-const BYTES_OF_COOKIE: usize = 16;
+const BYTES_OF_COOKIE: usize = 32;
 const BYTES_OF_ENDS: usize = 2 * (size_of::<Key>() + size_of::<u64>());
 
 /// The connections of which hooks have told since they were attached. What is listed, too,
@@ -53,7 +53,8 @@ pub struct Told {
     by_ends: bool,
     /// Accepts have rows.
     accepts: bool,
-    cookies: NumberSet<u64>,
+    /// When the first of them was told; 0: accepted, which no socket is twice.
+    cookies: NumberMap<u64, u64>,
     /// Of those without a cookie: when the first of them was told. Probe reads find a cookie
     /// only if somebody has asked for it, and the list asks for the cookies of all: what has
     /// none was not listed before.
@@ -73,7 +74,11 @@ impl Told {
         if connect.error != 0 || connect.unwanted || !has_row {
             return;
         }
-        self.cookies.extend(connect.cookie);
+        if let Some(cookie) = connect.cookie {
+            let told_ns = if connect.origin == Origin::Accepted { 0 } else { connect.ts_ns };
+            let first_ns = self.cookies.entry(cookie).or_insert(told_ns);
+            *first_ns = told_ns.min(*first_ns);
+        }
         if connect.cookie.is_none() || self.by_ends {
             let first_ns = self.ends.entry(key(connect)).or_insert(connect.ts_ns);
             *first_ns = connect.ts_ns.min(*first_ns);
@@ -87,7 +92,8 @@ impl Told {
 
     fn has(&self, listed: &Listed, socket: &Socket) -> bool {
         let connect = &listed.connect;
-        if connect.cookie.is_some_and(|cookie| self.cookies.contains(&cookie)) {
+        let told_ns = connect.cookie.and_then(|cookie| self.cookies.get(&cookie));
+        if told_ns.is_some_and(|&ns| ns <= connect.ts_ns || is_told_late(socket)) {
             return true;
         }
         // One that was accepted after it was listed has told its cookie; so these ends are
@@ -104,9 +110,16 @@ impl Told {
 /// preempted between the two.
 const LATE_NS: u64 = 1_000_000_000;
 
+/// Whether the connect of a listed socket may be told after the list. Hooks tell of it while it
+/// holds the socket's lock, before any answer is looked at. What was listed in another state has
+/// told; what is told after that is another connection of a socket that was disconnected.
+fn is_told_late(socket: &Socket) -> bool {
+    socket.state == SYN_SENT
+}
+
 /// The connections shown as existing: such a connect has its row.
 pub struct Shown {
-    cookies: NumberMap<u64, Key>,
+    cookies: NumberMap<u64, Ends>,
     /// Cookies by their ends, where accepts have no rows: the hook that tells of an accept need
     /// not know its cookie.
     ends: HashMap<Key, u64>,
@@ -115,15 +128,33 @@ pub struct Shown {
     listed_ns: u64,
 }
 
+struct Ends {
+    key: Key,
+    /// Until when its connect, and its accept, may be told.
+    connect_ns: u64,
+    accept_ns: u64,
+}
+
 impl Shown {
     /// Of rows that had a process: one that is yet to be accepted, or was listed before
     /// its accept was told, will have it by that.
-    pub fn new(rows: &[Listed], is_by_ends: bool) -> Self {
-        let held = rows.iter().map(|row| &row.connect).filter(|c| c.pid != 0 && !c.unwanted);
-        let cookies: NumberMap<_, _> = held.filter_map(|c| Some((c.cookie?, key(c)))).collect();
+    pub fn new(found: &Found, is_by_ends: bool) -> Self {
+        let rows = &found.rows;
+        let held = rows.iter().filter(|row| row.connect.pid != 0 && !row.connect.unwanted);
+        let ends = |row: &Listed| {
+            let (listed_ns, socket) = (row.connect.ts_ns, &found.sockets[row.socket]);
+            let late_ns = if is_told_late(socket) { LATE_NS } else { 0 };
+            Ends {
+                key: key(&row.connect),
+                connect_ns: listed_ns + late_ns,
+                accept_ns: listed_ns + LATE_NS,
+            }
+        };
+        let cookies = held.filter_map(|row| Some((row.connect.cookie?, ends(row))));
+        let cookies: NumberMap<_, _> = cookies.collect();
         let by_ends = cookies.iter().filter(|_| is_by_ends);
         Shown {
-            ends: by_ends.map(|(&cookie, &ends)| (ends, cookie)).collect(),
+            ends: by_ends.map(|(&cookie, ends)| (ends.key, cookie)).collect(),
             listed_ns: rows.first().map_or(0, |row| row.connect.ts_ns),
             cookies,
             ended: rows.iter().filter_map(|row| Some((row.connect.cookie?, false))).collect(),
@@ -142,17 +173,26 @@ impl Shown {
         ended.is_some_and(|ended| std::mem::replace(ended, true))
     }
 
-    /// Whether a live event is about a connection that has been shown. Another one has
-    /// another cookie, unless its socket has connected twice.
-    pub fn has(&self, connect: &Connect) -> bool {
-        let shown = connect.cookie.and_then(|cookie| self.cookies.get(&cookie));
-        connect.ts_ns <= self.listed_ns + LATE_NS && shown.is_some_and(|ends| *ends == key(connect))
+    /// Whether a live event is about a connection that has been shown; of each but one is.
+    /// Another one has another cookie, unless its socket has connected twice.
+    pub fn has(&mut self, connect: &Connect) -> bool {
+        let shown = connect.cookie.and_then(|cookie| self.cookies.get_mut(&cookie));
+        let Some(shown) = shown.filter(|shown| shown.key == key(connect)) else { return false };
+        let until_ns = match connect.origin {
+            Origin::Accepted => &mut shown.accept_ns,
+            _ => &mut shown.connect_ns,
+        };
+        let has = connect.ts_ns <= *until_ns;
+        if has {
+            *until_ns = 0;
+        }
+        has
     }
 
     /// Whether it was shown with a process.
     pub fn lists(&self, life: &Life) -> bool {
         let shown = self.cookie(life).and_then(|cookie| self.cookies.get(&cookie));
-        shown.is_some_and(|ends| *ends == key(&life.connect))
+        shown.is_some_and(|shown| shown.key == key(&life.connect))
     }
 
     fn cookie(&self, life: &Life) -> Option<u64> {
@@ -348,31 +388,35 @@ mod tests {
         assert!(parse(70, b"Name:\tx\n", b"x").is_none());
     }
 
-    /// What is shown of a socket with this cookie (0: none), inode and state beside an event.
-    fn is_shown(at: &Connect, (cookie, inode, state): (u64, u32, u8), told: Connect) -> bool {
-        let ends = socket::Ends { laddr: at.saddr, lport: 0, raddr: at.daddr, rport: 0 };
+    fn found(connect: Connect, (inode, state): (u32, u8)) -> Found {
+        let ends = socket::Ends { laddr: connect.saddr, lport: 0, raddr: connect.daddr, rport: 0 };
         let socket = Socket {
             netns: 1,
             family: socket::Family::Inet,
             protocol: socket::TCP,
             address: socket::Address::Inet(ends),
-            cookie,
+            cookie: connect.cookie.unwrap_or(0),
             state,
             inode,
             uid: None,
             device: 0,
             is_closed: false,
         };
-        let connect = Connect { cookie: Some(cookie).filter(|&c| c != 0), ..*at };
-        let mut table = Told { by_ends: cookie == 0, accepts: true, ..Told::default() };
-        table.note(&Event::Connect(told));
-        let mut found = Found {
+        Found {
             sockets: vec![socket],
             rows: vec![Listed { connect, socket: 0 }],
             places: Places::default(),
             unseen: None,
-            listed_ns: at.ts_ns,
-        };
+            listed_ns: connect.ts_ns,
+        }
+    }
+
+    /// What is shown of a socket with this cookie (0: none), inode and state beside an event.
+    fn is_shown(at: &Connect, (cookie, inode, state): (u64, u32, u8), told: Connect) -> bool {
+        let connect = Connect { cookie: Some(cookie).filter(|&c| c != 0), ..*at };
+        let mut table = Told { by_ends: cookie == 0, accepts: true, ..Told::default() };
+        table.note(&Event::Connect(told));
+        let mut found = found(connect, (inode, state));
         found.leave_out(&table);
         !found.rows.is_empty()
     }
@@ -400,7 +444,10 @@ mod tests {
         assert!(is_shown(&AT, (7, 9, OPEN), late));
         assert!(is_shown(&AT, (0, 9, OPEN), late));
         // Its task was stopped on its way.
-        assert!(!is_shown(&AT, (7, 9, OPEN), Connect { cookie: Some(7), ..late }));
+        let late = Connect { cookie: Some(7), ..late };
+        assert!(!is_shown(&AT, (7, 9, SYN_SENT), late));
+        assert!(!is_shown(&AT, (7, 9, OPEN), Connect { origin: Origin::Accepted, ..late }));
+        assert!(is_shown(&AT, (7, 9, OPEN), late), "its socket has connected again");
     }
 
     #[test]
@@ -414,7 +461,7 @@ mod tests {
     #[test]
     fn what_is_accepted_after_its_end_has_no_other_end() {
         let connect = Connect { cookie: Some(7), ..AT };
-        let mut shown = Shown::new(&[Listed { connect, socket: 0 }], false);
+        let mut shown = Shown::new(&found(connect, (9, OPEN)), false);
         let mut again = |cookie, origin, stage| {
             let connect = Connect { cookie: Some(cookie), origin, ..AT };
             shown.ends_again(&Life { connect, began_ns: AT.ts_ns, stage })
@@ -428,15 +475,23 @@ mod tests {
 
     #[test]
     fn only_what_had_a_process_has_its_row_already() {
-        let rows = [(1, 7, 80), (0, 8, 81)].map(|(pid, cookie, dport)| Listed {
-            connect: Connect { pid, cookie: Some(cookie), dport, ..AT },
-            socket: 0,
-        });
-        let shown = Shown::new(&rows, false);
-        let live = rows.map(|row| Connect { origin: Origin::Accepted, ..row.connect });
-        assert!(shown.has(&live[0]) && !shown.has(&live[1]));
-        assert!(!shown.has(&Connect { cookie: Some(9), ..live[0] }));
-        assert!(!shown.has(&Connect { cookie: None, ..live[0] }));
-        assert!(!shown.has(&Connect { ts_ns: AT.ts_ns + LATE_NS + 1, ..live[0] }));
+        let listed = Connect { pid: 1, cookie: Some(7), ..AT };
+        let accept = Connect { origin: Origin::Accepted, ..listed };
+        let shown = |listed, told| Shown::new(&found(listed, (9, OPEN)), false).has(&told);
+        assert!(shown(listed, accept));
+        assert!(!shown(Connect { pid: 0, ..listed }, accept));
+        assert!(!shown(listed, Connect { cookie: Some(9), ..accept }));
+        assert!(!shown(listed, Connect { cookie: None, ..accept }));
+        assert!(!shown(listed, Connect { ts_ns: AT.ts_ns + LATE_NS + 1, ..accept }));
+    }
+
+    #[test]
+    fn a_listed_socket_that_connects_again_has_another_row() {
+        let listed = Connect { pid: 1, cookie: Some(7), ..AT };
+        let again = Connect { ts_ns: AT.ts_ns + 1, origin: Origin::Connected, ..listed };
+        assert!(!Shown::new(&found(listed, (9, OPEN)), false).has(&again));
+        let mut shown = Shown::new(&found(listed, (9, SYN_SENT)), false);
+        assert!(shown.has(&again), "its task was stopped on its way");
+        assert!(!shown.has(&again), "the one that was listed has been told");
     }
 }

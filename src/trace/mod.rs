@@ -433,7 +433,7 @@ impl App<'_> {
                     self.printed += 1;
                 }
                 Event::Connect(connect) => {
-                    if self.existing.as_ref().is_some_and(|shown| shown.has(&connect)) {
+                    if self.existing.as_mut().is_some_and(|shown| shown.has(&connect)) {
                         continue;
                     }
                     let (peers, who) = (&mut self.peers, &mut self.who);

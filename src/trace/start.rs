@@ -40,7 +40,7 @@ use crate::who::processes::Processes;
 /// Bytes of events that wait while something is looked at, some 350,000 connects, which a
 /// storm makes in 2 s.
 const MAX_HELD_BACK: usize = 64 << 20;
-/// Bytes to know them by that were printed meanwhile, some 4,000,000 connects with a cookie.
+/// Bytes to know them by that were printed meanwhile, some 2,000,000 connects with a cookie.
 const MAX_TOLD: usize = 64 << 20;
 /// Full batches read in a row before anything else is looked at.
 const MAX_BATCHES: usize = 64;
@@ -198,7 +198,7 @@ impl App<'_> {
         let Some(ended) = ended else { return Ok(false) };
         if self.config.existing {
             let by_ends = self.config.peer.is_some() && !self.config.accept;
-            self.existing = Some(existing::Shown::new(&found.rows, by_ends));
+            self.existing = Some(existing::Shown::new(&found, by_ends));
             self.show_existing(&found.rows, &seen)?;
         }
         self.pending.extend(ended);
