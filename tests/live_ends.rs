@@ -34,6 +34,8 @@ pub const TESTS: &Tests = &[
             an_accepted_connection_of_mptcp_has_its_end,
             an_accepted_connection_of_mptcp_that_was_reset_is_told_or_counted,
             what_is_missed_of_connections_that_nobody_wants_is_no_loss,
+            what_is_missed_where_ends_have_no_rows_is_no_loss,
+            what_has_no_room_is_lost_where_it_is_wanted,
             a_handshake_that_nobody_finishes_is_no_row,
             who_finds_no_room_in_the_queue_has_no_other_end,
             bytes_in_the_syn_count_on_both_sides,
@@ -194,6 +196,39 @@ fn what_is_missed_of_connections_that_nobody_wants_is_no_loss(lab: &Lab) {
     let done = tracer.stop();
     done.assert_success();
     assert_eq!(done.stdout, "");
+}
+
+/// What the kernel's table has room for goes by the CPUs, too.
+fn what_has_no_room_is_lost_where_it_is_wanted(lab: &Lab) {
+    let cpus = std::thread::available_parallelism().expect("it is known").get();
+    let made = 400 + 128 * cpus;
+    let (mine, mut other) = (Client::new(), Client::new());
+    for (netns, is_wanted) in [(mine.netns(), false), (other.netns(), true)] {
+        let args = ["-j", "-r", "--life", "--peer", "--netns", &netns, "--max-connections", "64"];
+        let tracer = lab.trace(&args);
+        other.case(&format!("keep {made}"));
+        let done = tracer.stop();
+        assert!(done.status.success(), "{done:#?}");
+        assert_eq!(done.lost("lives") > 0, is_wanted, "{done:#?}");
+        other.case("close_kept");
+    }
+}
+
+/// With --peer accepts and ends are followed, but their rows are those of --accept and --life.
+fn what_is_missed_where_ends_have_no_rows_is_no_loss(lab: &Lab) {
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "--peer", "--netns", &client.netns()]);
+    client.case("lives plain 3");
+    let mut made = 3;
+    if fs::exists("/proc/sys/net/mptcp").unwrap_or(false) {
+        client.case("lives mptcp-early 10");
+        made += 10;
+    }
+    let done = tracer.stop();
+    let skipped = done.lost("skipped");
+    assert!(skipped == 0 || kernel() >= (7, 0), "{done:#?}");
+    assert!(is_all_but(skipped, done.rows().len(), made), "{done:#?}");
+    assert_eq!(done.lost("ends"), 0, "{done:#?}");
 }
 
 fn a_handshake_that_nobody_finishes_is_no_row(lab: &Lab) {

@@ -17,6 +17,9 @@
 
 #define LIVES_SHARE 7
 
+const volatile bool shows_ends;	  /* --life; else --peer alone may want them */
+const volatile bool shows_accepted_ends;
+
 /* Which end opened the connection. */
 enum side { ACTIVE, PASSIVE };
 
@@ -48,11 +51,25 @@ static __always_inline void uncount(struct share *share, bool is_accepted)
 	__sync_fetch_and_add(&share->lives, -1);
 }
 
+/* Of a connection that is told as a possible peer alone no row is missing, nor of one that
+ * was accepted where the ends of these have none. */
+static __always_inline bool is_missed(__u8 flags)
+{
+	return !(flags & UNWANTED) && (!(flags & ACCEPTED) || shows_accepted_ends);
+}
+
+static __always_inline void uncount_crowded(__u8 place)
+{
+	__sync_fetch_and_add(&crowd_ended, 1);
+	if (place & MISSED)
+		__sync_fetch_and_add(&missed_ended, 1);
+}
+
 /* Whether its place is kept. */
 static __always_inline bool count_end(const struct life_record *life)
 {
 	if (life->place & CROWDED) {
-		__sync_fetch_and_add(&crowd_ended, 1);
+		uncount_crowded(life->place);
 		return false;
 	}
 	uncount(share_of_life(life), life->connect.flags & ACCEPTED);
@@ -72,10 +89,9 @@ static __always_inline void forget(__u64 key, struct life_record *life, bool kee
 		bpf_map_delete_elem(&lives, &key);
 }
 
-/* Of a connection that is told as a possible peer alone no row is missing. */
 static __always_inline void count_lost_life(__u64 *reason, const struct connect_record *r)
 {
-	if (!(r->flags & UNWANTED))
+	if (is_missed(r->flags))
 		count_lost(reason);
 }
 
@@ -84,7 +100,9 @@ static __always_inline bool end_unsaid(__u64 key, struct life_record *life)
 {
 	bool keep = count_end(life);
 
-	count_lost_life(&lost.ends, &life->connect);
+	/* Of its outcome all is known by then, and of its peer. */
+	if (shows_ends || !life->answered)
+		count_lost_life(&lost.ends, &life->connect);
 	forget(key, life, keep);
 	return keep;
 }
@@ -95,11 +113,12 @@ static __always_inline bool take_end(__u64 key, const struct life_record *life)
 {
 	struct share *share = share_of_life(life);
 	bool is_accepted = life->connect.flags & ACCEPTED;
+	__u8 place = life->place;
 
-	if (life->place & CROWDED) {
+	if (place & CROWDED) {
 		if (bpf_map_delete_elem(&crowd, &key))
 			return false;
-		__sync_fetch_and_add(&crowd_ended, 1);
+		uncount_crowded(place);
 		return true;
 	}
 	if (bpf_map_delete_elem(&lives, &key))
@@ -142,12 +161,15 @@ static __always_inline bool finds_place(const enum side side, const struct share
 static __always_inline void begin_crowded(const enum side side, const enum place place,
 					  __u64 key, __u32 owner, const struct connect_record *r)
 {
+	const bool missed = is_missed(r->flags);
 	struct life_record life;
 
-	fill_life(side, place | CROWDED, owner, r, &life);
+	fill_life(side, place | CROWDED | (missed ? MISSED : 0), owner, r, &life);
 	__sync_fetch_and_add(&crowd_begun, 1);
+	if (missed)
+		__sync_fetch_and_add(&missed_begun, 1);
 	if (bpf_map_update_elem(&crowd, &key, &life, BPF_ANY)) {
-		__sync_fetch_and_add(&crowd_ended, 1);
+		uncount_crowded(life.place);
 		count_lost_life(&lost.lives, r);
 	}
 }

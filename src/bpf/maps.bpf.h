@@ -277,6 +277,8 @@ __u64 refused_cgroups;
 const volatile __u64 max_lives, max_spare_lives;
 __u64 lives_begun, lives_ended, accepted_lives, spare_lives;
 __u64 crowd_begun, crowd_ended;
+/* Of these, those of which something is missing when the kernel drops them. */
+__u64 missed_begun, missed_ended;
 
 static __always_inline void count_lost(__u64 *counter)
 {

@@ -116,6 +116,7 @@ enum place {
 	SPARE = 1, /* it ended; its place is kept */
 	SHARED = 2, /* accepted without its lock: who deletes it tells its end */
 	CROWDED = 4, /* added to the others: in `crowd` */
+	MISSED = 8, /* added to CROWDED: it is lost when the kernel drops it */
 };
 
 /*

@@ -259,7 +259,7 @@ impl Tracer {
             true => self.links.iter().filter_map(entry_probe_misses).sum(),
             false => 0,
         };
-        let beyond = self.open_lives().into_iter().zip(self.rooms_for_lives);
+        let beyond = self.droppable_lives().into_iter().zip(self.rooms_for_lives);
         let beyond = beyond.map(|(open, room)| open.saturating_sub(room)).sum();
         self.forgotten = self.forgotten.max(beyond);
         self.skipped = self.skipped.max(programs + probes);
@@ -356,19 +356,21 @@ impl Tracer {
 
     /// Counts the connections that have not ended, and those that were dropped.
     fn close_lives(&mut self) {
-        let known: u64 = self.open_lives().iter().sum();
-        if known == 0 {
+        if !self.has_open() {
             return;
         }
+        let known: u64 = self.droppable_lives().iter().sum();
         let mut open = 0;
-        for map in [&self.skel.maps.lives, &self.skel.maps.crowd] {
+        let maps = &self.skel.maps;
+        for (map, is_crowd) in [(&maps.lives, false), (&maps.crowd, true)] {
             for key in map.keys() {
                 let Ok(Some(value)) = map.lookup(&key, MapFlags::ANY) else { continue };
                 let mut life = types::life_record::default();
                 if plain::copy_from_bytes(&mut life, &value).is_ok()
                     && life.place != types::place::SPARE.0 as u8
                 {
-                    open += 1;
+                    let is_missed = u32::from(life.place) & types::place::MISSED.0 != 0;
+                    open += u64::from(is_missed || !is_crowd);
                     let wanted =
                         u32::from(life.connect.flags) & types::record_flags::UNWANTED.0 == 0;
                     self.unanswered += u64::from(wanted && life.answered == 0);
@@ -386,19 +388,19 @@ impl Tracer {
     /// Connections begun and not ended, as the kernel's two tables have counted them.
     fn open_lives(&self) -> [u64; 2] {
         let Some(bss) = self.skel.maps.bss_data.as_deref() else { return [0, 0] };
-        let counts = [
+        count_open([
             (&raw const bss.lives_begun, &raw const bss.lives_ended),
             (&raw const bss.crowd_begun, &raw const bss.crowd_ended),
-        ];
-        // The end is read first: it can only lag.
-        counts.map(|(begun, ended)| {
-            // SAFETY: valid, aligned integers in the mapped .bss, also written by the
-            // kernel, hence volatile.
-            let ended = unsafe { ended.read_volatile() };
-            // SAFETY: as above.
-            let begun = unsafe { begun.read_volatile() };
-            begun.saturating_sub(ended)
-        })
+        ])
+    }
+
+    /// As many of these as are lost when the kernel drops them.
+    fn droppable_lives(&self) -> [u64; 2] {
+        let Some(bss) = self.skel.maps.bss_data.as_deref() else { return [0, 0] };
+        count_open([
+            (&raw const bss.lives_begun, &raw const bss.lives_ended),
+            (&raw const bss.missed_begun, &raw const bss.missed_ended),
+        ])
     }
 
     /// Takes the table of `-c`; the kernel goes on with an empty one.
@@ -426,6 +428,19 @@ impl Tracer {
         let put = self.skel.maps.flows.update(&slot, &fd, MapFlags::ANY);
         put.context("failed to set the table of counts")
     }
+}
+
+/// Of counts in the mapped .bss, of what began and of what ended.
+fn count_open(counts: [(*const u64, *const u64); 2]) -> [u64; 2] {
+    // The end is read first: it can only lag.
+    counts.map(|(begun, ended)| {
+        // SAFETY: valid, aligned integers in the mapped .bss, also written by the
+        // kernel, hence volatile.
+        let ended = unsafe { ended.read_volatile() };
+        // SAFETY: as above.
+        let begun = unsafe { begun.read_volatile() };
+        begun.saturating_sub(ended)
+    })
 }
 
 /// Takes what was read off the shares of those who had it in the ring.

@@ -125,6 +125,9 @@ impl Setup<'_> {
         data.max_spare_lives = self.spare_lives().into();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = self.wants_ends();
+        data.shows_ends = self.config.life;
+        // Of those that were listed while they were accepted, too.
+        data.shows_accepted_ends = self.config.life && (self.config.accept || self.config.existing);
         data.only_states = rung == Rung::StateOnly;
         data.want_pidns = self.pidns.unwrap_or(0);
         data.want_cgroup_names = self.cgroup_names;
