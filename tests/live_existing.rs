@@ -188,6 +188,8 @@ fn what_is_accepted_meanwhile_is_listed_where_accepts_have_no_rows(lab: &Lab) {
     let halted = Halted::new(&lab.attach, &lab.buffer, "", &args);
     client.case("existing take 3");
     let tracer = halted.release();
+    // Nor are those that are accepted later.
+    client.case("existing take 1");
     drop(client);
     tracer.wait_for("\"event\":\"close\"", 10);
     let done = tracer.stop();
@@ -195,6 +197,8 @@ fn what_is_accepted_meanwhile_is_listed_where_accepts_have_no_rows(lab: &Lab) {
     let (existing, closes) = (done.objects("existing"), done.objects("close"));
     let held = existing.iter().filter(|row| !row["pid"].is_null());
     assert_eq!((existing.len(), held.count(), closes.len()), (10, 8, 10), "{done:#?}");
+    // Nobody knows when they began.
+    assert!(closes.iter().all(|close| close["partial"] == true), "{done:#?}");
 }
 
 /// It may never be accepted, so its end cannot wait for that.

@@ -130,27 +130,28 @@ pub struct Shown {
 
 struct Ends {
     key: Key,
-    /// Until when its connect, and its accept, may be told.
+    /// Until when its connect, and its accept, may be told; 0: both have rows.
     connect_ns: u64,
     accept_ns: u64,
 }
 
 impl Shown {
-    /// Of rows that had a process: one that is yet to be accepted, or was listed before
-    /// its accept was told, will have it by that.
+    /// Events tell of those once more that had a process: one that is yet to be accepted, or
+    /// was listed before its accept was told, will have it by that.
     pub fn new(found: &Found, is_by_ends: bool) -> Self {
         let rows = &found.rows;
-        let held = rows.iter().filter(|row| row.connect.pid != 0 && !row.connect.unwanted);
+        let wanted = rows.iter().filter(|row| !row.connect.unwanted);
         let ends = |row: &Listed| {
             let (listed_ns, socket) = (row.connect.ts_ns, &found.sockets[row.socket]);
             let late_ns = if is_told_late(socket) { LATE_NS } else { 0 };
+            let of_held = |until_ns| if row.connect.pid == 0 { 0 } else { until_ns };
             Ends {
                 key: key(&row.connect),
-                connect_ns: listed_ns + late_ns,
-                accept_ns: listed_ns + LATE_NS,
+                connect_ns: of_held(listed_ns + late_ns),
+                accept_ns: of_held(listed_ns + LATE_NS),
             }
         };
-        let cookies = held.filter_map(|row| Some((row.connect.cookie?, ends(row))));
+        let cookies = wanted.filter_map(|row| Some((row.connect.cookie?, ends(row))));
         let cookies: NumberMap<_, _> = cookies.collect();
         let by_ends = cookies.iter().filter(|_| is_by_ends);
         Shown {
@@ -189,7 +190,7 @@ impl Shown {
         has
     }
 
-    /// Whether it was shown with a process.
+    /// Whether it was shown.
     pub fn lists(&self, life: &Life) -> bool {
         let shown = self.cookie(life).and_then(|cookie| self.cookies.get(&cookie));
         shown.is_some_and(|shown| shown.key == key(&life.connect))

@@ -399,17 +399,17 @@ impl App<'_> {
                 break;
             }
             match event {
-                Event::Life(life) => {
+                Event::Life(mut life) => {
                     if let Some(peers) = &mut self.peers {
                         peers.changed(&life);
                     }
                     // An accepted end is followed for --peer, too, which shows none but those
                     // that were listed.
-                    let is_listed = self.existing.as_ref().is_some_and(|shown| shown.lists(&life));
-                    let is_accepted = life.connect.origin == Origin::Accepted;
-                    let is_asked_for = !is_accepted || self.config.accept;
-                    let is_shown = (!life.connect.unwanted && is_asked_for
-                        || is_accepted && is_listed)
+                    let is_asked_for =
+                        life.connect.origin != Origin::Accepted || self.config.accept;
+                    let is_listed = life.connect.origin == Origin::Accepted
+                        && self.existing.as_ref().is_some_and(|shown| shown.lists(&life));
+                    let is_shown = (!life.connect.unwanted && is_asked_for || is_listed)
                         && match life.stage {
                             Stage::Result(_) => true,
                             Stage::Close { .. } | Stage::Gone => {
@@ -421,6 +421,10 @@ impl App<'_> {
                     }
                     let (peers, who) = (&mut self.peers, &mut self.who);
                     let peer = peer_of(peers, who, &life.connect, life.began_ns);
+                    // No row says when it was accepted.
+                    if is_listed && !is_asked_for {
+                        life.connect.origin = Origin::Existing;
+                    }
                     let is_last = !self.config.life || life.stage.is_end();
                     let facts = self.who.of_life(&life, is_last);
                     let told = self.existing.as_mut().is_some_and(|shown| shown.ends_again(&life));
