@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use libbpf_rs::Link;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
@@ -78,7 +79,8 @@ pub struct Tracer {
     rung: Rung,
     /// The programs that see connects.
     connect: Vec<String>,
-    flows: Option<MapHandle>,
+    /// Of `-c`: the table in use and, with an interval, an empty one.
+    flows: Vec<MapHandle>,
     /// Read at detach, when the programs that hold it are gone.
     unreturned: u64,
     skipped: u64,
@@ -403,31 +405,32 @@ impl Tracer {
         ])
     }
 
-    /// Takes the table of `-c`; the kernel goes on with an empty one.
+    /// Takes the table of `-c`; with an interval the kernel goes on with an empty one,
+    /// without it has ended.
     pub fn take_flows(&mut self) -> Result<Vec<Flow>> {
-        let fresh = new_flows()?;
-        let Some(full) = self.flows.replace(fresh) else {
-            return Ok(Vec::new());
-        };
-        if let Some(fresh) = &self.flows {
-            self.put_flows(fresh)?;
+        if self.flows.len() > 1 {
+            self.flows.swap(0, 1);
+            // Returns when no program has the other one any more.
+            put_flows(&self.skel.maps.flows, &self.flows[0])?;
         }
         let mut flows = Vec::new();
-        for key in full.keys() {
-            let value = full.lookup(&key, MapFlags::ANY).context("failed to read the table")?;
-            if let Some(value) = value {
-                flows.push(decode_flow(&key, &value).context("failed to read the table")?);
-            }
+        let Some(full) = self.flows.last() else { return Ok(flows) };
+        let all = full.lookup_and_delete_batch(MAX_FLOWS, MapFlags::ANY, MapFlags::ANY);
+        for (key, value) in all.context("failed to read the table")? {
+            flows.push(decode_flow(&key, &value).context("failed to read the table")?);
+        }
+        // A refused call looks like the end.
+        if full.keys().next().is_some() {
+            bail!("failed to read the table: the kernel does not give all of it");
         }
         Ok(flows)
     }
+}
 
-    fn put_flows(&self, table: &MapHandle) -> Result<()> {
-        let fd = table.as_fd().as_raw_fd().to_ne_bytes();
-        let slot = 0u32.to_ne_bytes();
-        let put = self.skel.maps.flows.update(&slot, &fd, MapFlags::ANY);
-        put.context("failed to set the table of counts")
-    }
+fn put_flows(slots: &impl libbpf_rs::MapCore, table: &MapHandle) -> Result<()> {
+    let fd = table.as_fd().as_raw_fd().to_ne_bytes();
+    let put = slots.update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY);
+    put.context("failed to set the table of counts")
 }
 
 /// Of counts in the mapped .bss, of what began and of what ended.

@@ -36,6 +36,7 @@ use super::buffer::SharedSink;
 use super::buffer::Transport;
 use super::new_flows;
 use super::object::pinned;
+use super::put_flows;
 use super::refusal::Refusal;
 use super::refusal::hint;
 use super::refusal::keep_log;
@@ -406,7 +407,7 @@ impl<'a> Setup<'a> {
             sink,
             rung,
             connect: connect.clone(),
-            flows: None,
+            flows: Vec::new(),
             unreturned: 0,
             skipped: 0,
             skipped_forks: 0,
@@ -424,8 +425,12 @@ impl<'a> Setup<'a> {
         tracer.counted = self.counted(&tracer, &followed);
         if !self.rows() {
             let table = new_flows()?;
-            tracer.put_flows(&table)?;
-            tracer.flows = Some(table);
+            put_flows(&tracer.skel.maps.flows, &table)?;
+            tracer.flows.push(table);
+        }
+        if matches!(self.config.mode, Mode::Count { interval: Some(_) }) {
+            // Now, for to make one later takes CAP_BPF.
+            tracer.flows.push(new_flows()?);
         }
         let mount = self.cgroup_mount.as_deref();
         for name in &followed {
