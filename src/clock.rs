@@ -42,6 +42,8 @@ fn ns_inode(name: &str) -> Option<u64> {
 pub fn own_is_known() -> bool {
     /// PROC_TIME_INIT_INO (include/linux/proc_ns.h)
     const INITIAL: u64 = 0xefff_fffa;
+    // Now, for no file of /proc can be opened once it traces.
+    offsets();
     let own = ns_inode("time");
     own == ns_inode("time_for_children") || own == Some(INITIAL)
 }
@@ -60,6 +62,22 @@ fn parse_offsets(text: &str) -> Offsets {
         monotonic_ns: of(["monotonic", "1"]).unwrap_or(0),
         boottime_ns: of(["boottime", "7"]).unwrap_or(0),
     }
+}
+
+/// Reads the local time zone now, for good: no file can be opened any more once it traces,
+/// and chrono would take UTC then. Where TZ names none it looks for a change of
+/// /etc/localtime each second, but not if TZ is that file; true if TZ was set to it.
+///
+/// # Safety
+/// There must be no other thread: it might read the environment.
+pub unsafe fn fix_zone() -> bool {
+    let is_unset = std::env::var_os("TZ").is_none();
+    if is_unset {
+        // SAFETY: as the caller sees to.
+        unsafe { std::env::set_var("TZ", ":/etc/localtime") };
+    }
+    let _ = chrono::Local::now();
+    is_unset
 }
 
 /// CLOCK_MONOTONIC of the host in nanoseconds: the clock of bpf_ktime_get_ns().

@@ -4,7 +4,10 @@
 use rustix::thread::CapabilitySet;
 
 use crate::config::Config;
+use crate::config::Format;
 use crate::config::Mode;
+use crate::config::cli::Sandbox;
+use crate::model::needs::Needs;
 
 /// What else decides what is needed.
 #[derive(Clone, Copy, Default)]
@@ -19,9 +22,7 @@ pub struct Host {
 /// What this run needs while it traces, of what it may have.
 pub fn capabilities(config: &Config, host: Host) -> CapabilitySet {
     let mut needed = CapabilitySet::empty();
-    // Each table of -c is a map that is made when the one before is full of its connects.
-    let makes_maps = matches!(config.mode, Mode::Count { .. });
-    needed.set(CapabilitySet::BPF, host.bpf_is_restricted || makes_maps);
+    needed.set(CapabilitySet::BPF, host.bpf_is_restricted);
     // A CPU that comes online gets a buffer of its own then.
     needed.set(CapabilitySet::PERFMON, host.uses_perf);
     needed.set(CapabilitySet::SYS_ADMIN, host.uses_perf && host.perf_takes_sys_admin);
@@ -36,6 +37,30 @@ pub fn capabilities(config: &Config, host: Host) -> CapabilitySet {
     // COMMAND is ended with us, and may be another user by then.
     needed.set(CapabilitySet::KILL, !config.command.is_empty());
     needed
+}
+
+/// What this run still does while it traces, `command` being the pid of COMMAND; `None` if
+/// nothing is to keep it from more.
+pub fn needs(config: &Config, host: Host, command: Option<u32>) -> Option<Needs> {
+    let needs = Needs {
+        reads_proc: config.follows_processes() || config.names_cgroups(),
+        lists_processes: config.follows_processes(),
+        opens_perf: host.uses_perf,
+        hears_netlink: config.procs.is_some(),
+        command,
+    };
+    (config.sandbox != Sandbox::Off).then_some(needs)
+}
+
+/// Whether rows have the time of the local zone.
+pub fn shows_local_time(config: &Config) -> bool {
+    let is_count = matches!(config.mode, Mode::Count { .. });
+    matches!(config.format, Format::Table(columns) if columns.time || is_count)
+}
+
+/// Whether users have names in rows.
+pub fn names_users(config: &Config) -> bool {
+    config.who.user || config.procs.is_some()
 }
 
 #[cfg(test)]
@@ -57,7 +82,7 @@ mod tests {
         let of_cgroups = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
         for (line, needed) in [
             ("-t -U -r --life", none),
-            ("-c", CapabilitySet::BPF),
+            ("-c", none),
             ("-x", CapabilitySet::SYS_PTRACE),
             ("--cgroup-path", of_cgroups),
             ("--snapshot", CapabilitySet::SYS_PTRACE),
@@ -78,5 +103,28 @@ mod tests {
         assert_eq!(needed_by("-t", debian), both);
         let ring = Host { perf_takes_sys_admin: true, ..Host::default() };
         assert_eq!(needed_by("-t", ring), CapabilitySet::empty());
+    }
+
+    #[test]
+    fn each_need_has_an_option_that_has_it() {
+        let needs = |line: &str| {
+            let args = ["tcpconnect"].into_iter().chain(line.split(' '));
+            let config = Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap();
+            needs(&config, Host::default(), None)
+        };
+        let none = Needs::default();
+        let listed = Needs { reads_proc: true, lists_processes: true, ..none };
+        for (line, needed) in [
+            ("-t -U -r --life -d --peer --user", none),
+            ("-c -i 1", none),
+            ("-j", none),
+            ("-T", none),
+            ("--container-id", Needs { reads_proc: true, ..none }),
+            ("-x", listed),
+            ("--procs", Needs { hears_netlink: true, ..listed }),
+        ] {
+            assert_eq!(needs(line), Some(needed), "{line}");
+        }
+        assert_eq!(needs("--sandbox off"), None);
     }
 }

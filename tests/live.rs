@@ -20,6 +20,7 @@ mod live_peers;
 mod live_procs;
 mod live_rights;
 mod live_rows;
+mod live_sandbox;
 mod live_sockets;
 mod live_who;
 
@@ -121,6 +122,7 @@ fn main() {
             ("", live_output::TESTS),
             ("procs::", live_procs::TESTS),
             ("", live_rights::TESTS),
+            ("", live_sandbox::TESTS),
             ("", live_rows::TESTS),
             ("existing::", live_existing::TESTS),
             ("ends::", live_ends::TESTS),

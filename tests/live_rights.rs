@@ -163,7 +163,7 @@ fn what_tracing_needs_no_more_is_given_up(lab: &Lab) {
     for (args, left) in [
         (&["-j", "-r", "--life", "--accept"][..], 0),
         (&["--user", "--existing"], 0),
-        (&["-c", "-i", "1"], BPF),
+        (&["-c", "-i", "1"], 0),
         (&["--wide", "--procs"], SYS_PTRACE),
         (&["--container-id"], SYS_PTRACE | DAC_READ_SEARCH),
     ] {
@@ -178,6 +178,8 @@ fn what_tracing_needs_no_more_is_given_up(lab: &Lab) {
             }
             assert_eq!(set_of(&status, "CapInh:"), 0, "{args:?} {name}");
             assert!(status.contains("NoNewPrivs:\t1\n"), "{args:?} {name}: {status}");
+            // A filter of system calls.
+            assert!(status.contains("Seccomp:\t2\n"), "{args:?} {name}: {status}");
         }
         let done = tracer.stop();
         assert!(done.status.success(), "{args:?}: {done:?}");

@@ -42,6 +42,17 @@ pub enum Buffer {
     Perf,
 }
 
+/// How this program confines itself once it traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sandbox {
+    /// As far as the kernel can
+    Auto,
+    /// In all ways that this run allows, or it ends
+    Strict,
+    /// No further than giving up capabilities
+    Off,
+}
+
 /// What `--procs` adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Procs {
@@ -330,6 +341,10 @@ pub struct Cli {
     /// Buffer size in bytes, K or M: of the ring, or of each CPU's perf buffer
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Kernel")]
     pub buffer_size: Option<usize>,
+
+    /// Confine itself once it traces: as far as this kernel can, or else fail, or not
+    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Kernel")]
+    pub sandbox: Sandbox,
 
     /// BTF file, for a kernel without its own
     #[arg(long, value_name = "FILE", help_heading = "Kernel")]

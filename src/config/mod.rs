@@ -15,6 +15,7 @@ use crate::config::cli::Buffer;
 use crate::config::cli::Cli;
 use crate::config::cli::JsonForm;
 use crate::config::cli::Procs;
+use crate::config::cli::Sandbox;
 use crate::config::cli::Snapshot;
 use crate::model::filter::CommFilter;
 use crate::model::filter::NetTable;
@@ -137,6 +138,7 @@ pub struct Config {
     pub duration: Option<Duration>,
     pub ready_fd: Option<i32>,
     pub attach: Attach,
+    pub sandbox: Sandbox,
     pub buffer: Buffer,
     pub buffer_size: Option<usize>,
     pub btf: Option<PathBuf>,
@@ -392,6 +394,7 @@ impl Config {
             duration: cli.duration,
             ready_fd: cli.ready_fd,
             attach: cli.attach,
+            sandbox: cli.sandbox,
             buffer: cli.buffer,
             buffer_size: cli.buffer_size,
             btf: cli.btf,
@@ -479,6 +482,7 @@ fn not_of_a_snapshot(cli: &Cli) -> Option<&'static str> {
         (cli.duration.is_some(), "--duration"),
         (cli.ready_fd.is_some(), "--ready-fd"),
         (cli.attach != Attach::Auto, "--attach"),
+        (cli.sandbox != Sandbox::Auto, "--sandbox"),
         (cli.buffer != Buffer::Auto, "--buffer"),
         (cli.buffer_size.is_some(), "--buffer-size"),
         (cli.btf.is_some(), "--btf"),

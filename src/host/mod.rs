@@ -8,4 +8,5 @@ pub mod connector;
 pub mod privilege;
 pub mod proc;
 pub mod rights;
+pub mod sandbox;
 pub mod sock_diag;

@@ -6,6 +6,7 @@ use std::io;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use rustix::process::DumpableBehavior;
 use rustix::process::set_dumpable_behavior;
 use rustix::thread::CapabilitySet;
@@ -13,6 +14,10 @@ use rustix::thread::CapabilitySets;
 use rustix::thread::capabilities;
 use rustix::thread::set_capabilities;
 use rustix::thread::set_no_new_privs;
+
+use crate::error::tell;
+use crate::host::sandbox;
+use crate::model::needs::Needs;
 
 /// Who has CAP_SYS_ADMIN alone does with it what CAP_BPF and CAP_PERFMON were made for.
 fn kept(permitted: CapabilitySet, mut needed: CapabilitySet) -> CapabilitySet {
@@ -39,6 +44,14 @@ pub fn keep_none() {
     let _ = keep(CapabilitySet::empty());
 }
 
+/// For a thread beside the loop, which needs no file either.
+pub fn of_a_bystander(is_confined: bool) {
+    keep_none();
+    if is_confined {
+        sandbox::open_no_file();
+    }
+}
+
 /// Keeps what is needed from now on, and leaves no core dump. A COMMAND was forked before,
 /// so it keeps its rights.
 pub fn give_up(needed: CapabilitySet, say: &dyn Fn(&str)) -> Result<()> {
@@ -52,6 +65,17 @@ pub fn give_up(needed: CapabilitySet, say: &dyn Fn(&str)) -> Result<()> {
         [] => "no capability is left".to_owned(),
         names => format!("capabilities left: {}", names.join(", ")),
     });
+    Ok(())
+}
+
+/// Confines this process, which has given up what it does not need. If that is not strict,
+/// what the kernel cannot do is said, and left.
+pub fn confine(needs: Needs, is_strict: bool, say: &dyn Fn(&str)) -> Result<()> {
+    match sandbox::enter(needs, is_strict) {
+        Ok(what) => say(&format!("sandbox: {what}")),
+        Err(e) if is_strict => bail!("--sandbox strict: {e:#}"),
+        Err(e) => tell(&format!("tcpconnect: not confined: {e:#}; see --sandbox")),
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ pub mod event;
 pub mod filter;
 pub mod lost;
 pub mod name;
+pub mod needs;
 pub mod numbers;
 pub mod process;
 pub mod row;

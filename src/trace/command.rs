@@ -29,6 +29,7 @@ use crate::error::text_of;
 /// Forked, not yet running the command. Dropping it ends the child.
 pub struct Paused {
     pid: u32,
+    pidfd: OwnedFd,
     go: File,
     spawner: JoinHandle<io::Result<Child>>,
     name: String,
@@ -47,13 +48,17 @@ fn pipe() -> io::Result<(File, File)> {
 }
 
 impl Paused {
-    pub fn spawn(command: &[OsString]) -> Result<Self> {
+    /// With the environment as it was; `has_own_zone` if TZ is there only for us.
+    pub fn spawn(command: &[OsString], has_own_zone: bool) -> Result<Self> {
         let (program, args) = command.split_first().context("no command given")?;
         let (mut pid_reader, mut pid_writer) = pipe().context("failed to make a pipe")?;
         let (mut go_reader, go) = pipe().context("failed to make a pipe")?;
         let go_fd = go.as_raw_fd();
         let mut child = Command::new(program);
         child.args(args);
+        if has_own_zone {
+            child.env_remove("TZ");
+        }
         // SAFETY: between fork and exec the closure only closes, reads, writes
         // and asks for the pid: all async-signal-safe, and it does not allocate.
         unsafe {
@@ -72,8 +77,16 @@ impl Paused {
         let spawner = thread::spawn(move || child.spawn());
         let mut pid = [0; 4];
         pid_reader.read_exact(&mut pid).context("failed to start the command's process")?;
+        let pid = u32::from_ne_bytes(pid);
+        // SAFETY: takes numbers only. The child waits, so the pid is its own.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error()).context("failed to watch the command");
+        }
         Ok(Paused {
-            pid: u32::from_ne_bytes(pid),
+            pid,
+            // SAFETY: pidfd_open() just returned it.
+            pidfd: unsafe { OwnedFd::from_raw_fd(fd as i32) },
             go,
             spawner,
             name: OsStr::to_string_lossy(program).into_owned(),
@@ -93,16 +106,7 @@ impl Paused {
             why: text_of(&e),
             command: self.name,
         })?;
-        // SAFETY: the child is ours and not yet waited for, so the pid is its own.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error()).context("failed to watch the command");
-        }
-        Ok(Running {
-            child,
-            // SAFETY: pidfd_open() just returned it.
-            pidfd: unsafe { OwnedFd::from_raw_fd(fd as i32) },
-        })
+        Ok(Running { child, pidfd: self.pidfd })
     }
 }
 

@@ -23,6 +23,7 @@ use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Mode;
+use crate::config::cli::Sandbox;
 use crate::error::tell;
 use crate::host::privilege;
 use crate::host::proc;
@@ -55,6 +56,7 @@ use crate::who::Who;
 use crate::who::peers;
 use crate::who::peers::Peers;
 use crate::who::process_events::Procs;
+use crate::who::users::Users;
 
 use self::start::HeldBack;
 
@@ -88,7 +90,13 @@ pub fn run(config: &Config) -> Result<u8> {
              unshare --fork"
         );
     }
-    let stop = Stop::on_signals(rights::keep_none)?;
+    // SAFETY: there is no other thread yet.
+    let has_own_zone = plan::shows_local_time(config) && unsafe { clock::fix_zone() };
+    // While there is no other thread.
+    let users = plan::names_users(config).then(Users::start).transpose();
+    let users = users.context("failed to start a process for the names of users")?;
+    let is_confined = config.sandbox != Sandbox::Off;
+    let stop = Stop::on_signals(move || rights::of_a_bystander(is_confined))?;
     let sink = Sink::open(config, Some(stop.clone()))?;
     let say = |text: &str| {
         if config.verbose {
@@ -97,7 +105,7 @@ pub fn run(config: &Config) -> Result<u8> {
     };
     let paused = match config.command.as_slice() {
         [] => None,
-        command => Some(Paused::spawn(command)?),
+        command => Some(Paused::spawn(command, has_own_zone)?),
     };
     let priority = come_first();
     let mut tracer = Tracer::start(config, paused.as_ref().map(Paused::pid), &say)?;
@@ -113,7 +121,7 @@ pub fn run(config: &Config) -> Result<u8> {
     let mut app = App {
         config,
         procs: Procs::new(config, paused.as_ref().map(Paused::pid)),
-        who: Who::new(config, tracer.max_open()),
+        who: Who::new(config, users.map(Users::once_harmless), tracer.max_open()),
         tracer,
         output: new_output(config),
         sink,
@@ -146,6 +154,9 @@ pub fn run(config: &Config) -> Result<u8> {
         perf_takes_sys_admin: privilege::perf_takes_sys_admin(),
     };
     rights::give_up(plan::capabilities(config, host), &say)?;
+    if let Some(needs) = plan::needs(config, host, paused.as_ref().map(Paused::pid)) {
+        rights::confine(needs, config.sandbox == Sandbox::Strict, &say)?;
+    }
     if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }

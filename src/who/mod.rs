@@ -12,7 +12,7 @@ pub mod process_events;
 pub mod processes;
 pub mod programs;
 pub mod shares;
-mod users;
+pub mod users;
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -105,13 +105,13 @@ impl Facts {
 impl Who {
     /// Lists what exists already, but for processes; the tracer is attached, so that
     /// nothing that changes meanwhile is missed. `max_open` connections are followed at most.
-    pub fn new(config: &Config, max_open: usize) -> Self {
+    pub fn new(config: &Config, users: Option<Users>, max_open: usize) -> Self {
         Who {
             processes: None,
             cgroups: config.names_cgroups().then(Cgroups::scan),
             names: config.dns.then(Names::default),
             want_container: config.who.container_id,
-            users: (config.who.user || config.procs.is_some()).then(Users::new),
+            users,
             kept: config.keeps_who().then(|| Kept::new(max_open)),
         }
     }

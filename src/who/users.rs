@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names of users. /etc/passwd has most of them; whatever else the user database is made
-//! of may ask the network, so a thread of its own does, and no row waits long for it.
+//! Names of users, from a small process of their own: the user database may load any
+//! library, open files and ask the network, which the tracer can do no more once it traces.
+//! /etc/passwd has most names; whoever else is asked, no row waits long for it.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::SyncSender;
-use std::sync::mpsc::channel;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
@@ -19,110 +23,273 @@ use nix::unistd::Uid;
 use nix::unistd::User;
 
 use crate::host::rights;
+use crate::host::sandbox;
+use crate::poll::poll;
+use crate::poll::readable;
 
 /// How long a row waits for a name, and then no row for a while: while the database does
 /// not answer, rows are late by no more than a tenth of the time.
 const PATIENCE: Duration = Duration::from_millis(100);
 const IMPATIENCE: Duration = Duration::from_secs(1);
-/// Ids that wait to be asked for; of more there is no name for now.
+/// Ids that wait to be asked for; of more there is no name for now. A pipe has room for
+/// them all.
 const MAX_ASKED: usize = 64;
 /// Names that are kept. One user may have 65,536 subordinate ids, and gets no more of
 /// this than these.
 const MAX_NAMES: usize = 4_096;
+/// Bytes of a name; useradd(8) makes none of more than 32.
+const MAX_NAME: usize = 256;
 
 type Name = Option<Rc<str>>;
 
 pub struct Users {
-    passwd: Passwd,
     /// `None` for an id without a name.
     names: HashMap<u32, Name>,
     /// Asked for, and not yet answered.
     asked: HashSet<u32>,
-    questions: SyncSender<u32>,
-    answers: Receiver<(u32, Option<String>)>,
+    questions: File,
+    answers: File,
     impatient_until: Option<Instant>,
+    /// It said nothing at all in the last time that a row waited.
+    is_silent: bool,
+}
+
+/// What the process says of an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Said {
+    /// No name is an answer, too.
+    Name(Name),
+    /// Somebody else is being asked, who may take long.
+    Later,
+    /// Too many others are being asked for.
+    Busy,
+}
+
+/// Id, length, and that many bytes of a name; none of a name that there is not. Written at
+/// once, for it is smaller than PIPE_BUF.
+type Answer = [u8; 8 + MAX_NAME];
+/// In place of a length.
+const LATER: u32 = u32::MAX;
+const BUSY: u32 = u32::MAX - 1;
+
+fn write_answer(mut to: impl Write, uid: u32, said: &Said) -> io::Result<()> {
+    let mut answer: Answer = [0; 8 + MAX_NAME];
+    let length = match said {
+        Said::Later => LATER,
+        Said::Busy => BUSY,
+        Said::Name(name) => {
+            let name = name.as_deref().filter(|name| name.len() <= MAX_NAME).unwrap_or_default();
+            answer[8..][..name.len()].copy_from_slice(name.as_bytes());
+            name.len() as u32
+        }
+    };
+    answer[..4].copy_from_slice(&uid.to_ne_bytes());
+    answer[4..8].copy_from_slice(&length.to_ne_bytes());
+    to.write_all(&answer)
+}
+
+fn read_answer(mut from: impl Read) -> io::Result<(u32, Said)> {
+    let (mut uid, mut length, mut name) = ([0; 4], [0; 4], [0; MAX_NAME]);
+    from.read_exact(&mut uid)?;
+    from.read_exact(&mut length)?;
+    from.read_exact(&mut name)?;
+    let said = match u32::from_ne_bytes(length) {
+        LATER => Said::Later,
+        BUSY => Said::Busy,
+        length => {
+            let name = name.get(..length as usize).unwrap_or_default();
+            let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty());
+            Said::Name(name.map(Into::into))
+        }
+    };
+    Ok((u32::from_ne_bytes(uid), said))
 }
 
 impl Users {
-    pub fn new() -> Self {
-        Self::asking(|uid| Some(User::from_uid(Uid::from_raw(uid)).ok()??.name))
+    /// Starts the process. There must be no other thread yet, which could hold a lock that
+    /// the process would wait for.
+    pub fn start() -> io::Result<Self> {
+        let (questions, asker) = pipe()?;
+        let (answerer, answers) = pipe()?;
+        // SAFETY: this is the only thread, so that all of the child's memory is whole.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                drop((asker, answerer));
+                be_harmless(&questions, &answers);
+                let _ = write_answer(&answers, 0, &Said::Busy);
+                serve(questions, answers, |uid| {
+                    Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
+                });
+                // SAFETY: ends the process, whatever its other thread waits for.
+                unsafe { libc::_exit(0) }
+            }
+            _ => Ok(Users::over(asker, answerer)),
+        }
     }
 
-    fn asking(ask: impl Fn(u32) -> Option<String> + Send + 'static) -> Self {
-        let (questions, asked) = sync_channel(MAX_ASKED);
-        let (answer, answers) = channel();
-        let (harmless, is_harmless) = channel();
-        // It ends with the process, or without the other end; without it there are ids.
-        let _ = thread::Builder::new().name("users".into()).spawn(move || {
-            // The database may load what it likes.
-            rights::keep_none();
-            drop(harmless);
-            // SAFETY: no memory is passed. Only the reader comes first, see trace/mod.rs; of
-            // this thread alone.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
-            for uid in asked {
-                if answer.send((uid, ask(uid))).is_err() {
-                    return;
-                }
-            }
-        });
-        // A thread that waits for its turn still has all rights. This returns when the sender
-        // is gone, also where no thread could be started.
-        let _: Result<(), _> = is_harmless.recv();
+    /// Returns once the process has given up what it does not need, or has ended: then
+    /// there are ids.
+    pub fn once_harmless(mut self) -> Self {
+        let _ = read_answer(&mut self.answers);
+        self
+    }
+
+    fn over(questions: File, answers: File) -> Self {
         Users {
-            passwd: Passwd::default(),
             names: HashMap::new(),
             asked: HashSet::new(),
             questions,
             answers,
             impatient_until: None,
+            is_silent: false,
         }
     }
 
     /// `None` too if nobody answers in time; the next row may have it.
     pub fn name(&mut self, uid: u32) -> Name {
-        while let Ok((uid, name)) = self.answers.try_recv() {
-            self.note(uid, name);
+        while let Some((uid, said)) = self.answer(Duration::ZERO) {
+            self.note(uid, &said);
         }
         if let Some(name) = self.names.get(&uid) {
             return name.clone();
         }
-        if let Some(name) = self.passwd.name(uid) {
-            return self.note(uid, Some(name));
+        let is_impatient = self.impatient_until.is_some_and(|at| Instant::now() < at);
+        if is_impatient && (self.is_silent || self.asked.contains(&uid)) {
+            return None;
         }
         if !self.asked.contains(&uid) {
-            if self.questions.try_send(uid).is_err() {
+            if self.asked.len() >= 2 * MAX_ASKED
+                || self.questions.write_all(&uid.to_ne_bytes()).is_err()
+            {
                 return None;
             }
             self.asked.insert(uid);
         }
-        self.wait(uid)
+        self.wait(uid, is_impatient)
     }
 
-    fn wait(&mut self, uid: u32) -> Name {
+    /// The next answer, if it comes within this time.
+    fn answer(&mut self, within: Duration) -> Option<(u32, Said)> {
+        let mut fds = [readable(self.answers.as_raw_fd())];
+        poll(&mut fds, within).ok()?;
+        let has_come = fds[0].revents & libc::POLLIN != 0;
+        has_come.then(|| read_answer(&self.answers).ok()).flatten()
+    }
+
+    fn wait(&mut self, uid: u32, is_impatient: bool) -> Name {
         let began = Instant::now();
-        if self.impatient_until.is_some_and(|at| began < at) {
-            return None;
-        }
+        self.is_silent = true;
         while let Some(left) = PATIENCE.checked_sub(began.elapsed()) {
-            let Ok((answered, name)) = self.answers.recv_timeout(left) else { break };
-            let name = self.note(answered, name);
-            if answered == uid {
-                return name;
+            let Some((answered, said)) = self.answer(left) else { break };
+            self.is_silent = false;
+            self.note(answered, &said);
+            match said {
+                _ if answered != uid => {}
+                Said::Name(name) => return name,
+                Said::Later if !is_impatient => {}
+                Said::Later | Said::Busy => return None,
             }
         }
         self.impatient_until = Some(Instant::now() + IMPATIENCE);
         None
     }
 
-    fn note(&mut self, uid: u32, name: Option<String>) -> Name {
-        if self.names.len() >= MAX_NAMES {
-            self.names.clear();
+    fn note(&mut self, uid: u32, said: &Said) {
+        if *said != Said::Later {
+            self.asked.remove(&uid);
         }
-        self.asked.remove(&uid);
-        let name: Name = name.map(Into::into);
-        self.names.insert(uid, name.clone());
-        name
+        if let Said::Name(name) = said {
+            if self.names.len() >= MAX_NAMES {
+                self.names.clear();
+            }
+            self.names.insert(uid, name.clone());
+        }
+    }
+}
+
+fn pipe() -> io::Result<(File, File)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((OwnedFd::from(reader).into(), OwnedFd::from(writer).into()))
+}
+
+/// In the process of names: nothing of the tracer's stays open, no right, no file that can
+/// be changed, and no end by the signals that end the tracer, which has yet to print its
+/// last rows. It ends with the tracer.
+fn be_harmless(questions: &File, answers: &File) {
+    // SAFETY: numbers and valid strings only; the descriptors from 3 on that are closed
+    // belong to the tracer's copy of itself, of which nothing else runs here.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
+        libc::signal(libc::SIGTERM, libc::SIG_IGN);
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+        for fd in 0..3 {
+            libc::dup2(nothing, fd);
+        }
+        let mut from = 3;
+        let mut kept = [questions.as_raw_fd(), answers.as_raw_fd()];
+        kept.sort_unstable();
+        for fd in kept {
+            close_between(from, fd - 1);
+            from = fd + 1;
+        }
+        close_between(from, libc::c_int::MAX);
+    }
+    rights::keep_none();
+    sandbox::change_no_file();
+}
+
+/// # Safety
+/// Nobody may use these descriptors any more.
+unsafe fn close_between(first: libc::c_int, last: libc::c_int) {
+    if first > last {
+        return;
+    }
+    // SAFETY: as the caller sees to.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if closed != 0 {
+        // As before 5.9; the tracer has opened next to nothing yet.
+        // SAFETY: as above.
+        (first..=last.min(1_024)).for_each(|fd| unsafe { _ = libc::close(fd) });
+    }
+}
+
+/// Answers until nobody asks any more. Whom /etc/passwd does not name is asked for in a
+/// thread: the others do not wait for that.
+fn serve(
+    mut questions: impl Read,
+    mut answers: File,
+    ask: impl Fn(u32) -> Option<String> + Send + 'static,
+) {
+    let (others, asked) = sync_channel(MAX_ASKED);
+    let Ok(late) = answers.try_clone() else { return };
+    let ask_others = move || {
+        for uid in asked {
+            let name = Said::Name(ask(uid).map(Into::into));
+            if write_answer(&late, uid, &name).is_err() {
+                return;
+            }
+        }
+    };
+    // Without a thread the channel is closed, and there are ids.
+    let _ = thread::Builder::new().spawn(ask_others);
+    let mut passwd = Passwd::default();
+    let mut uid = [0; 4];
+    while questions.read_exact(&mut uid).is_ok() {
+        let uid = u32::from_ne_bytes(uid);
+        let said = match passwd.name(uid) {
+            Some(name) => Said::Name(Some(name.into())),
+            // The answer to what is asked here cannot come before this.
+            None => Said::Later,
+        };
+        if write_answer(&mut answers, uid, &said).is_err() {
+            return;
+        }
+        if said == Said::Later && others.try_send(uid).is_err() {
+            let _ = write_answer(&mut answers, uid, &Said::Busy);
+        }
     }
 }
 
@@ -168,8 +335,38 @@ fn parse(passwd: &[u8]) -> HashMap<u32, String> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::mpsc::channel;
 
     use super::*;
+
+    /// The other end is a thread here.
+    fn asking(ask: impl Fn(u32) -> Option<String> + Send + 'static) -> Users {
+        let (questions, asker) = pipe().unwrap();
+        let (answerer, answers) = pipe().unwrap();
+        thread::spawn(move || serve(questions, answers, ask));
+        Users::over(asker, answerer)
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_meant_and_a_false_one_names_nobody() {
+        let sent = |said: &Said| {
+            let mut bytes = Vec::new();
+            write_answer(&mut bytes, 7, said).unwrap();
+            read_answer(&*bytes).unwrap()
+        };
+        let name = |name: &str| Said::Name(Some(name.into()));
+        let long = "x".repeat(MAX_NAME);
+        for said in [name("a"), name("\u{e4}\u{1b}"), name(&long), Said::Later, Said::Busy] {
+            assert_eq!(sent(&said), (7, said));
+        }
+        assert_eq!(sent(&name(&(long + "x"))).1, Said::Name(None));
+        for (length, byte) in [(MAX_NAME as u32 + 1, b'a'), (1, 0xff), (0, b'a')] {
+            let mut answer = [byte; 8 + MAX_NAME];
+            answer[4..8].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(read_answer(&answer[..]).unwrap().1, Said::Name(None));
+        }
+        assert!(read_answer(&[0; 20][..]).is_err());
+    }
 
     #[test]
     fn a_line_of_passwd_names_an_id_and_the_first_of_two_does() {
@@ -182,11 +379,10 @@ mod tests {
     #[test]
     fn who_is_not_in_passwd_is_asked_for_once() {
         let (ask, asked) = channel();
-        let mut users = Users::asking(move |uid| {
+        let mut users = asking(move |uid| {
             ask.send(uid).expect("somebody listens");
             (uid % 2 == 0).then(|| format!("user{uid}"))
         });
-        users.passwd.version.0 = 1;
         for _ in 0..3 {
             assert_eq!(users.name(4_000_000_000).as_deref(), Some("user4000000000"));
             assert_eq!(users.name(4_000_000_001), None);
@@ -200,7 +396,7 @@ mod tests {
     fn a_database_that_does_not_answer_holds_up_few_rows_and_fills_no_memory() {
         let (release, released) = channel::<()>();
         let released = Mutex::new(released);
-        let mut users = Users::asking(move |uid| {
+        let mut users = asking(move |uid| {
             let _ = released.lock().expect("one thread").recv();
             Some(format!("user{uid}"))
         });
@@ -208,7 +404,7 @@ mod tests {
         let began = Instant::now();
         assert!(many.clone().all(|uid| users.name(uid).is_none()));
         assert!(began.elapsed() < 100_000 * PATIENCE / 10);
-        assert!(users.asked.len() <= MAX_ASKED + 1);
+        assert!(users.asked.len() <= 2 * MAX_ASKED);
         assert_eq!(users.name(0).as_deref(), Some("root"));
         drop(release);
         while users.name(many.start).is_none() {
@@ -218,7 +414,7 @@ mod tests {
 
     #[test]
     fn names_of_many_ids_are_forgotten() {
-        let mut users = Users::asking(|uid| Some(uid.to_string()));
+        let mut users = asking(|uid| Some(uid.to_string()));
         for uid in 4_000_000_000..4_000_000_000 + 3 * MAX_NAMES as u32 {
             users.name(uid);
         }

@@ -2,6 +2,7 @@
 //! What live tests share: running the tracer and the client, and where both
 //! are. Owns no assertion about rows.
 
+pub mod inject;
 pub mod musl;
 pub mod rights;
 pub mod watch;
