@@ -69,6 +69,16 @@ fn existing_connections_without_room_are_lost(lab: &Lab) {
     assert_eq!(shown, 40, "{done:#?}");
     assert_eq!(done.lost("lives"), 35, "{done:#?}");
     assert!(done.stderr.contains("35 of connections too many at once"), "{done:#?}");
+    // With --peer they are followed, too, but their ends have no rows.
+    for args in [&["--peer"][..], &["--peer", "-e"], &["--peer", "--", "true"]] {
+        let netns = client.netns();
+        let all = [&["-j", "--max-connections", "5", "--netns", &netns], args].concat();
+        let done = match args.contains(&"--") {
+            true => lab.run(&all),
+            false => lab.trace(&all).stop(),
+        };
+        done.assert_success();
+    }
 }
 
 /// The sockets are root's, by whose rights they were made.

@@ -331,9 +331,13 @@ impl Tracer {
         matches!(self.transport, Transport::Perf { .. })
     }
 
-    /// Follows connections that were there before to their end; returns how many have no
-    /// cookie to know them by.
-    pub fn adopt<'a>(&mut self, connections: impl Iterator<Item = &'a Connect>) -> usize {
+    /// Follows connections that were there before to their end, which may have rows; returns
+    /// how many have no cookie to know them by.
+    pub fn adopt<'a>(
+        &mut self,
+        connections: impl Iterator<Item = &'a Connect>,
+        have_rows: bool,
+    ) -> usize {
         let adopted = &self.skel.maps.adopted;
         let mut unknown = 0;
         for connection in connections {
@@ -344,7 +348,8 @@ impl Tracer {
                 None => unknown += 1,
                 Some(cookie) => {
                     let put = adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY);
-                    self.unadopted += u64::from(put.is_err() && !connection.unwanted);
+                    let is_missed = have_rows && !connection.unwanted;
+                    self.unadopted += u64::from(put.is_err() && is_missed);
                 }
             }
         }

@@ -257,9 +257,11 @@ impl App<'_> {
         rows.sort_by_key(|row| row.connect.unwanted);
         let mut known = NumberSet::default();
         rows.retain(|row| row.connect.cookie.is_none_or(|cookie| known.insert(cookie)));
+        // With --peer alone they may be ends of others, and have no rows.
+        let have_rows = self.config.existing && self.config.life;
         let mut unknown = 0;
         for chunk in rows.chunks(CHUNK) {
-            unknown += self.tracer.adopt(chunk.iter().map(|row| &row.connect));
+            unknown += self.tracer.adopt(chunk.iter().map(|row| &row.connect), have_rows);
             self.hold_back(true)?;
         }
         if unknown > 0 {
