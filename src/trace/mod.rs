@@ -414,8 +414,7 @@ impl App<'_> {
                     if let Some(peers) = &mut self.peers {
                         peers.changed(&life);
                     }
-                    // An accepted end is followed for --peer, too, which shows none but those
-                    // that were listed.
+                    // Followed for --peer, too, which shows none but those that were listed.
                     let is_asked_for =
                         life.connect.origin != Origin::Accepted || self.config.accept;
                     let is_listed = life.connect.origin == Origin::Accepted
