@@ -149,7 +149,9 @@ fn main() {
     for (name, test) in live_sockets::TESTS {
         trials.push(trial(format!("sockets::snapshot::{name}"), test));
     }
-    libtest_mimic::run(&args, trials).exit();
+    let conclusion = libtest_mimic::run(&args, trials);
+    lab::watch::name_the_slowest();
+    conclusion.exit();
 }
 
 /// Tests of the same traced run, which the first of them makes.
@@ -168,8 +170,9 @@ fn of_one_run<Run: Send + Sync + 'static, F: Fn(&Run) + Send + 'static>(
 }
 
 fn trial(name: String, test: impl FnOnce() + Send + 'static) -> Trial {
+    let own = name.clone();
     Trial::test(name, move || {
-        lab::watch::watched(test);
+        lab::watch::watched(&own, test);
         Ok(())
     })
 }
