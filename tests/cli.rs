@@ -315,12 +315,12 @@ fn options_that_do_not_go_together_are_refused() {
         (
             "counting by name",
             &["-c", "--to-name", "*.test"],
-            "-c counts connects, whatever they asked for; leave out --to-name",
+            "-c counts connects, and nothing else of them; leave out --to-name",
         ),
         (
             "no connections, but their names",
             &["--procs=only", "-d"],
-            "--procs=only shows no connections; leave out -d and --to-name",
+            "--procs=only shows no connections; leave out -d",
         ),
         (
             "a snapshot with names",
@@ -330,27 +330,27 @@ fn options_that_do_not_go_together_are_refused() {
         (
             "counting and who",
             &["-c", "--exe"],
-            "-c counts connects, whoever made them; leave out what tells who",
+            "-c counts connects, and nothing else of them; leave out -x",
         ),
         (
             "counting and all that --wide is",
             &["--wide", "-c"],
-            "-c counts connects, whoever made them; leave out what tells who",
+            "-c counts connects, and nothing else of them; leave out --wide",
         ),
         (
             "counting and a user's name",
             &["-c", "--user"],
-            "-c counts connects, whoever made them; leave out what tells who",
+            "-c counts connects, and nothing else of them; leave out --user",
         ),
         (
             "process events of a unit",
             &["--procs=only", "--unit", "nginx"],
-            "--procs can be narrowed by -p, --children, -u and --comm only",
+            "--procs=only shows no connections; leave out --unit",
         ),
         (
             "process events of a container",
             &["--procs", "--container", "abcdef"],
-            "--procs can be narrowed by -p, --children, -u and --comm only",
+            "--procs can be narrowed by -p, --children, -u and --comm only; leave out --container",
         ),
         (
             "an interval without counting",
@@ -617,14 +617,16 @@ fn the_older_name_shows_ipv4_only() {
     let link = dir.path().join("tcpv4connect");
     symlink(TCPCONNECT, &link).unwrap();
     let done = finish(limited(&link).arg("-6"));
-    assert_eq!(done, usage_error("tcpv4connect shows IPv4 only; use tcpconnect -6"));
-    for option in ["--exe", "-a", "--parents", "--user", "--container-id", "--wide"] {
+    let why = |option: &str| {
+        format!(
+            "tcpv4connect shows connects over IPv4, as it always did; use tcpconnect for {option}"
+        )
+    };
+    assert_eq!(done, usage_error(&why("-6")));
+    for option in ["-x", "-a", "--parents", "--user", "--container-id", "--wide", "--procs"] {
         let done = finish(limited(&link).arg(option));
-        let why = "tcpv4connect has no such columns; use tcpconnect";
-        assert_eq!(done, usage_error(why), "{option}");
+        assert_eq!(done, usage_error(&why(option)), "{option}");
     }
-    let done = finish(limited(&link).arg("--procs"));
-    assert_eq!(done, usage_error("tcpv4connect has no process events; use tcpconnect"));
     let renamed = dir.path().join("another-name");
     symlink(TCPCONNECT, &renamed).unwrap();
     let done = finish(limited(&renamed).args(["-6", "--children"]));

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From what was typed to what will be done: mode, filters, columns, format, and
-//! every rule between options. No I/O.
+//! From what was typed to what will be done: mode, filters, columns and format. Which
+//! options go together is in `rules`. No I/O.
 
 pub mod cli;
+mod rules;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -200,62 +201,12 @@ impl Config {
 
     /// The error is one line for the user; it is a usage error.
     pub fn new(mut cli: Cli, tcpv4connect: bool) -> Result<Self, String> {
-        if cli.count && cli.dns {
-            return Err("Error: you may not specify -d/--dns with -c/--count.".into());
-        }
+        rules::check(&cli, tcpv4connect)?;
         cli.dns |= cli.to_name.is_some();
-        if cli.count && cli.dns {
-            return Err("-c counts connects, whatever they asked for; leave out --to-name".into());
-        }
-        if tcpv4connect && cli.dns {
-            return Err("tcpv4connect has no names; use tcpconnect".into());
-        }
-        if cli.procs == Some(Procs::Only) && cli.dns {
-            return Err("--procs=only shows no connections; leave out -d and --to-name".into());
-        }
-        if cli.json == Some(JsonForm::Osquery) && cli.snapshot.is_none() {
-            return Err("--json=osquery needs --snapshot: it lists sockets, not connects".into());
-        }
-        if cli.snapshot.is_some() {
-            if tcpv4connect {
-                return Err("tcpv4connect has no snapshot; use tcpconnect".into());
-            }
-            if let Some(option) = not_of_a_snapshot(&cli) {
-                return Err(format!(
-                    "--snapshot shows what is there now, and no more; leave out {option}"
-                ));
-            }
-        }
         if let Some(remote) = cli.who {
-            if !cli.to.is_empty() || !cli.not_to.is_empty() || cli.port.is_some() {
-                return Err("--who names the other end; leave out --to, --not-to and -P".into());
-            }
             (cli.existing, cli.accept, cli.wide) = (true, true, true);
             cli.to = vec![remote.net];
             cli.port = remote.port.map(PortSet::one);
-        }
-        if cli.existing {
-            if tcpv4connect {
-                return Err("tcpv4connect shows connects only; use tcpconnect".into());
-            }
-            if let Some(option) = not_of_existing(&cli) {
-                return Err(format!("-e and --who cannot go with {option}; leave that out"));
-            }
-        }
-        if cli.interval.is_some() && !cli.count {
-            return Err("-i needs -c: it is how often the table of counts is printed".into());
-        }
-        if cli.count && cli.max_events.is_some() {
-            return Err("-n counts rows and -c prints none; use --duration with -c".into());
-        }
-        if cli.children && cli.pid.is_empty() && cli.command.is_empty() {
-            return Err("--children needs -p: whose children?".into());
-        }
-        if !cli.pid.is_empty() && !cli.command.is_empty() {
-            return Err("-p and a COMMAND exclude each other: a COMMAND is traced alone".into());
-        }
-        if tcpv4connect && cli.ipv6 {
-            return Err("tcpv4connect shows IPv4 only; use tcpconnect -6".into());
         }
         let family = match (cli.ipv4 || tcpv4connect, cli.ipv6) {
             (true, _) => Family::V4,
@@ -272,70 +223,6 @@ impl Config {
             netns_id: cli.netns_id,
             vpid: cli.vpid,
         };
-        if cli.count && (who.any() || cli.procs.is_some()) {
-            return Err("-c counts connects, whoever made them; leave out what tells who".into());
-        }
-        let narrowed = !cli.cgroup.is_empty()
-            || !cli.container.is_empty()
-            || !cli.unit.is_empty()
-            || cli.netns.is_some()
-            || cli.cgroupmap.is_some()
-            || cli.mntnsmap.is_some();
-        if cli.procs.is_some() && narrowed {
-            return Err("--procs can be narrowed by -p, --children, -u and --comm only".into());
-        }
-        if tcpv4connect && cli.procs.is_some() {
-            return Err("tcpv4connect has no process events; use tcpconnect".into());
-        }
-        if tcpv4connect && who.any() {
-            return Err("tcpv4connect has no such columns; use tcpconnect".into());
-        }
-        if cli.keep.is_some() && !cli.peer {
-            return Err("--keep needs --peer: it is how long both ends are remembered".into());
-        }
-        if cli.max_connections.is_some() && !(cli.result || cli.life || cli.peer) {
-            return Err("--max-connections needs -r, --life or --peer: nothing else follows a \
-                        connection"
-                .into());
-        }
-        if cli.peer && (cli.count || tcpv4connect || cli.procs == Some(Procs::Only)) {
-            return Err("--peer is a column of rows of connections; -c, --procs=only and \
-                        tcpv4connect have none"
-                .into());
-        }
-        if cli.count && cli.accept {
-            return Err("-c counts connects; leave out --accept".into());
-        }
-        if tcpv4connect && cli.accept {
-            return Err("tcpv4connect shows connects only; use tcpconnect".into());
-        }
-        if cli.min_latency.is_some() && !cli.result {
-            return Err("--min-latency needs -r: it is the time to the outcome".into());
-        }
-        if cli.count && (cli.result || cli.life) {
-            return Err(
-                "-c counts connects, whatever became of them; leave out -r and --life".into()
-            );
-        }
-        if tcpv4connect && (cli.result || cli.life) {
-            return Err("tcpv4connect has no outcomes; use tcpconnect".into());
-        }
-        if cli.procs == Some(Procs::Only) && (cli.result || cli.life || cli.failed || cli.accept) {
-            return Err(
-                "--procs=only shows no connections; leave out -f, -r, --life and --accept".into()
-            );
-        }
-        if cli.count && cli.failed {
-            return Err("-c counts connects that went out; leave out -f".into());
-        }
-        if tcpv4connect && cli.failed {
-            return Err("tcpv4connect has no errors; use tcpconnect".into());
-        }
-        if cli.failed && cli.attach == Attach::Sockops {
-            return Err("-f needs --attach fentry or kprobe: sockops sees no connect that fails \
-                        before its SYN"
-                .into());
-        }
         let children = cli.children || !cli.command.is_empty();
         Ok(Config {
             mode: match cli.count {
@@ -436,60 +323,6 @@ impl Config {
     }
 }
 
-/// The first option given that only tracing has a use for.
-fn not_of_existing(cli: &Cli) -> Option<&'static str> {
-    let given = [
-        (!cli.command.is_empty(), "COMMAND"),
-        (cli.count, "-c"),
-        (cli.procs == Some(Procs::Only), "--procs=only"),
-        (!cli.cgroup.is_empty(), "--cgroup"),
-        (!cli.container.is_empty(), "--container"),
-        (!cli.unit.is_empty(), "--unit"),
-        (cli.cgroupmap.is_some(), "--cgroupmap"),
-        (cli.mntnsmap.is_some(), "--mntnsmap"),
-    ];
-    given.into_iter().find_map(|(is_given, option)| is_given.then_some(option))
-}
-
-fn not_of_a_snapshot(cli: &Cli) -> Option<&'static str> {
-    let given = [
-        (!cli.command.is_empty(), "COMMAND"),
-        (cli.timestamp, "-t"),
-        (cli.time, "-T"),
-        (cli.lport, "-L"),
-        (cli.print_uid, "-U"),
-        (cli.dns, "-d"),
-        (cli.to_name.is_some(), "--to-name"),
-        (cli.failed, "-f"),
-        (cli.exe, "--exe"),
-        (cli.args, "--args"),
-        (cli.parents, "--parents"),
-        (cli.user, "--user"),
-        (cli.container_id, "--container-id"),
-        (cli.cgroup_path, "--cgroup-path"),
-        (cli.netns_id, "--netns-id"),
-        (cli.vpid, "--vpid"),
-        (cli.wide, "--wide"),
-        (cli.procs.is_some(), "--procs"),
-        (cli.children, "--children"),
-        (!cli.cgroup.is_empty(), "--cgroup"),
-        (!cli.container.is_empty(), "--container"),
-        (!cli.unit.is_empty(), "--unit"),
-        (cli.cgroupmap.is_some(), "--cgroupmap"),
-        (cli.mntnsmap.is_some(), "--mntnsmap"),
-        (cli.count, "-c"),
-        (cli.interval.is_some(), "-i"),
-        (cli.duration.is_some(), "--duration"),
-        (cli.ready_fd.is_some(), "--ready-fd"),
-        (cli.attach != Attach::Auto, "--attach"),
-        (cli.sandbox != Sandbox::Auto, "--sandbox"),
-        (cli.buffer != Buffer::Auto, "--buffer"),
-        (cli.buffer_size.is_some(), "--buffer-size"),
-        (cli.btf.is_some(), "--btf"),
-    ];
-    given.iter().find_map(|(given, option)| given.then_some(*option))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -529,7 +362,6 @@ mod tests {
     fn names_need_rows_of_connects() {
         assert!(refused(&["-c", "--to-name", "a"]).starts_with("-c counts connects"));
         assert!(refused(&["--procs=only", "-d"]).starts_with("--procs=only shows no connections"));
-        assert!(new_as(true, &["-d"]).unwrap_err().starts_with("tcpv4connect has no names"));
     }
 
     #[test]
@@ -565,7 +397,6 @@ mod tests {
 
     #[test]
     fn the_older_name_is_for_ipv4() {
-        assert!(new_as(true, &["-6"]).unwrap_err().starts_with("tcpv4connect shows IPv4 only"));
         assert_eq!(new_as(true, &[]).unwrap().filter.family, Family::V4);
         assert_eq!(new_as(true, &["-4"]).unwrap().filter.family, Family::V4);
     }
@@ -627,8 +458,7 @@ mod tests {
     fn failed_connects_need_a_hook_that_sees_them_and_rows() {
         assert!(new(&["-f"]).failed && !new(&[]).failed);
         assert!(refused(&["-f", "--attach", "sockops"]).starts_with("-f needs --attach fentry"));
-        assert!(refused(&["-c", "-f"]).starts_with("-c counts connects that went out"));
-        assert!(new_as(true, &["-f"]).unwrap_err().starts_with("tcpv4connect has no errors"));
+        assert!(refused(&["-c", "-f"]).starts_with("-c counts connects"));
     }
 
     #[test]
@@ -640,19 +470,17 @@ mod tests {
         assert!(new(&[]).shows_connects() && new(&["-f"]).shows_connects());
         assert!(new(&["--life", "--exe"]).keeps_who());
         assert!(refused(&["--min-latency", "1"]).starts_with("--min-latency needs -r"));
-        assert!(refused(&["-c", "-r"]).starts_with("-c counts connects, whatever"));
-        assert!(refused(&["-c", "--life"]).starts_with("-c counts connects, whatever"));
+        assert!(refused(&["-c", "-r"]).starts_with("-c counts connects"));
+        assert!(refused(&["-c", "--life"]).starts_with("-c counts connects"));
         assert!(refused(&["--procs=only", "-r"]).starts_with("--procs=only shows no connections"));
-        assert!(new_as(true, &["-r"]).unwrap_err().starts_with("tcpv4connect has no outcomes"));
     }
 
     #[test]
     fn existing_connections_cannot_be_asked_for_everything() {
         assert!(new(&["-e"]).existing && !new(&[]).existing);
         for args in [&["-c"][..], &["--procs=only"], &["--cgroup", "/"], &["--", "true"]] {
-            assert!(refused(&[&["-e"], args].concat()).starts_with("-e and --who cannot go with"));
+            assert!(refused(&[&["-e"], args].concat()).starts_with("-e and --who list"));
         }
-        assert!(new_as(true, &["-e"]).unwrap_err().starts_with("tcpv4connect shows connects"));
     }
 
     #[test]
@@ -675,9 +503,6 @@ mod tests {
         assert_eq!(new(&["--peer", "--keep", "1"]).peer, Some(Duration::from_secs(1)));
         assert!(new(&["--peer"]).looks_at_existing() && !new(&["--peer"]).existing);
         assert!(refused(&["--keep", "1"]).starts_with("--keep needs --peer"));
-        for args in [&["-c"][..], &["--procs=only"]] {
-            assert!(refused(&[&["--peer"], args].concat()).starts_with("--peer is a column"));
-        }
     }
 
     #[test]
@@ -704,8 +529,7 @@ mod tests {
         assert!(shows(&["--accept"]) && shows(&["--accept", "-r"]));
         assert!(shows(&["--accept", "-r", "--life"]));
         assert!(!shows(&["--accept", "--life"]) && !shows(&[]));
-        assert!(refused(&["-c", "--accept"]).starts_with("-c counts connects; leave out"));
-        assert!(new_as(true, &["--accept"]).unwrap_err().starts_with("tcpv4connect shows conn"));
+        assert!(refused(&["-c", "--accept"]).starts_with("-c counts connects"));
     }
 
     #[test]
@@ -724,45 +548,6 @@ mod tests {
         let config = new(&all.split(' ').collect::<Vec<_>>());
         assert_eq!(config.snapshot, Some(Snapshot::All));
         assert_eq!(new(&["-s"]).snapshot, Some(Snapshot::Connections));
-        for args in [
-            "-c",
-            "-i 1",
-            "--duration 1",
-            "-t",
-            "-T",
-            "-L",
-            "-U",
-            "-d",
-            "--to-name a",
-            "-f",
-            "-x",
-            "-a",
-            "--parents",
-            "--user",
-            "--container-id",
-            "--cgroup-path",
-            "--netns-id",
-            "--vpid",
-            "--wide",
-            "--procs",
-            "-p 1 --children",
-            "--cgroup /",
-            "--container abcdef",
-            "--unit a",
-            "--cgroupmap x",
-            "--mntnsmap x",
-            "--ready-fd 3",
-            "--attach kprobe",
-            "--buffer perf",
-            "--buffer-size 1",
-            "--btf x",
-            "-- true",
-        ] {
-            let args: Vec<_> = ["-s"].into_iter().chain(args.split(' ')).collect();
-            let why = refused(&args);
-            assert!(why.starts_with("--snapshot shows what is there now"), "{args:?}: {why}");
-        }
-        assert!(new_as(true, &["-s"]).unwrap_err().starts_with("tcpv4connect has no snapshot"));
     }
 
     #[test]
@@ -771,11 +556,5 @@ mod tests {
         assert_eq!(new(&["-s", "--json=osquery"]).json, Some(JsonForm::Osquery));
         assert_eq!(new(&["-s", "-j"]).json, Some(JsonForm::Native));
         assert_eq!(new(&["-jt"]).format, Format::Json);
-    }
-
-    #[test]
-    fn the_older_name_has_none_of_it() {
-        assert!(new_as(true, &["--exe"]).unwrap_err().starts_with("tcpv4connect has no such"));
-        assert!(new_as(true, &["--procs"]).unwrap_err().starts_with("tcpv4connect has no process"));
     }
 }

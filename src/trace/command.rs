@@ -19,12 +19,21 @@ use std::process::Command;
 use std::process::ExitStatus;
 use std::thread;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
 
 use crate::error::CommandError;
 use crate::error::text_of;
+use crate::poll::poll;
+use crate::poll::readable;
+use crate::stop::Stop;
+
+/// How often an end is looked for that was not told.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a COMMAND may take to end after the signal that ends us.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// Forked, not yet running the command. Dropping it ends the child.
 pub struct Paused {
@@ -124,8 +133,25 @@ impl Running {
         Ok(status.map(exit_code))
     }
 
-    pub fn wait(&mut self) -> Result<u8> {
+    fn wait(&mut self) -> Result<u8> {
         self.child.wait().map(exit_code).context("failed to wait for the command")
+    }
+
+    /// Waits for it; the first signal to us ends it, too.
+    pub fn wait_until(&mut self, stop: &Stop) -> Result<u8> {
+        while !stop.is_set() {
+            if let Some(code) = self.ended()? {
+                return Ok(code);
+            }
+            let wake = readable(stop.fd());
+            poll(&mut [readable(self.pidfd.as_raw_fd()), wake], LOOK)?;
+        }
+        // A terminal has sent the signal to the command as well.
+        poll(&mut [readable(self.pidfd.as_raw_fd())], GRACE)?;
+        if self.ended()?.is_none() {
+            self.terminate();
+        }
+        self.wait()
     }
 
     /// Asks it to end.

@@ -78,8 +78,6 @@ const LAST_ENDS: Duration = Duration::from_secs(1);
 /// Of the reader's time at most one part in so many goes into looking who has gone
 /// without notice: while a storm of forks loses records, connects must not be lost, too.
 const RESYNC_SHARE: u32 = 10;
-/// How long a COMMAND may take to end after the signal that ends us.
-const GRACE: Duration = Duration::from_millis(200);
 
 /// Traces until something ends it; the result is the exit status.
 pub fn run(config: &Config) -> Result<u8> {
@@ -170,7 +168,7 @@ pub fn run(config: &Config) -> Result<u8> {
     }
     ended?;
     match &mut command {
-        Some(command) => wait_for(command, &app.stop),
+        Some(command) => command.wait_until(&app.stop),
         None => Ok(0),
     }
 }
@@ -178,23 +176,6 @@ pub fn run(config: &Config) -> Result<u8> {
 /// The format asked for, on this host.
 pub fn new_output(config: &Config) -> Box<dyn Output> {
     output::new(config, proc::our_mount_namespaces())
-}
-
-/// Waits for COMMAND; the first signal ends it, too.
-fn wait_for(command: &mut Running, stop: &Stop) -> Result<u8> {
-    while !stop.is_set() {
-        if let Some(code) = command.ended()? {
-            return Ok(code);
-        }
-        let wake = readable(stop.fd());
-        poll(&mut [readable(command.pidfd.as_raw_fd()), wake], IDLE)?;
-    }
-    // A terminal has sent the signal to the command as well.
-    poll(&mut [readable(command.pidfd.as_raw_fd())], GRACE)?;
-    if command.ended()?.is_none() {
-        command.terminate();
-    }
-    command.wait()
 }
 
 /// Why the loop ended.
