@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The oracle: random histories of sockets and processes on the real kernel, and a
 //! model that says which rows they must give. tests/model/steps.rs draws the steps,
-//! actor.rs does them, truth.rs knows what happened, compare.rs what rows that means,
+//! actor.rs does them, truth.rs and ends.rs know what happened, compare.rs what rows that means,
 //! play.rs brings them together.
 //!
 //! `model [--seed N] [--scenarios N] [-v] [FILTER]` runs so many scenarios with each hook
@@ -23,6 +23,8 @@ mod actor;
 mod attacker;
 #[path = "model/compare.rs"]
 mod compare;
+#[path = "model/ends.rs"]
+mod ends;
 #[path = "model/halts.rs"]
 mod halts;
 #[path = "model/holds.rs"]
@@ -116,6 +118,7 @@ struct Task<'a> {
     buffers: &'a [&'a str],
     programs: &'a Programs,
     cgroup: &'a Cgroup,
+    inner: &'a Cgroup,
     alone: bool,
     attacked: bool,
     /// With -e scenarios go on while the tracer starts.
@@ -147,13 +150,24 @@ impl Task<'_> {
             }
             let buffer = self.buffers[(batch % self.buffers.len() as u64) as usize];
             let lab = Lab { attach: self.attach.into(), buffer: buffer.into() };
-            let (programs, cgroup, verbose) = (self.programs, self.cgroup, self.verbose);
+            let (programs, verbose) = (self.programs, self.verbose);
+            let (cgroup, inner) = (self.cgroup, self.inner);
             // What those need is noted of all processes and connections.
             let notes_all = options.peer || options.who || options.procs;
             let alone = self.alone || options.cgroup.is_some() && !notes_all;
             let attacked = self.attacked;
             let (options, early) = (&options, self.early);
-            let run = Run { lab: &lab, programs, cgroup, options, alone, attacked, early, verbose };
+            let run = Run {
+                lab: &lab,
+                programs,
+                cgroup,
+                inner,
+                options,
+                alone,
+                attacked,
+                early,
+                verbose,
+            };
             let attacker = attacked.then(|| {
                 let program = programs.path(0);
                 Attacker::start(Path::new(&program), batch, None, Limits::default())
@@ -231,6 +245,7 @@ fn main() -> ExitCode {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     let programs = Programs::new();
     let cgroup = Cgroup::new("model");
+    let inner = cgroup.inside("inner");
     let mut failed = 0;
     for (nth, (attach, name)) in wanted.enumerate() {
         println!("test {name} ... ");
@@ -241,13 +256,14 @@ fn main() -> ExitCode {
         println!("seed {first}, {count} scenarios");
         let (attacked, verbose) = (has("--attacked"), has("-v"));
         let alone = has("--alone") && !attacked;
-        let (programs, cgroup, buffers) = (&programs, &cgroup, &buffers);
+        let (programs, cgroup, inner, buffers) = (&programs, &cgroup, &inner, &buffers);
         let shrunk = if has("--whole") { 0 } else { SHRUNK };
         let task = Task {
             attach,
             buffers,
             programs,
             cgroup,
+            inner,
             alone,
             attacked,
             early: has("--early"),

@@ -124,6 +124,9 @@ pub struct Identity {
     pub ppid: u32,
     pub uid: u32,
     pub netns: u32,
+    /// Its cgroup's id, which the model knows: who is moved is not asked.
+    #[serde(default)]
+    pub cgroup: u64,
 }
 
 /// A socket as the kernel describes it.
@@ -319,6 +322,7 @@ pub fn identity() -> Identity {
         ppid: std::os::unix::process::parent_id(),
         uid,
         netns: *NETNS.get().unwrap_or(&0),
+        cgroup: 0,
     }
 }
 

@@ -12,12 +12,12 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::actor::Identity;
+use super::ends::By;
+use super::ends::End;
+use super::ends::EndId;
+use super::ends::Event;
 use super::options::Options;
 use super::options::SLOW;
-use super::truth::By;
-use super::truth::End;
-use super::truth::EndId;
-use super::truth::Event;
 use super::truth::Happened;
 use super::truth::Truth;
 
@@ -108,6 +108,7 @@ impl Scene<'_> {
         put("thread", if who.comm == who.leader { Value::Null } else { json!(who.comm) });
         put("uid", json!(who.uid));
         put("netns", json!(who.netns));
+        put("cgroup_id", json!(who.cgroup));
         put("daddr", json!(self.shown(end.remote.ip())));
         put("dport", json!(end.remote.port()));
         if let Some(local) = end.local {
@@ -116,6 +117,10 @@ impl Scene<'_> {
         }
         let is_v4 = end.remote.ip().to_canonical().is_ipv4() && !self.options.is_v6();
         put("ip", json!(if is_v4 { 4 } else { 6 }));
+        if self.options.paths {
+            let known = self.options.named.cgroups.iter().find(|(id, _)| *id == who.cgroup);
+            put("cgroup", json!(known.map(|(_, path)| path)));
+        }
         if self.options.who {
             put("exe", json!(who.exe));
             put("args", json!(who.args));
@@ -324,7 +329,7 @@ impl Scene<'_> {
             let holders = if held.is_empty() || is_over { &[nobody][..] } else { &held };
             for who in holders.iter().filter(|who| self.wants_existing(id, who)) {
                 let mut expected = self.row("socket", id, who);
-                for field in ["tid", "thread", "ip", "uid"] {
+                for field in ["tid", "thread", "ip", "uid", "cgroup_id"] {
                     expected.fields.remove(field);
                 }
                 // As they are, IPv4-mapped or not.
@@ -352,7 +357,7 @@ impl Scene<'_> {
         // Whatever is listed comes later.
         let at = end.began.0;
         let strip = |row: &mut Expected| {
-            for field in ["tid", "thread", "exe", "args", "ppid"] {
+            for field in ["tid", "thread", "exe", "args", "ppid", "cgroup_id", "cgroup"] {
                 row.fields.remove(field);
             }
         };
@@ -419,7 +424,8 @@ impl Scene<'_> {
     /// It waits to be accepted.
     fn of_nobody(&self, id: EndId, event: &'static str) -> Expected {
         let mut expected = self.row(event, id, &self.nobody());
-        for field in ["tid", "uid", "thread", "exe", "args", "ppid", "comm"] {
+        for field in ["tid", "uid", "thread", "exe", "args", "ppid", "comm", "cgroup_id", "cgroup"]
+        {
             expected.fields.remove(field);
         }
         expected.fields.insert("pid", vec![Value::Null]);
@@ -446,7 +452,7 @@ fn as_table(expected: &mut Expected) {
     if let Some(error) = expected.fields.remove("error") {
         expected.fields.insert("err", error);
     }
-    for field in ["tid", "close_by", "tx_bytes", "rx_bytes", "peer_pid"] {
+    for field in ["tid", "cgroup_id", "close_by", "tx_bytes", "rx_bytes", "peer_pid"] {
         expected.fields.remove(field);
     }
     // Nobody has no user.

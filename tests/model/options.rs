@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::actor::Identity;
+use super::ends::End;
 use super::steps::Dice;
 use super::steps::NAMES;
 use super::steps::OTHER_USER;
-use super::truth::End;
 
 /// What a run of the tracer is asked for.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,8 @@ pub struct Options {
     pub table: bool,
     /// All processes of a scenario are in it: what else the machine does is not shown.
     pub cgroup: Option<String>,
+    /// Paths of cgroups, too.
+    pub paths: bool,
     /// What `Only::Pid`, `Only::Family` and `Only::Netns` mean, once it exists.
     pub named: Named,
 }
@@ -58,6 +60,8 @@ pub enum Only {
     Family,
     /// That of the first scenario.
     Netns,
+    /// The cgroup in that of the scenarios, where what else the machine does is not shown.
+    Inner,
     /// The other end of any connection; also says what is shown of it.
     Who(&'static str, Option<u16>),
 }
@@ -67,13 +71,15 @@ pub enum Only {
 pub struct Named {
     pub pids: Vec<u32>,
     pub netns: u32,
+    /// That of the scenarios, and the one in it: id and path.
+    pub cgroups: [(u64, String); 2],
 }
 
 /// What `Options::slow` waits for.
 pub const SLOW: Duration = Duration::from_millis(500);
 
 /// All that is drawn at once.
-const ONLY: [Only; 16] = [
+const ONLY: [Only; 18] = [
     Only::Port(40_001),
     Only::Comm(NAMES[0]),
     Only::V4,
@@ -88,6 +94,8 @@ const ONLY: [Only; 16] = [
     Only::Pid,
     Only::Family,
     Only::Netns,
+    Only::Inner,
+    Only::Inner,
     Only::Who("127.0.0.1", None),
     Only::Who("::1", Some(40_001)),
 ];
@@ -112,6 +120,7 @@ impl Options {
             slow: false,
             table: dice.one_in(5),
             cgroup: None,
+            paths: dice.one_in(4),
             named: Named::default(),
         };
         // They exclude each other, or are one option that is given once.
@@ -138,7 +147,7 @@ impl Options {
         options.cgroup = is_bounded.then(|| cgroup.to_owned());
         // What processes do is narrowed by few filters; of those the model knows two.
         let is_of_sockets =
-            |only: &Only| !matches!(only, Only::Netns | Only::Uid(_) | Only::Comm(_));
+            |only: &Only| !matches!(only, Only::Netns | Only::Inner | Only::Uid(_) | Only::Comm(_));
         options.procs &= !options.table && options.only.iter().all(is_of_sockets);
         if options.procs {
             options.cgroup = None;
@@ -183,6 +192,7 @@ impl Options {
             (self.peer, "--peer"),
             (self.who && !says_them, "--wide"),
             (self.procs, "--procs"),
+            (self.paths, "--cgroup-path"),
             (self.count, "-c"),
             (self.snapshot, "-s"),
         ];
@@ -195,7 +205,8 @@ impl Options {
             words.extend(["--min-latency".into(), slow, "--max-connections".into(), "64".into()]);
         }
         if let Some(cgroup) = &self.cgroup {
-            words.extend(["--cgroup".into(), cgroup.clone()]);
+            let inner = if self.only.contains(&Only::Inner) { "/inner" } else { "" };
+            words.extend(["--cgroup".into(), format!("{cgroup}{inner}")]);
         }
         words
     }
@@ -244,6 +255,7 @@ impl Options {
             Only::Pid => is_of(who.pid),
             Only::Family => std::iter::successors(Some(who.pid), |&pid| forked(pid)).any(is_of),
             Only::Netns => who.netns == self.named.netns,
+            Only::Inner => self.cgroup.is_none() || who.cgroup == self.named.cgroups[1].0,
             Only::Who(host, port) => {
                 is_in(remote.to_canonical(), host)
                     && port.is_none_or(|port| port == end.remote.port())
@@ -268,6 +280,7 @@ impl Only {
             Only::Uid(uid) => vec!["-u".into(), uid.to_string()],
             Only::Pid => vec!["-p".into(), pids()],
             Only::Family => vec!["-p".into(), pids(), "--children".into()],
+            Only::Inner => Vec::new(),
             Only::Netns => vec!["--netns".into(), named.netns.to_string()],
             Only::Who(host, None) => vec!["--who".into(), host.into()],
             Only::Who(host, Some(port)) => vec!["--who".into(), format!("[{host}]:{port}")],

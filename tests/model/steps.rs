@@ -181,6 +181,11 @@ pub enum Step {
     User {
         who: u8,
     },
+    /// To the cgroup in that of the scenarios, or back.
+    Move {
+        who: u8,
+        inner: bool,
+    },
     End {
         who: u8,
         how: How,
@@ -201,7 +206,7 @@ impl Step {
             HalfClose { who, .. } | Close { who, .. } | Reset { who, .. } => Some(who),
             Disconnect { who, .. } | Dup { who, .. } | Pass { who, .. } => Some(who),
             Fork { who, .. } | Exec { who, .. } | Rename { who, .. } | End { who, .. } => Some(who),
-            User { who } => Some(who),
+            User { who } | Move { who, .. } => Some(who),
             Trace => None,
         }
     }
@@ -316,6 +321,9 @@ pub fn draw(seed: u64) -> Vec<Step> {
         steps.push(Step::Listen { who, at: 0, backlog });
         beliefs[usize::from(who)][0] = Belief::Listening;
     }
+    if dice.one_in(4) {
+        steps.push(Step::Move { who: dice.of(&alive), inner: true });
+    }
     if dice.one_in(8) {
         let [first, second] = [dice.of(&alive), dice.of(&alive)];
         steps.extend(both_at_once(dice, kind, first, second));
@@ -408,6 +416,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
                 12 if dice.one_in(4) => Step::Wait { who },
                 12 if dice.one_in(2) => Step::Churn { who, at, times: dice.of(&[2, 20, 100]) },
                 12..=13 => Step::Rename { who, name: dice.below(3) as u8 },
+                14 if dice.one_in(2) => Step::Move { who, inner: dice.one_in(2) },
                 14 => Step::User { who },
                 _ => {
                     alive.retain(|&process| process != who);
