@@ -17,6 +17,7 @@ pub const TESTS: &super::Tests = &[(
     Cells::OneBuffer,
     &tests![
         two_connections_from_one_port_each_have_their_own_peers,
+        a_client_of_ipv4_is_the_peer_of_an_ipv6_socket,
         who_imitates_an_open_connection_is_not_its_peer,
         who_sends_a_syn_from_anothers_address_is_not_the_peer,
     ],
@@ -64,6 +65,23 @@ fn two_connections_from_one_port_each_have_their_own_peers(lab: &Lab) {
             assert!(connect.is_some(), "{when}: {close:#} in {done:#?}");
         }
     }
+}
+
+/// With -6 its connect is not wanted, and that of a mapped address is seen twice.
+fn a_client_of_ipv4_is_the_peer_of_an_ipv6_socket(lab: &Lab) {
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "-6", "--accept", "--peer", "--netns", &client.netns()]);
+    let facts = client.case("accepts mapped");
+    client.case("ipv4_mapped");
+    tracer.wait_for("\"event\":\"accept\"", 1);
+    tracer.wait_for("\"event\":\"connect\"", 1);
+    tracer.settle();
+    let done = tracer.stop();
+    let rows = rows(&done);
+    let (connects, accepts) = (of(&rows, "connect"), of(&rows, "accept"));
+    assert_eq!((connects.len(), accepts.len()), (1, 1), "{done:#?}");
+    let made = facts.iter().find(|fact| fact["accepted"] != true).expect("one connected");
+    assert_eq!(accepts[0]["peer"]["pid"], made["pid"], "{done:#?}");
 }
 
 /// Two networks joined, of which the second finishes handshakes and accepts nothing; and

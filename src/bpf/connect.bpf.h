@@ -313,6 +313,17 @@ static __always_inline bool reported_by_v4(const bool typed, struct sock *sk)
 	return is_v4_mapped(daddr);
 }
 
+/* With -6 --peer the IPv4 one is there for other sockets: those may be peers. */
+static __always_inline bool reported_by_v6(const bool typed, struct sock *sk)
+{
+	__u16 family;
+
+	if (want_ip != 6)
+		return false;
+	LOAD(typed, family, sk->__sk_common.skc_family);
+	return family == AF_INET6;
+}
+
 /*
  * Where the program wanted to go: of a connect that fails at once the socket
  * says nothing, but the program's sockaddr, in kernel memory by now, does.
@@ -558,7 +569,8 @@ static __always_inline int connect_ended(const int level, const enum function fu
 {
 	if (ret && level >= FAILED && (function != IN_V6 || failed_in_v6(typed, sk, uaddr)))
 		return failed_by_current(ctx, typed, sk, uaddr, addr_len, ret);
-	if (ret || function == IN_POLICY || (function == IN_V6 && reported_by_v4(typed, sk)))
+	if (ret || function == IN_POLICY || (function == IN_V6 && reported_by_v4(typed, sk)) ||
+	    (function == IN_V4 && reported_by_v6(typed, sk)))
 		return 0;
 	connect_by_current(level, ctx, typed, sk);
 	return 0;

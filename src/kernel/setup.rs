@@ -359,9 +359,12 @@ impl<'a> Setup<'a> {
         }
         let family = self.config.filter.family;
         // A policy may refuse a mapped connect as one of IPv6.
-        let (v4, v6) = (family != Family::V6, family != Family::V4 || self.config.failed);
+        let wants_v4 = family != Family::V6;
+        // What is accepted over IPv4 may be an IPv6 socket's, and its peer is not.
+        let v4 = wants_v4 || self.config.peer.is_some();
+        let v6 = family != Family::V4 || self.config.failed;
         match self.try_programs(rung, rung.programs(self.level(), v4, v6))? {
-            Err(why) if v4 && v6 && why.contains("tcp_v6_connect") => {
+            Err(why) if wants_v4 && v6 && why.contains("tcp_v6_connect") => {
                 say(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
                 self.try_programs(rung, rung.programs(self.level(), true, false))
             }
