@@ -27,6 +27,8 @@ pub struct Options {
     pub procs: bool,
     /// Only a table of how many connects there were.
     pub count: bool,
+    /// Such a table each second; together they have all.
+    pub interval: bool,
     /// Only the sockets that there are at the step `Trace`.
     pub snapshot: bool,
     /// All of them must hold.
@@ -115,6 +117,7 @@ impl Options {
             who: half(dice),
             procs: dice.one_in(6),
             count: false,
+            interval: false,
             snapshot: false,
             only: (0..dice.of(&[0, 0, 0, 1, 1, 1, 2])).map(|_| dice.of(&ONLY)).collect(),
             slow: false,
@@ -133,7 +136,7 @@ impl Options {
             other => *other,
         });
         match dice.below(16) {
-            0 => options.shows_only_counts(),
+            0 => options.shows_only_counts(dice.one_in(2)),
             1 => options.shows_only_sockets(),
             _ if options.asks_who_has() => options.shows_all_of_one_end(),
             _ => {}
@@ -155,9 +158,10 @@ impl Options {
         options
     }
 
-    fn shows_only_counts(&mut self) {
+    fn shows_only_counts(&mut self, interval: bool) {
         self.only.retain(|only| !matches!(only, Only::Who(..)));
-        *self = Options { count: true, only: std::mem::take(&mut self.only), ..Options::default() };
+        let only = std::mem::take(&mut self.only);
+        *self = Options { count: true, interval, only, ..Options::default() };
     }
 
     fn shows_only_sockets(&mut self) {
@@ -194,6 +198,7 @@ impl Options {
             (self.procs, "--procs"),
             (self.paths, "--cgroup-path"),
             (self.count, "-c"),
+            (self.interval, "-i1"),
             (self.snapshot, "-s"),
         ];
         words.extend(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| (*flag).to_owned()));

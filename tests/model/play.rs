@@ -418,7 +418,7 @@ impl Run<'_> {
                 return;
             }
             Step::Wait { .. } => {
-                if self.options.slow {
+                if self.options.slow || self.options.interval {
                     std::thread::sleep(SLOW + SLOW / 5);
                 }
                 return;

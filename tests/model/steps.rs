@@ -108,7 +108,7 @@ pub enum Step {
         at: u8,
         times: u8,
     },
-    /// So long that a connect is slow.
+    /// So long that a connect is slow, or that the next table of -c comes.
     Wait {
         who: u8,
     },
