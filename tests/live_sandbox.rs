@@ -24,6 +24,7 @@ pub const TESTS: &Tests = &[
         Cells::One,
         &tests![
             a_strict_sandbox_is_whole_or_the_run_ends,
+            a_buffer_for_another_cpu_is_not_refused,
             names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer,
             local_times_are_those_of_the_zone_at_the_start,
         ],
@@ -126,6 +127,26 @@ fn a_strict_sandbox_is_whole_or_the_run_ends(lab: &Lab) {
     assert!(done.stderr.contains(" system calls, files can be read\n"), "{done:?}");
     let done = lab.run(&["-v", "--sandbox", "off", "--duration", "0.01"]);
     assert!(done.status.success() && !done.stderr.contains("sandbox:"), "{done:?}");
+}
+
+/// What is done for a CPU that comes online, which only a machine of its own can have.
+fn a_buffer_for_another_cpu_is_not_refused(lab: &Lab) {
+    let perf = Lab { buffer: "perf".into(), ..lab.clone() };
+    let tracer = perf.trace(&["-j"]);
+    let mut held = Held::new(tracer.child.id());
+    let epoll = held.call(libc::SYS_epoll_create1, [0; 6]);
+    assert!(epoll > 2, "{epoll}");
+    let path = held.put(c"/sys/devices/system/cpu/online");
+    let online = held.call(libc::SYS_openat, [AT_FDCWD, path, 0, 0, 0, 0]);
+    assert!(online > 2, "{online}");
+    let add = [epoll as u64, libc::EPOLL_CTL_ADD as u64, online as u64, 0, 0, 0];
+    assert!(!REFUSED.contains(&held.call(libc::SYS_epoll_ctl, add)));
+    // Landlock is of 5.13.
+    if kernel() >= (5, 13) {
+        let path = held.put(c"/etc/passwd");
+        let other = held.call(libc::SYS_openat, [AT_FDCWD, path, 0, 0, 0, 0]);
+        assert!(REFUSED.contains(&other), "{other}");
+    }
 }
 
 fn names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer(lab: &Lab) {

@@ -58,6 +58,7 @@ pub const TESTS: &Tests = &[
             a_container_passes_by_its_name,
             a_unit_passes_also_when_restarted,
             container_and_cgroup_are_shown_though_both_are_gone,
+            a_cgroup_whose_making_was_lost_is_found_later,
             pids_are_those_of_the_tracers_pid_namespace,
             a_command_is_told_in_the_tracers_pid_namespace,
             no_program_is_loaded_that_is_not_asked_for,
@@ -972,6 +973,25 @@ fn container_and_cgroup_are_shown_though_both_are_gone(lab: &Lab) {
     let outside = json!([84, outer.path(), null]);
     let expected = [&inside(&path, &json!(id))[..], &[outside]].concat();
     assert_eq!(places(&tracer.stop())[1..], expected);
+    drop(client);
+}
+
+/// More are made than their records have room, and the last of them is found on the disk.
+fn a_cgroup_whose_making_was_lost_is_found_later(lab: &Lab) {
+    let outer = Cgroup::new(&format!("lost-{}-{}", lab.attach, lab.buffer));
+    let mut client = Client::new();
+    let tracer = cgroup_tracer(lab, &client, &["--buffer-size", "4K"]);
+    tracer.signal(libc::SIGSTOP);
+    let made: Vec<_> = (0..200).map(|n| outer.inside(&n.to_string())).collect();
+    tracer.signal(libc::SIGCONT);
+    tracer.wait_for("\"event\":\"lost\"", 1);
+    let last = made.last().expect("there are many");
+    last.adopt(client.pid());
+    client.knock(81);
+    let done = tracer.stop();
+    assert!(done.lost("process") > 0, "{done:?}");
+    let [row] = &done.rows()[..] else { panic!("{done:?}") };
+    assert_eq!(row["cgroup"], last.path(), "{done:?}");
     drop(client);
 }
 

@@ -15,8 +15,10 @@ use landlock::CompatLevel;
 use landlock::Compatible as _;
 use landlock::Ruleset;
 use landlock::RulesetAttr as _;
+use landlock::RulesetCreatedAttr as _;
 use landlock::RulesetError;
 use landlock::RulesetStatus;
+use landlock::path_beneath_rules;
 use seccompiler::BpfProgram;
 use seccompiler::SeccompAction;
 use seccompiler::SeccompCmpArgLen::Dword;
@@ -75,7 +77,12 @@ const ALWAYS: &[i64] = &[
 ];
 
 /// Of files that are opened by their paths.
-const OF_FILES: &[i64] = &[libc::SYS_getdents64, libc::SYS_readlinkat];
+const OF_FILES: &[i64] = &[
+    libc::SYS_getdents64,
+    libc::SYS_readlinkat,
+    // Which mount is that of the cgroups is looked for anew when records were lost.
+    libc::SYS_statfs,
+];
 /// What older C libraries do it by.
 #[cfg(target_arch = "x86_64")]
 const OF_FILES_OLD: &[i64] = &[libc::SYS_readlink, libc::SYS_stat, libc::SYS_lstat];
@@ -106,6 +113,9 @@ const OF_MAPS: [u64; 7] = [
 // linux/perf_event.h
 const PERF_EVENT_IOC_ENABLE: u64 = 0x2400;
 const PERF_EVENT_IOC_DISABLE: u64 = 0x2401;
+/// What libbpf does beside that for the buffer of a CPU; it also reads a file.
+const OF_PERF: &[i64] = &[libc::SYS_perf_event_open, libc::SYS_epoll_create1, libc::SYS_epoll_ctl];
+const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
 
 /// System calls by number, each with conditions of which one must hold.
 #[derive(Default)]
@@ -147,9 +157,11 @@ fn allowed(needs: Needs) -> Result<Allowed> {
     let own = std::process::id().into();
     allowed.one_of(libc::SYS_tgkill, 0, &[own])?;
     if needs.reads_proc {
-        let writes = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND;
         allowed.all(OF_FILES);
         allowed.all(OF_FILES_OLD);
+    }
+    if needs.reads_proc || needs.opens_perf {
+        let writes = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND;
         allowed.masked(libc::SYS_openat, 2, writes as u64, 0)?;
         #[cfg(target_arch = "x86_64")]
         allowed.masked(libc::SYS_open, 1, writes as u64, 0)?;
@@ -160,7 +172,7 @@ fn allowed(needs: Needs) -> Result<Allowed> {
         allowed.one_of(libc::SYS_bpf, 0, &[BPF_LINK_CREATE, BPF_ITER_CREATE])?;
     }
     if needs.opens_perf {
-        allowed.all(&[libc::SYS_perf_event_open]);
+        allowed.all(OF_PERF);
         allowed.one_of(libc::SYS_ioctl, 1, &[PERF_EVENT_IOC_ENABLE])?;
     }
     if needs.hears_netlink {
@@ -199,22 +211,24 @@ fn install(program: &BpfProgram) -> io::Result<()> {
     }
 }
 
-/// Refuses this to the calling thread, for all files. True if the kernel does any of it.
-fn confine(refused: BitFlags<AccessFs>) -> Result<bool, RulesetError> {
+/// Refuses this to the calling thread, for all files but these, which it may read. True if
+/// the kernel does any of it.
+fn confine(refused: BitFlags<AccessFs>, read: &[&str]) -> Result<bool, RulesetError> {
     let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
     let rules = rules.handle_access(refused)?.create()?;
+    let rules = rules.add_rules(path_beneath_rules(read, AccessFs::ReadFile))?;
     Ok(rules.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
 }
 
 /// The calling thread opens no file from now on, where the kernel can see to that.
 pub fn open_no_file() {
-    let _ = confine(AccessFs::from_all(LANDLOCK));
+    let _ = confine(AccessFs::from_all(LANDLOCK), &[]);
 }
 
 /// The calling thread, and those that it starts, change no file from now on, where the
 /// kernel can see to that.
 pub fn change_no_file() {
-    let _ = confine(AccessFs::from_write(LANDLOCK));
+    let _ = confine(AccessFs::from_write(LANDLOCK), &[]);
 }
 
 /// Confines this process, which must have set no_new_privs. Returns what is in force.
@@ -222,9 +236,10 @@ pub fn change_no_file() {
 /// Landlock lets nobody look into a process outside, which /proc/PID/exe takes: a run that
 /// reads /proc goes without it.
 pub fn enter(needs: Needs, is_strict: bool) -> Result<String> {
+    let read = if needs.opens_perf { &[ONLINE_CPUS][..] } else { &[] };
     let landlock = match needs.reads_proc {
         true => None,
-        false => Some(confine(AccessFs::from_all(LANDLOCK))),
+        false => Some(confine(AccessFs::from_all(LANDLOCK), read)),
     };
     let files = match &landlock {
         None => "files can be read",
