@@ -61,7 +61,7 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build check test model soak fuzz bench compare install deps deps-build deps-test
+.PHONY: help run build lint check test model soak fuzz bench compare install deps deps-build deps-test
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -82,17 +82,23 @@ run: build
 build: deps-build
 	$(CARGO) build --release --locked
 
-check: deps $(VENV)/installed
+lint: deps
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+check: deps lint $(VENV)/installed
 	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties
 	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
 	$(AS_ROOT) $(CARGO) test --locked --test model -- --seed 1000000 --scenarios 2000 --storms 4
 	$(AS_ROOT) $(CARGO) test --locked --test join
 
-test: check
+# The release build ends with a minute on one CPU, and the engines come over the network:
+# both go beside the lints.
+test: deps
+	$(MAKE) --jobs=3 --output-sync=target lint build $(VENV)/installed
+	$(MAKE) check
 	$(CARGO) test --locked --test matrix
 	$(CARGO) test --locked --test states
 
