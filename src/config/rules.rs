@@ -43,6 +43,9 @@ const NAMES: &[&str] = &["-d", "--to-name"];
 const OUTCOMES: &[&str] =
     &["-f", "-r", "--min-latency", "--life", "--accept", "--peer", "--keep", "--max-connections"];
 const NOW: &[&str] = &["-e", "--who"];
+/// What events of processes have without connections; programs and arguments always.
+const OF_EVENTS: &[&str] = &["-t", "-T", "-U", "-n", "-x", "-a", "--user", "--wide"];
+const IN_JSON: &[&str] = &["--parents", "--container-id", "--cgroup-path"];
 const PROCS: &[&str] = &["--procs", "--procs=only"];
 
 /// A run may be of several kinds, and then takes what all of them do.
@@ -87,8 +90,13 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         is: |cli, _| cli.procs == Some(Procs::Only),
-        takes: &[ANY, TRACING, OF_PROCESSES, WHO, PROCS, &["-t", "-T", "-U", "-n"]],
+        takes: &[ANY, TRACING, OF_PROCESSES, PROCS, OF_EVENTS, IN_JSON],
         says: "--procs=only shows no connections; leave out",
+    },
+    Kind {
+        is: |cli, _| cli.procs == Some(Procs::Only) && cli.json.is_none(),
+        takes: &[ANY, TRACING, OF_PROCESSES, PROCS, OF_EVENTS],
+        says: "the table of --procs=only has no column for it; add -j, or leave out",
     },
     Kind {
         is: |cli, _| cli.procs.is_some(),
@@ -367,8 +375,9 @@ mod tests {
             ),
             (
                 "--procs=only",
-                "-L|-d|-f|-r|--life|--accept|--peer|-P 80|--to ::1|--not-to ::1|-4|-6|--netns 1|--cgroup /|-e",
+                "-L|-d|-f|-r|--life|--accept|--peer|-P 80|--to ::1|--not-to ::1|-4|-6|--netns 1|--cgroup /|-e|--vpid|--netns-id|--parents|--container-id|--cgroup-path",
             ),
+            ("--procs=only -j", "--vpid|--netns-id"),
             (
                 "--procs",
                 "--netns 1|--cgroup /|--container abcdef|--unit a|--cgroupmap x|--mntnsmap x",
@@ -381,6 +390,9 @@ mod tests {
             for other in others.split('|') {
                 assert!(config(&[kind, other], false).is_err(), "{kind} {other}");
             }
+        }
+        for other in ["--parents", "--container-id", "--cgroup-path"] {
+            assert!(config(&["--procs=only -j", other], false).is_ok(), "{other}");
         }
         for other in [
             "-6", "-d", "-s", "-e", "--procs", "-x", "--wide", "--peer", "-r", "--life", "-f",
