@@ -3,7 +3,9 @@
 //! does goes on.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::thread;
 use std::time::Duration;
 
@@ -165,6 +167,23 @@ fn names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer(lab: &L
     }
     // Questions, and answers from each of its threads.
     assert_eq!(open, BTreeMap::from([("/dev/null".into(), 3), ("pipe".into(), 3)]));
+    // It is root's, as the file and this test are.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = CString::new(file.path().as_os_str().as_bytes()).expect("no NUL");
+    let mut held = Held::new(names);
+    let path = held.put(&path);
+    let test = u64::from(std::process::id());
+    for (call, with) in [
+        (libc::SYS_chmod, [path, 0o666, 0, 0, 0, 0]),
+        (libc::SYS_fchmodat, [AT_FDCWD, path, 0o666, 0, 0, 0]),
+        (libc::SYS_chown, [path, 0, 0, 0, 0, 0]),
+        (libc::SYS_kill, [test, 0, 0, 0, 0, 0]),
+        (libc::SYS_execve, [path, 0, 0, 0, 0, 0]),
+    ] {
+        let got = held.call(call, with);
+        assert!(REFUSED.contains(&got), "{call}: {got}");
+    }
+    drop(held);
     tracer.signal(libc::SIGKILL);
     tracer.wait();
     while proc::exists(names) {

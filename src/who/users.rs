@@ -213,8 +213,8 @@ fn pipe() -> io::Result<(File, File)> {
     Ok((OwnedFd::from(reader).into(), OwnedFd::from(writer).into()))
 }
 
-/// In the process of names: nothing of the tracer's stays open, no right, no file that can
-/// be changed, and no end by the signals that end the tracer, which has yet to print its
+/// In the process of names: nothing of the tracer's stays open, no capability, no file and
+/// no other process that can be changed, and no end by the signals that end the tracer, which has yet to print its
 /// last rows. It ends with the tracer.
 fn be_harmless(questions: &File, answers: &File) {
     // SAFETY: numbers and valid strings only; the descriptors from 3 on that are closed
@@ -238,7 +238,7 @@ fn be_harmless(questions: &File, answers: &File) {
         close_between(from, libc::c_int::MAX);
     }
     rights::keep_none();
-    sandbox::change_no_file();
+    sandbox::change_nothing();
 }
 
 /// # Safety
