@@ -371,9 +371,10 @@ impl Truth {
     pub fn states(&self, end: EndId) -> &'static [&'static str] {
         let end = &self.ends[end];
         match (end.closed.is_some(), end.fin_sent, end.fin_received) {
-            // Its place is kept for a while.
-            (true, _, false) => &["FIN_WAIT2"],
-            (true, _, true) => &["TIME_WAIT"],
+            // Its place is kept for a while; first until the FIN is acknowledged, which the
+            // other side may delay by 40 ms.
+            (true, _, false) => &["FIN_WAIT1", "FIN_WAIT2"],
+            (true, _, true) => &["LAST_ACK", "CLOSING", "TIME_WAIT"],
             _ if !end.established => &["SYN_SENT"],
             (_, false, false) => &["ESTABLISHED"],
             (_, false, true) => &["CLOSE_WAIT"],

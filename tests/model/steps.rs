@@ -216,7 +216,13 @@ impl Step {
         use Step::*;
         matches!(
             self,
-            Dup { .. } | Pass { .. } | Fork { .. } | Exec { .. } | Rename { .. } | End { .. }
+            Dup { .. }
+                | Pass { .. }
+                | Fork { .. }
+                | Exec { .. }
+                | Rename { .. }
+                | User { .. }
+                | End { .. }
         )
     }
 }
