@@ -28,6 +28,7 @@ pub const TESTS: &Tests = &[
             a_strict_sandbox_is_whole_or_the_run_ends,
             a_buffer_for_another_cpu_is_not_refused,
             names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer,
+            without_its_process_users_have_numbers_and_it_is_said_once,
             local_times_are_those_of_the_zone_at_the_start,
         ],
     ),
@@ -189,6 +190,24 @@ fn names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer(lab: &L
     while proc::exists(names) {
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+fn without_its_process_users_have_numbers_and_it_is_said_once(lab: &Lab) {
+    let mut client = Client::new();
+    let netns = client.netns();
+    let tracer = lab.trace(&["-j", "--user", "--netns", &netns]);
+    let children: Vec<_> = proc::descendants(&[tracer.child.id()]).into_iter().collect();
+    let [names] = children[..] else { panic!("{children:?}") };
+    // SAFETY: takes numbers only; the tracer has not waited for it, so the pid is its own.
+    assert_eq!(unsafe { libc::kill(names as i32, libc::SIGKILL) }, 0);
+    client.knock(81);
+    client.knock(82);
+    tracer.wait_for_rows(2);
+    let done = tracer.stop();
+    let rows = done.rows();
+    assert!(rows.iter().all(|row| row["uid"] == 0 && row["user"].is_null()), "{done:?}");
+    let line = "tcpconnect: the process that names users has ended; numbers stand for names\n";
+    assert_eq!(done.stderr, line);
 }
 
 /// A zone that is so many seconds ahead of UTC, as tzfile(5) describes version 1.

@@ -22,6 +22,7 @@ use std::time::Instant;
 use nix::unistd::Uid;
 use nix::unistd::User;
 
+use crate::error::tell;
 use crate::host::rights;
 use crate::host::sandbox;
 use crate::poll::poll;
@@ -52,6 +53,8 @@ pub struct Users {
     impatient_until: Option<Instant>,
     /// It said nothing at all in the last time that a row waited.
     is_silent: bool,
+    /// It has ended, which is said once.
+    is_gone: bool,
 }
 
 /// What the process says of an id.
@@ -143,6 +146,7 @@ impl Users {
             answers,
             impatient_until: None,
             is_silent: false,
+            is_gone: false,
         }
     }
 
@@ -173,8 +177,14 @@ impl Users {
     fn answer(&mut self, within: Duration) -> Option<(u32, Said)> {
         let mut fds = [readable(self.answers.as_raw_fd())];
         poll(&mut fds, within).ok()?;
-        let has_come = fds[0].revents & libc::POLLIN != 0;
-        has_come.then(|| read_answer(&self.answers).ok()).flatten()
+        if fds[0].revents == 0 {
+            return None;
+        }
+        let answer = read_answer(&self.answers).ok();
+        if answer.is_none() && !std::mem::replace(&mut self.is_gone, true) {
+            tell("tcpconnect: the process that names users has ended; numbers stand for names");
+        }
+        answer
     }
 
     fn wait(&mut self, uid: u32, is_impatient: bool) -> Name {
