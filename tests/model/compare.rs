@@ -184,9 +184,14 @@ impl Scene<'_> {
     /// whom the other end may be taken for, each by those who may be named.
     fn may_be_taken_for(&self, id: EndId) -> Vec<Vec<&Identity>> {
         let ends = &self.truth.ends;
-        let Some(own) = ends[id].peer.filter(|_| self.options.peer) else { return Vec::new() };
-        let peer = &ends[own];
-        let same = |other: &End| (other.local, other.remote) == (peer.local, peer.remote);
+        if !self.options.peer {
+            return Vec::new();
+        }
+        // Also of who has no other end, for its SYN was dropped.
+        let (own, end) = (ends[id].peer, &ends[id]);
+        let other_side = (Some(end.remote), end.local);
+        let flow = own.map_or(other_side, |own| (ends[own].local, Some(ends[own].remote)));
+        let same = |other: &End| (other.local, Some(other.remote)) == flow;
         let is_old = self.start.held.iter().any(|(held, _)| *held == id);
         let accepts = ends
             .iter()
@@ -194,7 +199,7 @@ impl Scene<'_> {
         let accepts = accepts.filter_map(|end| end.owner.as_ref()).map(|owner| vec![owner]);
         // The same, as the accept has it.
         let is_first = is_reset_first(&ends[id]);
-        let connects = (0..ends.len()).filter(|&other| is_first && other != own);
+        let connects = (0..ends.len()).filter(|&other| is_first && Some(other) != own);
         let connects = connects.filter(|&other| ends[other].active && same(&ends[other]));
         let connects = connects.map(|other| {
             let owner = ends[other].owner.iter().filter(|_| ends[other].mptcp);
