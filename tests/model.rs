@@ -39,6 +39,8 @@ mod options;
 mod patterns;
 #[path = "model/play.rs"]
 mod play;
+#[path = "model/printed.rs"]
+mod printed;
 #[path = "model/soak.rs"]
 mod soak;
 #[path = "model/steps.rs"]

@@ -178,8 +178,24 @@ impl Tracer {
 
     /// Ends it as Ctrl-C does.
     pub fn stop(self) -> Done {
+        self.stop_keeping(|_| true)
+    }
+
+    /// Ends it so, and reads of its output only what is wanted, line by line: all of it may be
+    /// larger than this machine's memory.
+    pub fn stop_keeping(mut self, keep: impl Fn(&str) -> bool) -> Done {
         self.signal(libc::SIGINT);
-        self.wait()
+        let status = self.child.wait().expect("tcpconnect is our child");
+        let written = File::open(self.dir.path().join("out")).expect("stdout was kept");
+        let (mut written, mut line) = (BufReader::new(written), String::new());
+        let mut stdout = String::new();
+        while written.read_line(&mut line).expect("output is UTF-8") > 0 {
+            if keep(&line) {
+                stdout += &line;
+            }
+            line.clear();
+        }
+        Done { status, stdout, stderr: self.stderr() }
     }
 
     /// Waits until it has written so many rows.

@@ -9,8 +9,6 @@ use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
 
-use serde_json::Value;
-
 use super::actor::Answer;
 use super::actor::Identity;
 use super::actor::Order;
@@ -22,8 +20,6 @@ use super::compare::Start;
 use super::ends::EndId;
 use super::halts::Halt;
 use super::halts::Halts;
-use super::holds::Losses;
-use super::holds::OF_ATTACKS;
 use super::lab;
 use super::lab::Cgroup;
 use super::lab::Done;
@@ -33,6 +29,7 @@ use super::options::Named;
 use super::options::Only;
 use super::options::Options;
 use super::options::SLOW;
+use super::printed::Printed;
 use super::steps::How;
 use super::steps::Kind;
 use super::steps::NAMES;
@@ -40,7 +37,6 @@ use super::steps::PROCESSES;
 use super::steps::Step;
 use super::steps::To;
 use super::steps::Via;
-use super::table::Table;
 use super::truth::Truth;
 use super::world::Programs;
 use super::world::World;
@@ -91,21 +87,6 @@ impl Play<'_> {
     }
 }
 
-/// What a tracer printed.
-struct Printed {
-    complaints: Vec<String>,
-    /// Of each network namespace.
-    rows: BTreeMap<u64, Vec<Value>>,
-    lost: Vec<Value>,
-    /// Of processes.
-    lives: Vec<Value>,
-    /// Under attack: what was told to be lost.
-    losses: Losses,
-    /// So often the kernel did not run a program that it should have: it interrupted that
-    /// very program. The tracer can but count it.
-    skipped: u64,
-}
-
 #[derive(Clone, Copy)]
 pub struct Run<'a> {
     pub lab: &'a Lab,
@@ -149,7 +130,7 @@ impl Run<'_> {
         };
         let gone = played.iter().flat_map(|play| &play.truth.ends);
         let gone = gone.filter(|end| end.mptcp && compare::is_reset_first(end)).count();
-        let done = tracer.stop();
+        let done = tracer.stop_keeping(may_be_of(&played, &options));
         let printed = Printed::new(&done, &options, self.alone, self.attacked, gone);
         if options.count {
             return self.judge_counts(all, &run.counts(&played, &done, &printed));
@@ -512,76 +493,20 @@ fn holders(truth: &Truth) -> Vec<(EndId, Vec<Identity>)> {
     open.map(|end| (end, people(end))).collect()
 }
 
-impl Printed {
-    /// What is lost may be another's, unless the scenarios are alone.
-    fn new(done: &Done, options: &Options, alone: bool, attacked: bool, gone: usize) -> Self {
-        // A machine may hide a process of its own from everybody.
-        let mut harmless = vec!["no permission to see the descriptors"];
-        if options.procs {
-            // Where there is none.
-            harmless.push("they come from the process connector");
-        }
-        if options.names_what_exists() {
-            harmless.push("no process has pid");
-        }
-        if !alone {
-            harmless.extend(["Possibly lost", " lost: ", "have no outcome yet"]);
-        }
-        if attacked {
-            harmless.extend(OF_ATTACKS);
-        }
-        let is_complaint = |line: &&str| !harmless.iter().any(|words| line.contains(words));
-        let mut complaints: Vec<String> = done
-            .stderr
-            .lines()
-            .filter(is_complaint)
-            .map(|line| format!("it said: {line}"))
-            .collect();
-        if !done.status.success() {
-            complaints.push(format!("it ended: {:?}", done.status));
-        }
-        let losses = if attacked { Losses::new(done) } else { Losses::default() };
-        let (rows, lost, lives) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let skipped = done.stderr.split(" skipped by the kernel").next();
-        let skipped = skipped.and_then(|before| before.split(' ').next_back()?.parse().ok());
-        let mut printed =
-            Printed { complaints, rows, lost, lives, losses, skipped: skipped.unwrap_or(0) };
-        let number = |row: &Value, field: &str| row[field].as_u64().unwrap_or(0);
-        let mut table = options.table.then(Table::default);
-        let mut parse = |line: &str| match &mut table {
-            Some(table) => table.row(line, options),
-            None => Some(serde_json::from_str(line).expect("a line is one object")),
-        };
-        for line in done.stdout.lines() {
-            let Some(mut row) = parse(line) else { continue };
-            row["peer_pid"] = row["peer"]["pid"].clone();
-            match row["netns"].as_u64() {
-                // An end of which a skipped run should have told is found out later, and told.
-                _ if row["event"] == "lost"
-                    && printed.skipped > 0
-                    && number(&row, "skipped") + number(&row, "ends") == number(&row, "count") => {}
-                _ if row["event"] == "lost" && alone => printed.lost.push(row),
-                _ if ["fork", "exec", "comm", "exit"].iter().any(|name| row["event"] == *name) => {
-                    printed.lives.push(row);
-                }
-                Some(netns) => printed.rows.entry(netns).or_default().push(row),
-                None => {}
-            }
-        }
-        // Of an MPTCP socket that was reset first the end is gone, which is told.
-        let tells_gone = |line: &str| {
-            let why = line.split_once(" lost: ").map_or("", |(_, why)| why);
-            let words = "of connections whose end the kernel did not tell";
-            (1..=gone).any(|n| why == format!("{n} {words}"))
-        };
-        if done.stderr.lines().any(tells_gone) {
-            printed.complaints.retain(|line| !line.contains("Possibly lost") && !tells_gone(line));
-            printed.lost.retain(|row| row["ends"] != row["count"]);
-        }
-        if printed.skipped > 0 && printed.lost.is_empty() {
-            let tells = ["Possibly lost", "skipped by the kernel"];
-            printed.complaints.retain(|line| !tells.iter().any(|words| line.contains(words)));
-        }
-        printed
+/// Whether a line may be of these scenarios, or tells of what is nobody's. What others do on
+/// this machine may be a hundred times as much.
+fn may_be_of(played: &[Play], options: &Options) -> impl Fn(&str) -> bool {
+    let mut ours: BTreeSet<_> = played.iter().map(|play| play.world.inode.to_string()).collect();
+    // What a process does is told without its network namespace.
+    let lives = played.iter().flat_map(|play| {
+        let truth = &play.truth;
+        truth.first.iter().chain(truth.lives.iter().map(|(.., who)| who))
+    });
+    ours.extend(lives.filter(|_| options.procs).map(|who| who.pid.to_string()));
+    let of_nobody = ["DADDR", "\"event\":\"lost\"", "\"event\":\"count\""];
+    move |line| {
+        let mut numbers = line.split(|letter: char| !letter.is_ascii_digit());
+        numbers.any(|number| ours.contains(number))
+            || of_nobody.iter().any(|word| line.contains(word))
     }
 }
