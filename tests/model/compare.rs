@@ -379,7 +379,12 @@ impl Scene<'_> {
             let may_miss = is_taken && self.options.accept;
             rows.push(Expected { may_miss, ..self.of_nobody(id, "existing") });
             if self.options.life {
-                rows.push(Expected { may_miss: true, ..self.of_nobody(id, "close") });
+                let mut close = self.of_nobody(id, "close");
+                // With --peer who accepted it is known.
+                if let Some(owner) = end.owner.as_ref().filter(|_| self.options.peer) {
+                    close.fields.entry("pid").or_default().push(json!(owner.pid));
+                }
+                rows.push(Expected { may_miss: true, ..close });
             }
         }
         for who in &wanted {
