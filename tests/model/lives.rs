@@ -44,7 +44,7 @@ impl Scene<'_> {
         let mut rows = Vec::new();
         let mut push = |event: &'static str, who: &Identity, more: &[(&'static str, Value)]| {
             let forked = |pid: u32| self.truth.forked.get(&pid).copied();
-            if self.options.want_life(who.pid, forked) {
+            if self.options.want_life(who, forked) {
                 let mut fields = BTreeMap::new();
                 fields.insert("event", vec![json!(event)]);
                 fields.insert("pid", vec![json!(who.pid)]);

@@ -148,9 +148,9 @@ impl Options {
         // That -e refuses.
         let is_bounded = !options.existing && !options.snapshot && (!alone || dice.one_in(4));
         options.cgroup = is_bounded.then(|| cgroup.to_owned());
-        // What processes do is narrowed by few filters; of those the model knows two.
+        // What processes do is narrowed by few filters; of those the model knows three.
         let is_of_sockets =
-            |only: &Only| !matches!(only, Only::Netns | Only::Inner | Only::Uid(_) | Only::Comm(_));
+            |only: &Only| !matches!(only, Only::Netns | Only::Inner | Only::Comm(_));
         options.procs &= !options.table && options.only.iter().all(is_of_sockets);
         if options.procs {
             options.cgroup = None;
@@ -217,11 +217,12 @@ impl Options {
     }
 
     /// Whether what this process does shows.
-    pub fn want_life(&self, pid: u32, forked: impl Fn(u32) -> Option<u32>) -> bool {
+    pub fn want_life(&self, who: &Identity, forked: impl Fn(u32) -> Option<u32>) -> bool {
         let is_of = |pid: u32| self.named.pids.contains(&pid);
         self.only.iter().all(|only| match only {
-            Only::Pid => is_of(pid),
-            Only::Family => std::iter::successors(Some(pid), |&pid| forked(pid)).any(is_of),
+            Only::Pid => is_of(who.pid),
+            Only::Family => std::iter::successors(Some(who.pid), |&pid| forked(pid)).any(is_of),
+            Only::Uid(uid) => who.uid == *uid,
             _ => true,
         })
     }
