@@ -39,6 +39,8 @@ pub struct End {
     pub peer: Option<EndId>,
     pub established: bool,
     pub sent: u64,
+    /// Its first bytes were to go with the SYN.
+    pub early: bool,
     pub received: u64,
     pub(super) unread: u64,
     pub(super) fin_sent: bool,
@@ -133,6 +135,7 @@ impl Truth {
             peer: None,
             established: false,
             sent: 0,
+            early: false,
             received: 0,
             unread: 0,
             fin_sent: false,

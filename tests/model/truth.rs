@@ -295,6 +295,7 @@ impl Truth {
                 let before = self.ends.len();
                 self.connected(who, at, answer, destination);
                 if self.end(who, at) == Some(before) && matches!(via, Via::Fast | Via::Deferred) {
+                    self.ends[before].early = true;
                     self.sent(who, at, EARLY.into());
                 }
             }
