@@ -4,12 +4,17 @@
 
 use std::ffi::CStr;
 use std::io::Error;
+use std::ops::RangeInclusive;
 
 use libc::c_void;
 use libc::user_regs_struct;
 
 /// `syscall`, as x86-64 has it.
 const SYSCALL: u64 = 0x050f;
+
+/// ERESTARTSYS to ERESTART_RESTARTBLOCK of linux/errno.h: what a call has for a result that
+/// a signal took out of its wait.
+const RESTARTS: RangeInclusive<i64> = -516..=-512;
 
 /// A program that waits in a system call, held there.
 pub struct Held {
@@ -29,10 +34,19 @@ impl Held {
     pub fn new(pid: u32) -> Self {
         let pid = pid as i32;
         ptrace(libc::PTRACE_SEIZE, pid, 0, std::ptr::null_mut());
-        ptrace(libc::PTRACE_INTERRUPT, pid, 0, std::ptr::null_mut());
-        let mut held = Held { pid, regs: stopped(pid) };
-        let text = ptrace(libc::PTRACE_PEEKTEXT, pid, held.regs.rip - 2, std::ptr::null_mut());
-        assert_eq!(text as u64 & 0xffff, SYSCALL, "it waits in a system call");
+        // It may be at work just then.
+        let mut held = loop {
+            ptrace(libc::PTRACE_INTERRUPT, pid, 0, std::ptr::null_mut());
+            let held = Held { pid, regs: stopped(pid) };
+            let text = ptrace(libc::PTRACE_PEEKTEXT, pid, held.regs.rip - 2, std::ptr::null_mut());
+            let waits = RESTARTS.contains(&(held.regs.rax as i64));
+            if waits && text as u64 & 0xffff == SYSCALL {
+                break held;
+            }
+            std::mem::forget(held);
+            ptrace(libc::PTRACE_CONT, pid, 0, std::ptr::null_mut());
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        };
         // It goes on as if a signal had ended its wait.
         held.regs.rax = -i64::from(libc::EINTR) as u64;
         held.regs.orig_rax = u64::MAX;
