@@ -421,10 +421,10 @@ impl Cgroup {
         Cgroup(path)
     }
 
-    /// A directory of this name in it.
+    /// A directory of this name in it, as a run with this pid may have left it that was killed.
     pub fn inside(&self, name: &str) -> Self {
         let path = self.0.join(name);
-        fs::create_dir(&path).expect("a cgroup can be made");
+        fs::create_dir_all(&path).expect("a cgroup can be made");
         Cgroup(path)
     }
 
