@@ -20,19 +20,17 @@ use super::lab::Lab;
 use super::lab::in_own_mounts;
 use super::lab::inject::Held;
 
-pub const TESTS: &Tests = &[
-    (Cells::OneBuffer, &tests![code_that_is_run_in_the_tracer_gets_nothing_more]),
-    (
-        Cells::One,
-        &tests![
-            a_strict_sandbox_is_whole_or_the_run_ends,
-            a_buffer_for_another_cpu_is_not_refused,
-            names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer,
-            without_its_process_users_have_numbers_and_it_is_said_once,
-            local_times_are_those_of_the_zone_at_the_start,
-        ],
-    ),
-];
+pub const TESTS: &Tests = &[(
+    Cells::One,
+    &tests![
+        code_that_is_run_in_the_tracer_gets_nothing_more,
+        a_strict_sandbox_is_whole_or_the_run_ends,
+        a_buffer_for_another_cpu_is_not_refused,
+        names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer,
+        without_its_process_users_have_numbers_and_it_is_said_once,
+        local_times_are_those_of_the_zone_at_the_start,
+    ],
+)];
 
 const REFUSED: [i64; 2] = [-(libc::EPERM as i64), -(libc::EACCES as i64)];
 const AT_FDCWD: u64 = libc::AT_FDCWD as u64;
