@@ -115,6 +115,22 @@ struct Counted {
     probes: bool,
 }
 
+/// Connections that are followed now, in the kernel's two tables.
+#[derive(Clone, Copy, Default)]
+struct OpenLives {
+    lives: u64,
+    crowd: u64,
+    /// Of the crowd, those that are lost when the kernel drops them.
+    missed: u64,
+}
+
+impl OpenLives {
+    /// Those of each table that are lost when the kernel drops them.
+    fn droppable(self) -> [u64; 2] {
+        [self.lives, self.missed]
+    }
+}
+
 impl Tracer {
     /// Descriptors that become readable when a waiting reader is woken.
     pub fn wake_fd(&self) -> Option<RawFd> {
@@ -261,7 +277,7 @@ impl Tracer {
             true => self.links.iter().filter_map(entry_probe_misses).sum(),
             false => 0,
         };
-        let beyond = self.droppable_lives().into_iter().zip(self.rooms_for_lives);
+        let beyond = self.open_lives().droppable().into_iter().zip(self.rooms_for_lives);
         let beyond = beyond.map(|(open, room)| open.saturating_sub(room)).sum();
         self.forgotten = self.forgotten.max(beyond);
         self.skipped = self.skipped.max(programs + probes);
@@ -366,7 +382,7 @@ impl Tracer {
         if !self.has_open() {
             return;
         }
-        let known: u64 = self.droppable_lives().iter().sum();
+        let known: u64 = self.open_lives().droppable().iter().sum();
         let mut open = 0;
         let maps = &self.skel.maps;
         for (map, is_crowd) in [(&maps.lives, false), (&maps.crowd, true)] {
@@ -389,25 +405,27 @@ impl Tracer {
 
     /// Whether connections that are followed have yet to end.
     pub fn has_open(&self) -> bool {
-        self.open_lives().iter().any(|open| *open > 0)
+        let open = self.open_lives();
+        open.lives > 0 || open.crowd > 0
     }
 
-    /// Connections begun and not ended, as the kernel's two tables have counted them.
-    fn open_lives(&self) -> [u64; 2] {
-        let Some(bss) = self.skel.maps.bss_data.as_deref() else { return [0, 0] };
-        count_open([
-            (&raw const bss.lives_begun, &raw const bss.lives_ended),
-            (&raw const bss.crowd_begun, &raw const bss.crowd_ended),
-        ])
-    }
-
-    /// As many of these as are lost when the kernel drops them.
-    fn droppable_lives(&self) -> [u64; 2] {
-        let Some(bss) = self.skel.maps.bss_data.as_deref() else { return [0, 0] };
-        count_open([
-            (&raw const bss.lives_begun, &raw const bss.lives_ended),
-            (&raw const bss.missed_begun, &raw const bss.missed_ended),
-        ])
+    /// Connections begun and not ended, as the kernel has counted them.
+    fn open_lives(&self) -> OpenLives {
+        let Some(bss) = self.skel.maps.bss_data.as_deref() else { return OpenLives::default() };
+        let open = |begun: *const u64, ended: *const u64| {
+            // The end is read first: it can only lag.
+            // SAFETY: valid, aligned integers in the mapped .bss, also written by the
+            // kernel, hence volatile.
+            let ended = unsafe { ended.read_volatile() };
+            // SAFETY: as above.
+            let begun = unsafe { begun.read_volatile() };
+            begun.saturating_sub(ended)
+        };
+        OpenLives {
+            lives: open(&raw const bss.lives_begun, &raw const bss.lives_ended),
+            crowd: open(&raw const bss.crowd_begun, &raw const bss.crowd_ended),
+            missed: open(&raw const bss.missed_begun, &raw const bss.missed_ended),
+        }
     }
 
     /// Takes the table of `-c`; with an interval the kernel goes on with an empty one,
@@ -436,19 +454,6 @@ fn put_flows(slots: &impl libbpf_rs::MapCore, table: &MapHandle) -> Result<()> {
     let fd = table.as_fd().as_raw_fd().to_ne_bytes();
     let put = slots.update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY);
     put.context("failed to set the table of counts")
-}
-
-/// Of counts in the mapped .bss, of what began and of what ended.
-fn count_open(counts: [(*const u64, *const u64); 2]) -> [u64; 2] {
-    // The end is read first: it can only lag.
-    counts.map(|(begun, ended)| {
-        // SAFETY: valid, aligned integers in the mapped .bss, also written by the
-        // kernel, hence volatile.
-        let ended = unsafe { ended.read_volatile() };
-        // SAFETY: as above.
-        let begun = unsafe { begun.read_volatile() };
-        begun.saturating_sub(ended)
-    })
 }
 
 /// Takes what was read off the shares of those who had it in the ring.
