@@ -4,8 +4,8 @@
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
+use std::io::PipeWriter;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
@@ -39,29 +39,17 @@ const GRACE: Duration = Duration::from_millis(200);
 pub struct Paused {
     pid: u32,
     pidfd: OwnedFd,
-    go: File,
+    go: PipeWriter,
     spawner: JoinHandle<io::Result<Child>>,
     name: String,
-}
-
-/// A pipe whose ends are closed in every program this one runs.
-fn pipe() -> io::Result<(File, File)> {
-    let mut fds = [0; 2];
-    // SAFETY: `fds` has room for the two descriptors.
-    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: both were just opened and belong to nobody else.
-    let own = |fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    Ok((own(fds[0]), own(fds[1])))
 }
 
 impl Paused {
     /// With the environment as it was; `has_own_zone` if TZ is there only for us.
     pub fn spawn(command: &[OsString], has_own_zone: bool) -> Result<Self> {
         let (program, args) = command.split_first().context("no command given")?;
-        let (mut pid_reader, mut pid_writer) = pipe().context("failed to make a pipe")?;
-        let (mut go_reader, go) = pipe().context("failed to make a pipe")?;
+        let (mut pid_reader, mut pid_writer) = io::pipe().context("failed to make a pipe")?;
+        let (mut go_reader, go) = io::pipe().context("failed to make a pipe")?;
         let go_fd = go.as_raw_fd();
         let mut child = Command::new(program);
         child.args(args);

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs;
-use std::fs::File;
 use std::io;
+use std::io::PipeReader;
+use std::io::PipeWriter;
 use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsRawFd as _;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
 use std::sync::mpsc::sync_channel;
@@ -48,8 +48,8 @@ pub struct Users {
     names: HashMap<u32, Name>,
     /// Asked for, and not yet answered.
     asked: HashSet<u32>,
-    questions: File,
-    answers: File,
+    questions: PipeWriter,
+    answers: PipeReader,
     impatient_until: Option<Instant>,
     /// It said nothing at all in the last time that a row waited.
     is_silent: bool,
@@ -112,8 +112,8 @@ impl Users {
     /// Starts the process. There must be no other thread yet, which could hold a lock that
     /// the process would wait for.
     pub fn start() -> io::Result<Self> {
-        let (questions, asker) = pipe()?;
-        let (answerer, answers) = pipe()?;
+        let (questions, asker) = io::pipe()?;
+        let (answerer, answers) = io::pipe()?;
         // SAFETY: this is the only thread, so that all of the child's memory is whole.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
@@ -138,7 +138,7 @@ impl Users {
         self
     }
 
-    fn over(questions: File, answers: File) -> Self {
+    fn over(questions: PipeWriter, answers: PipeReader) -> Self {
         Users {
             names: HashMap::new(),
             asked: HashSet::new(),
@@ -218,15 +218,10 @@ impl Users {
     }
 }
 
-fn pipe() -> io::Result<(File, File)> {
-    let (reader, writer) = io::pipe()?;
-    Ok((OwnedFd::from(reader).into(), OwnedFd::from(writer).into()))
-}
-
 /// In the process of names: nothing of the tracer's stays open, no capability, no file and
-/// no other process that can be changed, and no end by the signals that end the tracer, which has yet to print its
-/// last rows. It ends with the tracer.
-fn be_harmless(questions: &File, answers: &File) {
+/// no other process that can be changed, and no end by the signals that end the tracer,
+/// which has yet to print its last rows. It ends with the tracer.
+fn be_harmless(questions: &PipeReader, answers: &PipeWriter) {
     // SAFETY: numbers and valid strings only; the descriptors from 3 on that are closed
     // belong to the tracer's copy of itself, of which nothing else runs here.
     unsafe {
@@ -270,7 +265,7 @@ unsafe fn close_between(first: libc::c_int, last: libc::c_int) {
 /// thread: the others do not wait for that.
 fn serve(
     mut questions: impl Read,
-    mut answers: File,
+    mut answers: PipeWriter,
     ask: impl Fn(u32) -> Option<String> + Send + 'static,
 ) {
     let (others, asked) = sync_channel(MAX_ASKED);
@@ -351,8 +346,8 @@ mod tests {
 
     /// The other end is a thread here.
     fn asking(ask: impl Fn(u32) -> Option<String> + Send + 'static) -> Users {
-        let (questions, asker) = pipe().unwrap();
-        let (answerer, answers) = pipe().unwrap();
+        let (questions, asker) = io::pipe().unwrap();
+        let (answerer, answers) = io::pipe().unwrap();
         thread::spawn(move || serve(questions, answers, ask));
         Users::over(asker, answerer)
     }
