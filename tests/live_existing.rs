@@ -235,27 +235,20 @@ fn what_is_reset_while_it_waits_to_be_accepted_ends_once(lab: &Lab) {
 }
 
 fn ends_that_are_used_again_after_the_list_are_another_connection(lab: &Lab) {
-    let mut client = Client::new();
-    client.case("existing once");
-    let tracer = lab.trace(&["-j", "-e", "--accept", "--netns", &client.netns()]);
-    let facts = client.case("existing again 5");
-    tracer.wait_for("\"event\":\"accept\"", 5);
-    let done = tracer.stop();
-    done.assert_success();
-    let rows = ["existing", "connect", "accept"].map(|event| done.objects(event));
-    assert_eq!(rows.each_ref().map(Vec::len), [2, 5, 5], "{done:#?}");
-    let (taken, made): (Vec<_>, Vec<_>) = facts.iter().partition(|f| f["accepted"] == true);
-    for (rows, facts) in [(&rows[1], made), (&rows[2], taken)] {
-        rows.iter().zip(facts).for_each(|(row, fact)| assert_row(row, fact, 0));
-    }
+    each_has_its_rows(lab, "existing again 5");
 }
 
 /// It has the same cookie and, as its port was bound, the same ends.
 fn a_listed_socket_that_connects_again_has_its_rows(lab: &Lab) {
+    each_has_its_rows(lab, "existing anew 5");
+}
+
+/// Of five connections that a case makes with the ends of a listed one.
+fn each_has_its_rows(lab: &Lab, case: &str) {
     let mut client = Client::new();
     client.case("existing once");
     let tracer = lab.trace(&["-j", "-e", "--accept", "--netns", &client.netns()]);
-    let facts = client.case("existing anew 5");
+    let facts = client.case(case);
     tracer.wait_for("\"event\":\"accept\"", 5);
     let done = tracer.stop();
     done.assert_success();

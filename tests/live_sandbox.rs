@@ -17,6 +17,7 @@ use super::kernel;
 use super::lab;
 use super::lab::Client;
 use super::lab::Lab;
+use super::lab::Tracer;
 use super::lab::in_own_mounts;
 use super::lab::inject::Held;
 
@@ -150,10 +151,16 @@ fn a_buffer_for_another_cpu_is_not_refused(lab: &Lab) {
     }
 }
 
-fn names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer(lab: &Lab) {
-    let tracer = lab.trace(&["-j", "--user", "-o", "/dev/null"]);
+/// The process that names users for a tracer, its only child.
+fn names_of(tracer: &Tracer) -> u32 {
     let children: Vec<_> = proc::descendants(&[tracer.child.id()]).into_iter().collect();
     let [names] = children[..] else { panic!("{children:?}") };
+    names
+}
+
+fn names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer(lab: &Lab) {
+    let tracer = lab.trace(&["-j", "--user", "-o", "/dev/null"]);
+    let names = names_of(&tracer);
     let status = fs::read_to_string(format!("/proc/{names}/status")).expect("it runs");
     for line in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
         assert!(status.contains(line), "{status}");
@@ -194,8 +201,7 @@ fn without_its_process_users_have_numbers_and_it_is_said_once(lab: &Lab) {
     let mut client = Client::new();
     let netns = client.netns();
     let tracer = lab.trace(&["-j", "--user", "--netns", &netns]);
-    let children: Vec<_> = proc::descendants(&[tracer.child.id()]).into_iter().collect();
-    let [names] = children[..] else { panic!("{children:?}") };
+    let names = names_of(&tracer);
     // SAFETY: takes numbers only; the tracer has not waited for it, so the pid is its own.
     assert_eq!(unsafe { libc::kill(names as i32, libc::SIGKILL) }, 0);
     client.knock(81);

@@ -171,20 +171,13 @@ impl Tracer {
     }
 
     /// Waits until it has ended.
-    pub fn wait(mut self) -> Done {
-        let status = self.child.wait().expect("tcpconnect is our child");
-        Done { status, stdout: self.stdout(), stderr: self.stderr() }
+    pub fn wait(self) -> Done {
+        self.wait_keeping(|_| true)
     }
 
-    /// Ends it as Ctrl-C does.
-    pub fn stop(self) -> Done {
-        self.stop_keeping(|_| true)
-    }
-
-    /// Ends it so, and reads of its output only what is wanted, line by line: all of it may be
-    /// larger than this machine's memory.
-    pub fn stop_keeping(mut self, keep: impl Fn(&str) -> bool) -> Done {
-        self.signal(libc::SIGINT);
+    /// Reads of its output only what is wanted, line by line: all of it may be larger than this
+    /// machine's memory.
+    fn wait_keeping(mut self, keep: impl Fn(&str) -> bool) -> Done {
         let status = self.child.wait().expect("tcpconnect is our child");
         let written = File::open(self.dir.path().join("out")).expect("stdout was kept");
         let (mut written, mut line) = (BufReader::new(written), String::new());
@@ -196,6 +189,16 @@ impl Tracer {
             line.clear();
         }
         Done { status, stdout, stderr: self.stderr() }
+    }
+
+    /// Ends it as Ctrl-C does.
+    pub fn stop(self) -> Done {
+        self.stop_keeping(|_| true)
+    }
+
+    pub fn stop_keeping(self, keep: impl Fn(&str) -> bool) -> Done {
+        self.signal(libc::SIGINT);
+        self.wait_keeping(keep)
     }
 
     /// Waits until it has written so many rows.
