@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::model::container::Container;
 use crate::model::event::Connect;
+use crate::model::event::Handshake;
 use crate::model::event::Life;
 use crate::model::event::Origin;
 use crate::model::process::Comm;
@@ -60,23 +61,32 @@ fn ends(connect: &Connect) -> Option<Ends> {
     Some((here, (connect.daddr.to_canonical(), connect.dport)))
 }
 
-struct End {
-    connect: Connect,
-    /// Set once the process was known as it was at that time.
-    peer: Option<Settled>,
+/// What is compared of an end: so many are kept that they are kept small.
+#[derive(Clone, Copy)]
+struct Side {
+    ts_ns: u64,
+    tid: u32,
+    netns: Option<u32>,
+    cookie: Option<u64>,
+    handshake: Handshake,
+    origin: Origin,
     closed_ns: Option<u64>,
     seq: u64,
 }
 
-impl End {
+impl Side {
+    fn new(connect: &Connect, seq: u64) -> Self {
+        let Connect { ts_ns, tid, netns, cookie, handshake, origin, .. } = *connect;
+        Side { ts_ns, tid, netns, cookie, handshake, origin, closed_ns: None, seq }
+    }
+
     /// Whether this is the end that connected or accepted at that time. Of an existing
     /// connection several processes may have a row.
     fn is(&self, connect: &Connect, began_ns: u64) -> bool {
-        let known = &self.connect;
-        known.ts_ns == began_ns
-            && known.cookie == connect.cookie
-            && known.netns == connect.netns
-            && (known.tid == connect.tid || known.origin == Origin::Existing)
+        self.ts_ns == began_ns
+            && self.cookie == connect.cookie
+            && self.netns == connect.netns
+            && (self.tid == connect.tid || self.origin == Origin::Existing)
     }
 
     /// Whether it was still open then.
@@ -85,8 +95,21 @@ impl End {
     }
 }
 
+/// The process of an end.
+enum Holder {
+    /// Whom its row will name.
+    Due(Box<Connect>),
+    /// As it was at that time.
+    Settled(Box<Settled>),
+}
+
+struct End {
+    side: Side,
+    holder: Holder,
+}
+
 /// Whether these sequence numbers are those of one connection; `None` if not known.
-fn same_handshake(connect: &Connect, accept: &Connect) -> Option<bool> {
+fn same_handshake(connect: &Side, accept: &Side) -> Option<bool> {
     let (one, other) = (connect.handshake, accept.handshake);
     let syn = one.syn.zip(other.syn).map(|(one, other)| one == other)?;
     let answer = one.synack.zip(other.synack).is_none_or(|(one, other)| one == other);
@@ -98,7 +121,7 @@ fn same_handshake(connect: &Connect, accept: &Connect) -> Option<bool> {
 /// secret of the whole host, and the clock. So the answer's number, which came from the
 /// other end, must be the same as well; or both namespaces must be owned by one user
 /// namespace, so that who is not privileged there made neither.
-fn is_proven(connect: &Connect, accept: &Connect) -> bool {
+fn is_proven(connect: &Side, accept: &Side) -> bool {
     let (one, other) = (connect.handshake, accept.handshake);
     let both_answered = one.synack.is_some() && one.synack == other.synack;
     let one_owner = one.netns_owner.is_some() && one.netns_owner == other.netns_owner;
@@ -109,26 +132,23 @@ fn is_proven(connect: &Connect, accept: &Connect) -> bool {
 }
 
 /// What `is_proven` says, whichever of the two is this end.
-fn are_proven(one: &Connect, other: &Connect) -> bool {
+fn are_proven(one: &Side, other: &Side) -> bool {
     is_proven(one, other) || is_proven(other, one)
 }
 
 /// Of ends of one namespace, the one whose connect this accept took.
-fn begun_by<'a>(accept: &Connect, connects: &[&'a End]) -> Option<&'a End> {
-    let known = |end: &&&End| same_handshake(&end.connect, accept) == Some(true);
-    let possible = |end: &&&End| {
-        let connect = &end.connect;
-        match connect.origin {
-            Origin::Connected => {
-                same_handshake(connect, accept).is_none() && connect.ts_ns <= accept.ts_ns
-            }
-            Origin::Existing => true,
-            Origin::Accepted => false,
+fn begun_by<'a>(accept: &Side, connects: &[&'a Side]) -> Option<&'a Side> {
+    let known = |connect: &&&Side| same_handshake(connect, accept) == Some(true);
+    let possible = |connect: &&&Side| match connect.origin {
+        Origin::Connected => {
+            same_handshake(connect, accept).is_none() && connect.ts_ns <= accept.ts_ns
         }
+        Origin::Existing => true,
+        Origin::Accepted => false,
     };
-    let is_connect = |end: &&&End| end.connect.origin == Origin::Connected;
-    let newest = |found: &mut dyn Iterator<Item = &&'a End>| {
-        found.max_by_key(|end| (end.connect.ts_ns, end.seq)).copied()
+    let is_connect = |end: &&&Side| end.origin == Origin::Connected;
+    let newest = |found: &mut dyn Iterator<Item = &&'a Side>| {
+        found.max_by_key(|end| (end.ts_ns, end.seq)).copied()
     };
     newest(&mut connects.iter().filter(is_connect).filter(known))
         .or_else(|| newest(&mut connects.iter().filter(possible)))
@@ -172,16 +192,15 @@ impl Peers {
         self.next_seq += 1;
         let of_key = self.ends.entry(key).or_default();
         // A namespace has one socket with these ends at a time: the one before was gone.
-        for before in of_key.iter_mut().filter(|end| end.connect.netns == connect.netns) {
+        let here = |end: &Side| end.netns == connect.netns;
+        for before in of_key.iter_mut().map(|end| &mut end.side).filter(|end| here(end)) {
             if before.closed_ns.is_none() {
                 before.closed_ns = Some(connect.ts_ns.saturating_sub(1));
                 self.closed.push_back((key, before.seq));
             }
         }
-        let here = |end: &End| end.connect.netns == connect.netns;
-        if of_key.iter().filter(|end| here(end)).count() >= MAX_OF_ENDS
-            && let Some(oldest) = of_key.iter().position(here)
-        {
+        if sides(of_key).filter(|end| here(end)).count() >= MAX_OF_ENDS {
+            let oldest = sides(of_key).position(here).expect("there are some");
             of_key.remove(oldest);
             self.count -= 1;
         }
@@ -189,7 +208,12 @@ impl Peers {
         if of_key.len() >= MAX_OF_ALL {
             return;
         }
-        of_key.push(End { connect: *connect, peer: None, closed_ns: None, seq });
+        if of_key.is_empty() {
+            // Else the first has room for four, and most stay alone.
+            of_key.reserve_exact(1);
+        }
+        let holder = Holder::Due(Box::new(*connect));
+        of_key.push(End { side: Side::new(connect, seq), holder });
         self.count += 1;
         self.order.push_back((key, seq));
         self.make_room();
@@ -201,7 +225,7 @@ impl Peers {
         while self.count > self.max_ends
             && let Some((key, seq)) = self.closed.pop_front().or_else(|| self.order.pop_front())
         {
-            self.remove(&key, |end| end.seq == seq);
+            self.remove(&key, |end| end.side.seq == seq);
         }
     }
 
@@ -218,23 +242,23 @@ impl Peers {
     /// Takes back one that failed before its SYN.
     pub fn forget(&mut self, connect: &Connect) {
         if let Some(key) = ends(connect) {
-            self.remove(&key, |end| end.is(connect, connect.ts_ns));
+            self.remove(&key, |end| end.side.is(connect, connect.ts_ns));
         }
     }
 
     /// Whether an end like this one is known to be open.
     pub fn know(&self, connect: &Connect) -> bool {
         let of_key = ends(connect).and_then(|key| self.ends.get(&key));
-        let is_it = |end: &End| end.connect.netns == connect.netns && end.closed_ns.is_none();
-        of_key.is_some_and(|of_key| of_key.iter().any(is_it))
+        let is_it = |end: &Side| end.netns == connect.netns && end.closed_ns.is_none();
+        of_key.is_some_and(|of_key| sides(of_key).any(is_it))
     }
 
     /// The process of this end is known now, whatever it does later.
     pub fn settle(&mut self, connect: &Connect, facts: &Facts) {
         let Some(of_key) = ends(connect).and_then(|key| self.ends.get_mut(&key)) else { return };
-        let mut found = of_key.iter_mut().filter(|end| end.is(connect, connect.ts_ns));
-        if let Some(end) = found.next().filter(|end| end.peer.is_none()) {
-            end.peer = Some(facts.peer(connect));
+        let mut found = of_key.iter_mut().filter(|end| end.side.is(connect, connect.ts_ns));
+        if let Some(end) = found.next().filter(|end| matches!(end.holder, Holder::Due(_))) {
+            end.holder = Holder::Settled(Box::new(facts.peer(connect)));
         }
     }
 
@@ -242,10 +266,9 @@ impl Peers {
     pub fn changed(&mut self, life: &Life) {
         let Some(key) = ends(&life.connect) else { return };
         let Some(of_key) = self.ends.get_mut(&key) else { return };
-        let Some(end) = of_key.iter_mut().find(|end| end.is(&life.connect, life.began_ns)) else {
-            return;
-        };
-        let (known, told) = (&mut end.connect.handshake, life.connect.handshake);
+        let mut sides = of_key.iter_mut().map(|end| &mut end.side);
+        let Some(end) = sides.find(|end| end.is(&life.connect, life.began_ns)) else { return };
+        let (known, told) = (&mut end.handshake, life.connect.handshake);
         known.syn = told.syn.or(known.syn);
         known.synack = told.synack.or(known.synack);
         if life.stage.is_end() {
@@ -267,23 +290,20 @@ impl Peers {
         let (here, there) = ends(connect)?;
         let others = self.ends.get(&(there, here))?;
         let mine = self.ends.get(&(here, there)).map_or(&[][..], Vec::as_slice);
-        let unknown;
-        let me = match mine.iter().find(|end| end.is(connect, began_ns)) {
-            Some(end) => end,
-            None => {
-                // The newest, as far as is known.
-                let connect = Connect { ts_ns: began_ns, ..*connect };
-                unknown = End { connect, peer: None, closed_ns: None, seq: u64::MAX };
-                &unknown
-            }
-        };
-        let end = beside(me, mine, others).or_else(|| {
+        let known = sides(mine).find(|end| end.is(connect, began_ns)).copied();
+        // Else the newest, as far as is known.
+        let unknown = || Side { ts_ns: began_ns, ..Side::new(connect, u64::MAX) };
+        let me = known.unwrap_or_else(unknown);
+        let other = beside(&me, mine, others).or_else(|| {
             // An address of loopback means this namespace.
             let is_local = here.0.is_loopback() || there.0.is_loopback();
-            across(me, mine, others).filter(|_| !is_local)
+            across(&me, mine, others).filter(|_| !is_local)
         })?;
-        let settled = end.peer.clone();
-        Some(settled.unwrap_or_else(|| facts(&end.connect).peer(&end.connect)).into())
+        let end = others.iter().find(|end| end.side.seq == other.seq)?;
+        Some(match &end.holder {
+            Holder::Due(connect) => facts(connect).peer(connect).into(),
+            Holder::Settled(settled) => Settled::clone(settled).into(),
+        })
     }
 
     /// Forgets those that closed long enough ago; looks once a second.
@@ -294,9 +314,9 @@ impl Peers {
         self.swept_ns = now_ns;
         let keep_ns = self.keep_ns;
         let is_due =
-            |end: &End| end.closed_ns.is_some_and(|at| now_ns >= at.saturating_add(keep_ns));
+            |end: &Side| end.closed_ns.is_some_and(|at| now_ns >= at.saturating_add(keep_ns));
         self.ends.retain(|_, ends| {
-            ends.retain(|end| !is_due(end));
+            ends.retain(|end| !is_due(&end.side));
             !ends.is_empty()
         });
         self.count = self.ends.values().map(Vec::len).sum();
@@ -304,7 +324,7 @@ impl Peers {
             if order.len() > 2 * self.count + 1024 {
                 let ends = &self.ends;
                 let is_there = |(key, seq): &(Ends, u64)| {
-                    ends.get(key).is_some_and(|ends| ends.iter().any(|end| end.seq == *seq))
+                    ends.get(key).is_some_and(|ends| sides(ends).any(|end| end.seq == *seq))
                 };
                 order.retain(is_there);
             }
@@ -313,32 +333,30 @@ impl Peers {
 }
 
 /// The other end of `me` in its own network namespace.
-fn beside<'a>(me: &End, mine: &'a [End], others: &'a [End]) -> Option<&'a End> {
-    let is_here = |end: &&End| end.connect.netns == me.connect.netns;
-    let others: Vec<_> = others.iter().filter(is_here).collect();
-    let of = |origin| others.iter().copied().filter(move |end: &&End| end.connect.origin == origin);
-    let newest = |found: &mut dyn Iterator<Item = &'a End>| found.max_by_key(|end| end.seq);
-    match me.connect.origin {
-        Origin::Accepted => begun_by(&me.connect, &others),
+fn beside<'a>(me: &Side, mine: &[End], others: &'a [End]) -> Option<&'a Side> {
+    let others: Vec<_> = sides(others).filter(|end| end.netns == me.netns).collect();
+    let of = |origin| others.iter().copied().filter(move |end: &&Side| end.origin == origin);
+    let newest = |found: &mut dyn Iterator<Item = &'a Side>| found.max_by_key(|end| end.seq);
+    match me.origin {
+        Origin::Accepted => begun_by(me, &others),
         Origin::Connected => {
             let accepted = accepts_of(me, mine, of(Origin::Accepted));
             accepted
                 .or_else(|| {
                     // Both connect to each other; or a socket to itself.
-                    let overlaps =
-                        |end: &&End| end.reaches(me.connect.ts_ns) && me.reaches(end.connect.ts_ns);
+                    let overlaps = |end: &&Side| end.reaches(me.ts_ns) && me.reaches(end.ts_ns);
                     newest(&mut of(Origin::Connected).filter(overlaps))
                 })
                 .or_else(|| {
                     // Made while the existing ones were listed.
-                    let listed_later = |end: &&End| end.connect.ts_ns >= me.connect.ts_ns;
+                    let listed_later = |end: &&Side| end.ts_ns >= me.ts_ns;
                     newest(&mut of(Origin::Existing).filter(listed_later))
                 })
         }
         Origin::Existing => accepts_of(me, mine, of(Origin::Accepted))
             .or_else(|| newest(&mut of(Origin::Existing)))
             .or_else(|| {
-                let made_before = |end: &&End| end.connect.ts_ns <= me.connect.ts_ns;
+                let made_before = |end: &&Side| end.ts_ns <= me.ts_ns;
                 newest(&mut of(Origin::Connected).filter(made_before))
             }),
     }
@@ -346,30 +364,31 @@ fn beside<'a>(me: &End, mine: &'a [End], others: &'a [End]) -> Option<&'a End> {
 
 /// The accept of `me`, the only one that can have taken no other connect.
 fn accepts_of<'a>(
-    me: &End,
-    mine: &'a [End],
-    accepts: impl Iterator<Item = &'a End>,
-) -> Option<&'a End> {
-    let is_here = |end: &&End| end.connect.netns == me.connect.netns && end.seq != me.seq;
-    let mut connects: Vec<&End> = mine.iter().filter(is_here).collect();
+    me: &Side,
+    mine: &[End],
+    accepts: impl Iterator<Item = &'a Side>,
+) -> Option<&'a Side> {
+    let is_here = |end: &&Side| end.netns == me.netns && end.seq != me.seq;
+    let mut connects: Vec<_> = sides(mine).filter(is_here).collect();
     connects.push(me);
-    let is_mine = |accept: &&End| {
-        begun_by(&accept.connect, &connects).is_some_and(|begun| begun.seq == me.seq)
-    };
+    let is_mine =
+        |accept: &&Side| begun_by(accept, &connects).is_some_and(|begun| begun.seq == me.seq);
     let mut found = accepts.filter(is_mine);
     found.next().filter(|_| found.next().is_none())
 }
 
 /// The other end of `me` in another network namespace: the only one that is proven to be,
 /// and is the other end of nothing else.
-fn across<'a>(me: &End, mine: &[End], others: &'a [End]) -> Option<&'a End> {
-    let elsewhere = |end: &&End| end.connect.netns != me.connect.netns;
-    let fits = |end: &&End| are_proven(&me.connect, &end.connect);
-    let mut found = others.iter().filter(elsewhere).filter(fits);
+fn across<'a>(me: &Side, mine: &[End], others: &'a [End]) -> Option<&'a Side> {
+    let fits = |end: &&Side| end.netns != me.netns && are_proven(me, end);
+    let mut found = sides(others).filter(fits);
     let other = found.next().filter(|_| found.next().is_none())?;
-    let is_rival =
-        |end: &End| end.seq != me.seq && same_handshake(&end.connect, &other.connect) == Some(true);
-    Some(other).filter(|_| !mine.iter().any(is_rival))
+    let is_rival = |end: &Side| end.seq != me.seq && same_handshake(end, other) == Some(true);
+    Some(other).filter(|_| !sides(mine).any(is_rival))
+}
+
+fn sides(ends: &[End]) -> impl Iterator<Item = &Side> {
+    ends.iter().map(|end| &end.side)
 }
 
 #[cfg(test)]

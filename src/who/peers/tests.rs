@@ -117,10 +117,14 @@ fn facts_settle_on_the_end_they_are_of() {
     let mut peers = peers_of(&[one, two, accept]);
     peers.settle(&one, &Facts::default());
     peers.settle(&two, &Facts::default());
-    let settled = |pid| peers.ends.values().flatten().find(|end| end.connect.pid == pid).unwrap();
-    assert_eq!(settled(1).peer.as_ref().unwrap().pid, 1);
-    assert_eq!(settled(2).peer.as_ref().unwrap().pid, 2);
-    assert!(settled(3).peer.is_none());
+    let settled = |of: &Connect| {
+        let end = peers.ends.values().flatten().find(|end| end.side.is(of, of.ts_ns)).unwrap();
+        match &end.holder {
+            Holder::Settled(settled) => Some(settled.pid),
+            Holder::Due(_) => None,
+        }
+    };
+    assert_eq!([one, two, accept].map(|of| settled(&of)), [Some(1), Some(2), None]);
     peers.changed(&close(&one, 300));
     peers.sweep(1000 * S);
     assert_eq!(peer_of(&peers, &accept), Some(2), "the other one has closed");
@@ -262,4 +266,28 @@ fn those_that_closed_go_before_those_that_are_open() {
     }
     assert!(peers.count <= 2 * MAX as usize);
     assert_eq!(peer_of(&peers, &accepts(2, 1, 500, 7)), None, "there is no other room");
+}
+
+#[test]
+fn a_full_table_takes_no_more_than_is_documented() {
+    let connections = 65_536;
+    let mut peers = Peers::new(Duration::from_secs(60), connections);
+    for n in 0..4 * connections {
+        let other = format!("198.51.{}.{}", n >> 24, n >> 16 & 255);
+        let there = (other.as_str(), n as u16);
+        let connect = end(Origin::Connected, 4, 1, A, there, u64::from(n) + 1);
+        peers.note(&connect);
+        peers.settle(&connect, &Facts::default());
+        peers.changed(&close(&connect, u64::from(n) + 1));
+        if n % 8_192 == 0 {
+            peers.sweep(peers.swept_ns + S);
+        }
+    }
+    assert_eq!(peers.count, 2 * connections as usize);
+    let ends: usize = peers.ends.values().map(Vec::capacity).sum();
+    let places = peers.ends.capacity() * 8 / 7 * (size_of::<(Ends, Vec<End>)>() + 1);
+    let of_each = size_of::<End>() + size_of::<Settled>() + 2 * 16;
+    let orders = (peers.order.capacity() + peers.closed.capacity()) * size_of::<(Ends, u64)>();
+    let bytes = places + ends * of_each + orders;
+    assert!(bytes <= 64 << 20, "{bytes}: {places}, {ends} of {of_each}, {orders}");
 }
