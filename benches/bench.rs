@@ -6,7 +6,8 @@
 //! measures what it costs to know of all processes, `-- life` what it costs to
 //! follow each connection to its end, `-- snapshot` to list the sockets there are,
 //! `-- names` to see every packet for the sake of those from port 53. `-- growth` alone
-//! is a test: what hostile users do, for --seconds each, must not make the tracer grow.
+//! is a test: what hostile users do, for --seconds each (--load: this one alone), must not
+//! make the tracer grow.
 
 #[allow(dead_code, reason = "the machine here has one processor, and fewer programs")]
 #[path = "../tests/vm/mod.rs"]
@@ -51,6 +52,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use clap::Parser as _;
+use loads::Load;
 use serde_json::Value;
 use tcpconnect::clock::WallClock;
 use tcpconnect::clock::monotonic_ns;
@@ -90,9 +92,10 @@ fn main() -> ExitCode {
     }
     // Takes as long as it is told.
     if args.iter().any(|arg| arg == "growth") {
-        let at = args.iter().position(|arg| arg == "--seconds");
-        let seconds = at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(600);
-        return if growth::growth(seconds) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        let after = |name| args.iter().skip_while(|arg| *arg != name).nth(1);
+        let seconds = after("--seconds").and_then(|text| text.parse().ok()).unwrap_or(600);
+        let only = after("--load").map(|name| Load::named(name).expect("a load of this name"));
+        return if growth::growth(seconds, only) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
     let parts = ["format", "who", "life", "snapshot", "names"];
