@@ -152,6 +152,17 @@ pub fn inet_row(row: &[u8], netns: u32, protocol: u16) -> Option<Socket> {
     })
 }
 
+/// The same of a dump of some states. The kernel chooses a socket by its state, and reads that
+/// again for the row when it has let go of its table: what ended in between is in CLOSE, perhaps
+/// without its port, and would not have been chosen.
+fn row_of(states: u32, row: &[u8], netns: u32, protocol: u16) -> Option<Socket> {
+    inet_row(row, netns, protocol).filter(|socket| is_in(states, socket))
+}
+
+fn is_in(states: u32, socket: &Socket) -> bool {
+    states >> socket.state.min(31) & 1 == 1
+}
+
 /// A row of struct unix_diag_msg and its attributes.
 pub fn unix_row(row: &[u8], netns: u32) -> Option<Socket> {
     let (message, mut attributes) = row.split_at_checked(UNIX_MESSAGE_LEN)?;
@@ -442,7 +453,7 @@ impl Lister<'_> {
     fn inet(&mut self, family: Family, protocol: u16, states: u32) -> io::Result<()> {
         let netns = self.netns;
         let request = inet_request(family, protocol, states);
-        match self.list(&request, |body| inet_row(body, netns, protocol)) {
+        match self.list(&request, |body| row_of(states, body, netns, protocol)) {
             Err(e) if is_absent(&e) => self.inet_from_proc(family, protocol, states),
             done => done,
         }
@@ -451,7 +462,7 @@ impl Lister<'_> {
     /// TCP of both families.
     fn tcp(&mut self, states: u32) -> io::Result<()> {
         let netns = self.netns;
-        match self.list(&tcp_request(states), |body| inet_row(body, netns, TCP)) {
+        match self.list(&tcp_request(states), |body| row_of(states, body, netns, TCP)) {
             Err(e) if is_absent(&e) => {
                 self.inet(Family::Inet, TCP, states)?;
                 self.inet(Family::Inet6, TCP, states)
@@ -483,7 +494,7 @@ impl Lister<'_> {
             };
             let rows =
                 text.lines().skip(1).filter_map(|l| proc_row(l, self.netns, family, protocol));
-            let rows = rows.filter(|s| states >> s.state.min(31) & 1 == 1);
+            let rows = rows.filter(|socket| is_in(states, socket));
             rows.for_each(|socket| add_from_proc(socket, &mut known, self.out));
         }
         Ok(())
@@ -729,6 +740,14 @@ mod tests {
         assert!(inet_row(&body, 5, TCP).unwrap().is_closed);
         let request = inet_row(&inet_body(libc::AF_INET, SYN_RECV, 0), 5, TCP).unwrap();
         assert!(request.is_request() && !request.is_queued());
+    }
+
+    #[test]
+    fn what_ended_while_it_was_listed_is_not_what_was_asked_for() {
+        let rows = [ESTABLISHED, CLOSE].map(|state| inet_body(libc::AF_INET, state, 9));
+        let listed = |states| rows.each_ref().map(|row| row_of(states, row, 5, TCP).is_some());
+        assert_eq!(listed(ALL_STATES & !(1 << CLOSE)), [true, false]);
+        assert_eq!(listed(ALL_STATES), [true, true]);
     }
 
     #[test]
