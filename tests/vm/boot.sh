@@ -40,6 +40,11 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly VM=$ROOT/target/vm
 # A machine is up in 2 s, in 11 s where three share two busy CPUs.
 readonly BOOT_SECONDS=60
+# What of a processor is slow when it is emulated: five levels of page tables, checks at each
+# change of privilege, "rep movsb" (a byte at a time), and vectors of 32 bytes, in libraries
+# and in each change of task. Nine starts of the tracer took 36, 35 and 41 s of CPU on 5.10,
+# 6.1 and 7.2 with all of it, and take 26, 24 and 29 without.
+readonly CPU=max,la57=off,smap=off,smep=off,umip=off,pku=off,erms=off,fsrm=off,xsave=off,avx=off,avx2=off,fsgsbase=off,pcid=off
 
 kernel='' cmdline='' cpus=2 memory=1024 limit=120 modules=''
 qemu_args=() files=()
@@ -315,7 +320,7 @@ run() {
 	cat "$work/out" &
 	reader=$!
 	timeout -k 5 "$limit" qemu-system-x86_64 -nodefaults -no-user-config \
-		-accel tcg,thread=single -cpu max -smp "$cpus" -m "$memory" -display none -no-reboot \
+		-accel tcg,thread=single -cpu "$CPU" -smp "$cpus" -m "$memory" -display none -no-reboot \
 		-kernel "$kernel" -initrd "$work/initrd" \
 		-append "console=ttyS0 loglevel=5 panic=-1 oops=panic norandmaps$cmdline" \
 		-chardev "file,id=console,path=$work/console" -serial chardev:console \
