@@ -13,6 +13,7 @@ mod live_dns;
 mod live_ends;
 mod live_existing;
 mod live_fair;
+mod live_filters;
 mod live_forged;
 mod live_life;
 mod live_output;
@@ -131,6 +132,7 @@ fn main() {
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),
             ("dns::", live_forged::TESTS),
+            ("", live_filters::TESTS),
         ] {
             let here = tests.iter().filter(|(cells, _)| has(cells));
             for &(name, test) in here.flat_map(|(_, tests)| *tests) {

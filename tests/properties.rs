@@ -18,6 +18,9 @@ use serde_json::Value;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
+use tcpconnect::config::values::parse_pid;
+use tcpconnect::config::values::parse_seconds;
+use tcpconnect::config::values::parse_size;
 use tcpconnect::host::sock_diag;
 use tcpconnect::kernel::record::DecodeError;
 use tcpconnect::kernel::record::FLOW_LEN;
@@ -37,13 +40,12 @@ use tcpconnect::model::event::Origin;
 use tcpconnect::model::event::Outcome;
 use tcpconnect::model::event::Stage;
 use tcpconnect::model::event::sort_flows;
+use tcpconnect::model::filter;
 use tcpconnect::model::filter::CommFilter;
+use tcpconnect::model::filter::Filter;
 use tcpconnect::model::filter::Net;
 use tcpconnect::model::filter::NetTable;
 use tcpconnect::model::filter::PortSet;
-use tcpconnect::model::filter::parse_pid;
-use tcpconnect::model::filter::parse_seconds;
-use tcpconnect::model::filter::parse_size;
 use tcpconnect::model::process::Ancestor;
 use tcpconnect::model::process::Args;
 use tcpconnect::model::process::Asker;
@@ -771,6 +773,118 @@ proptest! {
             let bytes = n.checked_mul(factor).filter(|b| (1..=1 << 30).contains(b));
             let size = parse_size(&format!("{text}{unit}")).ok();
             prop_assert_eq!(size, bytes.map(|b| b as usize));
+        }
+    }
+}
+
+/// What may be known of one row.
+#[derive(Clone, Copy, Debug)]
+struct Subject {
+    pid: Option<u32>,
+    uid: Option<u32>,
+    comm: Option<&'static str>,
+    is_v6: bool,
+    there: Option<(IpAddr, u16)>,
+}
+
+const NAMES: [&str; 3] = ["curl", "curls", "a fifteen bytes"];
+
+fn subject() -> impl Strategy<Value = Subject> {
+    let some = prop::option::weighted::<std::ops::Range<u32>>;
+    let there = prop::option::weighted(0.9, (host(), 1..8u16));
+    let comm = prop::option::weighted(0.9, prop::sample::select(NAMES.to_vec()));
+    (some(0.9, 1..4), some(0.9, 0..3), comm, any::<bool>(), there).prop_map(
+        |(pid, uid, comm, is_v6, there)| {
+            // Only an IPv6 socket leads to an IPv6 address.
+            let is_v6 = is_v6 || there.is_some_and(|(addr, _)| addr.is_ipv6());
+            Subject { pid, uid, comm, is_v6, there }
+        },
+    )
+}
+
+/// A filter as it is typed, part by part.
+#[derive(Clone, Debug)]
+struct Typed {
+    pids: Vec<u32>,
+    uid: Option<u32>,
+    comm: Option<&'static str>,
+    ports: Vec<(u16, u16)>,
+    to: Vec<Block>,
+    not_to: Vec<Block>,
+    family: Option<bool>,
+}
+
+fn typed() -> impl Strategy<Value = Typed> {
+    let pids = prop::collection::vec(1..4u32, 0..3);
+    let ports = prop::collection::vec((1..8u16, 0..3u16), 0..3);
+    let comm = prop::option::of(prop::sample::select(NAMES.to_vec()));
+    let uid = prop::option::of(0..3u32);
+    (pids, uid, comm, ports, blocks(), blocks(), any::<Option<bool>>()).prop_map(
+        |(pids, uid, comm, ports, to, not_to, family)| {
+            let ports = ports.into_iter().map(|(first, more)| (first, first + more)).collect();
+            Typed { pids, uid, comm, ports, to, not_to, family }
+        },
+    )
+}
+
+impl Typed {
+    fn filter(&self) -> Filter {
+        let mut args = vec!["tcpconnect".to_owned()];
+        let blocks = |blocks: &[Block]| -> Vec<_> {
+            blocks.iter().map(|block| format!("{}/{}", block.addr, block.len)).collect()
+        };
+        let ports = self.ports.iter().map(|(first, last)| format!("{first}-{last}"));
+        for (option, values) in [
+            ("--pid", self.pids.iter().map(u32::to_string).collect()),
+            ("--uid", self.uid.iter().map(u32::to_string).collect()),
+            ("--comm", self.comm.into_iter().map(str::to_owned).collect()),
+            ("--port", ports.collect()),
+            ("--to", blocks(&self.to)),
+            ("--not-to", blocks(&self.not_to)),
+        ] {
+            let values: Vec<String> = values;
+            if !values.is_empty() {
+                args.extend([option.into(), values.join(",")]);
+            }
+        }
+        args.extend(self.family.map(|v6| if v6 { "-6" } else { "-4" }.to_owned()));
+        let cli = Cli::try_parse_from(args).expect("each part is valid");
+        Config::new(cli, false).expect("all go together").filter
+    }
+
+    fn wants(&self, of: &Subject) -> bool {
+        let addr = of.there.map(|(addr, _)| addr);
+        let is_in = |blocks: &[Block]| {
+            blocks.iter().any(|block| addr.is_some_and(|addr| block.covers(addr)))
+        };
+        let is_port = |(_, port)| self.ports.iter().any(|&(a, b)| a <= port && port <= b);
+        (self.pids.is_empty() || of.pid.is_some_and(|pid| self.pids.contains(&pid)))
+            && (self.uid.is_none() || self.uid == of.uid)
+            && (self.comm.is_none() || self.comm == of.comm)
+            && (self.ports.is_empty() || of.there.is_some_and(is_port))
+            && (self.to.is_empty() || is_in(&self.to))
+            && !is_in(&self.not_to)
+            && match self.family {
+                None => true,
+                Some(true) => of.is_v6,
+                Some(false) => addr.is_some_and(|addr| addr.is_ipv4()),
+            }
+    }
+}
+
+proptest! {
+    #![proptest_config(settings())]
+
+    #[test]
+    fn a_filter_wants_what_each_of_its_parts_wants(
+        typed in typed(), subjects in prop::collection::vec(subject(), 1..20),
+    ) {
+        let asked = typed.filter();
+        for of in subjects {
+            let comm = of.comm.map(|name| Comm::new(name.as_bytes()));
+            let task = filter::Task { pid: of.pid, descends: false, uid: of.uid, comm };
+            let place = filter::Place { is_v6: of.is_v6, here: None, there: of.there };
+            prop_assert_eq!(asked.wants(&task, &place), typed.wants(&of), "{:?}", of);
         }
     }
 }

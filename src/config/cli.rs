@@ -10,17 +10,17 @@ use clap::ArgAction;
 use clap::Parser;
 use clap::ValueEnum;
 
+use crate::config::values::parse_container;
+use crate::config::values::parse_glob;
+use crate::config::values::parse_milliseconds;
+use crate::config::values::parse_pid;
+use crate::config::values::parse_seconds;
+use crate::config::values::parse_size;
+use crate::config::values::parse_unit;
 use crate::model::filter::CommFilter;
 use crate::model::filter::Net;
 use crate::model::filter::PortSet;
 use crate::model::filter::Remote;
-use crate::model::filter::parse_container;
-use crate::model::filter::parse_glob;
-use crate::model::filter::parse_milliseconds;
-use crate::model::filter::parse_pid;
-use crate::model::filter::parse_seconds;
-use crate::model::filter::parse_size;
-use crate::model::filter::parse_unit;
 
 /// Some 800 MiB of kernel memory.
 const MAX_CONNECTIONS: i64 = 4_194_304;

@@ -4,6 +4,7 @@
 
 pub mod cli;
 mod rules;
+pub mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ use crate::config::cli::JsonForm;
 use crate::config::cli::Procs;
 use crate::config::cli::Sandbox;
 use crate::config::cli::Snapshot;
-use crate::model::filter::CommFilter;
+use crate::model::filter::Family;
+use crate::model::filter::Filter;
 use crate::model::filter::NetTable;
 use crate::model::filter::PortSet;
 
@@ -74,33 +76,6 @@ impl Who {
     fn any(self) -> bool {
         self != Who::default()
     }
-}
-
-/// Address family, by BCC's reading of `-4` and `-6`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    Both,
-    V4,
-    V6,
-}
-
-/// All of these must hold for a connect to be shown.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    pub pids: Vec<u32>,
-    /// Descendants of `pids` too.
-    pub children: bool,
-    pub uid: Option<u32>,
-    pub comm: Option<CommFilter>,
-    pub ports: Option<PortSet>,
-    pub nets: Option<NetTable>,
-    pub family: Family,
-    pub cgroups: Vec<PathBuf>,
-    pub containers: Vec<String>,
-    pub units: Vec<String>,
-    pub netns: Option<String>,
-    pub cgroupmap: Option<PathBuf>,
-    pub mntnsmap: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -161,21 +136,6 @@ impl Config {
     /// Whether connects themselves have rows.
     pub fn shows_connects(&self) -> bool {
         self.result.is_none() && !self.life
-    }
-
-    /// The filter that wants everything.
-    pub fn all(&self) -> Filter {
-        Filter {
-            pids: Vec::new(),
-            children: false,
-            uid: None,
-            comm: None,
-            ports: None,
-            nets: None,
-            family: Family::Both,
-            netns: None,
-            ..self.filter.clone()
-        }
     }
 
     /// Whether the connections that are already there matter.

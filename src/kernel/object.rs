@@ -21,8 +21,6 @@ use libbpf_rs::MapType;
 use super::Tracer;
 use super::rung::Rung;
 use super::setup::Setup;
-use crate::config::Family;
-use crate::config::Filter;
 use crate::config::Format;
 use crate::error::StartError;
 use crate::error::tell;
@@ -36,6 +34,8 @@ use crate::host::proc;
 use crate::kernel::skel::OpenTcpconnectSkel;
 use crate::kernel::skel::TcpconnectSkel;
 use crate::kernel::skel::types;
+use crate::model::filter::Family;
+use crate::model::filter::Filter;
 use crate::model::process::COMM_LEN;
 
 /// Processes that --children and COMMAND can follow at once: the default limit

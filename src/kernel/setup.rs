@@ -56,7 +56,6 @@ use super::rung::is_accept_program;
 use super::rung::plain_name;
 use super::tracepoint;
 use crate::config::Config;
-use crate::config::Family;
 use crate::config::Format;
 use crate::config::Mode;
 use crate::config::Who;
@@ -73,6 +72,7 @@ use crate::kernel::skel::TcpconnectSkel;
 use crate::kernel::skel::TcpconnectSkelBuilder;
 use crate::model::container;
 use crate::model::container::Pattern;
+use crate::model::filter::Family;
 
 /// 8,700 connects: 40 ms of the fastest storm two CPUs can make (220,000 a
 /// second), against the reader's timer of 1 ms. The ring is mapped twice, and

@@ -1,11 +1,106 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the user asks to see, parsed: ports, networks, process names. Pure; the
-//! tracer turns it into kernel maps and constants.
+//! What the user asks to see: processes, ports, networks, names. The kernel has the same
+//! filters, for what it traces, made of this as maps and constants.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::model::process::COMM_LEN;
+use crate::model::process::Comm;
+
+/// Address family, by BCC's reading of `-4` and `-6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Both,
+    V4,
+    V6,
+}
+
+/// All of these must hold for a row to be shown.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    pub pids: Vec<u32>,
+    /// Descendants of `pids` too.
+    pub children: bool,
+    pub uid: Option<u32>,
+    pub comm: Option<CommFilter>,
+    pub ports: Option<PortSet>,
+    pub nets: Option<NetTable>,
+    pub family: Family,
+    pub cgroups: Vec<PathBuf>,
+    pub containers: Vec<String>,
+    pub units: Vec<String>,
+    pub netns: Option<String>,
+    pub cgroupmap: Option<PathBuf>,
+    pub mntnsmap: Option<PathBuf>,
+}
+
+/// Whose a row is. What is not known passes no filter that asks for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Task {
+    pub pid: Option<u32>,
+    /// It descends from one of the filter's processes.
+    pub descends: bool,
+    pub uid: Option<u32>,
+    pub comm: Option<Comm>,
+}
+
+/// Where a row leads. What has no other end is in no network, and has no port.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    /// The socket is of IPv6, whatever its addresses.
+    pub is_v6: bool,
+    pub here: Option<IpAddr>,
+    /// Of the end that ports and networks mean.
+    pub there: Option<(IpAddr, u16)>,
+}
+
+impl Filter {
+    /// The same without all that can be asked of a row alone.
+    pub fn of_any_row(&self) -> Filter {
+        Filter {
+            pids: Vec::new(),
+            children: false,
+            uid: None,
+            comm: None,
+            ports: None,
+            nets: None,
+            family: Family::Both,
+            netns: None,
+            ..self.clone()
+        }
+    }
+
+    pub fn wants(&self, task: &Task, place: &Place) -> bool {
+        self.wants_task(task) && self.wants_place(place)
+    }
+
+    pub fn wants_task(&self, task: &Task) -> bool {
+        let is_listed = |pid: u32| self.pids.contains(&pid);
+        (self.pids.is_empty() || task.pid.is_some_and(is_listed) || self.children && task.descends)
+            && self.uid.is_none_or(|uid| task.uid == Some(uid))
+            && self.comm.is_none_or(|comm| {
+                task.comm.is_some_and(|known| known.bytes() == Comm(comm.0).bytes())
+            })
+    }
+
+    pub fn wants_place(&self, place: &Place) -> bool {
+        let there = place.there.map(|(addr, _)| addr);
+        let is_v4 = |addr: IpAddr| addr.to_canonical().is_ipv4();
+        let family = match self.family {
+            Family::Both => true,
+            Family::V4 => place.here.is_some_and(is_v4) || there.is_some_and(is_v4),
+            Family::V6 => place.is_v6,
+        };
+        family
+            && self
+                .ports
+                .as_ref()
+                .is_none_or(|ports| place.there.is_some_and(|(_, port)| ports.contains(port)))
+            && self.nets.as_ref().is_none_or(|nets| nets.wants(there))
+    }
+}
 
 /// A set of ports, one bit each, in the layout of the kernel map: word `port / 64`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +154,15 @@ pub struct Net {
 }
 
 impl Net {
+    /// Of one address.
+    pub fn of(addr: IpAddr) -> Self {
+        let addr = match addr {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        Net { addr, prefix_len: 128 }
+    }
+
     /// Part of ::ffff:0:0/96, so IPv4.
     pub fn is_v4(&self) -> bool {
         self.prefix_len >= 96 && self.addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
@@ -135,6 +239,15 @@ impl NetTable {
             default: to.is_empty(),
         })
     }
+
+    /// What has no address is in no network.
+    pub fn wants(&self, addr: Option<IpAddr>) -> bool {
+        let Some(addr) = addr else { return self.default };
+        let addr = Net::of(addr);
+        let around = self.entries.iter().filter(|(net, _)| net.contains(&addr));
+        let longest = around.max_by_key(|(net, _)| net.prefix_len);
+        longest.map_or(self.default, |(_, wanted)| *wanted)
+    }
 }
 
 /// A thread name to match, padded as the kernel pads it.
@@ -159,31 +272,6 @@ impl FromStr for CommFilter {
         comm[..text.len()].copy_from_slice(text.as_bytes());
         Ok(CommFilter(comm))
     }
-}
-
-/// `64K`, `4M`, `100000`: bytes.
-pub fn parse_size(text: &str) -> Result<usize, String> {
-    const MAX: usize = 1 << 30;
-    let (digits, unit) = match text.as_bytes().last() {
-        Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
-        Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),
-        _ => (text, 1),
-    };
-    digits
-        .parse::<usize>()
-        .ok()
-        .and_then(|n| n.checked_mul(unit))
-        .filter(|&n| (1..=MAX).contains(&n))
-        .ok_or(format!("'{text}' is not a size from 1 to 1024M (bytes, K or M)"))
-}
-
-/// `1`, `0.5`: seconds, more than zero.
-pub fn parse_seconds(text: &str) -> Result<std::time::Duration, String> {
-    text.parse::<f64>()
-        .ok()
-        .filter(|s| *s > 0.0)
-        .and_then(|s| std::time::Duration::try_from_secs_f64(s).ok())
-        .ok_or(format!("'{text}' is not a number of seconds greater than 0"))
 }
 
 /// The other end of a connection: an address, and a port if that matters.
@@ -215,54 +303,6 @@ impl FromStr for Remote {
             port.map(|port| port.parse().ok().filter(|&port: &u16| port != 0).ok_or_else(bad));
         Ok(Remote { net: addr.parse().map_err(|_| bad())?, port: port.transpose()? })
     }
-}
-
-/// `50`, `0.5`: milliseconds.
-pub fn parse_milliseconds(text: &str) -> Result<std::time::Duration, String> {
-    text.parse::<f64>()
-        .ok()
-        .and_then(|ms| std::time::Duration::try_from_secs_f64(ms / 1000.0).ok())
-        .filter(|time| u64::try_from(time.as_nanos()).is_ok())
-        .ok_or(format!("'{text}' is not a number of milliseconds"))
-}
-
-/// A pid from 1 to the kernel's limit of 2^22.
-pub fn parse_pid(text: &str) -> Result<u32, String> {
-    text.parse::<u32>()
-        .ok()
-        .filter(|pid| (1..=1 << 22).contains(pid))
-        .ok_or(format!("'{text}' is not a pid from 1 to 4194304"))
-}
-
-/// What the kernel compares with the names of new cgroup directories.
-pub const MAX_CGROUP_NAME: usize = 128;
-
-/// A name that cannot be a path.
-fn parse_cgroup_name(text: &str) -> Result<String, String> {
-    match text.len() {
-        0 => Err("the name is empty".into()),
-        _ if text.contains('/') => Err(format!("'{text}' is a path; use --cgroup for it")),
-        // Room for what runtimes put before and after it.
-        n if n > MAX_CGROUP_NAME - 32 => Err(format!("'{text}' is longer than 96 bytes")),
-        _ => Ok(text.to_owned()),
-    }
-}
-
-pub fn parse_container(text: &str) -> Result<String, String> {
-    parse_cgroup_name(text)
-}
-
-/// `nginx` is nginx.service, as for systemctl.
-pub fn parse_unit(text: &str) -> Result<String, String> {
-    let name = parse_cgroup_name(text)?;
-    match name.contains('.') {
-        true => Ok(name),
-        false => Ok(name + ".service"),
-    }
-}
-
-pub fn parse_glob(text: &str) -> Result<glob::Pattern, String> {
-    glob::Pattern::new(text).map_err(|e| format!("{} (for example '*.example.com')", e.msg))
 }
 
 #[cfg(test)]
@@ -345,27 +385,5 @@ mod tests {
     fn a_suggested_thread_name_ends_with_a_whole_character() {
         let why = "0123456789abcdé".parse::<CommFilter>().unwrap_err();
         assert_eq!(why, "the kernel keeps 15 bytes of a thread name; try '0123456789abcd'");
-    }
-
-    #[test]
-    fn sizes_have_units_of_1024() {
-        assert_eq!(parse_size("1"), Ok(1));
-        assert_eq!(parse_size("64K"), Ok(65_536));
-        assert_eq!(parse_size("4m"), Ok(4_194_304));
-        assert_eq!(parse_size("1024M"), Ok(1_073_741_824));
-        assert!(parse_size("1048577K").is_err());
-    }
-
-    #[test]
-    fn seconds_may_have_a_fraction() {
-        assert_eq!(parse_seconds("0.5"), Ok(std::time::Duration::from_millis(500)));
-        assert_eq!(parse_seconds("60"), Ok(std::time::Duration::from_secs(60)));
-    }
-
-    #[test]
-    fn pids_end_at_the_kernels_limit() {
-        assert_eq!(parse_pid("4194304"), Ok(4_194_304));
-        assert!(parse_pid("4194305").is_err());
-        assert!(parse_pid("0").is_err());
     }
 }

@@ -12,7 +12,6 @@ use anyhow::Result;
 
 use crate::clock::monotonic_ns;
 use crate::config::Config;
-use crate::config::Family;
 use crate::host::cgroup;
 use crate::host::proc;
 use crate::host::sock_diag;
@@ -20,6 +19,9 @@ use crate::model::event::Connect;
 use crate::model::event::Event;
 use crate::model::event::Life;
 use crate::model::event::Origin;
+use crate::model::filter::Family;
+use crate::model::filter::Filter;
+use crate::model::filter::Task as Wanted;
 use crate::model::numbers::NumberMap;
 use crate::model::process::Comm;
 use crate::model::socket::SYN_SENT;
@@ -246,12 +248,11 @@ pub fn find(config: &Config) -> Result<Found> {
         filter.pids.extend(proc::descendants(&filter.pids));
     }
     let marks = config.peer.is_some();
-    // Whose socket it is says who made it, not who holds it.
-    let uid = filter.uid.take();
     let only = filter.netns.as_deref().filter(|_| marks).map(cgroup::netns).transpose()?;
     let seen = match marks {
-        true => snapshot::connections(&config.all()),
-        false => snapshot::connections(&filter),
+        true => snapshot::connections(&filter.of_any_row()),
+        // Whose socket it is says who made it, not who holds it.
+        false => snapshot::connections(&Filter { uid: None, ..filter.clone() }),
     };
     let seen = seen.context("failed to list the sockets")?;
     let ts_ns = monotonic_ns();
@@ -275,18 +276,17 @@ pub fn find(config: &Config) -> Result<Found> {
             origin: Origin::Existing,
             ..Connect::nowhere()
         };
-        let passes = !marks
-            || only.is_none_or(|inode| inode == socket.netns) && snapshot::passes(socket, &filter);
-        let wanted = |task: &Task| {
-            passes
-                && (filter.pids.is_empty() || filter.pids.contains(&task.pid))
-                && uid.is_none_or(|uid| task.uid == uid)
-                && filter.comm.is_none_or(|comm| task.comm == Comm(comm.0))
+        let place = snapshot::place(socket);
+        let is_here = only.is_none_or(|inode| inode == socket.netns);
+        let wanted = |task: &Wanted| is_here && filter.wants(task, &place);
+        let wants = |task: &Task| {
+            let (pid, uid, comm) = (Some(task.pid), Some(task.uid), Some(task.comm));
+            wanted(&Wanted { pid, uid, comm, descends: false })
         };
         let held: Vec<_> = pids.iter().filter_map(|&pid| tasks.of(pid)).collect();
-        let told = held.iter().filter(|task| marks || wanted(task));
+        let told = held.iter().filter(|task| marks || wants(task));
         let of_task = |task: &Task| Connect {
-            unwanted: !wanted(task),
+            unwanted: !wants(task),
             pid: task.pid,
             uid: task.uid,
             gid: task.gid,
@@ -298,8 +298,7 @@ pub fn find(config: &Config) -> Result<Found> {
             ..bare
         };
         rows.extend(told.map(|task| Listed { connect: of_task(task), socket: at }));
-        let asks_who = uid.is_some() || filter.comm.is_some() || !filter.pids.is_empty();
-        if held.is_empty() && passes && !asks_who {
+        if held.is_empty() && wanted(&Wanted::default()) {
             rows.push(Listed { connect: bare, socket: at });
         }
     }

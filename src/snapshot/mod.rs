@@ -7,7 +7,6 @@ pub mod existing;
 pub mod holders;
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 
 use anyhow::Context as _;
@@ -19,8 +18,6 @@ use chrono::SecondsFormat;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
-use crate::config::Family as Families;
-use crate::config::Filter;
 use crate::config::cli::JsonForm;
 use crate::config::cli::Snapshot;
 use crate::error::StartError;
@@ -32,8 +29,10 @@ use crate::host::rights;
 use crate::host::sock_diag;
 use crate::host::sock_diag::Want;
 use crate::kernel::files;
-use crate::model::filter::Net;
-use crate::model::filter::NetTable;
+use crate::model::filter::Family as Families;
+use crate::model::filter::Filter;
+use crate::model::filter::Place;
+use crate::model::filter::Task;
 use crate::model::numbers::NumberMap;
 use crate::model::numbers::NumberSet;
 use crate::model::process::Comm;
@@ -103,7 +102,9 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
         let peer_path = ends.and_then(|ends| paths.get(&ends.peer?).copied());
         let bare = Line { socket, pid: None, fd: None, comm: None, peer_path };
         let mut each = |line: &Line| -> io::Result<bool> {
-            if filter.comm.is_some_and(|comm| line.comm != Some(Comm(comm.0).bytes())) {
+            let comm = line.comm.map(Comm::new);
+            let task = Task { pid: line.pid, uid: socket.uid, comm, ..Task::default() };
+            if !filter.wants_task(&task) {
                 return Ok(true);
             }
             if left == 0 {
@@ -358,45 +359,22 @@ impl Listing<'_> {
                 Err(e) => listed.error = listed.error.or(Some(e)),
             }
         }
-        listed.sockets.retain(|socket| passes(socket, self.filter));
+        let uid = self.filter.uid;
+        listed.sockets.retain(|socket| {
+            self.filter.wants_place(&place(socket)) && uid.is_none_or(|uid| socket.uid == Some(uid))
+        });
         listed
     }
 }
 
-/// Whether a socket passes, whoever holds it.
-pub fn passes(socket: &Socket, filter: &Filter) -> bool {
-    let remote = socket.ends().and_then(Ends::remote);
-    let family = match filter.family {
-        Families::Both => true,
-        Families::V6 => socket.family == Family::Inet6,
-        Families::V4 => socket.ends().is_some_and(|ends| {
-            let mapped = |addr: IpAddr| addr.to_canonical().is_ipv4();
-            mapped(ends.laddr) || remote.is_some_and(|(addr, _)| mapped(addr))
-        }),
-    };
-    let port = |ports: &crate::model::filter::PortSet| {
-        remote.is_some_and(|(_, port)| ports.contains(port))
-    };
-    family
-        && filter.uid.is_none_or(|uid| socket.uid == Some(uid))
-        && filter.ports.as_ref().is_none_or(port)
-        && filter.nets.as_ref().is_none_or(|nets| leads_to(nets, remote.map(|(addr, _)| addr)))
-}
-
-/// What has no other end is in no network.
-fn leads_to(nets: &NetTable, addr: Option<IpAddr>) -> bool {
-    let Some(addr) = addr else { return nets.default };
-    let addr = match addr {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    };
-    let addr = Net { addr, prefix_len: 128 };
-    let longest = nets
-        .entries
-        .iter()
-        .filter(|(net, _)| net.contains(&addr))
-        .max_by_key(|(net, _)| net.prefix_len);
-    longest.map_or(nets.default, |(_, wanted)| *wanted)
+/// Where a socket leads, whoever holds it.
+pub fn place(socket: &Socket) -> Place {
+    let ends = socket.ends();
+    Place {
+        is_v6: socket.family == Family::Inet6,
+        here: ends.map(|ends| ends.laddr),
+        there: ends.and_then(Ends::remote),
+    }
 }
 
 /// The holders of an inode; `holders` is sorted.

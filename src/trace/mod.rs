@@ -212,7 +212,7 @@ struct App<'a> {
     /// Not yet printed, sorted by time.
     pending: Vec<Event>,
     who: Who,
-    procs: Option<Procs<'a>>,
+    procs: Option<Procs>,
     retracted: Retracted,
     /// No record up to this time can still come.
     horizon_ns: u64,

@@ -8,10 +8,11 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use crate::config::Config;
-use crate::config::Filter;
 use crate::error::tell;
 use crate::host::connector::Connector;
 use crate::model::event::Event;
+use crate::model::filter::Filter;
+use crate::model::filter::Task;
 use crate::model::process::Change;
 use crate::model::process::Comm;
 use crate::model::process::Notice;
@@ -49,18 +50,17 @@ impl Ended {
     }
 }
 
-pub struct Procs<'a> {
-    filter: &'a Filter,
+pub struct Procs {
+    /// With COMMAND among its processes.
+    filter: Filter,
     ended: Ended,
-    /// Processes that are wanted, by their pids here; empty for all.
-    roots: Vec<u32>,
     connector: Option<Connector>,
     with_ancestors: bool,
 }
 
-impl<'a> Procs<'a> {
+impl Procs {
     /// `None` unless asked for. `command` is the pid of COMMAND.
-    pub fn new(config: &'a Config, command: Option<u32>) -> Option<Self> {
+    pub fn new(config: &Config, command: Option<u32>) -> Option<Self> {
         config.procs?;
         let connector = Connector::open();
         if let Err(why) = &connector {
@@ -70,10 +70,11 @@ impl<'a> Procs<'a> {
                  namespaces ({why})"
             ));
         }
+        let mut filter = config.filter.clone();
+        filter.pids.extend(command);
         Some(Procs {
-            filter: &config.filter,
+            filter,
             ended: Ended::default(),
-            roots: config.filter.pids.iter().copied().chain(command).collect(),
             connector: connector.ok(),
             with_ancestors: config.who.parents,
         })
@@ -157,12 +158,12 @@ impl<'a> Procs<'a> {
     }
 
     fn is_wanted(&self, event: &ProcessRow, process: Option<&Process>) -> bool {
-        let pid = process.map_or(event.pid, |process| process.proc_pid());
-        let is_root = |pid: u32| self.roots.contains(&pid);
-        let descends = || self.filter.children && process.is_some_and(Process::descends_from_root);
-        (self.roots.is_empty() || is_root(pid) || descends())
-            && (self.filter.uid.is_none() || self.filter.uid == event.uid)
-            && self.filter.comm.is_none_or(|comm| Comm(comm.0) == event.name)
+        self.filter.wants_task(&Task {
+            pid: Some(process.map_or(event.pid, |process| process.proc_pid())),
+            descends: process.is_some_and(Process::descends_from_root),
+            uid: event.uid,
+            comm: Some(event.name),
+        })
     }
 }
 

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Values of options: sizes, times, numbers and names, from text.
+
+/// What the kernel compares with the names of new cgroup directories.
+const MAX_CGROUP_NAME: usize = 128;
+
+/// `64K`, `4M`, `100000`: bytes.
+pub fn parse_size(text: &str) -> Result<usize, String> {
+    const MAX: usize = 1 << 30;
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),
+        _ => (text, 1),
+    };
+    digits
+        .parse::<usize>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit))
+        .filter(|&n| (1..=MAX).contains(&n))
+        .ok_or(format!("'{text}' is not a size from 1 to 1024M (bytes, K or M)"))
+}
+
+/// `1`, `0.5`: seconds, more than zero.
+pub fn parse_seconds(text: &str) -> Result<std::time::Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|s| *s > 0.0)
+        .and_then(|s| std::time::Duration::try_from_secs_f64(s).ok())
+        .ok_or(format!("'{text}' is not a number of seconds greater than 0"))
+}
+
+/// `50`, `0.5`: milliseconds.
+pub fn parse_milliseconds(text: &str) -> Result<std::time::Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .and_then(|ms| std::time::Duration::try_from_secs_f64(ms / 1000.0).ok())
+        .filter(|time| u64::try_from(time.as_nanos()).is_ok())
+        .ok_or(format!("'{text}' is not a number of milliseconds"))
+}
+
+/// A pid from 1 to the kernel's limit of 2^22.
+pub fn parse_pid(text: &str) -> Result<u32, String> {
+    text.parse::<u32>()
+        .ok()
+        .filter(|pid| (1..=1 << 22).contains(pid))
+        .ok_or(format!("'{text}' is not a pid from 1 to 4194304"))
+}
+
+/// A name that cannot be a path.
+fn parse_cgroup_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("the name is empty".into()),
+        _ if text.contains('/') => Err(format!("'{text}' is a path; use --cgroup for it")),
+        // Room for what runtimes put before and after it.
+        n if n > MAX_CGROUP_NAME - 32 => Err(format!("'{text}' is longer than 96 bytes")),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+pub fn parse_container(text: &str) -> Result<String, String> {
+    parse_cgroup_name(text)
+}
+
+/// `nginx` is nginx.service, as for systemctl.
+pub fn parse_unit(text: &str) -> Result<String, String> {
+    let name = parse_cgroup_name(text)?;
+    match name.contains('.') {
+        true => Ok(name),
+        false => Ok(name + ".service"),
+    }
+}
+
+pub fn parse_glob(text: &str) -> Result<glob::Pattern, String> {
+    glob::Pattern::new(text).map_err(|e| format!("{} (for example '*.example.com')", e.msg))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        assert_eq!(parse_size("1"), Ok(1));
+        assert_eq!(parse_size("64K"), Ok(65_536));
+        assert_eq!(parse_size("4m"), Ok(4_194_304));
+        assert_eq!(parse_size("1024M"), Ok(1_073_741_824));
+        assert!(parse_size("1048577K").is_err());
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(parse_seconds("0.5"), Ok(std::time::Duration::from_millis(500)));
+        assert_eq!(parse_seconds("60"), Ok(std::time::Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn pids_end_at_the_kernels_limit() {
+        assert_eq!(parse_pid("4194304"), Ok(4_194_304));
+        assert!(parse_pid("4194305").is_err());
+        assert!(parse_pid("0").is_err());
+    }
+}
