@@ -90,6 +90,11 @@ pub fn boottime_here(host_ns: u64) -> u64 {
     host_ns.wrapping_add_signed(offsets().boottime_ns)
 }
 
+/// CLOCK_BOOTTIME as /proc shows it here.
+pub fn boottime_now_here() -> u64 {
+    read(libc::CLOCK_BOOTTIME)
+}
+
 /// Turns monotonic times into wall-clock times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WallClock {

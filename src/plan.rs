@@ -6,6 +6,7 @@ use rustix::thread::CapabilitySet;
 use crate::config::Config;
 use crate::config::Format;
 use crate::config::Mode;
+use crate::config::Who;
 use crate::config::cli::Sandbox;
 use crate::model::needs::Needs;
 
@@ -32,8 +33,10 @@ pub fn capabilities(config: &Config, host: Host) -> CapabilitySet {
         config.follows_processes() || config.names_cgroups() || config.snapshot.is_some();
     needed.set(CapabilitySet::SYS_PTRACE, reads_proc);
     // After losses the cgroups are listed again, also those below a folder that its owner
-    // has closed to others.
-    needed.set(CapabilitySet::DAC_READ_SEARCH, config.names_cgroups());
+    // has closed to others; and the descriptors of a process that was just made are looked at
+    // again, whoever it belongs to.
+    let looks_again = config.names_cgroups() || reads_holders(config);
+    needed.set(CapabilitySet::DAC_READ_SEARCH, looks_again);
     // COMMAND is ended with us, and may be another user by then.
     needed.set(CapabilitySet::KILL, !config.command.is_empty());
     needed
@@ -63,6 +66,12 @@ pub fn names_users(config: &Config) -> bool {
     config.who.user || config.procs.is_some()
 }
 
+/// Whether a snapshot shows more of the processes that hold a socket than pid and name. The
+/// network namespace is the socket's.
+pub fn reads_holders(config: &Config) -> bool {
+    config.snapshot.is_some() && Who { netns_id: false, ..config.who } != Who::default()
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -86,6 +95,8 @@ mod tests {
             ("-x", CapabilitySet::SYS_PTRACE),
             ("--cgroup-path", of_cgroups),
             ("--snapshot", CapabilitySet::SYS_PTRACE),
+            ("--snapshot --netns-id", CapabilitySet::SYS_PTRACE),
+            ("--snapshot --user", of_cgroups),
             ("-- true", CapabilitySet::KILL),
         ] {
             assert_eq!(needed_by(line, Host::default()), needed, "{line}");
@@ -103,6 +114,20 @@ mod tests {
         assert_eq!(needed_by("-t", debian), both);
         let ring = Host { perf_takes_sys_admin: true, ..Host::default() };
         assert_eq!(needed_by("-t", ring), CapabilitySet::empty());
+    }
+
+    #[test]
+    fn a_snapshot_reads_of_processes_only_what_is_shown() {
+        let reads = |line: &str| {
+            let args = ["tcpconnect"].into_iter().chain(line.split(' '));
+            reads_holders(&Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap())
+        };
+        for line in ["-s", "-s=all -j", "-s --netns-id", "-x"] {
+            assert!(!reads(line), "{line}");
+        }
+        for option in ["-x", "-a", "--parents", "--user", "--container-id", "--wide", "--vpid"] {
+            assert!(reads(&format!("-s {option}")), "{option}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use clap::CommandFactory as _;
 use clap::Parser as _;
 use tcpconnect::clock::WallClock;
+use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::model::container::Container;
@@ -487,8 +488,12 @@ fn the_man_page_describes_every_field_of_a_socket() {
     let written = |socket, form| {
         let (pid, fd, comm) = (Some(1), Some(1), Some(&b"x"[..]));
         let mut out = Vec::new();
-        let line = lines::Line { socket, pid, fd, comm, peer_path: None };
-        lines::line(form, &line, "", &mut out);
+        // What the object connect does not have.
+        let connect = Connect { pid: 1, ..Connect::nowhere() };
+        let row = Row::bare(&connect);
+        let line = lines::Line { socket, pid, fd, comm, peer_path: None, who: Some(&row) };
+        lines::Sockets::new(form, Columns::default(), String::new(), Vec::new())
+            .line(&line, &mut out);
         keys(&out).remove(0)
     };
     let page = man_page(JSON_PAGE);

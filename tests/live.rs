@@ -15,6 +15,7 @@ mod live_existing;
 mod live_fair;
 mod live_filters;
 mod live_forged;
+mod live_holders;
 mod live_life;
 mod live_output;
 mod live_peers;
@@ -148,7 +149,7 @@ fn main() {
         }
     }
     // Nothing is traced in these.
-    for (name, test) in live_sockets::TESTS {
+    for (name, test) in live_sockets::TESTS.into_iter().chain(live_holders::TESTS) {
         trials.push(trial(format!("sockets::snapshot::{name}"), test));
     }
     let conclusion = libtest_mimic::run(&args, trials);

@@ -38,7 +38,7 @@ use tcpconnect::snapshot::holders::Proc;
 use super::lab;
 use super::lab::rights;
 
-type Test = fn();
+pub type Test = fn();
 
 pub const TESTS: [(&str, Test); 20] = tests![
     both_ends_of_a_connection_have_their_process,
@@ -64,15 +64,15 @@ pub const TESTS: [(&str, Test); 20] = tests![
 ];
 
 /// A child of the test with sockets, until this is dropped.
-struct Child {
-    pid: libc::pid_t,
-    facts: Value,
+pub struct Child {
+    pub pid: libc::pid_t,
+    pub facts: Value,
 }
 
 impl Child {
     /// Does `work` in a network namespace of its own, tells what that returns, and
     /// keeps what it returns besides.
-    fn new<T>(work: impl FnOnce() -> (Value, T)) -> Self {
+    pub fn new<T>(work: impl FnOnce() -> (Value, T)) -> Self {
         Child::start(|| {
             // SAFETY: takes a number.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "this needs root");
@@ -82,7 +82,7 @@ impl Child {
     }
 
     /// As `new`, in the network namespace of the caller.
-    fn start<T>(work: impl FnOnce() -> (Value, T)) -> Self {
+    pub fn start<T>(work: impl FnOnce() -> (Value, T)) -> Self {
         let (told, mut tell) = std::io::pipe().expect("a pipe");
         // SAFETY: the tests run in one thread, so that the child may do anything.
         let pid = unsafe { libc::fork() };
@@ -111,12 +111,12 @@ impl Child {
         child
     }
 
-    fn netns(&self) -> u64 {
+    pub fn netns(&self) -> u64 {
         inode(&format!("/proc/{}/ns/net", self.pid))
     }
 
     /// The rows of its network namespace.
-    fn rows(&self, args: &[&str]) -> Vec<Value> {
+    pub fn rows(&self, args: &[&str]) -> Vec<Value> {
         rows(self.netns(), args)
     }
 }
@@ -135,7 +135,7 @@ fn inode(path: &str) -> u64 {
     fs::metadata(path).unwrap_or_else(|e| panic!("{path}: {e}")).ino()
 }
 
-fn lo_up() {
+pub fn lo_up() {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     // SAFETY: an all-zero ifreq is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -146,7 +146,7 @@ fn lo_up() {
     assert_eq!(done, 0, "lo comes up");
 }
 
-fn snapshot(args: &[&str]) -> String {
+pub fn snapshot(args: &[&str]) -> String {
     let mut command = Command::new(lab::tcpconnect());
     let output = command.args(args).stdin(Stdio::null()).output().expect("tcpconnect runs");
     let stderr = String::from_utf8(output.stderr).expect("UTF-8");
@@ -188,7 +188,7 @@ fn fact(socket: &impl AsRawFd) -> Value {
 }
 
 /// As `fact`, with both ends.
-fn tcp_fact(socket: &TcpStream) -> Value {
+pub fn tcp_fact(socket: &TcpStream) -> Value {
     let ends = (socket.local_addr().expect("bound"), socket.peer_addr().expect("connected"));
     let mut fact = fact(socket);
     (fact["saddr"], fact["lport"]) = (ends.0.ip().to_string().into(), ends.0.port().into());
@@ -201,18 +201,18 @@ fn tcp_fact(socket: &TcpStream) -> Value {
 }
 
 /// Whether a row has all that a fact has.
-fn has(row: &Value, fact: &Value) -> bool {
+pub fn has(row: &Value, fact: &Value) -> bool {
     fact.as_object().expect("an object").iter().all(|(name, value)| row[name] == *value)
 }
 
-fn find<'a>(rows: &'a [Value], fact: &Value) -> &'a Value {
+pub fn find<'a>(rows: &'a [Value], fact: &Value) -> &'a Value {
     let found: Vec<_> = rows.iter().filter(|row| has(row, fact)).collect();
     assert_eq!(found.len(), 1, "{fact:#} in {rows:#?}");
     found[0]
 }
 
 /// Both ends of a connection to a listener that is closed at once.
-fn pair(to: impl Into<std::net::IpAddr>) -> (TcpStream, TcpStream) {
+pub fn pair(to: impl Into<std::net::IpAddr>) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((to.into(), 0)).expect("a port");
     connected(&listener)
 }
@@ -753,7 +753,7 @@ fn what_is_shown_does_not_depend_on_how_many_files_are_open() {
     drop(crowd);
 }
 
-fn raise_limit() {
+pub fn raise_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit for both calls.
     unsafe {

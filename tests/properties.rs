@@ -16,6 +16,7 @@ use clap::Parser as _;
 use proptest::prelude::*;
 use serde_json::Value;
 use tcpconnect::clock::WallClock;
+use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::config::values::parse_pid;
@@ -208,10 +209,10 @@ proptest! {
         for socket in [sock_diag::inet_row(&row, 1, socket::TCP), sock_diag::unix_row(&row, 1)] {
             let Some(socket) = socket else { continue };
             let comm = Some(&row[..]);
-            let line = lines::Line { socket: &socket, pid: None, fd: None, comm, peer_path: comm };
+            let line = lines::Line { socket: &socket, pid: None, fd: None, comm, peer_path: comm, who: None };
             for form in [lines::Form::Table, lines::Form::Json, lines::Form::Osquery] {
                 let mut out = Vec::new();
-                lines::line(form, &line, "", &mut out);
+                lines::Sockets::new(form, Columns::default(), String::new(), Vec::new()).line(&line, &mut out);
                 let text = String::from_utf8(out).unwrap();
                 let one_line = text.strip_suffix('\n').unwrap();
                 prop_assert!(one_line.chars().all(|c| !c.is_control()), "{one_line:?}");

@@ -25,6 +25,7 @@ use simple_dns::rdata::A;
 use simple_dns::rdata::CNAME;
 use simple_dns::rdata::RData;
 use tcpconnect::clock::WallClock;
+use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::kernel::record::decode;
@@ -1051,8 +1052,10 @@ fn every_object_with(bad: &str) -> String {
     };
     for form in [lines::Form::Json, lines::Form::Osquery] {
         let comm = Some(bytes);
-        let line = lines::Line { socket: &socket, pid: None, fd: None, comm, peer_path: None };
-        lines::line(form, &line, "", &mut out);
+        let line =
+            lines::Line { socket: &socket, pid: None, fd: None, comm, peer_path: None, who: None };
+        lines::Sockets::new(form, Columns::default(), String::new(), Vec::new())
+            .line(&line, &mut out);
     }
     String::from_utf8(out).expect("JSON is UTF-8")
 }

@@ -65,8 +65,13 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         is: |cli, _| cli.snapshot.is_some(),
-        takes: &[ANY, OF_CONNECTIONS, &["-s", "--json=osquery", "-p", "-u", "--comm", "-n"]],
+        takes: &[ANY, OF_CONNECTIONS, WHO, &["-s", "--json=osquery", "-p", "-u", "--comm", "-n"]],
         says: "--snapshot shows what is there now, and no more; leave out",
+    },
+    Kind {
+        is: |cli, _| cli.snapshot.is_some() && cli.json == Some(JsonForm::Osquery),
+        takes: &[ANY, OF_CONNECTIONS, &["-s", "--json=osquery", "-p", "-u", "--comm", "-n"]],
+        says: "--json=osquery has osquery's columns, and no others; use -j, or leave out",
     },
     Kind {
         is: |cli, _| cli.existing || cli.who.is_some(),
@@ -367,7 +372,11 @@ mod tests {
         for (kind, others) in [
             (
                 "-s",
-                "-t|-T|-L|-U|-d|-f|-r|--life|--accept|--peer|-x|-a|--parents|--user|--wide|-e|-c|--procs|--cgroup /|--unit a|--duration 1|--attach kprobe|--sandbox off|--btf x|-r --min-latency 1|--peer --keep 1|--life --max-connections 9|-p 1 --children",
+                "-t|-T|-L|-U|-d|-f|-r|--life|--accept|--peer|-e|-c|--procs|--cgroup /|--unit a|--duration 1|--attach kprobe|--sandbox off|--btf x|-r --min-latency 1|--peer --keep 1|--life --max-connections 9|-p 1 --children",
+            ),
+            (
+                "-s --json=osquery",
+                "-x|-a|--parents|--user|--container-id|--cgroup-path|--netns-id|--vpid|--wide",
             ),
             (
                 "-c",
@@ -390,6 +399,10 @@ mod tests {
             for other in others.split('|') {
                 assert!(config(&[kind, other], false).is_err(), "{kind} {other}");
             }
+        }
+        for other in WHO {
+            assert!(config(&["-s", other], false).is_ok(), "{other}");
+            assert!(config(&["-s=all -j", other], false).is_ok(), "{other}");
         }
         for other in ["--parents", "--container-id", "--cgroup-path"] {
             assert!(config(&["--procs=only -j", other], false).is_ok(), "{other}");

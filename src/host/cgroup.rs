@@ -6,7 +6,9 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -285,6 +287,15 @@ impl Cgroups {
         Some(Rc::clone(node.path.get_or_init(|| path.into())))
     }
 
+    /// Of the directory at this path, as /proc/PID/cgroup has it, below the mount.
+    pub fn id_at(&self, mount: &Path, path: &[u8]) -> Option<u64> {
+        let path = Path::new(std::ffi::OsStr::from_bytes(path)).strip_prefix("/").ok()?;
+        // One outside the cgroup namespace has `..` in it.
+        let is_below = path.components().all(|part| matches!(part, Component::Normal(_)));
+        let meta = fs::metadata(is_below.then(|| mount.join(path))?).ok()?;
+        Some(meta.ino()).filter(|id| self.nodes.contains_key(id))
+    }
+
     pub fn container(&self, id: u64) -> Option<Container> {
         let line = self.line(id)?;
         let lossy = |name| String::from_utf8_lossy(name);
@@ -318,9 +329,14 @@ pub fn v1_container(proc_pid: u32) -> Option<Container> {
     parse_v1_container(&fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).ok()?)
 }
 
+/// The path of its cgroup of version 2 in what /proc/PID/cgroup says.
+pub fn v2_path(text: &[u8]) -> Option<&[u8]> {
+    text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::"))
+}
+
 /// Of hierarchies without a controller users have parts of their own (systemd's), of
 /// others they have none.
-fn parse_v1_container(text: &str) -> Option<Container> {
+pub fn parse_v1_container(text: &str) -> Option<Container> {
     let lines = text.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next().filter(|names| !names.is_empty())?;

@@ -10,3 +10,4 @@ pub mod proc;
 pub mod rights;
 pub mod sandbox;
 pub mod sock_diag;
+pub mod users;

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::clock::boottime_here;
+use crate::clock::boottime_now_here;
 use crate::model::process::Args;
 use crate::model::process::CUT;
 use crate::model::process::Comm;
@@ -158,6 +159,9 @@ pub struct Stat {
     pub is_exiting: bool,
     /// Since boot, in units of 10 ms.
     start: u64,
+    /// Where code and stack of its program are, which exec chooses at random; 0 if it may not
+    /// be looked into.
+    layout: [u64; 3],
 }
 
 /// Of the ninth field, include/linux/sched.h; never changed since 2.6.
@@ -171,6 +175,47 @@ impl Stat {
     pub fn is(&self, start_ns: u64) -> bool {
         self.start == boottime_here(start_ns) / Self::TICK_NS
     }
+
+    /// When it was forked, as `ticks_now`.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Whether it still is that process, which has run no other program since.
+    pub fn runs_what(&self, before: &Stat) -> bool {
+        (self.start, self.layout) == (before.start, before.layout)
+    }
+}
+
+/// Since boot as /proc tells it here, in units of 10 ms.
+pub fn ticks_now() -> u64 {
+    boottime_now_here() / Stat::TICK_NS
+}
+
+/// Who a process is to the kernel and to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// Real ids.
+    pub uid: u32,
+    pub gid: u32,
+    /// Its pid in its own pid namespace.
+    pub vpid: Option<u32>,
+}
+
+pub fn ids_of(pid: u32) -> Option<Ids> {
+    parse_ids(&fs::read(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// Real ids are the first of their line, the innermost pid namespace the last.
+fn parse_ids(status: &[u8]) -> Option<Ids> {
+    let field = |name: &[u8], last: bool| -> Option<u32> {
+        let mut lines = status.split(|&b| b == b'\n');
+        let line = std::str::from_utf8(lines.find_map(|line| line.strip_prefix(name))?).ok()?;
+        let mut words = line.split_ascii_whitespace();
+        if last { words.next_back() } else { words.next() }?.parse().ok()
+    };
+    let (uid, gid) = (field(b"Uid:", false)?, field(b"Gid:", false)?);
+    Some(Ids { uid, gid, vpid: field(b"NSpid:", true) })
 }
 
 pub fn stat_of(pid: u32) -> Option<Stat> {
@@ -193,6 +238,10 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
         is_kernels: flags & PF_KTHREAD != 0,
         is_exiting: flags & PF_EXITING != 0,
         start: fields.nth(12)?.parse().ok()?,
+        layout: {
+            let mut number = |skip| fields.nth(skip).and_then(|n| n.parse().ok()).unwrap_or(0);
+            [number(3), number(0), number(0)]
+        },
     })
 }
 
@@ -222,13 +271,33 @@ mod tests {
 
     #[test]
     fn a_comm_with_parentheses_does_not_hide_the_parent() {
-        let stat = b"7 (a) R 9 (\xff) S 42 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 3141 0 0";
+        let stat = b"7 (a) R 9 (\xff) S 42 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 3141 1 2 3 \
+            4 5 6 7";
         let name = Comm(*b"a) R 9 (\xff\0\0\0\0\0\0\0");
         let (is_kernels, is_exiting) = (false, false);
-        let expected = Stat { name, parent: 42, is_kernels, is_exiting, start: 3141 };
+        let layout = [4, 5, 6];
+        let expected = Stat { name, parent: 42, is_kernels, is_exiting, start: 3141, layout };
         assert_eq!(parse_stat(stat), Some(expected));
         assert_eq!(parse_stat(b"7 (cat"), None);
         assert_eq!(parse_stat(b"7 )cat("), None);
+    }
+
+    #[test]
+    fn a_process_that_has_run_another_program_is_not_as_before() {
+        let stat = |start: u64, stack: u64| {
+            let text =
+                format!("7 (a) S 42 7 7 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 {start} 1 2 3 4 5 {stack}");
+            parse_stat(text.as_bytes()).unwrap()
+        };
+        assert!(stat(1, 6).runs_what(&stat(1, 6)));
+        assert!(!stat(1, 6).runs_what(&stat(1, 7)) && !stat(1, 6).runs_what(&stat(2, 6)));
+    }
+
+    #[test]
+    fn a_status_gives_real_ids_and_the_innermost_pid() {
+        let status = b"Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t100\t0\t0\t0\nNSpid:\t70\t7\n";
+        assert_eq!(parse_ids(status), Some(Ids { uid: 1000, gid: 100, vpid: Some(7) }));
+        assert_eq!(parse_ids(b"Name:\tx\n"), None);
     }
 
     #[test]

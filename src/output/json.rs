@@ -94,6 +94,13 @@ struct ConnectObject<'a> {
     netns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_id: Option<u64>,
+    #[serde(flatten)]
+    who: WhoFields<'a>,
+}
+
+/// The process behind a row, as far as options ask for it.
+#[derive(Serialize)]
+pub(super) struct WhoFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     vpid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +119,7 @@ struct ConnectObject<'a> {
 
 /// The fields of which a row shows a part only, for else it would be too long.
 #[derive(Default, Serialize)]
-struct Cuts(Vec<&'static str>);
+pub(super) struct Cuts(Vec<&'static str>);
 
 impl Cuts {
     fn is_empty(&self) -> bool {
@@ -379,6 +386,24 @@ impl Json {
         (start_ns != 0).then(|| Time(self.boot.unix_ns(start_ns)))
     }
 
+    /// `cuts` are those of what comes before.
+    pub(super) fn who<'a>(&self, row: &'a Row, mut cuts: Cuts) -> WhoFields<'a> {
+        let (want, e) = (self.want, row.connect);
+        let cgroup = row.cgroup.filter(|_| want.cgroup_path);
+        WhoFields {
+            vpid: e.vpid,
+            user: cuts.head("user", row.user.filter(|_| e.pid != 0), bound::NAME),
+            container_id: cuts.head("container_id", row.container, bound::NAME),
+            container_claimed: row.container_claimed,
+            cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
+            process: row
+                .process
+                .as_ref()
+                .map(|process| self.fields(want, process, e.exe_deleted, &mut cuts)),
+            truncated: cuts,
+        }
+    }
+
     /// `exe_deleted` is what the connect itself saw.
     fn fields<'a>(
         &self,
@@ -568,20 +593,7 @@ impl Output for Json {
             peer: row.peer.map(|peer| PeerObject::of(peer, &mut cuts)),
             netns: e.netns,
             cgroup_id: e.cgroup_id,
-            vpid: e.vpid,
-            user: cuts.head("user", row.user.filter(|_| e.pid != 0), bound::NAME),
-            container_id: cuts.head("container_id", row.container, bound::NAME),
-            container_claimed: row.container_claimed,
-            cgroup: cuts.head(
-                "cgroup",
-                row.cgroup.filter(|_| self.want.cgroup_path),
-                bound::CGROUP,
-            ),
-            process: row
-                .process
-                .as_ref()
-                .map(|process| self.fields(self.want, process, e.exe_deleted, &mut cuts)),
-            truncated: cuts,
+            who: self.who(row, cuts),
         };
         put(out, &object);
     }

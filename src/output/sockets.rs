@@ -8,11 +8,20 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::json::Cuts;
+use super::json::Json;
+use super::json::WhoFields;
 use super::line::Raw;
 use super::line::lossy;
 use super::line::put;
 use super::line::raw;
+use super::table;
+use super::table::Column;
 use super::text;
+use crate::clock::WallClock;
+use crate::config::Columns;
+use crate::model::event::Connect;
+use crate::model::row::Row;
 use crate::model::socket;
 use crate::model::socket::Address;
 use crate::model::socket::Ends;
@@ -36,9 +45,23 @@ pub struct Line<'a> {
     pub comm: Option<&'a [u8]>,
     /// Of a UNIX socket, where its other end is bound.
     pub peer_path: Option<&'a [u8]>,
+    /// Of that process, if it is asked for and known: a row of a connect of its.
+    pub who: Option<&'a Row<'a>>,
 }
 
-/// All but the last are padded.
+/// Writes lines of one form.
+pub struct Sockets {
+    form: Form,
+    /// That of the snapshot, in RFC 3339.
+    time: String,
+    /// Of the processes, after the sockets' own.
+    columns: Vec<Column>,
+    json: Json,
+    /// Mount namespaces whose paths need no mark.
+    ours: Vec<u32>,
+}
+
+/// The last is padded only if others follow.
 const COLUMNS: [(&str, usize); 10] = [
     ("FAMILY", 6),
     ("PROTO", 6),
@@ -49,7 +72,7 @@ const COLUMNS: [(&str, usize); 10] = [
     ("RPORT", 5),
     ("PID", 7),
     ("FD", 5),
-    ("COMM", 0),
+    ("COMM", 12),
 ];
 
 fn family(socket: &Socket) -> &'static str {
@@ -105,50 +128,80 @@ fn is_connection(socket: &Socket) -> bool {
     socket.protocol == socket::TCP && !unconnected.contains(&socket.state)
 }
 
-/// What comes before the first line.
-pub fn header(form: Form, out: &mut Vec<u8>) {
-    if form == Form::Table {
-        let titles = COLUMNS.map(|(title, _)| title.as_bytes());
-        let mut titles = titles.into_iter();
-        cells(out, |out, _| out.extend_from_slice(titles.next().unwrap_or_default()));
+impl Sockets {
+    /// `ours` are the mount namespaces whose paths mean the same as ours.
+    pub fn new(form: Form, want: Columns, time: String, ours: Vec<u32>) -> Self {
+        let columns = table::of_holder(want);
+        Sockets { form, time, columns, json: Json::new(want.who), ours }
     }
-}
 
-/// `time` is that of the snapshot, in RFC 3339.
-pub fn line(form: Form, line: &Line, time: &str, out: &mut Vec<u8>) {
-    match form {
-        Form::Table => table(line, out),
-        Form::Json => json(line, time, out),
-        Form::Osquery => osquery(line, out),
+    /// What comes before the first line.
+    pub fn header(&self, out: &mut Vec<u8>) {
+        if self.form == Form::Table {
+            let titles = COLUMNS.map(|(title, _)| title.as_bytes());
+            self.cells(
+                out,
+                |out, at| out.extend_from_slice(titles[at]),
+                |out, column| out.extend_from_slice(column.title.as_bytes()),
+            );
+        }
     }
-}
 
-fn cells(out: &mut Vec<u8>, mut cell: impl FnMut(&mut Vec<u8>, usize)) {
-    for (i, (_, width)) in COLUMNS.into_iter().enumerate() {
-        let start = out.len();
-        cell(out, i);
-        // A name may be wider than it has bytes, never narrower.
-        text::pad(out, start, width);
-        out.push(if i + 1 < COLUMNS.len() { b' ' } else { b'\n' });
+    pub fn line(&self, line: &Line, out: &mut Vec<u8>) {
+        match self.form {
+            Form::Table => self.table(line, out),
+            Form::Json => self.json(line, out),
+            Form::Osquery => osquery(line, out),
+        }
     }
-}
 
-fn table(line: &Line, out: &mut Vec<u8>) {
-    let ends = line.socket.ends();
-    let remote = ends.and_then(Ends::remote);
-    let own_path = line.socket.unix().map(|ends| &ends.path[..]);
-    cells(out, |out, column| match column {
-        0 => out.extend_from_slice(family(line.socket).as_bytes()),
-        1 => out.extend_from_slice(protocol(line.socket).as_bytes()),
-        2 => out.extend_from_slice(state(line.socket).as_bytes()),
-        3 => address_or_path(out, ends.map(|ends| ends.laddr), own_path),
-        4 => number(out, ends.map(|ends| ends.lport.into()).filter(|&port| port != 0)),
-        5 => address_or_path(out, remote.map(|(addr, _)| addr), line.peer_path),
-        6 => number(out, remote.map(|(_, port)| port.into()).filter(|&port| port != 0)),
-        7 => number(out, line.pid),
-        8 => number(out, line.fd),
-        _ => name(out, line.comm.unwrap_or_default()),
-    });
+    fn cells(
+        &self,
+        out: &mut Vec<u8>,
+        mut cell: impl FnMut(&mut Vec<u8>, usize),
+        more: impl Fn(&mut Vec<u8>, &Column),
+    ) {
+        for (i, (_, width)) in COLUMNS.into_iter().enumerate() {
+            let is_last = i + 1 == COLUMNS.len() && self.columns.is_empty();
+            let start = out.len();
+            cell(out, i);
+            if !is_last {
+                // A name may be wider than it has bytes, never narrower.
+                text::pad(out, start, width);
+                out.push(b' ');
+            }
+        }
+        for column in &self.columns {
+            table::put(out, column.width, column.gap, |out| more(out, column));
+        }
+        out.push(b'\n');
+    }
+
+    fn table(&self, line: &Line, out: &mut Vec<u8>) {
+        let ends = line.socket.ends();
+        let remote = ends.and_then(Ends::remote);
+        let own_path = line.socket.unix().map(|ends| &ends.path[..]);
+        let nobody = Connect { netns: Some(line.socket.netns), ..Connect::nowhere() };
+        let (bare, clock, first_ns) = (Row::bare(&nobody), &WallClock::at(0), 0);
+        let row = line.who.unwrap_or(&bare);
+        let of_process = table::Line { row, event: row.connect, first_ns, clock, ours: &self.ours };
+        self.cells(
+            out,
+            |out, column| match column {
+                0 => out.extend_from_slice(family(line.socket).as_bytes()),
+                1 => out.extend_from_slice(protocol(line.socket).as_bytes()),
+                2 => out.extend_from_slice(state(line.socket).as_bytes()),
+                3 => address_or_path(out, ends.map(|ends| ends.laddr), own_path),
+                4 => number(out, ends.map(|ends| ends.lport.into()).filter(|&port| port != 0)),
+                5 => address_or_path(out, remote.map(|(addr, _)| addr), line.peer_path),
+                6 => number(out, remote.map(|(_, port)| port.into()).filter(|&port| port != 0)),
+                7 => number(out, line.pid),
+                8 => number(out, line.fd),
+                _ => name(out, line.comm.unwrap_or_default()),
+            },
+            |out, column| (column.cell)(&of_process, out),
+        );
+    }
 }
 
 fn number(out: &mut Vec<u8>, n: Option<u32>) {
@@ -210,6 +263,11 @@ struct SocketObject<'a> {
     inode: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     conn_id: Option<&'a str>,
+    /// The other `uid` is the socket's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process_uid: Option<u32>,
+    #[serde(flatten)]
+    who: Option<WhoFields<'a>>,
 }
 
 /// The columns of osquery's table process_open_sockets.
@@ -254,42 +312,46 @@ impl Short {
     }
 }
 
-fn json(line: &Line, time: &str, out: &mut Vec<u8>) {
-    let socket = line.socket;
-    let mut scratch = Vec::with_capacity(48);
-    let ends = socket.ends();
-    let remote = ends.and_then(Ends::remote);
-    let local = ends.map(|ends| Short::address(&mut scratch, &ends.laddr));
-    let distant = remote.map(|(addr, _)| Short::address(&mut scratch, &addr));
-    let id = ends.zip(remote).filter(|_| is_connection(socket));
-    let id = id.map(|(ends, remote)| community_id::of((ends.laddr, ends.lport), remote));
-    scratch.clear();
-    text::number(&mut scratch, socket.cookie);
-    let path = socket.unix().map(|ends| &ends.path[..]).filter(|path| !path.is_empty());
-    let object = SocketObject {
-        event: "socket",
-        time,
-        family: family(socket),
-        protocol: protocol(socket),
-        state: state(socket),
-        saddr: local.as_ref().map(Short::as_str),
-        lport: ends.map(|ends| ends.lport).filter(|&port| port != 0),
-        daddr: distant.as_ref().map(Short::as_str),
-        dport: remote.map(|(_, port)| port).filter(|&port| port != 0),
-        path: path.map(lossy),
-        path_raw: path.and_then(raw),
-        peer: socket.unix().and_then(|ends| ends.peer),
-        community_id: id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
-        pid: line.pid,
-        fd: line.fd,
-        comm: line.comm.map(lossy),
-        comm_raw: line.comm.and_then(raw),
-        uid: socket.uid,
-        netns: socket.netns,
-        inode: (socket.inode != 0).then_some(socket.inode),
-        conn_id: std::str::from_utf8(&scratch).ok().filter(|_| socket.cookie != 0),
-    };
-    put(out, &object);
+impl Sockets {
+    fn json(&self, line: &Line, out: &mut Vec<u8>) {
+        let socket = line.socket;
+        let mut scratch = Vec::with_capacity(48);
+        let ends = socket.ends();
+        let remote = ends.and_then(Ends::remote);
+        let local = ends.map(|ends| Short::address(&mut scratch, &ends.laddr));
+        let distant = remote.map(|(addr, _)| Short::address(&mut scratch, &addr));
+        let id = ends.zip(remote).filter(|_| is_connection(socket));
+        let id = id.map(|(ends, remote)| community_id::of((ends.laddr, ends.lport), remote));
+        scratch.clear();
+        text::number(&mut scratch, socket.cookie);
+        let path = socket.unix().map(|ends| &ends.path[..]).filter(|path| !path.is_empty());
+        let object = SocketObject {
+            event: "socket",
+            time: &self.time,
+            family: family(socket),
+            protocol: protocol(socket),
+            state: state(socket),
+            saddr: local.as_ref().map(Short::as_str),
+            lport: ends.map(|ends| ends.lport).filter(|&port| port != 0),
+            daddr: distant.as_ref().map(Short::as_str),
+            dport: remote.map(|(_, port)| port).filter(|&port| port != 0),
+            path: path.map(lossy),
+            path_raw: path.and_then(raw),
+            peer: socket.unix().and_then(|ends| ends.peer),
+            community_id: id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
+            pid: line.pid,
+            fd: line.fd,
+            comm: line.comm.map(lossy),
+            comm_raw: line.comm.and_then(raw),
+            uid: socket.uid,
+            netns: socket.netns,
+            inode: (socket.inode != 0).then_some(socket.inode),
+            conn_id: std::str::from_utf8(&scratch).ok().filter(|_| socket.cookie != 0),
+            process_uid: line.who.map(|row| row.connect.uid),
+            who: line.who.map(|row| self.json.who(row, Cuts::default())),
+        };
+        put(out, &object);
+    }
 }
 
 fn osquery(line: &Line, out: &mut Vec<u8>) {
@@ -323,7 +385,16 @@ fn osquery(line: &Line, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::config::Who;
+    use crate::model::process::Ancestor;
+    use crate::model::process::Args;
+    use crate::model::process::Comm;
+    use crate::model::process::Image;
+    use crate::model::process::ProcessFacts;
+    use crate::model::process::Source;
     use crate::model::socket::UnixEnds;
 
     fn tcp(laddr: &str, raddr: &str, rport: u16, state: u8) -> Socket {
@@ -353,20 +424,31 @@ mod tests {
     }
 
     fn held(socket: &Socket) -> Line<'_> {
-        Line { socket, pid: Some(12), fd: Some(3), comm: Some(b"a\x1b\n\xffb"), peer_path: None }
+        Line {
+            socket,
+            pid: Some(12),
+            fd: Some(3),
+            comm: Some(b"a\x1b\n\xffb"),
+            peer_path: None,
+            who: None,
+        }
+    }
+
+    fn writer(form: Form, want: Columns) -> Sockets {
+        Sockets::new(form, want, "2026-11-21T04:30:05.000001Z".into(), vec![1])
     }
 
     fn shown(form: Form, line: Line) -> String {
         let mut out = Vec::new();
-        super::line(form, &line, "2026-11-21T04:30:05.000001Z", &mut out);
+        writer(form, Columns::default()).line(&line, &mut out);
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn the_table_has_these_columns() {
         let mut out = Vec::new();
-        header(Form::Table, &mut out);
-        header(Form::Json, &mut out);
+        writer(Form::Table, Columns::default()).header(&mut out);
+        writer(Form::Json, Columns::default()).header(&mut out);
         let row = shown(Form::Table, held(&tcp("192.0.2.1", "198.51.100.7", 443, 1)));
         insta::assert_snapshot!(String::from_utf8(out).unwrap() + &row, @r"
         FAMILY PROTO  STATE       LADDR            LPORT RADDR            RPORT PID     FD    COMM
@@ -402,6 +484,76 @@ mod tests {
         // CSI, and what turns the writing round.
         let json = shown(Form::Json, held(&unix("/\u{9b}\u{7f}ä\u{202e}\u{2028}".as_bytes())));
         assert!(json.contains(r#""path":"/\u009b\u007fä\u202e\u2028""#), "{json}");
+    }
+
+    #[test]
+    fn the_process_of_a_socket_has_its_columns_after_the_sockets_own() {
+        let all = |is_asked_for: bool| Who {
+            exe: is_asked_for,
+            args: is_asked_for,
+            parents: is_asked_for,
+            user: is_asked_for,
+            container_id: is_asked_for,
+            cgroup_path: is_asked_for,
+            netns_id: is_asked_for,
+            vpid: is_asked_for,
+        };
+        let image = Image {
+            exe: Some(b"/bin/a\x1b"[..].into()),
+            args: Some(Args::new(b"a\0b \n\0")),
+            ..Image::default()
+        };
+        let parent = Ancestor::Known {
+            pid: 5,
+            start_ns: 0,
+            ppid: 0,
+            name: Comm::new(b"sh<"),
+            image: Rc::default(),
+        };
+        let process = ProcessFacts {
+            pid: 12,
+            start_ns: 0,
+            ppid: 5,
+            name: Comm::default(),
+            image: Rc::new(image),
+            source: Source::Procfs,
+            ancestors: Some(vec![parent]),
+        };
+        let connect =
+            Connect { pid: 12, uid: 33, vpid: Some(3), netns: Some(9), ..Connect::nowhere() };
+        let row = Row {
+            process: Some(process),
+            user: Some("www\u{1b}"),
+            cgroup: Some("/a\u{1b}"),
+            container: Some("abc"),
+            container_claimed: true,
+            ..Row::bare(&connect)
+        };
+        let socket = tcp("::1", "::1", 80, 1);
+        let of_process = Line { comm: Some(b"x"), who: Some(&row), ..held(&socket) };
+        let nobody = Line { pid: None, fd: None, comm: None, ..held(&socket) };
+        let shown = |form, want: Columns, line| {
+            let mut out = Vec::new();
+            writer(form, want).header(&mut out);
+            writer(form, want).line(&line, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let want = Columns { who: all(true), uid: true, ..Columns::default() };
+        insta::assert_snapshot!(shown(Form::Table, want, of_process), @r"
+        FAMILY PROTO  STATE       LADDR            LPORT RADDR            RPORT PID     FD    COMM         USER         VPID    NETNS      CONTAINER    CGROUP                           EXE                      PARENTS                                  ARGS
+        inet6  tcp    ESTABLISHED ::1              40000 ::1              80    12      3     x            www\x1b      3       9          abc         ? /a\x1b                           /bin/a\x1b               sh\x3c(5)                                a $'b \n'
+        ");
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let unknown = words(&shown(Form::Table, want, nobody));
+        assert!(unknown.ends_with(" 80 - - - - - 4026531833 - - - - -"), "{unknown}");
+        let json = shown(Form::Json, want, of_process);
+        let fields = r#","process_uid":33,"vpid":3,"user":"www\u001b","container_id":"abc","container_claimed":true,"cgroup":"/a\u001b","exe":"/bin/a\u001b","exe_deleted":false,"args":["a","b \n"],"args_truncated":false,"ppid":5,"parents":[{"pid":5,"comm":"sh<"}],"source":"procfs"}"#;
+        assert_eq!(json.trim_end().split_once("15\"").unwrap().1, fields);
+        let uid_alone = Columns { who: all(false), uid: true, ..Columns::default() };
+        let text = shown(Form::Table, uid_alone, of_process);
+        let ends =
+            text.lines().map(|line| words(line).rsplit(' ').take(2).collect::<Vec<_>>().join(" "));
+        assert_eq!(ends.collect::<Vec<_>>(), ["UID COMM", "33 x"], "{text}");
     }
 
     #[test]

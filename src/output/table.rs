@@ -16,6 +16,7 @@ use super::text;
 use crate::clock::WallClock;
 use crate::config::Columns;
 use crate::config::Mode;
+use crate::config::Who;
 use crate::config::cli::Procs;
 use crate::model::container::SHORT_ID_LEN;
 use crate::model::event::Connect;
@@ -34,19 +35,19 @@ use crate::model::row::ProcessRowKind;
 use crate::model::row::Row;
 
 /// What a cell may need.
-struct Line<'a> {
-    row: &'a Row<'a>,
-    event: &'a Connect,
+pub(super) struct Line<'a> {
+    pub(super) row: &'a Row<'a>,
+    pub(super) event: &'a Connect,
     /// Time of the first row, CLOCK_MONOTONIC ns.
-    first_ns: u64,
-    clock: &'a WallClock,
+    pub(super) first_ns: u64,
+    pub(super) clock: &'a WallClock,
     /// Mount namespaces whose paths need no mark.
-    ours: &'a [u32],
+    pub(super) ours: &'a [u32],
 }
 
 /// What follows a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Gap {
+pub(super) enum Gap {
     Blank,
     /// BCC prints TIME(s) and UID right before the next column, so a value as
     /// wide as the column would run into it; only then there is a blank.
@@ -54,11 +55,11 @@ enum Gap {
     None,
 }
 
-struct Column {
-    title: &'static str,
-    width: usize,
-    gap: Gap,
-    cell: fn(&Line, &mut Vec<u8>),
+pub(super) struct Column {
+    pub(super) title: &'static str,
+    pub(super) width: usize,
+    pub(super) gap: Gap,
+    pub(super) cell: fn(&Line, &mut Vec<u8>),
 }
 
 const fn column(
@@ -199,6 +200,31 @@ const EXE: Column = column("EXE", 24, Gap::Blank, exe);
 const PARENTS: Column = column("PARENTS", 40, Gap::Blank, parents);
 const ARGS: Column = column("ARGS", 0, Gap::Blank, args);
 
+/// Of the process behind a row, but for its user.
+fn of_process(who: Who) -> impl Iterator<Item = Column> {
+    let columns = [
+        (who.vpid, VPID),
+        (who.netns_id, NETNS),
+        (who.container_id, CONTAINER),
+        (who.cgroup_path, CGROUP),
+        (who.exe, EXE),
+        (who.parents, PARENTS),
+        (who.args, ARGS),
+    ];
+    columns.into_iter().filter_map(|(on, column)| on.then_some(column))
+}
+
+/// Of the process that holds a socket: nothing is beside them.
+pub(super) fn of_holder(want: Columns) -> Vec<Column> {
+    let user = [(want.who.user, USER), (want.uid && !want.who.user, UID)];
+    let user = user.into_iter().filter_map(|(on, column)| on.then_some(column));
+    let mut columns: Vec<_> = user.chain(of_process(want.who)).collect();
+    if let Some(last) = columns.last_mut() {
+        (last.width, last.gap) = (0, Gap::None);
+    }
+    columns
+}
+
 /// With three decimals.
 fn milliseconds(out: &mut Vec<u8>, ns: u64) {
     let us = ns.saturating_add(500) / 1000;
@@ -308,7 +334,7 @@ const FLOW_COLUMNS: [(&str, usize, FlowCell); 4] = [
 ];
 
 /// Appends what `write` writes, padded, and the gap after it.
-fn put(out: &mut Vec<u8>, width: usize, gap: Gap, write: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn put(out: &mut Vec<u8>, width: usize, gap: Gap, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     write(out);
     let full = out.len() - start >= width;
@@ -445,16 +471,9 @@ impl Table {
             (want.life, RX_KB),
             (want.life, RETR),
             (want.peer, PEER),
-            (want.who.vpid, VPID),
-            (want.who.netns_id, NETNS),
-            (want.who.container_id, CONTAINER),
-            (want.who.cgroup_path, CGROUP),
-            (want.who.exe, EXE),
-            (want.who.parents, PARENTS),
-            (want.who.args, ARGS),
         ];
         let columns = columns.into_iter().filter_map(|(on, column)| on.then_some(column));
-        let mut columns: Vec<_> = columns.collect();
+        let mut columns: Vec<_> = columns.chain(of_process(want.who)).collect();
         let is_bcc = columns.last().is_some_and(|c| c.title == DPORT.title);
         if !is_bcc {
             for column in columns.iter_mut().filter(|c| c.title == DPORT.title) {

@@ -333,32 +333,18 @@ impl Tasks {
 
 fn read(pid: u32) -> Option<Task> {
     let start_ns = proc::start_of(pid)?;
-    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let ids = proc::ids_of(pid)?;
     let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
     let path = cgroup.as_deref().and_then(|text| text.lines().find_map(|l| l.strip_prefix("0::")));
-    let mut task = parse(pid, &status, &comm)?;
-    task.cgroup_id = path.and_then(|path| cgroup::id(Path::new(path)).ok());
-    task.start_ns = start_ns;
-    Some(task)
-}
-
-/// Real ids are the first of their line, the innermost pid namespace the last.
-fn parse(pid: u32, status: &[u8], comm: &[u8]) -> Option<Task> {
-    let field = |name: &[u8], last: bool| -> Option<u32> {
-        let mut lines = status.split(|&b| b == b'\n');
-        let line = std::str::from_utf8(lines.find_map(|line| line.strip_prefix(name))?).ok()?;
-        let mut words = line.split_ascii_whitespace();
-        if last { words.next_back() } else { words.next() }?.parse().ok()
-    };
     Some(Task {
         pid,
-        uid: field(b"Uid:", false)?,
-        gid: field(b"Gid:", false)?,
-        vpid: field(b"NSpid:", true).unwrap_or(pid),
-        comm: Comm::new(comm.strip_suffix(b"\n").unwrap_or(comm)),
-        cgroup_id: None,
-        start_ns: 0,
+        uid: ids.uid,
+        gid: ids.gid,
+        vpid: ids.vpid.unwrap_or(pid),
+        comm: Comm::new(comm.strip_suffix(b"\n").unwrap_or(&comm)),
+        cgroup_id: path.and_then(|path| cgroup::id(Path::new(path)).ok()),
+        start_ns,
     })
 }
 
@@ -378,15 +364,6 @@ mod tests {
         ..NOWHERE
     };
     const NOWHERE: Connect = Connect::nowhere();
-
-    #[test]
-    fn a_status_gives_real_ids_and_the_innermost_pid() {
-        let status = b"Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t100\t0\t0\t0\nNSpid:\t70\t7\n";
-        let task = parse(70, status, b"a\nb\n").unwrap();
-        assert_eq!((task.uid, task.gid, task.vpid), (1000, 100, 7));
-        assert_eq!(task.comm.bytes(), b"a\nb");
-        assert!(parse(70, b"Name:\tx\n", b"x").is_none());
-    }
 
     fn found(connect: Connect, (inode, state): (u32, u8)) -> Found {
         let ends = socket::Ends { laddr: connect.saddr, lport: 0, raddr: connect.daddr, rport: 0 };

@@ -50,7 +50,7 @@ pub struct Namespace {
 #[derive(Debug, Default)]
 pub struct Found {
     pub holders: Vec<Holder>,
-    /// Names of those that hold one, as far as they came with it.
+    /// Names of those that hold one.
     pub comms: NumberMap<u32, Option<Comm>>,
     /// Network namespaces that only a descriptor holds.
     pub namespaces: Vec<Namespace>,
@@ -132,6 +132,17 @@ fn names(dir: &OwnedFd, mut each: impl FnMut(&CStr)) -> io::Result<()> {
     }
 }
 
+fn read_comm(dir: &OwnedFd, path: &CStr) -> Option<Comm> {
+    let file = open_at(dir, path, 0).ok()?;
+    let mut comm = [0; COMM_LEN];
+    let (to, room) = (comm.as_mut_ptr().cast(), comm.len());
+    // SAFETY: the array has that much room.
+    let read = unsafe { libc::read(file.as_raw_fd(), to, room) };
+    // Nothing in it is a newline but the last byte, unless the name has one.
+    let len = usize::try_from(read).ok()?.checked_sub(1)?;
+    Some(Comm::new(comm.get(..len)?))
+}
+
 fn number(digits: &[u8]) -> Option<u32> {
     let digit = |n: u32, b: &u8| {
         let digit = b.is_ascii_digit().then(|| u32::from(b - b'0'))?;
@@ -159,14 +170,16 @@ impl Proc {
 
     /// The name of a process.
     pub fn comm(&self, pid: u32) -> Option<Comm> {
-        let file = open_at(&self.0, Name::new(format_args!("{pid}/comm")).as_c_str(), 0).ok()?;
-        let mut comm = [0; COMM_LEN];
-        let (to, room) = (comm.as_mut_ptr().cast(), comm.len());
-        // SAFETY: the array has that much room.
-        let read = unsafe { libc::read(file.as_raw_fd(), to, room) };
-        // Nothing in it is a newline but the last byte, unless the name has one.
-        let len = usize::try_from(read).ok()?.checked_sub(1)?;
-        Some(Comm::new(comm.get(..len)?))
+        read_comm(&self.0, Name::new(format_args!("{pid}/comm")).as_c_str())
+    }
+
+    /// Whether this descriptor leads to that socket now.
+    pub fn has(&self, holder: &Holder) -> bool {
+        let name = Name::new(format_args!("{}/fd/{}", holder.pid, holder.fd));
+        let link = read_link(&self.0, name.as_c_str(), &mut [0; 64])
+            .ok()
+            .and_then(|link| inode(link, b"socket:["));
+        link == Some(holder.inode)
     }
 
     /// The network namespaces of these processes and those with a mount, each
@@ -223,6 +236,7 @@ impl Proc {
             for other in others {
                 let other = other.join().expect("scanning does not panic");
                 found.holders.extend(other.holders);
+                found.comms.extend(other.comms);
                 found.namespaces.extend(other.namespaces);
                 found.denied += other.denied;
                 found.cut += other.cut;
@@ -280,7 +294,7 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     fn process(&mut self, pid: u32) {
-        self.table(pid, Name::new(format_args!("{pid}/fd")).as_c_str());
+        self.table(pid, Name::new(format_args!("{pid}/fd")).as_c_str(), c"../comm");
         let task = Name::new(format_args!("{pid}/task"));
         if self.links(&task) > 3 {
             self.other_tables(pid, &task);
@@ -319,7 +333,8 @@ impl Scan<'_> {
                 return;
             }
             tables.insert(place, tid);
-            self.table(pid, Name::new(format_args!("{pid}/task/{tid}/fd")).as_c_str());
+            let name = Name::new(format_args!("{pid}/task/{tid}/fd"));
+            self.table(pid, name.as_c_str(), c"../../../comm");
         }
     }
 
@@ -332,12 +347,15 @@ impl Scan<'_> {
         }
     }
 
-    fn table(&mut self, pid: u32, path: &CStr) {
+    /// `comm` is the way from there to the name of its process. It leads to no other process that
+    /// has the number later: an open folder of /proc stays that of its process.
+    fn table(&mut self, pid: u32, path: &CStr, comm: &CStr) {
         let dir = match open_at(&self.proc.0, path, libc::O_RDONLY | libc::O_DIRECTORY) {
             Ok(dir) => dir,
             Err(e) => return self.found.denied += usize::from(is_denied(&e)),
         };
         let mut buffer = [0; 64];
+        let before = self.found.holders.len();
         let listed = names(&dir, |name| {
             let Some(fd) = number(name.to_bytes()) else { return };
             let Ok(link) = read_link(&dir, name, &mut buffer) else { return };
@@ -347,6 +365,9 @@ impl Scan<'_> {
                 self.namespace(&dir, name, link);
             }
         });
+        if self.found.holders.len() > before {
+            self.found.comms.entry(pid).or_insert_with(|| read_comm(&dir, comm));
+        }
         // A process that ends while it is looked at holds nothing.
         if listed.is_err_and(|e| is_denied(&e)) {
             self.found.denied += 1;

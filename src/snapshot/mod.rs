@@ -4,6 +4,7 @@
 //! Needs no BPF.
 
 pub mod existing;
+mod facts;
 pub mod holders;
 
 use std::io;
@@ -17,7 +18,9 @@ use chrono::SecondsFormat;
 
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
+use crate::config::Columns;
 use crate::config::Config;
+use crate::config::Format;
 use crate::config::cli::JsonForm;
 use crate::config::cli::Snapshot;
 use crate::error::StartError;
@@ -28,6 +31,7 @@ use crate::host::proc;
 use crate::host::rights;
 use crate::host::sock_diag;
 use crate::host::sock_diag::Want;
+use crate::host::users::Users;
 use crate::kernel::files;
 use crate::model::filter::Family as Families;
 use crate::model::filter::Filter;
@@ -41,10 +45,12 @@ use crate::model::socket::Family;
 use crate::model::socket::Socket;
 use crate::output::sink::Sink;
 use crate::output::sink::end_of_output;
-use crate::output::sockets as lines;
 use crate::output::sockets::Form;
 use crate::output::sockets::Line;
+use crate::output::sockets::Sockets;
 use crate::plan;
+use crate::snapshot::facts::Facts;
+use crate::snapshot::facts::Known;
 use crate::snapshot::holders::Holder;
 use crate::snapshot::holders::Namespace;
 use crate::snapshot::holders::Proc;
@@ -56,11 +62,14 @@ const MAX_SCANNERS: usize = 8;
 
 /// Prints the snapshot.
 pub fn run(config: &Config, what: Snapshot) -> Result<()> {
-    let mut sink = Sink::open(config, None)?;
-    let mut text = Vec::with_capacity(BATCH + 4096);
+    // While there is no other thread.
+    let users = plan::names_users(config).then(Users::start).transpose();
+    let users = users.context("failed to start a process for the names of users")?;
+    let sink = Sink::open(config, None)?;
     raise_descriptor_limit();
     let time = DateTime::from_timestamp_nanos(WallClock::now().unix_ns(monotonic_ns()) as i64);
     let time = time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let began = proc::ticks_now();
     let filter = &config.filter;
     for &pid in filter.pids.iter().filter(|&&pid| !proc::exists(pid)) {
         tell(&format!("tcpconnect: no process has pid {pid}"));
@@ -75,9 +84,8 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
             tell(&format!("tcpconnect: {text}"));
         }
     })?;
-    let (sockets, holders) = (&seen.sockets, &seen.holders);
     if config.verbose {
-        let (namespaces, sockets) = (seen.namespaces, sockets.len());
+        let (namespaces, sockets) = (seen.namespaces, seen.sockets.len());
         let holders = match &seen.unlisted {
             None => "the kernel's list of open files".to_owned(),
             Some(why) => format!("/proc ({why})"),
@@ -87,56 +95,103 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
              from {holders}"
         ));
     }
+    let facts = plan::reads_holders(config)
+        .then(|| Facts::new(config, &proc, users.map(Users::once_harmless), began));
+    let printer = Printer {
+        filter,
+        writer: writer(config, time),
+        sink,
+        text: Vec::with_capacity(BATCH + 4096),
+        left: config.max_events.unwrap_or(u64::MAX),
+    };
+    let name = printer.sink.name.clone();
+    let Seen { sockets, holders, comms, .. } = &seen;
+    let rows = Rows { sockets, holders, comms, facts, printer };
+    rows.print().or_else(|e| end_of_output(e, &name))
+}
 
+fn writer(config: &Config, time: String) -> Sockets {
     let form = match config.json {
         None => Form::Table,
         Some(JsonForm::Native) => Form::Json,
         Some(JsonForm::Osquery) => Form::Osquery,
     };
-    let paths = paths(sockets);
-    let mut comms = Comms { proc: &proc, known: seen.comms };
-    let mut left = config.max_events.unwrap_or(u64::MAX);
-    lines::header(form, &mut text);
-    'all: for socket in sockets {
-        let ends = socket.unix();
-        let peer_path = ends.and_then(|ends| paths.get(&ends.peer?).copied());
-        let bare = Line { socket, pid: None, fd: None, comm: None, peer_path };
-        let mut each = |line: &Line| -> io::Result<bool> {
-            let comm = line.comm.map(Comm::new);
-            let task = Task { pid: line.pid, uid: socket.uid, comm, ..Task::default() };
-            if !filter.wants_task(&task) {
-                return Ok(true);
-            }
-            if left == 0 {
-                return Ok(false);
-            }
-            left -= 1;
-            lines::line(form, line, &time, &mut text);
-            if text.len() >= BATCH {
-                sink.write_all(&mut text)?;
-            }
-            Ok(true)
-        };
-        let of_socket = of(holders, socket.inode);
-        let unheld = of_socket.is_empty() && filter.pids.is_empty();
-        let result = match unheld {
-            true => each(&bare),
-            false => of_socket
-                .iter()
-                .map(|holder| {
-                    let (pid, fd) = (Some(holder.pid), Some(holder.fd));
-                    each(&Line { pid, fd, comm: comms.of(holder.pid), ..bare })
-                })
-                .find(|result| !matches!(result, Ok(true)))
-                .unwrap_or(Ok(true)),
-        };
-        match result {
-            Ok(true) => {}
-            Ok(false) => break 'all,
-            Err(e) => return end_of_output(e, &sink.name),
+    let want = match config.format {
+        Format::Table(columns) => columns,
+        Format::Json => Columns { who: config.who, ..Columns::default() },
+    };
+    let ours = if config.who.exe { proc::our_mount_namespaces() } else { Vec::new() };
+    Sockets::new(form, want, time, ours)
+}
+
+/// Writes as many rows as are wanted.
+struct Printer<'a> {
+    filter: &'a Filter,
+    writer: Sockets,
+    sink: Sink,
+    text: Vec<u8>,
+    left: u64,
+}
+
+impl Printer<'_> {
+    fn wants(&self, line: &Line) -> bool {
+        let (uid, comm) = (line.socket.uid, line.comm.map(Comm::new));
+        self.filter.wants_task(&Task { pid: line.pid, uid, comm, ..Task::default() })
+    }
+
+    fn print(&mut self, line: &Line) -> io::Result<()> {
+        self.left -= 1;
+        self.writer.line(line, &mut self.text);
+        match self.text.len() >= BATCH {
+            true => self.sink.write_all(&mut self.text),
+            false => Ok(()),
         }
     }
-    sink.write_all(&mut text).or_else(|e| end_of_output(e, &sink.name))
+}
+
+/// What was found becomes rows.
+struct Rows<'a> {
+    sockets: &'a [Socket],
+    holders: &'a [Holder],
+    comms: &'a NumberMap<u32, Option<Comm>>,
+    /// If anything is asked of the processes.
+    facts: Option<Facts<'a>>,
+    printer: Printer<'a>,
+}
+
+impl Rows<'_> {
+    fn print(mut self) -> io::Result<()> {
+        let printer = &mut self.printer;
+        let paths = paths(self.sockets);
+        printer.writer.header(&mut printer.text);
+        for socket in self.sockets {
+            let peer_path = socket.unix().and_then(|ends| paths.get(&ends.peer?).copied());
+            let bare = Line { socket, pid: None, fd: None, comm: None, peer_path, who: None };
+            let held = of(self.holders, socket.inode);
+            // Of some processes nothing else is looked at.
+            let is_unheld = held.is_empty() && printer.filter.pids.is_empty();
+            if is_unheld && printer.wants(&bare) && printer.left > 0 {
+                printer.print(&bare)?;
+            }
+            for holder in held {
+                let comm = self.comms.get(&holder.pid).and_then(Option::as_ref).map(Comm::bytes);
+                let line = Line { pid: Some(holder.pid), fd: Some(holder.fd), comm, ..bare };
+                if !printer.wants(&line) {
+                    continue;
+                }
+                if printer.left == 0 {
+                    break;
+                }
+                let known = self.facts.as_mut().and_then(|facts| facts.of(holder, socket.netns));
+                let row = known.as_ref().map(Known::row);
+                printer.print(&Line { who: row.as_ref(), ..line })?;
+            }
+            if printer.left == 0 {
+                break;
+            }
+        }
+        printer.sink.write_all(&mut printer.text)
+    }
 }
 
 /// Connections, each with the processes that hold it.
@@ -395,19 +450,6 @@ fn paths(sockets: &[Socket]) -> NumberMap<u32, &[u8]> {
         Some((socket.inode, &ends.path[..]))
     });
     bound.collect()
-}
-
-/// Names of processes, each read once.
-struct Comms<'a> {
-    proc: &'a Proc,
-    known: NumberMap<u32, Option<Comm>>,
-}
-
-impl Comms<'_> {
-    fn of(&mut self, pid: u32) -> Option<&[u8]> {
-        let comm = self.known.entry(pid).or_insert_with(|| self.proc.comm(pid));
-        comm.as_ref().map(Comm::bytes)
-    }
 }
 
 /// A host may have more namespaces than a program may have files by default.

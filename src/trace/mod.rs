@@ -28,6 +28,7 @@ use crate::error::tell;
 use crate::host::privilege;
 use crate::host::proc;
 use crate::host::rights;
+use crate::host::users::Users;
 use crate::kernel::Tracer;
 use crate::model::event::Connect;
 use crate::model::event::Event;
@@ -56,7 +57,6 @@ use crate::who::Who;
 use crate::who::peers;
 use crate::who::peers::Peers;
 use crate::who::process_events::Procs;
-use crate::who::users::Users;
 
 use self::start::HeldBack;
 

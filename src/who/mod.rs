@@ -12,7 +12,6 @@ pub mod process_events;
 pub mod processes;
 pub mod programs;
 pub mod shares;
-pub mod users;
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -25,6 +24,7 @@ use crate::config::Config;
 use crate::host::cgroup;
 use crate::host::cgroup::Cgroups;
 use crate::host::proc;
+use crate::host::users::Users;
 use crate::model::container::Container;
 use crate::model::event::CgroupEvent;
 use crate::model::event::Connect;
@@ -41,7 +41,6 @@ use crate::who::names::Names;
 use crate::who::peers::Settled;
 use crate::who::processes::Process;
 use crate::who::processes::Processes;
-use crate::who::users::Users;
 
 /// The tables, as they were at the time of the last event applied.
 pub struct Who {
