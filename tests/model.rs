@@ -27,6 +27,8 @@ mod compare;
 mod ends;
 #[path = "model/halts.rs"]
 mod halts;
+#[path = "model/heirs.rs"]
+mod heirs;
 #[path = "model/holds.rs"]
 mod holds;
 #[path = "model/lives.rs"]

@@ -20,6 +20,7 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::heirs::Deed;
 use super::steps::FIXED_PORTS;
 use super::steps::Kind;
 use super::steps::OTHER_USER;
@@ -105,6 +106,7 @@ pub enum Order {
         name: String,
     },
     User,
+    Heir(Deed),
     /// Nothing but to answer, which comes when all that was sent has arrived.
     Settle,
     Exit,
@@ -572,6 +574,7 @@ impl Actor {
                 let done = unsafe { libc::setresuid(OTHER_USER, 0, 0) };
                 self.answer(ret(done.into()), None, None);
             }
+            Order::Heir(deed) => self.answer(deed.done(), None, None),
             Order::Settle => self.answer(0, None, None),
             Order::Exit => std::process::exit(0),
         }

@@ -87,27 +87,7 @@ impl Halts {
 
     /// Waits until it is there; false if it does not come there, as a filter may have it.
     pub fn reaches(&self, halt: Halt) -> bool {
-        let path = CString::new(halt.file()).expect("no NUL in it");
-        loop {
-            // Where it has ended this says so, too.
-            if self.is_over() {
-                return false;
-            }
-            let tasks = fs::read_dir(format!("/proc/{}/task", self.starting.tracer.child.id()));
-            let tasks = tasks.into_iter().flatten().filter_map(Result::ok);
-            let mut tids = tasks.filter_map(|task| task.file_name().into_string().ok());
-            if tids.any(|tid| opens(&tid, &path)) {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Whether it traces, or has ended.
-    fn is_over(&self) -> bool {
-        let (fd, events) = (self.starting.ready.as_raw_fd(), libc::POLLIN);
-        // SAFETY: one valid pollfd; does not wait.
-        unsafe { libc::poll(&mut libc::pollfd { fd, events, revents: 0 }, 1, 0) != 0 }
+        wait_until_opened(&self.starting, &halt.file())
     }
 
     /// Lets it go on from there.
@@ -124,6 +104,31 @@ impl Halts {
     pub fn traces(self) -> Tracer {
         self.starting.traces()
     }
+}
+
+/// Whether it comes there before it traces.
+pub fn wait_until_opened(starting: &Starting, path: &str) -> bool {
+    let path = CString::new(path).expect("no NUL in it");
+    loop {
+        // Where it has ended this says so, too.
+        if is_over(starting) {
+            return false;
+        }
+        let tasks = fs::read_dir(format!("/proc/{}/task", starting.tracer.child.id()));
+        let tasks = tasks.into_iter().flatten().filter_map(Result::ok);
+        let mut tids = tasks.filter_map(|task| task.file_name().into_string().ok());
+        if tids.any(|tid| opens(&tid, &path)) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether it traces, or has ended.
+pub fn is_over(starting: &Starting) -> bool {
+    let (fd, events) = (starting.ready.as_raw_fd(), libc::POLLIN);
+    // SAFETY: one valid pollfd; does not wait.
+    unsafe { libc::poll(&mut libc::pollfd { fd, events, revents: 0 }, 1, 0) != 0 }
 }
 
 /// Whether the thread is in the call that opens the file.

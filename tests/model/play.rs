@@ -20,6 +20,7 @@ use super::compare::Start;
 use super::ends::EndId;
 use super::halts::Halt;
 use super::halts::Halts;
+use super::heirs;
 use super::lab;
 use super::lab::Cgroup;
 use super::lab::Done;
@@ -122,7 +123,7 @@ impl Run<'_> {
         }
         let tracer = match options.existing && self.early {
             true => run.trace_beside(&mut begun),
-            false => run.trace(),
+            false => run.trace(&begun),
         };
         let played: Vec<_> = match begun.is_empty() {
             false => begun.into_iter().map(|play| run.finish(play)).collect(),
@@ -150,10 +151,13 @@ impl Run<'_> {
         self.scenarios(&[steps.to_vec()]).remove(0)
     }
 
-    fn trace(&self) -> Tracer {
+    fn trace(&self, begun: &[Play]) -> Tracer {
         let words = self.options.words();
         let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.lab.trace(&words)
+        match begun.first().filter(|_| self.options.only.contains(&Only::Family)) {
+            Some(play) => heirs::trace(self.lab, &words, &play.world),
+            None => self.lab.trace(&words),
+        }
     }
 
     /// The scenarios go on while it starts.
