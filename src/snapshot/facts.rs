@@ -6,8 +6,10 @@
 //! hold a socket if that is older than the snapshot, for then nobody else had the number since;
 //! or if it still holds the socket.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::rc::Weak;
 
 use crate::config::Config;
 use crate::config::Format;
@@ -95,6 +97,8 @@ struct Above {
     image: Rc<Image>,
     /// Not later than it was read.
     read_at: u64,
+    /// Once it is known; it does not keep it.
+    parent: RefCell<Weak<Above>>,
 }
 
 /// A process whose parent is asked for.
@@ -103,6 +107,13 @@ struct Child {
     pid: u32,
     start: u64,
     ppid: u32,
+}
+
+impl Child {
+    fn is_as_before(self) -> bool {
+        let stat = proc::stat_of(self.pid);
+        stat.is_some_and(|stat| (stat.start(), stat.parent) == (self.start, self.ppid))
+    }
 }
 
 /// What a row shows.
@@ -188,10 +199,14 @@ impl<'a> Facts<'a> {
             let (cgroup, container) = self.cgroup_of(pid);
             let after = proc::stat_of(pid).filter(|after| after.start() == before.start())?;
             let is_one_program = after.runs_what(&before);
-            if !is_one_program && attempt < TRIES {
+            let lacks_args = image.as_ref().is_some_and(lacks_args);
+            if (!is_one_program || lacks_args) && attempt < TRIES {
                 continue;
             }
-            let image = image.filter(|_| is_one_program);
+            let mut image = image.filter(|_| is_one_program);
+            if let Some(image) = image.as_mut().filter(|_| lacks_args) {
+                image.args = None;
+            }
             let child = Child { pid, start: after.start(), ppid: after.parent };
             let ancestors = self.who.parents.then(|| self.ancestors(child)).flatten();
             let facts = ProcessFacts {
@@ -229,11 +244,13 @@ impl<'a> Facts<'a> {
 
     /// From the parent up; `None` if not even that is known.
     fn ancestors(&mut self, of: Child) -> Option<Vec<Ancestor>> {
-        let (mut line, mut at) = (Vec::new(), of);
-        while at.ppid != 0
-            && line.len() < MAX_LINE
-            && let Some(above) = self.parent(at)
-        {
+        let (mut line, mut at) = (Vec::<Rc<Above>>::new(), of);
+        while at.ppid != 0 && line.len() < MAX_LINE {
+            let known = line.last().and_then(|child| child.parent.borrow().upgrade());
+            let Some(above) = known.or_else(|| self.parent(at)) else { break };
+            if let Some(child) = line.last() {
+                *child.parent.borrow_mut() = Rc::downgrade(&above);
+            }
             at = Child { pid: above.pid, start: above.start, ppid: above.ppid };
             line.push(above);
         }
@@ -244,16 +261,22 @@ impl<'a> Facts<'a> {
     /// A process is given to another parent only if its own ends, and that is none that is
     /// younger: a child that is older than a look at this number is that one's.
     fn parent(&mut self, of: Child) -> Option<Rc<Above>> {
-        let known = self.above.get(of.ppid);
-        if let Some(above) = known.filter(|it| of.start < it.read_at && it.start < of.start) {
+        let known = self.above.get(of.ppid).filter(|it| of.start < it.read_at);
+        if let Some(above) = known
+            && (above.start < of.start || above.start == of.start && of.is_as_before())
+        {
             return Some(above);
         }
         let above = Rc::new(look_above(of.ppid, self.is_json)?);
         self.above.put(of.ppid, Rc::clone(&above), above.bytes());
-        let now = proc::stat_of(of.pid)?;
-        let is_its = above.start <= of.start && (now.start(), now.parent) == (of.start, of.ppid);
-        is_its.then_some(above)
+        (above.start <= of.start && of.is_as_before()).then_some(above)
     }
+}
+
+/// A program has one argument at least, its name; but exec shows the file before it has put
+/// them where they are read.
+fn lacks_args(image: &Image) -> bool {
+    image.exe.is_some() && image.args.as_ref().is_some_and(Args::is_empty)
 }
 
 fn look_above(pid: u32, wants_exe: bool) -> Option<Above> {
@@ -272,6 +295,7 @@ fn look_above(pid: u32, wants_exe: bool) -> Option<Above> {
         name: after.name,
         image: image.map(Rc::new).unwrap_or_default(),
         read_at,
+        parent: RefCell::default(),
     })
 }
 
@@ -341,6 +365,16 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_is_being_started_has_no_arguments_yet() {
+        let (exe, none, some) = (Some(b"/x"[..].into()), Args::new(b""), Args::new(b"\0"));
+        let image = |args| Image { exe: exe.clone(), args, ..Image::default() };
+        assert!(lacks_args(&image(Some(none.clone()))));
+        assert!(!lacks_args(&image(Some(some))) && !lacks_args(&image(None)));
+        let of_kernel = Image { args: Some(none), ..Image::default() };
+        assert!(!lacks_args(&of_kernel));
+    }
+
+    #[test]
     fn of_a_long_line_the_nearest_and_the_first_are_shown() {
         let line = |length: u32| -> Vec<_> {
             let above = |pid: u32| Above {
@@ -350,6 +384,7 @@ mod tests {
                 name: Comm::default(),
                 image: Rc::default(),
                 read_at: 2,
+                parent: RefCell::default(),
             };
             (1..=length).map(|pid| Rc::new(above(pid))).collect()
         };
