@@ -23,6 +23,8 @@ mod actor;
 mod attacker;
 #[path = "model/compare.rs"]
 mod compare;
+#[path = "model/elsewhere.rs"]
+mod elsewhere;
 #[path = "model/ends.rs"]
 mod ends;
 #[path = "model/halts.rs"]

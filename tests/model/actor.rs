@@ -20,6 +20,7 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::elsewhere;
 use super::heirs::Deed;
 use super::steps::FIXED_PORTS;
 use super::steps::Kind;
@@ -106,6 +107,7 @@ pub enum Order {
         name: String,
     },
     User,
+    Elsewhere,
     Heir(Deed),
     /// Nothing but to answer, which comes when all that was sent has arrived.
     Settle,
@@ -147,6 +149,8 @@ pub struct Answer {
     pub who: Identity,
     /// Of the order, after it; of an accept, the new one.
     pub socket: Option<Socket>,
+    /// The other end, where the order made both.
+    pub other: Option<Socket>,
 }
 
 /// Sends one message, perhaps with a descriptor.
@@ -343,7 +347,7 @@ pub fn know_oneself() {
 /// other: all processes of a scenario are on one processor, which takes packets of
 /// loopback in their order, but perhaps later (ksoftirqd). A datagram that comes back has
 /// had all before it handled; three, the answers (SYN-ACK) and those to them (ACK) too.
-fn settle(probe: RawFd) {
+pub fn settle(probe: RawFd) {
     let mut byte = [0u8];
     for _ in 0..3 {
         // SAFETY: one byte to send, and room for one.
@@ -357,7 +361,7 @@ fn settle(probe: RawFd) {
 
 /// A datagram socket that is connected to itself. Forked processes share it: one of them
 /// at a time does something.
-fn probe() -> RawFd {
+pub fn probe() -> RawFd {
     let to = Raw::new(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     // SAFETY: makes a descriptor; addresses of that length.
     unsafe {
@@ -407,8 +411,11 @@ impl Actor {
 
     fn answer_as(&self, who: Identity, ret: i64, socket: Option<Socket>, fd: Option<RawFd>) {
         settle(self.probe);
-        let answer = Answer { ret, who, socket };
-        let bytes = serde_json::to_vec(&answer).expect("an answer is plain data");
+        self.say(&Answer { ret, who, socket, other: None }, fd);
+    }
+
+    fn say(&self, answer: &Answer, fd: Option<RawFd>) {
+        let bytes = serde_json::to_vec(answer).expect("an answer is plain data");
         send(self.control, &bytes, fd).expect("somebody listens");
     }
 
@@ -574,6 +581,7 @@ impl Actor {
                 let done = unsafe { libc::setresuid(OTHER_USER, 0, 0) };
                 self.answer(ret(done.into()), None, None);
             }
+            Order::Elsewhere => self.say(&elsewhere::visit(), None),
             Order::Heir(deed) => self.answer(deed.done(), None, None),
             Order::Settle => self.answer(0, None, None),
             Order::Exit => std::process::exit(0),

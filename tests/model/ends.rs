@@ -123,28 +123,9 @@ impl Truth {
             answer.socket.filter(|socket| socket.local.port() != 0 && error != libc::ECONNREFUSED);
         let end = self.ends.len();
         self.ends.push(End {
-            cookie: answer.socket.map(|socket| socket.cookie),
-            active: true,
             mptcp: self.opens[open].kind == Kind::Mptcp,
             local: socket.map(|socket| socket.local),
-            remote: to,
-            owner: Some(answer.who.clone()),
-            since: self.step,
-            latency: (Duration::ZERO, Duration::ZERO),
-            began: self.now,
-            peer: None,
-            established: false,
-            sent: 0,
-            early: false,
-            received: 0,
-            unread: 0,
-            fin_sent: false,
-            fin_received: false,
-            orphan: false,
-            resets: false,
-            closed: None,
-            by: None,
-            bound: None,
+            ..self.new_end(answer, to)
         });
         if !sent {
             self.ends[end].local = None;
@@ -205,6 +186,56 @@ impl Truth {
                 self.establish(end);
             }
         }
+    }
+
+    /// Of a connect, as it is before there is an answer.
+    fn new_end(&self, answer: &Answer, remote: SocketAddr) -> End {
+        End {
+            cookie: answer.socket.map(|socket| socket.cookie),
+            active: true,
+            mptcp: false,
+            local: answer.socket.map(|socket| socket.local),
+            remote,
+            owner: Some(answer.who.clone()),
+            since: self.step,
+            latency: (Duration::ZERO, Duration::ZERO),
+            began: self.now,
+            peer: None,
+            established: false,
+            sent: 0,
+            early: false,
+            received: 0,
+            unread: 0,
+            fin_sent: false,
+            fin_received: false,
+            orphan: false,
+            resets: false,
+            closed: None,
+            by: None,
+            bound: None,
+        }
+    }
+
+    /// Both ends of a connection, from its beginning to its reset, in a namespace of their own.
+    pub(super) fn visited(&mut self, answer: &Answer) {
+        let Some((client, server)) = answer.socket.zip(answer.other) else { return };
+        self.visits.insert((answer.who.netns, answer.who.pid));
+        let (end, other) = (self.ends.len(), self.ends.len() + 1);
+        let client_end = End { peer: Some(other), ..self.new_end(answer, server.local) };
+        let server_end = End {
+            cookie: Some(server.cookie),
+            active: false,
+            local: Some(server.local),
+            remote: client.local,
+            peer: Some(end),
+            established: true,
+            ..client_end.clone()
+        };
+        self.ends.extend([client_end, server_end]);
+        self.event(Event::Made(end));
+        self.establish(end);
+        self.event(Event::Accepted(other));
+        self.abort(end);
     }
 
     fn establish(&mut self, end: EndId) {

@@ -132,7 +132,8 @@ impl Run<'_> {
         let gone = played.iter().flat_map(|play| &play.truth.ends);
         let gone = gone.filter(|end| end.mptcp && compare::is_reset_first(end)).count();
         let done = tracer.stop_keeping(may_be_of(&played, &options));
-        let printed = Printed::new(&done, &options, self.alone, self.attacked, gone);
+        let mut printed = Printed::new(&done, &options, self.alone, self.attacked, gone);
+        played.iter().for_each(|play| printed.sort_out(&play.truth.visits));
         if options.count {
             return self.judge_counts(all, &run.counts(&played, &done, &printed));
         }
@@ -257,6 +258,9 @@ impl Run<'_> {
         let mut wrong = printed.complaints.clone();
         let mut rows = printed.lost.clone();
         rows.extend(printed.rows.get(&play.world.inode.into()).into_iter().flatten().cloned());
+        let visits = play.truth.visits.iter().filter_map(|visit| printed.visits.get(visit));
+        rows.extend(visits.flatten().cloned());
+        rows.sort_by_key(|row| row["line"].as_u64());
         if self.attacked || self.options.procs {
             // Another namespace may have had the number before.
             let ours = play.truth.cgroups;
@@ -430,6 +434,7 @@ impl Run<'_> {
             }
             Step::Rename { name, .. } => Order::Rename { name: NAMES[usize::from(name)].into() },
             Step::User { .. } => Order::User,
+            Step::Elsewhere { .. } => Order::Elsewhere,
             Step::Move { inner, .. } => {
                 let to = if inner { self.inner } else { self.cgroup };
                 to.adopt(world.pids[&who]);
@@ -506,6 +511,8 @@ fn may_be_of(played: &[Play], options: &Options) -> impl Fn(&str) -> bool {
         let truth = &play.truth;
         truth.first.iter().chain(truth.lives.iter().map(|(.., who)| who))
     });
+    let visits = played.iter().flat_map(|play| &play.truth.visits);
+    ours.extend(visits.map(|(netns, _)| netns.to_string()));
     ours.extend(lives.filter(|_| options.procs).map(|who| who.pid.to_string()));
     let of_nobody = ["DADDR", "\"event\":\"lost\"", "\"event\":\"count\""];
     move |line| {

@@ -2,6 +2,7 @@
 //! What a tracer printed, sorted by whose it may be.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -16,6 +17,8 @@ pub struct Printed {
     pub complaints: Vec<String>,
     /// Of each network namespace.
     pub rows: BTreeMap<u64, Vec<Value>>,
+    /// Of network namespaces that were deleted, each with who was there.
+    pub visits: BTreeMap<(u32, u32), Vec<Value>>,
     pub lost: Vec<Value>,
     /// Of processes.
     pub lives: Vec<Value>,
@@ -58,16 +61,25 @@ impl Printed {
         let (rows, lost, lives) = (BTreeMap::new(), Vec::new(), Vec::new());
         let skipped = done.stderr.split(" skipped by the kernel").next();
         let skipped = skipped.and_then(|before| before.split(' ').next_back()?.parse().ok());
-        let mut printed =
-            Printed { complaints, rows, lost, lives, losses, skipped: skipped.unwrap_or(0) };
+        let visits = BTreeMap::new();
+        let mut printed = Printed {
+            complaints,
+            rows,
+            visits,
+            lost,
+            lives,
+            losses,
+            skipped: skipped.unwrap_or(0),
+        };
         let number = |row: &Value, field: &str| row[field].as_u64().unwrap_or(0);
         let mut table = options.table.then(Table::default);
         let mut parse = |line: &str| match &mut table {
             Some(table) => table.row(line, options),
             None => Some(serde_json::from_str(line).expect("a line is one object")),
         };
-        for line in done.stdout.lines() {
+        for (number_of_line, line) in done.stdout.lines().enumerate() {
             let Some(mut row) = parse(line) else { continue };
+            row["line"] = number_of_line.into();
             row["peer_pid"] = row["peer"]["pid"].clone();
             match row["netns"].as_u64() {
                 // An end of which a skipped run should have told is found out later, and told.
@@ -97,5 +109,13 @@ impl Printed {
             printed.complaints.retain(|line| !tells.iter().any(|words| line.contains(words)));
         }
         printed
+    }
+    /// The next namespace may have the number of one that was deleted.
+    pub fn sort_out(&mut self, visits: &BTreeSet<(u32, u32)>) {
+        for &(netns, pid) in visits {
+            let Some(rows) = self.rows.get_mut(&netns.into()) else { continue };
+            let its = rows.extract_if(.., |row| row["pid"] == pid).collect();
+            self.visits.insert((netns, pid), its);
+        }
     }
 }

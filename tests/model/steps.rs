@@ -181,6 +181,10 @@ pub enum Step {
     User {
         who: u8,
     },
+    /// Connects to itself in a network namespace that is deleted then.
+    Elsewhere {
+        who: u8,
+    },
     /// To the cgroup in that of the scenarios, or back.
     Move {
         who: u8,
@@ -206,7 +210,7 @@ impl Step {
             HalfClose { who, .. } | Close { who, .. } | Reset { who, .. } => Some(who),
             Disconnect { who, .. } | Dup { who, .. } | Pass { who, .. } => Some(who),
             Fork { who, .. } | Exec { who, .. } | Rename { who, .. } | End { who, .. } => Some(who),
-            User { who } | Move { who, .. } => Some(who),
+            User { who } | Elsewhere { who } | Move { who, .. } => Some(who),
             Trace => None,
         }
     }
@@ -421,6 +425,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
                 9..=11 => Step::Exec { who, program: dice.below(2) as u8, thread },
                 12 if dice.one_in(4) => Step::Wait { who },
                 12 if dice.one_in(2) => Step::Churn { who, at, times: dice.of(&[2, 20, 100]) },
+                13 if dice.one_in(2) => Step::Elsewhere { who },
                 12..=13 => Step::Rename { who, name: dice.below(3) as u8 },
                 14 if dice.one_in(2) => Step::Move { who, inner: dice.one_in(2) },
                 14 => Step::User { who },

@@ -78,6 +78,8 @@ pub struct Truth {
     /// Who forked a process, also of those that are gone.
     pub forked: BTreeMap<u32, u32>,
     pub netns: u32,
+    /// Network namespaces that were deleted, each with who was there.
+    pub visits: BTreeSet<(u32, u32)>,
     /// That of the scenarios, and the one in it.
     pub cgroups: [u64; 2],
     pub(super) opens: Vec<Open>,
@@ -106,6 +108,7 @@ impl Truth {
             first: Vec::new(),
             forked: BTreeMap::new(),
             netns,
+            visits: BTreeSet::new(),
             cgroups,
             opens: Vec::new(),
             table: BTreeMap::new(),
@@ -267,7 +270,8 @@ impl Truth {
             && let Some(who) = done.who()
         {
             let comm = answer.who.leader.clone();
-            self.people.insert(who, Identity { tid: answer.who.pid, comm, ..answer.who.clone() });
+            let (tid, netns) = (answer.who.pid, self.netns);
+            self.people.insert(who, Identity { tid, netns, comm, ..answer.who.clone() });
         }
         if let Some((life, who)) = Life::of(done, answer, before) {
             self.lives.push((step, life, who));
@@ -346,6 +350,7 @@ impl Truth {
                     }
                 }
             }
+            Step::Elsewhere { .. } => self.visited(answer),
             Step::Move { who, inner } => {
                 let cgroup = self.cgroups[usize::from(inner)];
                 self.people.entry(who).and_modify(|person| person.cgroup = cgroup);

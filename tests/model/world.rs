@@ -64,7 +64,7 @@ pub fn pair() -> (OwnedFd, OwnedFd) {
 }
 
 /// Moves this thread to a new network namespace, whose loopback is up.
-fn enter_new_netns() {
+pub fn enter_new_netns() {
     // SAFETY: an all-zero ifreq is valid; its name is set below, NUL-terminated.
     unsafe {
         assert_eq!(libc::unshare(libc::CLONE_NEWNET), 0, "needs root");
