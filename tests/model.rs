@@ -19,6 +19,8 @@ mod lab;
 
 #[path = "model/actor.rs"]
 mod actor;
+#[path = "model/asks.rs"]
+mod asks;
 #[path = "model/attacker.rs"]
 mod attacker;
 #[path = "model/compare.rs"]
@@ -152,14 +154,14 @@ impl Task<'_> {
                 // With few places its connections push out others, which is told in JSON.
                 (options.slow, options.table) = (false, false);
                 // What the attacker has would be in one table with ours.
-                (options.count, options.snapshot) = (false, false);
+                (options.count, options.interval, options.snapshot) = (false, false, false);
             }
             let buffer = self.buffers[(batch % self.buffers.len() as u64) as usize];
             let lab = Lab { attach: self.attach.into(), buffer: buffer.into() };
             let (programs, verbose) = (self.programs, self.verbose);
             let (cgroup, inner) = (self.cgroup, self.inner);
             // What those need is noted of all processes and connections.
-            let notes_all = options.peer || options.who || options.procs;
+            let notes_all = options.peer || options.who || options.procs || options.names;
             let alone = self.alone || options.cgroup.is_some() && !notes_all;
             let attacked = self.attacked;
             let (options, early) = (&options, self.early);

@@ -20,6 +20,8 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::asks;
+use super::asks::Reply;
 use super::elsewhere;
 use super::heirs::Deed;
 use super::steps::FIXED_PORTS;
@@ -107,6 +109,11 @@ pub enum Order {
         name: String,
     },
     User,
+    Ask {
+        name: u16,
+        address: u8,
+        reply: Reply,
+    },
     Elsewhere,
     Heir(Deed),
     /// Nothing but to answer, which comes when all that was sent has arrived.
@@ -580,6 +587,10 @@ impl Actor {
                 // SAFETY: changes numbers of this process, which has the rights of root still.
                 let done = unsafe { libc::setresuid(OTHER_USER, 0, 0) };
                 self.answer(ret(done.into()), None, None);
+            }
+            Order::Ask { name, address, reply } => {
+                let done = asks::ask(name, address, reply);
+                self.answer(done.map_or(-1, |()| 0), None, None);
             }
             Order::Elsewhere => self.say(&elsewhere::visit(), None),
             Order::Heir(deed) => self.answer(deed.done(), None, None),

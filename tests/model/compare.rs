@@ -12,6 +12,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::actor::Identity;
+use super::asks;
 use super::ends::By;
 use super::ends::End;
 use super::ends::EndId;
@@ -38,6 +39,15 @@ impl Expected {
     pub fn need_not_name_peer(&mut self) {
         if let Some(values) = self.fields.get_mut("peer_pid") {
             values.push(Value::Null);
+        }
+    }
+
+    /// Names of others may push it out.
+    pub fn need_not_name_destination(&mut self) {
+        for field in ["query", "query_match", "query_pid"] {
+            if let Some(values) = self.fields.get_mut(field) {
+                values.push(Value::Null);
+            }
         }
     }
 
@@ -127,7 +137,21 @@ impl Scene<'_> {
             put("args", json!(who.args));
             put("ppid", json!(who.ppid));
         }
-        Expected { end: id, fields, may_miss: false }
+        if self.options.names {
+            let is_new = end.active && end.since >= self.start.attached;
+            let known = &self.truth.names;
+            let query = asks::query(known, self.start.attached, end.since, end.remote, who);
+            let query = query.filter(|_| is_new && event != "existing");
+            fields.insert("query", vec![json!(query.map(|(known, _)| &known.name))]);
+            fields.insert("query_match", vec![json!(query.map(|(_, matched)| matched))]);
+            fields.insert("query_pid", vec![json!(query.map(|(known, _)| known.who.pid))]);
+        }
+        let mut expected = Expected { end: id, fields, may_miss: false };
+        if end.since < self.start.followed {
+            // Who made it is found when it is listed, or known by its beginning.
+            expected.need_not_name_destination();
+        }
+        expected
     }
 
     fn with_end(&self, mut expected: Expected, id: EndId) -> Expected {

@@ -212,7 +212,7 @@ fn same_tuples(dice: &mut Dice) -> u64 {
 }
 
 /// A name as DNS has it on the wire.
-fn wire_name(labels: &[&str]) -> Vec<u8> {
+pub fn wire_name(labels: &[&str]) -> Vec<u8> {
     let mut name = Vec::new();
     for label in labels {
         name.push(label.len() as u8);

@@ -23,6 +23,8 @@ pub struct Options {
     pub existing: bool,
     pub peer: bool,
     pub who: bool,
+    /// Names of destinations.
+    pub names: bool,
     /// What processes do, too.
     pub procs: bool,
     /// Only a table of how many connects there were.
@@ -115,6 +117,7 @@ impl Options {
             existing: dice.one_in(3),
             peer: dice.one_in(3),
             who: half(dice),
+            names: dice.one_in(4),
             procs: dice.one_in(6),
             count: false,
             interval: false,
@@ -145,6 +148,7 @@ impl Options {
         // Names with blanks in them could be told apart no more.
         options.peer &= !options.table;
         options.who &= !options.table;
+        options.names &= !options.table;
         // That -e refuses.
         let is_bounded = !options.existing && !options.snapshot && (!alone || dice.one_in(4));
         options.cgroup = is_bounded.then(|| cgroup.to_owned());
@@ -195,6 +199,7 @@ impl Options {
             (self.existing && !says_them, "-e"),
             (self.peer, "--peer"),
             (self.who && !says_them, "--wide"),
+            (self.names, "-d"),
             (self.procs, "--procs"),
             (self.paths, "--cgroup-path"),
             (self.count, "-c"),

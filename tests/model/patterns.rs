@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Steps that belong together: what single steps seldom come to.
 
+use super::asks;
+use super::asks::Reply;
 use super::steps::Dice;
 use super::steps::Kind;
 use super::steps::Step;
@@ -49,5 +51,20 @@ pub fn slow(dice: &mut Dice, who: u8, at: u8, kind: Kind) -> Vec<Step> {
     steps.push(Step::Exec { who, program: dice.below(2) as u8, thread: false });
     steps.push(Step::Wait { who });
     steps.push(Step::Close { who, at });
+    steps
+}
+
+/// `asker` and perhaps `who` ask for names of an address, and `who` connects to that.
+pub fn named(dice: &mut Dice, asker: u8, who: u8, at: u8, kind: Kind) -> Vec<Step> {
+    let address = dice.below(asks::ADDRESSES.into()) as u8;
+    let mut steps = Vec::new();
+    for who in [asker, who, asker] {
+        if !dice.one_in(3) {
+            steps.push(Step::Ask { who, address, reply: dice.of(&Reply::ALL) });
+        }
+    }
+    let to = To::Named(address);
+    steps.push(Step::Socket { who, at, kind });
+    steps.push(Step::Connect { who, at, to, nonblocking: dice.one_in(4), via: Via::Itself });
     steps
 }

@@ -272,6 +272,9 @@ impl Run<'_> {
         if self.attacked || self.options.slow || printed.skipped > 0 {
             expected.iter_mut().for_each(Expected::need_not_name_peer);
         }
+        if self.attacked || self.options.slow || printed.names_lost {
+            expected.iter_mut().for_each(Expected::need_not_name_destination);
+        }
         if losses.may_hide_programs() {
             expected.iter_mut().for_each(Expected::need_not_say_who);
         }
@@ -435,6 +438,7 @@ impl Run<'_> {
             Step::Rename { name, .. } => Order::Rename { name: NAMES[usize::from(name)].into() },
             Step::User { .. } => Order::User,
             Step::Elsewhere { .. } => Order::Elsewhere,
+            Step::Ask { address, reply, .. } => Order::Ask { name: n as u16, address, reply },
             Step::Move { inner, .. } => {
                 let to = if inner { self.inner } else { self.cgroup };
                 to.adopt(world.pids[&who]);

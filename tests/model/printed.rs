@@ -27,6 +27,8 @@ pub struct Printed {
     /// So often the kernel did not run a program that it should have: it interrupted that
     /// very program. The tracer can but count it.
     pub skipped: u64,
+    /// There was no room for some.
+    pub names_lost: bool,
 }
 
 impl Printed {
@@ -38,11 +40,15 @@ impl Printed {
             // Where there is none.
             harmless.push("they come from the process connector");
         }
+        if options.names {
+            harmless.push("answers from port 53 were to nobody's question");
+        }
         if options.names_what_exists() {
             harmless.push("no process has pid");
         }
         if !alone {
-            harmless.extend(["Possibly lost", " lost: ", "have no outcome yet"]);
+            let names = "DNS answers or names lost";
+            harmless.extend(["Possibly lost", " lost: ", "have no outcome yet", names]);
         }
         if attacked {
             harmless.extend(OF_ATTACKS);
@@ -62,6 +68,7 @@ impl Printed {
         let skipped = done.stderr.split(" skipped by the kernel").next();
         let skipped = skipped.and_then(|before| before.split(' ').next_back()?.parse().ok());
         let visits = BTreeMap::new();
+        let names_lost = done.stderr.contains("names may be missing");
         let mut printed = Printed {
             complaints,
             rows,
@@ -69,6 +76,7 @@ impl Printed {
             lost,
             lives,
             losses,
+            names_lost,
             skipped: skipped.unwrap_or(0),
         };
         let number = |row: &Value, field: &str| row[field].as_u64().unwrap_or(0);
@@ -81,6 +89,7 @@ impl Printed {
             let Some(mut row) = parse(line) else { continue };
             row["line"] = number_of_line.into();
             row["peer_pid"] = row["peer"]["pid"].clone();
+            row["query_pid"] = row["query_by"]["pid"].clone();
             match row["netns"].as_u64() {
                 // An end of which a skipped run should have told is found out later, and told.
                 _ if row["event"] == "lost"

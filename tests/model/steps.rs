@@ -5,6 +5,8 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::asks;
+use super::asks::Reply;
 use super::patterns;
 
 /// Processes of a scenario; the first two exist from the beginning.
@@ -38,6 +40,8 @@ pub enum Kind {
 pub enum To {
     /// The n-th socket of the scenario that listens, of those there are.
     Listener(u8),
+    /// The same, at an address that may have a name; over IPv6 there is none.
+    Named(u8),
     Closed,
     /// The port that the socket itself is bound to.
     Itself,
@@ -181,6 +185,12 @@ pub enum Step {
     User {
         who: u8,
     },
+    /// For a name of one of the addresses that may have some.
+    Ask {
+        who: u8,
+        address: u8,
+        reply: Reply,
+    },
     /// Connects to itself in a network namespace that is deleted then.
     Elsewhere {
         who: u8,
@@ -210,7 +220,7 @@ impl Step {
             HalfClose { who, .. } | Close { who, .. } | Reset { who, .. } => Some(who),
             Disconnect { who, .. } | Dup { who, .. } | Pass { who, .. } => Some(who),
             Fork { who, .. } | Exec { who, .. } | Rename { who, .. } | End { who, .. } => Some(who),
-            User { who } | Elsewhere { who } | Move { who, .. } => Some(who),
+            User { who } | Elsewhere { who } | Ask { who, .. } | Move { who, .. } => Some(who),
             Trace => None,
         }
     }
@@ -348,12 +358,16 @@ pub fn draw(seed: u64) -> Vec<Step> {
         let who = dice.of(&alive);
         let at = dice.below(SLOTS.into()) as u8;
         let (process, socket) = (usize::from(who), usize::from(at));
-        if beliefs[process][socket] != Belief::Listening && dice.one_in(60) {
+        if beliefs[process][socket] != Belief::Listening && dice.one_in(40) {
             beliefs[process][socket] = Belief::Connected;
             let listener = listening(&beliefs);
-            steps.extend(match dice.one_in(4) {
-                true => patterns::slow(dice, who, at, kind),
-                false => patterns::same_ends(dice, who, at, kind, listener),
+            steps.extend(match dice.below(6) {
+                0 => patterns::slow(dice, who, at, kind),
+                1..=2 => {
+                    let asker = dice.of(&alive);
+                    patterns::named(dice, asker, who, at, kind)
+                }
+                _ => patterns::same_ends(dice, who, at, kind, listener),
             });
             continue;
         }
@@ -373,7 +387,9 @@ pub fn draw(seed: u64) -> Vec<Step> {
                 beliefs[process][socket] = Belief::Connected;
                 let listener = To::Listener(dice.below(4) as u8);
                 let port = To::Port(dice.below(2) as u8);
+                let named = To::Named(dice.below(asks::ADDRESSES.into()) as u8);
                 let to = dice.of(&[
+                    named,
                     listener,
                     listener,
                     listener,

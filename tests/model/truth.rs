@@ -13,6 +13,8 @@ use std::time::Instant;
 
 use super::actor::Answer;
 use super::actor::Identity;
+use super::asks;
+use super::asks::Known;
 use super::ends::By;
 use super::ends::End;
 use super::ends::EndId;
@@ -78,6 +80,7 @@ pub struct Truth {
     /// Who forked a process, also of those that are gone.
     pub forked: BTreeMap<u32, u32>,
     pub netns: u32,
+    pub names: Vec<Known>,
     /// Network namespaces that were deleted, each with who was there.
     pub visits: BTreeSet<(u32, u32)>,
     /// That of the scenarios, and the one in it.
@@ -108,6 +111,7 @@ impl Truth {
             first: Vec::new(),
             forked: BTreeMap::new(),
             netns,
+            names: Vec::new(),
             visits: BTreeSet::new(),
             cgroups,
             opens: Vec::new(),
@@ -137,7 +141,7 @@ impl Truth {
     pub fn destination(&self, who: u8, at: u8, to: To) -> Option<SocketAddr> {
         let open = &self.opens[self.open(who, at)?];
         let port = match to {
-            To::Listener(n) => {
+            To::Listener(n) | To::Named(n) => {
                 let listeners = self.listeners();
                 let nth = *listeners.get(usize::from(n) % listeners.len().max(1))?;
                 self.opens[nth].bound
@@ -150,6 +154,7 @@ impl Truth {
         let (v4, far) = match to {
             To::NoRoute => (Ipv4Addr::new(203, 0, 113, 1), true),
             To::Nowhere => (NOWHERE.into(), true),
+            To::Named(n) => (asks::address(n), false),
             _ => (Ipv4Addr::LOCALHOST, false),
         };
         let ip = match open.kind {
@@ -351,6 +356,10 @@ impl Truth {
                 }
             }
             Step::Elsewhere { .. } => self.visited(answer),
+            Step::Ask { address, reply, .. } if answer.ret == 0 && reply.is_right() => {
+                let known = Known::new(step as u16, address, answer.who.clone(), step);
+                self.names.push(known);
+            }
             Step::Move { who, inner } => {
                 let cgroup = self.cgroups[usize::from(inner)];
                 self.people.entry(who).and_modify(|person| person.cgroup = cgroup);
@@ -428,6 +437,8 @@ impl Truth {
     fn ended(&mut self, who: u8) {
         if let Some(gone) = self.people.remove(&who) {
             self.ended = Some(gone.pid);
+            let its = self.names.iter_mut().filter(|known| known.who.pid == gone.pid);
+            its.for_each(|known| known.over = known.over.or(Some(self.step)));
             let children = self.people.iter().filter(|(_, person)| person.ppid == gone.pid);
             self.orphans.extend(children.map(|(child, _)| *child));
         }
