@@ -21,12 +21,12 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::asks;
-use super::asks::Reply;
 use super::elsewhere;
 use super::heirs::Deed;
 use super::steps::FIXED_PORTS;
 use super::steps::Kind;
 use super::steps::OTHER_USER;
+use super::steps::Reply;
 use super::steps::Via;
 use super::ways;
 

@@ -7,44 +7,12 @@ use std::net::SocketAddr;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::Serialize;
-
 use super::actor::Identity;
 use super::loads::wire_name;
+use super::steps::Reply;
 
-/// Addresses that names can have.
-pub const ADDRESSES: u8 = 2;
 /// A forged answer comes too late for whoever waits for the right one.
 const WAIT: Duration = Duration::from_millis(10);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reply {
-    Right,
-    /// The socket is connected to the server.
-    Connected,
-    OtherNumber,
-    OtherName,
-    OtherServer,
-    /// Nobody has asked.
-    Unasked,
-}
-
-impl Reply {
-    pub const ALL: [Reply; 7] = [
-        Reply::Right,
-        Reply::Right,
-        Reply::Connected,
-        Reply::OtherNumber,
-        Reply::OtherName,
-        Reply::OtherServer,
-        Reply::Unasked,
-    ];
-
-    pub fn is_right(self) -> bool {
-        matches!(self, Reply::Right | Reply::Connected)
-    }
-}
 
 pub fn address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 0, 10 + n)

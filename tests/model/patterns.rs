@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Steps that belong together: what single steps seldom come to.
 
-use super::asks;
-use super::asks::Reply;
+use super::steps::ADDRESSES;
 use super::steps::Dice;
 use super::steps::Kind;
+use super::steps::Reply;
 use super::steps::Step;
 use super::steps::To;
 use super::steps::Via;
@@ -56,7 +56,7 @@ pub fn slow(dice: &mut Dice, who: u8, at: u8, kind: Kind) -> Vec<Step> {
 
 /// `asker` and perhaps `who` ask for names of an address, and `who` connects to that.
 pub fn named(dice: &mut Dice, asker: u8, who: u8, at: u8, kind: Kind) -> Vec<Step> {
-    let address = dice.below(asks::ADDRESSES.into()) as u8;
+    let address = dice.below(ADDRESSES.into()) as u8;
     let mut steps = Vec::new();
     for who in [asker, who, asker] {
         if !dice.one_in(3) {

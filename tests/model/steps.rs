@@ -5,8 +5,6 @@
 use serde::Deserialize;
 use serde::Serialize;
 
-use super::asks;
-use super::asks::Reply;
 use super::patterns;
 
 /// Processes of a scenario; the first two exist from the beginning.
@@ -23,6 +21,8 @@ pub const OTHER_USER: u32 = 1000;
 pub const NOWHERE: [u8; 4] = [198, 51, 100, 1];
 /// So many bytes go with the SYN of a fast open.
 pub const EARLY: u16 = 5;
+/// Addresses that names can have.
+pub const ADDRESSES: u8 = 2;
 /// Nobody listens there.
 pub const CLOSED_PORT: u16 = 1;
 
@@ -71,6 +71,35 @@ pub enum Via {
 impl Via {
     pub fn without_ring(self) -> Self {
         if matches!(self, Via::Ring | Via::Worker) { Via::Itself } else { self }
+    }
+}
+
+/// What comes to who asks for a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    Right,
+    /// The socket is connected to the server.
+    Connected,
+    OtherNumber,
+    OtherName,
+    OtherServer,
+    /// Nobody has asked.
+    Unasked,
+}
+
+impl Reply {
+    pub const ALL: [Reply; 7] = [
+        Reply::Right,
+        Reply::Right,
+        Reply::Connected,
+        Reply::OtherNumber,
+        Reply::OtherName,
+        Reply::OtherServer,
+        Reply::Unasked,
+    ];
+
+    pub fn is_right(self) -> bool {
+        matches!(self, Reply::Right | Reply::Connected)
     }
 }
 
@@ -387,7 +416,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
                 beliefs[process][socket] = Belief::Connected;
                 let listener = To::Listener(dice.below(4) as u8);
                 let port = To::Port(dice.below(2) as u8);
-                let named = To::Named(dice.below(asks::ADDRESSES.into()) as u8);
+                let named = To::Named(dice.below(ADDRESSES.into()) as u8);
                 let to = dice.of(&[
                     named,
                     listener,
