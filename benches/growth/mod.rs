@@ -25,10 +25,10 @@ const OPTIONS: [&str; 11] = [
     "-o",
     "/dev/null",
 ];
-/// Programs with their paths and arguments (64), both ends of connections (64), names (4), and
+/// Programs with their paths and arguments (64), both ends of connections (80), names (4), and
 /// up to 66,560 events that wait, of some 400 bytes each (27); the rest is for what the
 /// allocator does not give back.
-const ROOM_MIB: f64 = 64.0 + 64.0 + 4.0 + 27.0 + 16.0;
+const ROOM_MIB: f64 = 64.0 + 80.0 + 4.0 + 27.0 + 16.0;
 /// The larger ones are made whole at start; the others get an entry for each thing there is.
 const ROOM_OF_MAPS_MIB: f64 = 4.0;
 const LOADS: [Load; 8] = [

@@ -338,8 +338,10 @@ impl App<'_> {
                     if let Some(held_back) = &mut self.held_back {
                         held_back.note(&event);
                     }
-                    if let (Some(peers), Event::Connect(connect)) = (&mut self.peers, &event) {
-                        peers.note(connect);
+                    match (&mut self.peers, &event) {
+                        (Some(peers), Event::Connect(connect)) => peers.note(connect),
+                        (Some(peers), Event::Life(life)) => peers.ended(life),
+                        _ => {}
                     }
                     self.pending.push(event);
                 }

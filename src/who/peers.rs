@@ -8,7 +8,7 @@
 //! the sequence numbers with which both began. Where one of them is not known, the
 //! order in time decides, in one network namespace only.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -71,13 +71,16 @@ struct Side {
     handshake: Handshake,
     origin: Origin,
     closed_ns: Option<u64>,
+    /// The same, told before older rows are made.
+    ended_ns: Option<u64>,
     seq: u64,
 }
 
 impl Side {
     fn new(connect: &Connect, seq: u64) -> Self {
         let Connect { ts_ns, tid, netns, cookie, handshake, origin, .. } = *connect;
-        Side { ts_ns, tid, netns, cookie, handshake, origin, closed_ns: None, seq }
+        let (closed_ns, ended_ns) = (None, None);
+        Side { ts_ns, tid, netns, cookie, handshake, origin, closed_ns, ended_ns, seq }
     }
 
     /// Whether this is the end that connected or accepted at that time. Of an existing
@@ -91,7 +94,7 @@ impl Side {
 
     /// Whether it was still open then.
     fn reaches(&self, ts_ns: u64) -> bool {
-        self.closed_ns.is_none_or(|at| at >= ts_ns)
+        self.ended_ns.or(self.closed_ns).is_none_or(|at| at >= ts_ns)
     }
 }
 
@@ -158,8 +161,9 @@ pub struct Peers {
     keep_ns: u64,
     /// Both of each connection that is followed.
     max_ends: usize,
-    /// In the order in which they were noted.
-    ends: HashMap<Ends, Vec<End>>,
+    /// In the order in which they were noted. A table by hashes that is full and changes all
+    /// the time fills up with marks of what was removed, and then doubles.
+    ends: BTreeMap<Ends, Vec<End>>,
     /// In the order in which they came, and in which they closed; also of those that are
     /// gone.
     order: VecDeque<(Ends, u64)>,
@@ -174,7 +178,7 @@ impl Peers {
         Peers {
             max_ends: 2 * max_connections as usize,
             keep_ns: u64::try_from(keep.as_nanos()).unwrap_or(u64::MAX),
-            ends: HashMap::new(),
+            ends: BTreeMap::new(),
             order: VecDeque::new(),
             closed: VecDeque::new(),
             count: 0,
@@ -217,6 +221,23 @@ impl Peers {
         self.count += 1;
         self.order.push_back((key, seq));
         self.make_room();
+        self.shorten_orders();
+    }
+
+    /// Takes note of the end of a connection, before its row is due: rows that are due earlier
+    /// must not find it open later than it was.
+    pub fn ended(&mut self, life: &Life) {
+        if life.stage.is_end()
+            && let Some(end) = self.side(life)
+        {
+            end.ended_ns = Some(life.connect.ts_ns);
+        }
+    }
+
+    fn side(&mut self, life: &Life) -> Option<&mut Side> {
+        let of_key = self.ends.get_mut(&ends(&life.connect)?)?;
+        let mut sides = of_key.iter_mut().map(|end| &mut end.side);
+        sides.find(|end| end.is(&life.connect, life.began_ns))
     }
 
     /// What is open goes last: else who makes connections in a loop could push out those
@@ -264,18 +285,16 @@ impl Peers {
 
     /// News of a connection: its outcome or its end.
     pub fn changed(&mut self, life: &Life) {
-        let Some(key) = ends(&life.connect) else { return };
-        let Some(of_key) = self.ends.get_mut(&key) else { return };
-        let mut sides = of_key.iter_mut().map(|end| &mut end.side);
-        let Some(end) = sides.find(|end| end.is(&life.connect, life.began_ns)) else { return };
+        let Some(end) = self.side(life) else { return };
         let (known, told) = (&mut end.handshake, life.connect.handshake);
         known.syn = told.syn.or(known.syn);
         known.synack = told.synack.or(known.synack);
         if life.stage.is_end() {
-            if end.closed_ns.is_none() {
-                self.closed.push_back((key, end.seq));
-            }
+            let (is_first, seq) = (end.closed_ns.is_none(), end.seq);
             end.closed_ns = Some(life.connect.ts_ns);
+            if let Some(key) = ends(&life.connect).filter(|_| is_first) {
+                self.closed.push_back((key, seq));
+            }
         }
     }
 
@@ -320,8 +339,12 @@ impl Peers {
             !ends.is_empty()
         });
         self.count = self.ends.values().map(Vec::len).sum();
+        self.shorten_orders();
+    }
+
+    fn shorten_orders(&mut self) {
         for order in [&mut self.order, &mut self.closed] {
-            if order.len() > 2 * self.count + 1024 {
+            if order.len() > self.count + self.count / 4 + 1024 {
                 let ends = &self.ends;
                 let is_there = |(key, seq): &(Ends, u64)| {
                     ends.get(key).is_some_and(|ends| sides(ends).any(|end| end.seq == *seq))
