@@ -59,7 +59,9 @@ fn scenarios(weather: &Weather, seed: u64, attacked: bool, total: &mut Total) {
     let output = command.output().expect("it runs");
     if !output.status.success() {
         total.differences += 1;
-        print!("{}", String::from_utf8_lossy(&output.stdout));
+        for text in [&output.stdout, &output.stderr] {
+            print!("{}", String::from_utf8_lossy(text));
+        }
     }
     for steps in (seed..seed + SCENARIOS).map(steps::draw) {
         total.steps += steps.len();
