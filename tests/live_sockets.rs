@@ -718,11 +718,12 @@ fn the_kernels_list_of_files_agrees_with_proc() {
         let namespaces: Vec<_> = found.namespaces.into_iter().map(|n| n.inode).collect();
         (ours.collect::<Vec<_>>(), namespaces)
     };
-    let (holders, namespaces) = found(proc.scan(&[child.pid as u32], &[], 1));
+    let scanned = proc.scan(&[child.pid as u32], &[], 1);
+    let name = scanned.comms[&(child.pid as u32)].expect("it has a name");
+    let (holders, namespaces) = found(scanned);
     assert_eq!(holders.len(), 8, "{holders:?}");
     let files = files::list().expect("this needs root, and a kernel with BTF");
     let sorted_out = proc.sort_out(&files, &[]);
-    let name = proc.comm(child.pid as u32).expect("it has a name");
     assert_eq!(sorted_out.comms[&(child.pid as u32)], Some(name));
     let (listed, of_all) = found(sorted_out);
     assert_eq!(listed, holders);

@@ -140,6 +140,16 @@ pub struct ProcessFacts {
     pub ancestors: Option<Vec<Ancestor>>,
 }
 
+/// Nobody works at the end of a longer line of ancestors: a terminal, a multiplexer, shells,
+/// make, a compiler and its driver are fewer.
+pub const NEAREST_ANCESTORS: usize = 32;
+/// The first of the line tell where it came from: init, a service manager or a login,
+/// and what that began with.
+pub const FIRST_ANCESTORS: usize = 4;
+/// Bytes that are kept of the path of an ancestor, the last, and one more, by which it is
+/// seen that it was cut.
+pub const MAX_PARENT_EXE: usize = 256;
+
 /// One of the line of ancestors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ancestor {

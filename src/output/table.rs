@@ -200,6 +200,11 @@ const EXE: Column = column("EXE", 24, Gap::Blank, exe);
 const PARENTS: Column = column("PARENTS", 40, Gap::Blank, parents);
 const ARGS: Column = column("ARGS", 0, Gap::Blank, args);
 
+/// Those that are asked for.
+fn chosen(columns: impl IntoIterator<Item = (bool, Column)>) -> impl Iterator<Item = Column> {
+    columns.into_iter().filter_map(|(on, column)| on.then_some(column))
+}
+
 /// Of the process behind a row, but for its user.
 fn of_process(who: Who) -> impl Iterator<Item = Column> {
     let columns = [
@@ -211,14 +216,13 @@ fn of_process(who: Who) -> impl Iterator<Item = Column> {
         (who.parents, PARENTS),
         (who.args, ARGS),
     ];
-    columns.into_iter().filter_map(|(on, column)| on.then_some(column))
+    chosen(columns)
 }
 
 /// Of the process that holds a socket: nothing is beside them.
 pub(super) fn of_holder(want: Columns) -> Vec<Column> {
     let user = [(want.who.user, USER), (want.uid && !want.who.user, UID)];
-    let user = user.into_iter().filter_map(|(on, column)| on.then_some(column));
-    let mut columns: Vec<_> = user.chain(of_process(want.who)).collect();
+    let mut columns: Vec<_> = chosen(user).chain(of_process(want.who)).collect();
     if let Some(last) = columns.last_mut() {
         (last.width, last.gap) = (0, Gap::None);
     }
@@ -472,8 +476,7 @@ impl Table {
             (want.life, RETR),
             (want.peer, PEER),
         ];
-        let columns = columns.into_iter().filter_map(|(on, column)| on.then_some(column));
-        let mut columns: Vec<_> = columns.chain(of_process(want.who)).collect();
+        let mut columns: Vec<_> = chosen(columns).chain(of_process(want.who)).collect();
         let is_bcc = columns.last().is_some_and(|c| c.title == DPORT.title);
         if !is_bcc {
             for column in columns.iter_mut().filter(|c| c.title == DPORT.title) {

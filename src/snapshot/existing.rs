@@ -3,8 +3,10 @@
 //! to show one twice. What sockets there are and who holds them `snapshot` finds.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -336,14 +338,14 @@ fn read(pid: u32) -> Option<Task> {
     let ids = proc::ids_of(pid)?;
     let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
-    let path = cgroup.as_deref().and_then(|text| text.lines().find_map(|l| l.strip_prefix("0::")));
+    let path = cgroup.as_ref().and_then(|text| cgroup::v2_path(text.as_bytes()));
     Some(Task {
         pid,
         uid: ids.uid,
         gid: ids.gid,
         vpid: ids.vpid.unwrap_or(pid),
         comm: Comm::new(comm.strip_suffix(b"\n").unwrap_or(&comm)),
-        cgroup_id: path.and_then(|path| cgroup::id(Path::new(path)).ok()),
+        cgroup_id: path.and_then(|path| cgroup::id(Path::new(OsStr::from_bytes(path))).ok()),
         start_ns,
     })
 }

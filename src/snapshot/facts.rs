@@ -24,7 +24,10 @@ use crate::model::numbers::NumberMap;
 use crate::model::process::Ancestor;
 use crate::model::process::Args;
 use crate::model::process::Comm;
+use crate::model::process::FIRST_ANCESTORS;
 use crate::model::process::Image;
+use crate::model::process::MAX_PARENT_EXE;
+use crate::model::process::NEAREST_ANCESTORS;
 use crate::model::process::ProcessFacts;
 use crate::model::process::Source;
 use crate::model::row::Row;
@@ -36,13 +39,8 @@ use crate::snapshot::holders::Proc;
 const MAX_KEPT: usize = 16 << 20;
 /// How often a process is looked at that runs one program after another.
 const TRIES: usize = 3;
-/// As many ancestors are shown, those nearest and the first; see `who::processes`.
-const NEAREST: usize = 32;
-const FIRST: usize = 4;
 /// A user can make a line of processes of any length.
 const MAX_LINE: usize = 256;
-/// Bytes of an ancestor's path, the last, that are kept; JSON shows fewer.
-const MAX_PARENT_EXE: usize = 257;
 
 /// What was used last, by pids: half of it is forgotten when there is too much.
 struct Recent<T> {
@@ -285,7 +283,7 @@ fn look_above(pid: u32, wants_exe: bool) -> Option<Above> {
     let image = wants_exe.then(|| proc::image_of(pid)).flatten();
     let after = proc::stat_of(pid).filter(|after| after.start() == before.start())?;
     let image = image.filter(|_| after.runs_what(&before)).map(|image| {
-        let end = |exe: Box<[u8]>| exe[exe.len().saturating_sub(MAX_PARENT_EXE)..].into();
+        let end = |exe: Box<[u8]>| exe[exe.len().saturating_sub(MAX_PARENT_EXE + 1)..].into();
         Image { exe: image.exe.map(end), args: None::<Args>, ..image }
     });
     Some(Above {
@@ -308,13 +306,13 @@ fn shown(line: &[Rc<Above>], is_whole: bool) -> Vec<Ancestor> {
         name: above.name,
         image: Rc::clone(&above.image),
     };
-    if line.len() <= NEAREST + FIRST {
+    if line.len() <= NEAREST_ANCESTORS + FIRST_ANCESTORS {
         return line.iter().map(known).collect();
     }
-    let (nearest, rest) = line.split_at(NEAREST);
+    let (nearest, rest) = line.split_at(NEAREST_ANCESTORS);
     let mut shown: Vec<_> = nearest.iter().map(known).collect();
     if is_whole {
-        let (left_out, first) = rest.split_at(rest.len() - FIRST);
+        let (left_out, first) = rest.split_at(rest.len() - FIRST_ANCESTORS);
         shown.push(Ancestor::LeftOut(left_out.len() as u32));
         shown.extend(first.iter().map(known));
     }

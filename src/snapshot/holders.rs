@@ -168,11 +168,6 @@ impl Proc {
         Ok(pids)
     }
 
-    /// The name of a process.
-    pub fn comm(&self, pid: u32) -> Option<Comm> {
-        read_comm(&self.0, Name::new(format_args!("{pid}/comm")).as_c_str())
-    }
-
     /// Whether this descriptor leads to that socket now.
     pub fn has(&self, holder: &Holder) -> bool {
         let name = Name::new(format_args!("{}/fd/{}", holder.pid, holder.fd));
@@ -453,7 +448,7 @@ mod tests {
         let found = proc.scan(&[pid], &[], 2);
         let holder = Holder { inode: inode as u32, pid, fd: one.as_raw_fd() as u32 };
         assert!(found.holders.contains(&holder), "{found:?}");
-        let comm = proc.comm(pid).unwrap();
+        let comm = found.comms[&pid].unwrap();
         let name = fs::read("/proc/self/comm").unwrap();
         assert_eq!(comm.bytes(), &name[..name.len() - 1]);
     }

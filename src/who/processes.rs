@@ -28,6 +28,7 @@ use crate::model::process::Args;
 use crate::model::process::Change;
 use crate::model::process::Comm;
 use crate::model::process::Image;
+use crate::model::process::MAX_PARENT_EXE;
 use crate::model::process::ProcessEvent;
 use crate::model::process::ProcessFacts;
 use crate::model::process::ProcessList;
@@ -38,10 +39,6 @@ use crate::who::programs::Programs;
 /// exec_id of a child whose parent did not fork it (CLONE_PARENT): it runs
 /// another program than its parent.
 const NOT_ITS_PARENTS: u32 = u32::MAX;
-
-/// Bytes that are kept of the path of a dead ancestor, the last, and one more, by which
-/// it is seen that it was cut.
-pub const MAX_PARENT_EXE: usize = 256;
 
 /// What is known of a process, for itself and for its descendants: lives as long as
 /// one of them does.

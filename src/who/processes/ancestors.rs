@@ -6,13 +6,8 @@ use std::rc::Rc;
 
 use super::Known;
 use crate::model::process::Ancestor;
-
-/// Nobody works at the end of a longer line: a terminal, a multiplexer, shells, make,
-/// a compiler and its driver are fewer.
-const NEAREST: usize = 32;
-/// The first of the line tell where it came from: init, a service manager or a login,
-/// and what that began with.
-const FIRST: usize = 4;
+use crate::model::process::FIRST_ANCESTORS;
+use crate::model::process::NEAREST_ANCESTORS;
 
 /// Never changes, whoever of them dies: a child that the kernel gives another parent
 /// was still forked by its own.
@@ -20,7 +15,7 @@ const FIRST: usize = 4;
 pub(super) struct Ancestors {
     /// From the parent up.
     line: Box<[Rc<Known>]>,
-    /// As many more are between the first `NEAREST` and the rest.
+    /// As many more are between the first `NEAREST_ANCESTORS` and the rest.
     left_out: u32,
 }
 
@@ -31,8 +26,8 @@ impl Ancestors {
         line.push(Rc::clone(parent));
         line.extend(self.line.iter().cloned());
         let mut left_out = self.left_out;
-        if line.len() > NEAREST + FIRST {
-            line.remove(NEAREST);
+        if line.len() > NEAREST_ANCESTORS + FIRST_ANCESTORS {
+            line.remove(NEAREST_ANCESTORS);
             left_out = left_out.saturating_add(1);
         }
         Ancestors { line: line.into(), left_out }
@@ -50,7 +45,7 @@ impl Ancestors {
             name: known.name(),
             image: known.image(),
         };
-        let (nearest, first) = self.line.split_at(self.line.len().min(NEAREST));
+        let (nearest, first) = self.line.split_at(self.line.len().min(NEAREST_ANCESTORS));
         let gap = (self.left_out > 0).then_some(Ancestor::LeftOut(self.left_out));
         nearest.iter().map(known).chain(gap).chain(first.iter().map(known))
     }
