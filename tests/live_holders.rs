@@ -180,31 +180,14 @@ fn without_an_option_nothing_of_a_process_is_told() {
 
 /// Makes a child with this number, which is free in a moment: it leaves /proc before that.
 fn with_pid(pid: u32, work: impl Fn()) -> u32 {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Args {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-        set_tid: u64,
-        set_tid_size: u64,
-        cgroup: u64,
-    }
-    let args = Args {
-        exit_signal: libc::SIGCHLD as u64,
-        set_tid: (&raw const pid) as u64,
-        set_tid_size: 1,
-        ..Args::default()
-    };
+    // SAFETY: all-zero is a clone3() that shares nothing.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.exit_signal = libc::SIGCHLD as u64;
+    (args.set_tid, args.set_tid_size) = (&raw const pid as u64, 1);
     loop {
         // SAFETY: the arguments are valid and live through the call; the tests run in one
         // thread, so that the child, which has a copy of all memory, may do anything.
-        let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<Args>()) };
+        let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
         let error = std::io::Error::last_os_error();
         match made {
             0 => {

@@ -297,6 +297,14 @@ pub fn set(fd: RawFd, level: i32, option: i32, value: i32) {
     unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };
 }
 
+pub fn reset_at_close(fd: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let len = size_of::<libc::linger>() as libc::socklen_t;
+    let value = (&raw const linger).cast();
+    // SAFETY: the value is as large as `len` says.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, value, len) };
+}
+
 pub fn set_blocking(fd: RawFd, blocking: bool) {
     // SAFETY: changes a flag of a descriptor.
     unsafe {
@@ -523,11 +531,7 @@ impl Actor {
             Order::Close { at } => self.close(at),
             Order::Reset { at } => {
                 if let Some(&fd) = self.sockets.get(&at) {
-                    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-                    let len = size_of::<libc::linger>() as libc::socklen_t;
-                    let value = (&raw const linger).cast();
-                    // SAFETY: the value is as large as `len` says.
-                    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, value, len) };
+                    reset_at_close(fd);
                 }
                 self.close(at);
             }

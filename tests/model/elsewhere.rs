@@ -17,6 +17,7 @@ use super::actor::Identity;
 use super::actor::Raw;
 use super::actor::describe;
 use super::actor::probe;
+use super::actor::reset_at_close;
 use super::actor::settle;
 use super::steps::Via;
 use super::ways;
@@ -37,13 +38,7 @@ pub fn visit() -> Answer {
         // SAFETY: accept() has just made it.
         let accepted = unsafe { OwnedFd::from_raw_fd(accepted as RawFd) };
         let [socket, other] = [&client, &accepted].map(|fd| describe(fd.as_raw_fd()));
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        let len = size_of::<libc::linger>() as libc::socklen_t;
-        // SAFETY: a value of that length.
-        unsafe {
-            let linger = (&raw const linger).cast();
-            libc::setsockopt(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, linger, len);
-        }
+        reset_at_close(client.as_raw_fd());
         drop(client);
         // The reset has come before the other end is closed.
         // SAFETY: a descriptor that nobody else has.

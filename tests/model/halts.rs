@@ -12,6 +12,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -92,12 +93,7 @@ impl Halts {
 
     /// Lets it go on from there.
     pub fn release(&self, halt: Halt) {
-        let mut options = OpenOptions::new();
-        options.write(true).custom_flags(libc::O_NONBLOCK);
-        // It may be on its way into the call still.
-        while options.open(self.dir.path().join(halt.fifo())).is_err() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let_go_on(&self.starting, &self.dir.path().join(halt.fifo()));
     }
 
     /// Waits until it traces.
@@ -124,8 +120,18 @@ pub fn wait_until_opened(starting: &Starting, path: &str) -> bool {
     }
 }
 
+/// Lets it read the end of a FIFO that it waits for.
+pub fn let_go_on(starting: &Starting, fifo: &Path) {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK);
+    // It may be on its way into the call still.
+    while options.open(fifo).is_err() && !is_over(starting) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Whether it traces, or has ended.
-pub fn is_over(starting: &Starting) -> bool {
+fn is_over(starting: &Starting) -> bool {
     let (fd, events) = (starting.ready.as_raw_fd(), libc::POLLIN);
     // SAFETY: one valid pollfd; does not wait.
     unsafe { libc::poll(&mut libc::pollfd { fd, events, revents: 0 }, 1, 0) != 0 }

@@ -7,11 +7,9 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Child;
 use std::process::Command;
@@ -126,12 +124,7 @@ pub fn trace(lab: &Lab, args: &[&str], world: &World) -> Tracer {
     halts::wait_until_opened(&starting, &later.stat());
     world.ask(0, &Order::Heir(Deed::Bury(child)));
     uncover(tracer, later.stat());
-    let mut options = OpenOptions::new();
-    options.write(true).custom_flags(libc::O_NONBLOCK);
-    // It may be on its way into the call still.
-    while options.open(&fifo).is_err() && !halts::is_over(&starting) {
-        std::thread::yield_now();
-    }
+    halts::let_go_on(&starting, &fifo);
     let tracer = starting.traces();
     world.ask(1, &Order::Heir(Deed::Succeed(child)));
     tracer

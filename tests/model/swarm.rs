@@ -26,6 +26,7 @@ use super::actor::Raw;
 use super::actor::describe;
 use super::actor::identity;
 use super::actor::know_oneself;
+use super::actor::reset_at_close;
 use super::actor::ret;
 use super::actor::set;
 use super::actor::set_blocking;
@@ -249,11 +250,7 @@ impl Thread<'_> {
                 self.shared.pool.lock().expect("no holder panics").push(slot);
             }
             (Some(slot), 9..=10) => {
-                let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-                let len = size_of::<libc::linger>() as libc::socklen_t;
-                let value = (&raw const linger).cast();
-                // SAFETY: the value is as large as `len` says.
-                unsafe { libc::setsockopt(slot.fd, libc::SOL_SOCKET, libc::SO_LINGER, value, len) };
+                reset_at_close(slot.fd);
                 self.slots[at] = None;
                 close(slot.fd);
             }
