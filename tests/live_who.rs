@@ -40,6 +40,7 @@ pub const TESTS: &Tests = &[
             a_thousand_orphans_each_have_their_own_dead_parent,
             an_exec_storm_loses_no_connect_and_tells_no_wrong_program,
             each_of_the_nine_process_events_is_told,
+            an_exit_tells_what_wait_does,
             a_connect_stands_between_the_events_of_its_process,
         ],
     ),
@@ -1150,6 +1151,45 @@ fn each_of_the_nine_process_events_is_told(lab: &Lab) {
     let tracers: Vec<_> = of(traced, "ptrace").iter().map(|o| o["tracer"].clone()).collect();
     assert_eq!(tracers, [json!(us), Value::Null]);
     assert_eq!(of(traced, "exit")[0]["exit_code"], 1);
+}
+
+/// A child whose first thread ends with 3, and then its last one with 7: which of them is its
+/// code depends on the kernel.
+fn ended_by_threads() -> (u32, Option<i32>) {
+    extern "C" fn last(_: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: ends this thread alone, which owns nothing.
+        unsafe {
+            libc::usleep(100_000);
+            libc::syscall(libc::SYS_exit, 7);
+        }
+        std::ptr::null_mut()
+    }
+    let mut command = Command::new("/bin/true");
+    // SAFETY: the child has its own copy of everything, and no other thread needs it.
+    unsafe {
+        command.pre_exec(|| {
+            let mut thread = std::mem::zeroed();
+            let made =
+                libc::pthread_create(&mut thread, std::ptr::null(), last, std::ptr::null_mut());
+            assert_eq!(made, 0);
+            libc::syscall(libc::SYS_exit, 3);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().expect("the child ends before it would run a program");
+    (child.id(), child.wait().expect("our child").code())
+}
+
+fn an_exit_tells_what_wait_does(lab: &Lab) {
+    let tracer = lab.trace(&["-j", "--procs=only"]);
+    let (pid, code) = ended_by_threads();
+    let done = tracer.stop();
+    done.assert_quiet_success();
+    let mut exits = done.objects("exit");
+    exits.retain(|exit| exit["pid"] == pid);
+    assert_eq!(exits.len(), 1, "{exits:#?}");
+    assert!([Some(3), Some(7)].contains(&code), "{code:?}");
+    assert_eq!(exits[0]["exit_code"], json!(code));
 }
 
 fn a_connect_stands_between_the_events_of_its_process(lab: &Lab) {

@@ -111,6 +111,15 @@ static __always_inline bool is_young_thread(struct task_struct *task, int pid)
 	return false;
 }
 
+/* What wait() will tell. The thread that ends last has a code of its own: of a process that is
+ * killed a worker of io_uring returns 0. */
+static __always_inline int exit_code_of(struct task_struct *task)
+{
+	if (task->signal->flags & SIGNAL_GROUP_EXIT)
+		return task->signal->group_exit_code;
+	return task->group_leader->exit_code;
+}
+
 static __always_inline void report_exit(void *ctx, struct task_struct *task)
 {
 	struct process_record r = { .kind = RECORD_EXIT };
@@ -118,7 +127,7 @@ static __always_inline void report_exit(void *ctx, struct task_struct *task)
 	if (task->signal->live.counter)
 		return;
 	fill_process(true, task, &r);
-	r.exit_code = task->exit_code;
+	r.exit_code = exit_code_of(task);
 	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
 }
 

@@ -291,6 +291,9 @@ struct pt_regs {
 
 #define NULL ((void *)0)
 
+/* linux/sched/signal.h */
+#define SIGNAL_GROUP_EXIT 0x4
+
 /* linux/magic.h */
 #define SOCKFS_MAGIC 0x534f434b
 #define NSFS_MAGIC 0x6e736673
@@ -446,6 +449,7 @@ struct list_head {
 struct signal_struct {
 	atomic_t live;
 	int group_exit_code;
+	unsigned int flags; /* SIGNAL_GROUP_EXIT and others */
 	struct list_head thread_head; /* of thread_node */
 };
 
