@@ -61,6 +61,8 @@ pub struct Check<'a> {
     /// When tracing had begun.
     pub since: u64,
     pub facts: &'a [Fact],
+    /// Each child with who forked it.
+    pub forks: &'a BTreeSet<(u32, u32)>,
     /// An attacker was at work, and all of the host was traced.
     pub attacked: bool,
 }
@@ -154,7 +156,7 @@ impl Check<'_> {
         };
         let is_right = facts.iter().any(|&nth| {
             let who = &self.facts[nth].who;
-            u64::from(who.pid) == pid || known.parents.get(&(pid as u32)) == Some(&who.pid)
+            u64::from(who.pid) == pid || self.forks.contains(&(pid as u32, who.pid))
         });
         (!is_right).then(|| format!("of another process: {row}"))
     }
@@ -302,8 +304,6 @@ struct Known<'a> {
     facts: &'a [Fact],
     by_tid: BTreeMap<u32, Vec<usize>>,
     by_cookie: BTreeMap<u64, Vec<usize>>,
-    /// Who forked whom.
-    parents: BTreeMap<u32, u32>,
     by_local: BTreeMap<SocketAddr, Vec<usize>>,
     without_local: Vec<usize>,
 }
@@ -318,14 +318,12 @@ impl<'a> Known<'a> {
             facts,
             by_tid: BTreeMap::new(),
             by_cookie: BTreeMap::new(),
-            parents: BTreeMap::new(),
             by_local: BTreeMap::new(),
             without_local: Vec::new(),
         };
         for (nth, fact) in facts.iter().enumerate() {
             known.by_tid.entry(fact.who.tid).or_default().push(nth);
             known.by_cookie.entry(fact.cookie).or_default().push(nth);
-            known.parents.insert(fact.who.pid, fact.who.ppid);
             match fact.local {
                 Some(local) => known.by_local.entry(plain(local)).or_default().push(nth),
                 None => known.without_local.push(nth),

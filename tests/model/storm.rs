@@ -27,6 +27,7 @@ use super::lab::Lab;
 use super::lab::Tracer;
 use super::steps::Dice;
 use super::swarm::Fact;
+use super::swarm::Line;
 use super::swarm::What;
 use super::world::Programs;
 use super::world::busy;
@@ -172,13 +173,13 @@ impl Swarm {
         }
     }
 
-    fn end(mut self) -> Vec<Fact> {
+    fn end(mut self) -> Vec<Line> {
         for child in &mut self.children {
             let status = child.wait().expect("our own child");
             assert!(status.success(), "a swarm ends with {status}");
         }
         let text = fs::read_to_string(self.log.path()).expect("the log");
-        let parse = |line| serde_json::from_str(line).expect("a fact");
+        let parse = |line| serde_json::from_str(line).expect("a line");
         text.lines().map(parse).collect()
     }
 }
@@ -214,7 +215,7 @@ impl Weather<'_> {
         let program = self.programs.path(0);
         let attacker = attacked
             .then(|| Attacker::start(Path::new(&program), seed, None, attacker::Limits::default()));
-        let mut all = Vec::new();
+        let (mut all, mut forks) = (Vec::new(), BTreeSet::new());
         let mut wrong = Vec::new();
         let mut traced: Option<(Tracer, u64)> = None;
         let mut resident = Vec::new();
@@ -226,7 +227,12 @@ impl Weather<'_> {
             swarm.begin();
             // Whatever the threads have come to by then.
             traced.get_or_insert_with(|| (lab.trace(&words), super::swarm::now()));
-            all.extend(swarm.end());
+            for line in swarm.end() {
+                match line {
+                    Line::Did(fact) => all.push(*fact),
+                    Line::Forked { parent, child } => drop(forks.insert((child, parent))),
+                }
+            }
             let tracer = &traced.as_ref().expect("it was started above").0;
             if !wait_until(|| busy(netns.as_raw_fd()).is_none()) {
                 wrong.push(format!("a connection does not end: {:?}", busy(netns.as_raw_fd())));
@@ -242,7 +248,8 @@ impl Weather<'_> {
         tracer.settle();
         let kept = kept_in_maps(tracer.child.id(), inode);
         let done = tracer.stop();
-        let check = Check { options: &options, lab: &lab, inode, since, facts: &all, attacked };
+        let (options, lab, facts) = (&options, &lab, &all[..]);
+        let check = Check { options, lab, inode, since, facts, forks: &forks, attacked };
         let lost = lost_of(&done);
         wrong.extend(check.check(&done, &lost));
         wrong.extend(check.check_kept(&kept, &lost));

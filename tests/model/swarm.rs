@@ -64,6 +64,17 @@ pub struct Fact {
     pub remote: Option<SocketAddr>,
 }
 
+/// What a process of a storm writes down.
+#[derive(Serialize, Deserialize)]
+pub enum Line {
+    Did(Box<Fact>),
+    /// Its child inherits its sockets, also one that does nothing to write of.
+    Forked {
+        parent: u32,
+        child: u32,
+    },
+}
+
 pub fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: room for a time.
@@ -170,10 +181,14 @@ fn destination(dice: &mut Dice, kind: Kind) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
-fn write(mut log: &File, facts: &[Fact]) {
+fn did(fact: Fact) -> Line {
+    Line::Did(Box::new(fact))
+}
+
+fn write(mut log: &File, lines: impl IntoIterator<Item = Line>) {
     let mut text = Vec::new();
-    for fact in facts {
-        serde_json::to_writer(&mut text, fact).expect("a fact is plain data");
+    for line in lines {
+        serde_json::to_writer(&mut text, &line).expect("a line is plain data");
         text.push(b'\n');
     }
     // It is open for appending: the kernel keeps the writes of all apart.
@@ -338,11 +353,14 @@ impl Thread<'_> {
         for slot in self.slots.iter_mut().filter_map(Option::take) {
             close(slot.fd);
         }
-        for child in self.children {
+        for &child in &self.children {
             // SAFETY: our own child, whose status is not asked for.
             unsafe { libc::waitpid(child, null_mut(), 0) };
         }
-        write(&self.shared.log, &self.facts);
+        let parent = self.me.pid;
+        let forked = |child| Line::Forked { parent, child: child as u32 };
+        let forks = self.children.into_iter().map(forked);
+        write(&self.shared.log, self.facts.into_iter().map(did).chain(forks));
     }
 }
 
@@ -359,7 +377,7 @@ fn connect_some(seed: u64, log: &File) {
             fact
         })
         .collect();
-    write(log, &facts);
+    write(log, facts.into_iter().map(did));
 }
 
 /// `--swarm LOG SEED THREADS STEPS OTHER`, begins with the first byte of stdin.
