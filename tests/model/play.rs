@@ -360,7 +360,7 @@ impl Run<'_> {
 
     fn perform(&self, world: &mut World, truth: &mut Truth, n: usize, step: &Step) {
         let Some(who) = step.who().filter(|who| world.pids.contains_key(who)) else { return };
-        let stands = self.options.existing || self.options.snapshot;
+        let stands = self.options.snapshot;
         let mut step = match *step {
             // What is listed of MPTCP while its connections end is a kernel thread's work.
             Step::Socket { who, at, kind: Kind::Mptcp } if stands => {
@@ -424,8 +424,9 @@ impl Run<'_> {
             Step::Send { at, bytes, .. } => Order::Send { at, bytes },
             Step::Receive { at, .. } => Order::Receive { at },
             Step::HalfClose { at, .. } if truth.is_mptcp(who, at) => return,
-            // A socket keeps that, and what it accepts later has it from the beginning.
-            Step::HalfClose { at, .. } if truth.is_fresh(who, at) => return,
+            // A socket keeps that: what it accepts later has it from the beginning, and a connect
+            // to itself is over at once, which io_uring does again.
+            Step::HalfClose { at, .. } if truth.is_unconnected(who, at) => return,
             Step::HalfClose { at, .. } => Order::HalfClose { at },
             Step::Close { at, .. } => Order::Close { at },
             Step::Reset { at, .. } => Order::Reset { at },

@@ -45,13 +45,13 @@ impl Table {
             row[field] = value;
         }
         row["event"] = match row["event"].as_str() {
+            Some("A") => json!("accept"),
+            Some("E") => json!("existing"),
+            Some("X") => json!("close"),
             // What has an outcome or an end went out.
             _ if !row["err"].is_null() && row["result"].is_null() && row["ms"].is_null() => {
                 json!("connect")
             }
-            Some("A") => json!("accept"),
-            Some("E") => json!("existing"),
-            Some("X") => json!("close"),
             // Without T the end has a duration, and the outcome none.
             None if options.life && !row["ms"].is_null() => json!("close"),
             _ if options.result => json!("result"),

@@ -194,8 +194,13 @@ impl Truth {
         self.open(who, at).is_some_and(|open| self.opens[open].kind == Kind::Mptcp)
     }
 
-    pub fn is_fresh(&self, who: u8, at: u8) -> bool {
-        self.open(who, at).is_some_and(|open| matches!(self.opens[open].what, What::Fresh))
+    /// Also of one whose connection is over.
+    pub fn is_unconnected(&self, who: u8, at: u8) -> bool {
+        self.open(who, at).is_some_and(|open| match self.opens[open].what {
+            What::Fresh => true,
+            What::Listener { .. } => false,
+            What::End(end) => self.ends[end].closed.is_some(),
+        })
     }
 
     pub(super) fn listener_at(&self, to: SocketAddr) -> Option<usize> {
