@@ -37,18 +37,12 @@ const FOR_EVERYBODY: [&str; 5] = ["error", "clock", "escape", "poll", "stop"];
 
 /// Files and functions that are too long. This list may only shrink.
 const TOO_LONG: &[(&str, &str)] = &[
-    ("src/output/json.rs", ""),
     ("src/kernel/buffer.rs", "new"),
     ("src/config/mod.rs", "new"),
     ("src/kernel/mod.rs", "drain"),
     ("src/kernel/object.rs", "set_constants"),
     ("src/kernel/setup.rs", "new"),
     ("src/kernel/setup.rs", "try_programs"),
-    ("src/output/json.rs", "process"),
-    ("src/snapshot/existing.rs", "find"),
-    ("src/trace/mod.rs", "run"),
-    ("src/trace/mod.rs", "trace"),
-    ("src/trace/mod.rs", "print_first"),
 ];
 
 const MAX_LINES: usize = 600;

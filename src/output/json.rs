@@ -29,15 +29,16 @@ use crate::model::event::Origin;
 use crate::model::event::Stage;
 use crate::model::lost::Lost;
 use crate::model::name::Query;
-use crate::model::process::Ancestor;
-use crate::model::process::NoticeKind;
-use crate::model::process::ProcessFacts;
-use crate::model::row::Ended;
 use crate::model::row::Peer;
 use crate::model::row::ProcessRow;
-use crate::model::row::ProcessRowKind;
 use crate::model::row::Row;
 use crate::output::community_id;
+
+mod process;
+
+pub(super) use self::process::Cuts;
+pub(super) use self::process::WhoFields;
+use self::process::is_false;
 
 pub struct Json {
     want: Who,
@@ -98,56 +99,6 @@ struct ConnectObject<'a> {
     who: WhoFields<'a>,
 }
 
-/// The process behind a row, as far as options ask for it.
-#[derive(Serialize)]
-pub(super) struct WhoFields<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vpid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "is_false")]
-    container_claimed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cgroup: Option<Cow<'a, str>>,
-    #[serde(flatten)]
-    process: Option<ProcessFields<'a>>,
-    #[serde(skip_serializing_if = "Cuts::is_empty")]
-    truncated: Cuts,
-}
-
-/// The fields of which a row shows a part only, for else it would be too long.
-#[derive(Default, Serialize)]
-pub(super) struct Cuts(Vec<&'static str>);
-
-impl Cuts {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.0.contains(&name)
-    }
-
-    /// The shown part of `name`.
-    fn of<T>(&mut self, name: &'static str, (shown, is_cut): (T, bool)) -> T {
-        if is_cut {
-            self.0.push(name);
-        }
-        shown
-    }
-
-    fn head<'a>(
-        &mut self,
-        name: &'static str,
-        text: Option<&'a str>,
-        max: usize,
-    ) -> Option<Cow<'a, str>> {
-        text.map(|text| self.of(name, bound::head(text.as_bytes(), max)))
-    }
-}
-
 /// Present with `-d` if the destination has a name.
 #[derive(Serialize)]
 struct QueryFields<'a> {
@@ -181,10 +132,6 @@ impl<'a> QueryFields<'a> {
             query_chain: cuts.of("query_chain", bound::list(chain, bound::CHAIN)),
         }
     }
-}
-
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// The process on the other end.
@@ -267,178 +214,6 @@ impl LifeFields {
                 },
             ),
             Stage::Gone => ("close", LifeFields { partial: Some(true), ..Default::default() }),
-        }
-    }
-}
-
-/// Present with any of the options that ask who.
-#[derive(Default, Serialize)]
-struct ProcessFields<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe_raw: Option<Raw<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe_deleted: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe_truncated: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe_dev: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe_inode: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe_mntns: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    args: Option<Vec<Cow<'a, str>>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    args_truncated: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ppid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parents: Option<Vec<ParentObject>>,
-    /// Some are left out, before the last four.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parents_truncated: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    process_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<&'static str>,
-}
-
-/// A process event.
-#[derive(Serialize)]
-struct ProcessObject<'a> {
-    event: &'static str,
-    time: Time,
-    ts_ns: u64,
-    pid: u32,
-    tid: u32,
-    comm: Cow<'a, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comm_raw: Option<Raw<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    old_comm: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    old_comm_raw: Option<Raw<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    euid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    egid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tracer: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_code: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_signal: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    core_dumped: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "is_false")]
-    container_claimed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cgroup: Option<Cow<'a, str>>,
-    #[serde(flatten)]
-    process: ProcessFields<'a>,
-    #[serde(skip_serializing_if = "Cuts::is_empty")]
-    truncated: Cuts,
-}
-
-#[derive(Serialize)]
-struct ParentObject {
-    pid: u32,
-    comm: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe_mntns: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start: Option<Time>,
-}
-
-impl Json {
-    /// True if some are left out.
-    fn parents(&self, ancestors: &[Ancestor]) -> (Vec<ParentObject>, bool) {
-        let object = |ancestor: &Ancestor| match ancestor {
-            Ancestor::Known { pid, start_ns, name, image, .. } => Some(ParentObject {
-                pid: *pid,
-                comm: lossy(name.bytes()).into(),
-                exe: image.exe.as_deref().map(|exe| bound::tail(exe, bound::PARENT_EXE).0.into()),
-                exe_mntns: image.file.and_then(|file| file.mntns),
-                start: self.start(*start_ns),
-            }),
-            Ancestor::LeftOut(_) => None,
-        };
-        let parents: Vec<_> = ancestors.iter().filter_map(object).collect();
-        let left_out = parents.len() < ancestors.len();
-        (parents, left_out)
-    }
-
-    fn start(&self, start_ns: u64) -> Option<Time> {
-        (start_ns != 0).then(|| Time(self.boot.unix_ns(start_ns)))
-    }
-
-    /// `cuts` are those of what comes before.
-    pub(super) fn who<'a>(&self, row: &'a Row, mut cuts: Cuts) -> WhoFields<'a> {
-        let (want, e) = (self.want, row.connect);
-        let cgroup = row.cgroup.filter(|_| want.cgroup_path);
-        WhoFields {
-            vpid: e.vpid,
-            user: cuts.head("user", row.user.filter(|_| e.pid != 0), bound::NAME),
-            container_id: cuts.head("container_id", row.container, bound::NAME),
-            container_claimed: row.container_claimed,
-            cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
-            process: row
-                .process
-                .as_ref()
-                .map(|process| self.fields(want, process, e.exe_deleted, &mut cuts)),
-            truncated: cuts,
-        }
-    }
-
-    /// `exe_deleted` is what the connect itself saw.
-    fn fields<'a>(
-        &self,
-        want: Who,
-        process: &'a ProcessFacts,
-        exe_deleted: bool,
-        cuts: &mut Cuts,
-    ) -> ProcessFields<'a> {
-        let image = &*process.image;
-        let exe = image.exe.as_deref().filter(|_| want.exe);
-        let file = image.file.filter(|_| want.exe);
-        let args = image.args.as_ref().filter(|_| want.args);
-        let ancestors = process.ancestors.as_deref().filter(|_| want.parents);
-        let (parents, parents_truncated) =
-            ancestors.map(|ancestors| self.parents(ancestors)).unzip();
-        let shown_args = args.map(|args| cuts.of("args", bound::list(args.iter(), bound::ARGS)));
-        let shown_exe = exe.map(|exe| cuts.of("exe", bound::tail(exe, bound::EXE)));
-        ProcessFields {
-            exe_deleted: exe.map(|_| image.exe_deleted || exe_deleted),
-            exe_truncated: (exe.is_some() && image.exe_truncated || cuts.has("exe"))
-                .then_some(true),
-            exe_dev: file.map(|file| format!("{}:{}", file.dev.0, file.dev.1)),
-            exe_inode: file.map(|file| file.inode),
-            exe_mntns: file.and_then(|file| file.mntns),
-            exe: shown_exe,
-            exe_raw: exe.filter(|exe| exe.len() <= bound::RAW_EXE).and_then(raw),
-            args_truncated: args.map(|args| args.truncated || cuts.has("args")),
-            args: shown_args,
-            ppid: Some(process.ppid).filter(|&pid| pid != 0),
-            parents,
-            parents_truncated: parents_truncated.filter(|&left_out| left_out),
-            start: self.start(process.start_ns),
-            process_id: (process.start_ns != 0)
-                .then(|| format!("{}-{}", process.pid, process.start_ns)),
-            source: Some(process.source.name()),
         }
     }
 }
@@ -598,68 +373,8 @@ impl Output for Json {
         put(out, &object);
     }
 
-    fn process(&mut self, e: &ProcessRow, clock: &WallClock, out: &mut Vec<u8>) {
-        let mut cuts = Cuts::default();
-        let fields = e.process.as_ref().map(|process| {
-            let exec = matches!(e.kind, ProcessRowKind::Exec(_));
-            let want =
-                Who { exe: exec || self.want.exe, args: exec || self.want.args, ..self.want };
-            self.fields(want, process, false, &mut cuts)
-        });
-        let mut object = ProcessObject {
-            event: e.kind.name(),
-            time: Time(clock.unix_ns(e.ts_ns)),
-            ts_ns: e.ts_ns,
-            pid: e.pid,
-            tid: e.tid,
-            comm: lossy(e.name.bytes()),
-            comm_raw: raw(e.name.bytes()),
-            old_comm: None,
-            old_comm_raw: None,
-            uid: e.uid,
-            euid: None,
-            gid: e.gid,
-            egid: None,
-            tracer: None,
-            exit_code: None,
-            exit_signal: None,
-            core_dumped: None,
-            user: cuts.head("user", e.user.as_deref(), bound::NAME),
-            container_id: cuts.head(
-                "container_id",
-                e.container.as_ref().map(|c| &*c.id),
-                bound::NAME,
-            ),
-            container_claimed: e.container.as_ref().is_some_and(|c| c.claimed),
-            cgroup: cuts.head(
-                "cgroup",
-                e.cgroup.as_deref().filter(|_| self.want.cgroup_path),
-                bound::CGROUP,
-            ),
-            process: ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() },
-            truncated: cuts,
-        };
-        match &e.kind {
-            ProcessRowKind::Comm(old) => {
-                object.old_comm = Some(lossy(old.bytes()));
-                object.old_comm_raw = raw(old.bytes());
-            }
-            ProcessRowKind::Notice(NoticeKind::Uid { real, effective }) => {
-                (object.uid, object.euid) = (Some(*real), Some(*effective));
-            }
-            ProcessRowKind::Notice(NoticeKind::Gid { real, effective }) => {
-                (object.gid, object.egid) = (Some(*real), Some(*effective));
-            }
-            ProcessRowKind::Notice(NoticeKind::Ptrace { tracer }) => object.tracer = *tracer,
-            ProcessRowKind::Exit(status) => match Ended::new(*status) {
-                Ended::Code(code) => object.exit_code = Some(code),
-                Ended::Signal { number, core } => {
-                    (object.exit_signal, object.core_dumped) = (Some(number), Some(core));
-                }
-            },
-            _ => {}
-        }
-        put(out, &object);
+    fn process(&mut self, row: &ProcessRow, clock: &WallClock, out: &mut Vec<u8>) {
+        put(out, &self.process_object(row, clock));
     }
 
     fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>) {

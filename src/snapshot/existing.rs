@@ -261,23 +261,7 @@ pub fn find(config: &Config) -> Result<Found> {
     let mut tasks = Tasks::default();
     let mut rows = Vec::new();
     for (at, (socket, pids)) in seen.rows.iter().enumerate() {
-        let Some(ends) = socket.ends().filter(|_| is_connection(socket)) else { continue };
-        let Some((raddr, rport)) = ends.remote() else { continue };
-        let shown = |addr: IpAddr| match filter.family {
-            Family::V6 => addr,
-            _ => addr.to_canonical(),
-        };
-        let bare = Connect {
-            ts_ns,
-            netns: Some(socket.netns),
-            saddr: shown(ends.laddr),
-            daddr: shown(raddr),
-            lport: Some(ends.lport),
-            dport: rport,
-            cookie: Some(socket.cookie).filter(|&cookie| cookie != 0),
-            origin: Origin::Existing,
-            ..Connect::nowhere()
-        };
+        let Some(bare) = connection(socket, filter.family, ts_ns) else { continue };
         let place = snapshot::place(socket);
         let is_here = only.is_none_or(|inode| inode == socket.netns);
         let wanted = |task: &Wanted| is_here && filter.wants(task, &place);
@@ -287,25 +271,39 @@ pub fn find(config: &Config) -> Result<Found> {
         };
         let held: Vec<_> = pids.iter().filter_map(|&pid| tasks.of(pid)).collect();
         let told = held.iter().filter(|task| marks || wants(task));
-        let of_task = |task: &Task| Connect {
-            unwanted: !wants(task),
-            pid: task.pid,
-            uid: task.uid,
-            gid: task.gid,
-            comm: task.comm,
-            leader: task.comm,
-            cgroup_id: task.cgroup_id,
-            start_ns: task.start_ns,
-            vpid: Some(task.vpid).filter(|_| config.who.vpid),
-            ..bare
-        };
-        rows.extend(told.map(|task| Listed { connect: of_task(task), socket: at }));
+        let vpid = |task: &Task| Some(task.vpid).filter(|_| config.who.vpid);
+        rows.extend(told.map(|task| {
+            let held = task.holds(bare);
+            let connect = Connect { unwanted: !wants(task), vpid: vpid(task), ..held };
+            Listed { connect, socket: at }
+        }));
         if held.is_empty() && wanted(&Wanted::default()) {
             rows.push(Listed { connect: bare, socket: at });
         }
     }
     let sockets = seen.rows.into_iter().map(|(socket, _)| socket).collect();
     Ok(Found { sockets, rows, places: seen.places, unseen: seen.unseen, listed_ns: ts_ns })
+}
+
+/// Without a process; `None` if it is no connection.
+fn connection(socket: &Socket, family: Family, ts_ns: u64) -> Option<Connect> {
+    let ends = socket.ends().filter(|_| is_connection(socket))?;
+    let (raddr, rport) = ends.remote()?;
+    let shown = |addr: IpAddr| match family {
+        Family::V6 => addr,
+        _ => addr.to_canonical(),
+    };
+    Some(Connect {
+        ts_ns,
+        netns: Some(socket.netns),
+        saddr: shown(ends.laddr),
+        daddr: shown(raddr),
+        lport: Some(ends.lport),
+        dport: rport,
+        cookie: Some(socket.cookie).filter(|&cookie| cookie != 0),
+        origin: Origin::Existing,
+        ..Connect::nowhere()
+    })
 }
 
 /// A process as /proc has it now.
@@ -319,6 +317,21 @@ struct Task {
     cgroup_id: Option<u64>,
     /// As /proc tells it; 0: not known.
     start_ns: u64,
+}
+
+impl Task {
+    fn holds(&self, connection: Connect) -> Connect {
+        Connect {
+            pid: self.pid,
+            uid: self.uid,
+            gid: self.gid,
+            comm: self.comm,
+            leader: self.comm,
+            cgroup_id: self.cgroup_id,
+            start_ns: self.start_ns,
+            ..connection
+        }
+    }
 }
 
 #[derive(Default)]

@@ -7,6 +7,7 @@ pub mod command;
 mod ready;
 mod report;
 pub mod retract;
+mod rows;
 mod start;
 
 use std::io;
@@ -32,12 +33,9 @@ use crate::host::users::Users;
 use crate::kernel::Tracer;
 use crate::model::event::Connect;
 use crate::model::event::Event;
-use crate::model::event::Origin;
-use crate::model::event::Stage;
 use crate::model::event::sort_flows;
 use crate::model::lost::Lost;
 use crate::model::row::Peer;
-use crate::model::row::Row;
 use crate::output;
 use crate::output::Output;
 use crate::output::sink::Sink;
@@ -54,7 +52,6 @@ use crate::trace::command::Running;
 use crate::trace::ready::Ready;
 use crate::trace::retract::Retracted;
 use crate::who::Who;
-use crate::who::peers;
 use crate::who::peers::Peers;
 use crate::who::process_events::Procs;
 
@@ -79,14 +76,14 @@ const LAST_ENDS: Duration = Duration::from_secs(1);
 /// without notice: while a storm of forks loses records, connects must not be lost, too.
 const RESYNC_SHARE: u32 = 10;
 
+const NO_OWN_CLOCK: &str =
+    "in a time namespace it can only run as a child process of who made that; see unshare --fork";
+
 /// Traces until something ends it; the result is the exit status.
 pub fn run(config: &Config) -> Result<u8> {
     let ready = config.ready_fd.map(Ready::take).transpose()?;
     if !clock::own_is_known() {
-        bail!(
-            "in a time namespace it can only run as a child process of who made that; see \
-             unshare --fork"
-        );
+        bail!(NO_OWN_CLOCK);
     }
     // SAFETY: there is no other thread yet.
     let has_own_zone = plan::shows_local_time(config) && unsafe { clock::fix_zone() };
@@ -106,55 +103,22 @@ pub fn run(config: &Config) -> Result<u8> {
         command => Some(Paused::spawn(command, has_own_zone)?),
     };
     let priority = come_first();
-    let mut tracer = Tracer::start(config, paused.as_ref().map(Paused::pid), &say)?;
+    let command = paused.as_ref().map(Paused::pid);
+    let mut tracer = Tracer::start(config, command, &say)?;
     for &pid in config.filter.pids.iter().filter(|&&pid| !proc::exists(pid)) {
         tell(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
     }
-
     let mut screen = Sink::stdout(Some(stop.clone()))?;
     if let Err(e) = screen.write_all(&mut output::banner(config).to_vec()) {
         return end_of_output(e, "stdout").map(|()| 0);
     }
     tracer.wait_for_wakeup();
-    let mut app = App {
-        config,
-        procs: Procs::new(config, paused.as_ref().map(Paused::pid)),
-        who: Who::new(config, users.map(Users::once_harmless), tracer.max_open()),
-        tracer,
-        output: new_output(config),
-        sink,
-        stop,
-        priority,
-        events: Vec::new(),
-        pending: Vec::new(),
-        retracted: Retracted::default(),
-        horizon_ns: 0,
-        text: Vec::with_capacity(64 << 10),
-        more: false,
-        printed: 0,
-        held_back: Some(HeldBack::new(config)),
-        existing: None,
-        peers: config.peer.map(|keep| Peers::new(keep, config.max_connections)),
-        reported: Lost::default(),
-        written: Lost::default(),
-        uncounted: 0,
-        reported_at: Instant::now(),
-        resyncs_due: 0,
-        resync_at: Instant::now(),
-    };
+    let mut app = App::new(config, command, tracer, users, sink, stop, priority);
     app.output.header(&mut app.text);
-    if !app.look_around(paused.as_ref().map(Paused::pid))? {
+    if !app.look_around(command)? {
         return app.finish(End::Signal).map(|_| 0);
     }
-    let host = plan::Host {
-        bpf_is_restricted: privilege::bpf_is_restricted(),
-        uses_perf: app.tracer.has_perf_buffer(),
-        perf_takes_sys_admin: privilege::perf_takes_sys_admin(),
-    };
-    rights::give_up(plan::capabilities(config, host), &say)?;
-    if let Some(needs) = plan::needs(config, host, paused.as_ref().map(Paused::pid)) {
-        rights::confine(needs, config.sandbox == Sandbox::Strict, &say)?;
-    }
+    give_up_rights(config, &app.tracer, command, &say)?;
     if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }
@@ -170,6 +134,25 @@ pub fn run(config: &Config) -> Result<u8> {
     match &mut command {
         Some(command) => command.wait_until(&app.stop),
         None => Ok(0),
+    }
+}
+
+/// From here on it does with what its options need.
+fn give_up_rights(
+    config: &Config,
+    tracer: &Tracer,
+    command: Option<u32>,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let host = plan::Host {
+        bpf_is_restricted: privilege::bpf_is_restricted(),
+        uses_perf: tracer.has_perf_buffer(),
+        perf_takes_sys_admin: privilege::perf_takes_sys_admin(),
+    };
+    rights::give_up(plan::capabilities(config, host), say)?;
+    match plan::needs(config, host, command) {
+        Some(needs) => rights::confine(needs, config.sandbox == Sandbox::Strict, say),
+        None => Ok(()),
     }
 }
 
@@ -197,6 +180,48 @@ enum Reader {
     /// then: looks once more after a moment.
     Settling,
     Idle,
+}
+
+/// When the loop ends, or prints a table, by itself.
+struct Times {
+    deadline: Option<Instant>,
+    end_at_deadline: End,
+    /// The next table, and how often there is one.
+    table: Option<(Instant, Duration)>,
+}
+
+impl Times {
+    /// A time too far to be a time never comes.
+    fn new(config: &Config) -> Self {
+        let now = Instant::now();
+        let table = match config.mode {
+            Mode::Count { interval } => interval.and_then(|d| Some((now.checked_add(d)?, d))),
+            Mode::Rows => None,
+        };
+        let deadline = config.duration.and_then(|d| now.checked_add(d));
+        Times { deadline, end_at_deadline: End::Limit, table }
+    }
+
+    fn before_next(&self, timeout: Duration) -> Duration {
+        let times = [self.deadline, self.table.map(|(at, _)| at)].into_iter().flatten();
+        let now = Instant::now();
+        times.map(|at| at.saturating_duration_since(now)).fold(timeout, Duration::min)
+    }
+
+    fn command_has_ended(&mut self) {
+        let last = Instant::now() + LAST_ENDS;
+        self.deadline = Some(self.deadline.map_or(last, |at| at.min(last)));
+        self.end_at_deadline = End::Command;
+    }
+
+    /// From then on the next one is awaited.
+    fn is_table_due(&mut self) -> bool {
+        let Some((at, every)) = self.table.filter(|(at, _)| Instant::now() >= *at) else {
+            return false;
+        };
+        self.table = at.checked_add(every).map(|next| (next, every));
+        true
+    }
 }
 
 struct App<'a> {
@@ -235,31 +260,56 @@ struct App<'a> {
     resync_at: Instant,
 }
 
-impl App<'_> {
+impl<'a> App<'a> {
+    fn new(
+        config: &'a Config,
+        command: Option<u32>,
+        tracer: Tracer,
+        users: Option<Users>,
+        sink: Sink,
+        stop: Stop,
+        priority: Priority,
+    ) -> Self {
+        App {
+            config,
+            procs: Procs::new(config, command),
+            who: Who::new(config, users.map(Users::once_harmless), tracer.max_open()),
+            tracer,
+            output: new_output(config),
+            sink,
+            stop,
+            priority,
+            events: Vec::new(),
+            pending: Vec::new(),
+            retracted: Retracted::default(),
+            horizon_ns: 0,
+            text: Vec::with_capacity(64 << 10),
+            more: false,
+            printed: 0,
+            held_back: Some(HeldBack::new(config)),
+            existing: None,
+            peers: config.peer.map(|keep| Peers::new(keep, config.max_connections)),
+            reported: Lost::default(),
+            written: Lost::default(),
+            uncounted: 0,
+            reported_at: Instant::now(),
+            resyncs_due: 0,
+            resync_at: Instant::now(),
+        }
+    }
+
     fn trace(&mut self, mut command: Option<&mut Running>) -> Result<End> {
-        let started = Instant::now();
-        // A time too far to be a time never comes.
-        let mut deadline = self.config.duration.and_then(|d| started.checked_add(d));
-        let mut end_at_deadline = End::Limit;
-        let interval = match self.config.mode {
-            Mode::Count { interval } => interval,
-            Mode::Rows => None,
-        };
-        let mut next_table = interval.and_then(|d| started.checked_add(d));
+        let mut times = Times::new(self.config);
         let mut reader = Reader::Settling;
         loop {
-            let mut timeout = match reader {
+            let timeout = times.before_next(match reader {
                 Reader::Idle => IDLE,
                 _ if self.more => Duration::ZERO,
                 _ => BUSY,
-            };
-            for at in [deadline, next_table].into_iter().flatten() {
-                timeout = timeout.min(at.saturating_duration_since(Instant::now()));
-            }
+            });
             let woken = self.wait(reader, timeout, command.as_deref())?;
             let drained = self.drain()?;
-            let written = self.print(false);
-            if let Err(e) = written {
+            if let Err(e) = self.print(false) {
                 return end_of_output(e, &self.sink.name).map(|()| End::Closed);
             }
             if woken.closed {
@@ -273,25 +323,13 @@ impl App<'_> {
                 && running.ended()?.is_some()
             {
                 command = None;
-                let last = Instant::now() + LAST_ENDS;
-                deadline = Some(deadline.map_or(last, |at| at.min(last)));
-                end_at_deadline = End::Command;
+                times.command_has_ended();
             }
-            if end_at_deadline == End::Command && !(self.config.life && self.tracer.has_open()) {
-                return Ok(End::Command);
+            if let Some(end) = self.is_over(&times) {
+                return Ok(end);
             }
-            if self.config.max_events.is_some_and(|n| self.printed >= n) {
-                return Ok(End::Limit);
-            }
-            let now = Instant::now();
-            if deadline.is_some_and(|at| now >= at) {
-                return Ok(end_at_deadline);
-            }
-            if let (Some(at), Some(every)) = (next_table, interval)
-                && now >= at
-            {
+            if times.is_table_due() {
                 self.print_flows()?;
-                next_table = at.checked_add(every);
             }
             reader = match reader {
                 _ if drained || woken.reader || !self.pending.is_empty() => Reader::Busy,
@@ -302,6 +340,18 @@ impl App<'_> {
                 _ => Reader::Idle,
             };
         }
+    }
+
+    fn is_over(&self, times: &Times) -> Option<End> {
+        let waits_for_ends = self.config.life && self.tracer.has_open();
+        if times.end_at_deadline == End::Command && !waits_for_ends {
+            return Some(End::Command);
+        }
+        if self.config.max_events.is_some_and(|n| self.printed >= n) {
+            return Some(End::Limit);
+        }
+        let is_due = times.deadline.is_some_and(|at| Instant::now() >= at);
+        is_due.then_some(times.end_at_deadline)
     }
 
     fn wait(&self, reader: Reader, timeout: Duration, command: Option<&Running>) -> Result<Woken> {
@@ -358,141 +408,6 @@ impl App<'_> {
             }
         });
         Ok(any)
-    }
-
-    /// Writes the pending rows that no older one can precede any more.
-    fn print(&mut self, all: bool) -> io::Result<()> {
-        // The accept of a connection may still come.
-        let wait_ns = if self.peers.is_some() { peers::WAIT_NS } else { 0 };
-        let due_ns = self.horizon_ns.saturating_sub(wait_ns);
-        if self.pending.is_empty() {
-            self.who.applied(due_ns);
-            return Ok(());
-        }
-        let ready = match all {
-            true => self.pending.len(),
-            false => self
-                .pending
-                .partition_point(|e| e.ts_ns() <= due_ns)
-                .max(self.pending.len().saturating_sub(MAX_HELD)),
-        };
-        self.print_first(ready, due_ns)
-    }
-
-    /// Writes so many of the pending rows. Then all events until `applied_ns` are.
-    fn print_first(&mut self, ready: usize, applied_ns: u64) -> io::Result<()> {
-        self.who.begin_batch(ready);
-        let limit = self.config.max_events.unwrap_or(u64::MAX);
-        let clock = WallClock::now();
-        let shows_connects = self.config.shows_connects();
-        let shows_accepts = self.config.shows_accepts();
-        let to_name = self.config.to_name.as_ref();
-        let parents = self.config.who.parents;
-        for event in self.pending.drain(..ready) {
-            if self.printed >= limit {
-                break;
-            }
-            match event {
-                Event::Life(mut life) => {
-                    if let Some(peers) = &mut self.peers {
-                        peers.changed(&life);
-                    }
-                    // Followed for --peer, too, which shows none but those that were listed.
-                    let is_asked_for =
-                        life.connect.origin != Origin::Accepted || self.config.accept;
-                    let is_listed = life.connect.origin == Origin::Accepted
-                        && self.existing.as_ref().is_some_and(|shown| shown.lists(&life));
-                    let is_shown = (!life.connect.unwanted && is_asked_for || is_listed)
-                        && match life.stage {
-                            Stage::Result(_) => true,
-                            Stage::Close { .. } | Stage::Gone => {
-                                self.config.life && (self.config.existing || !life.is_partial())
-                            }
-                        };
-                    if !is_shown {
-                        continue;
-                    }
-                    let (peers, who) = (&mut self.peers, &mut self.who);
-                    let peer = peer_of(peers, who, &life.connect, life.began_ns);
-                    // No row says when it was accepted.
-                    if is_listed && !is_asked_for {
-                        life.connect.origin = Origin::Existing;
-                    }
-                    let is_last = !self.config.life || life.stage.is_end();
-                    let facts = self.who.of_life(&life, is_last);
-                    let told = self.existing.as_mut().is_some_and(|shown| shown.ends_again(&life));
-                    if told || !facts.has_name(to_name) {
-                        continue;
-                    }
-                    let peer = peer.as_ref();
-                    let row = Row { life: Some(&life), peer, ..facts.row(&life.connect, parents) };
-                    self.output.connect(&row, &clock, &mut self.text);
-                    self.printed += 1;
-                }
-                Event::Connect(connect) => {
-                    if self.existing.as_mut().is_some_and(|shown| shown.has(&connect)) {
-                        continue;
-                    }
-                    let (peers, who) = (&mut self.peers, &mut self.who);
-                    let peer = peer_of(peers, who, &connect, connect.ts_ns);
-                    let facts = self.who.of(&connect);
-                    if let Some(peers) = &mut self.peers {
-                        peers.settle(&connect, &facts);
-                    }
-                    if connect.unwanted {
-                        continue;
-                    }
-                    let (is_shown, has_more) = match connect.origin {
-                        Origin::Accepted => (shows_accepts, self.config.life && self.config.accept),
-                        _ if connect.error != 0 => (true, false),
-                        _ => (shows_connects, !shows_connects),
-                    };
-                    if is_shown && facts.has_name(to_name) {
-                        let row = Row { peer: peer.as_ref(), ..facts.row(&connect, parents) };
-                        self.output.connect(&row, &clock, &mut self.text);
-                        self.printed += 1;
-                    }
-                    if has_more {
-                        self.who.keep(&connect, facts);
-                    }
-                }
-                Event::Process(event) => {
-                    let known = self.who.apply(&event);
-                    if let Some(procs) = &mut self.procs
-                        && let Some(row) = procs.changed(&event, known, &mut self.who)
-                    {
-                        self.output.process(&row, &clock, &mut self.text);
-                        self.printed += 1;
-                    }
-                }
-                Event::Notice(notice) => {
-                    if let Some(procs) = &self.procs
-                        && let Some(row) = procs.noticed(&notice, &self.who)
-                    {
-                        self.output.process(&row, &clock, &mut self.text);
-                        self.printed += 1;
-                    }
-                }
-                Event::Cgroup(event) => self.who.apply_cgroup(*event),
-                Event::Dns(piece) => self.who.apply_dns(&piece),
-                Event::Retract { .. } => {}
-            }
-            write_if_large(&mut self.sink, &mut self.text)?;
-        }
-        self.who.applied(applied_ns);
-        if self.who.wants_open()
-            && let Some(open) = self.tracer.open_connections()
-        {
-            self.who.note_open(&open, monotonic_ns());
-        }
-        self.sink.write(&mut self.text)?;
-        if self.pending.is_empty() {
-            // A stall may have made them large.
-            self.pending.shrink_to(MAX_IDLE_ROWS);
-            self.events.shrink_to(MAX_IDLE_ROWS);
-            self.text.shrink_to(MAX_IDLE_TEXT);
-        }
-        Ok(())
     }
 
     fn print_flows(&mut self) -> Result<()> {
