@@ -19,7 +19,6 @@ mod tracepoint;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::c_void;
-use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
@@ -40,6 +39,7 @@ use libbpf_rs::libbpf_sys;
 use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::query::PerfEventType;
 
+use self::buffer::PerfBuffers;
 use self::buffer::SharedSink;
 use self::buffer::Sink;
 use self::buffer::Transport;
@@ -65,7 +65,8 @@ const MAX_FLOWS: u32 = 65_536;
 const BATCH: usize = 1_024;
 /// Events that may wait to be handled, and more that one drain may bring.
 const MAX_WAITING: usize = 65_536 + BATCH;
-/// How much later than its neighbours a record in the ring may be finished.
+/// How much older than its place in the ring a record may be: of processes, cgroups and names
+/// the clock is read before they get it.
 const HOLD_NS: u64 = 1_000_000;
 /// How long a program may run after detach where the kernel does not tell.
 const REFUSED_WAIT: Duration = Duration::from_millis(50);
@@ -157,68 +158,25 @@ impl Tracer {
     /// Moves what the kernel has into `events`, at most one batch; true if there
     /// is more. No record up to `horizon_ns`, which only grows, can come later.
     pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<bool> {
-        let mut more = false;
-        let before_ns = monotonic_ns();
-        let mut complete_until_ns = *horizon_ns;
-        match &mut self.transport {
+        let doubt_ns = self.rung.doubt_ns();
+        let (more, complete_until_ns) = match &mut self.transport {
             Transport::Ring(ring) => {
-                let n = ring.consume_raw_n(BATCH);
-                if n < 0 && -n != libc::EINTR {
-                    let error = io::Error::from_raw_os_error(-n);
-                    return Err(error).context("failed to read the ring buffer");
-                }
-                more = usize::try_from(n).is_ok_and(|n| n >= BATCH);
-                let last_ns = self.sink.borrow().events.last().map(Event::ts_ns);
-                // Two records of about the same age may be in the ring in the
-                // other order, one still being written.
-                let end_ns = match more {
-                    true => last_ns.unwrap_or(before_ns),
-                    false => before_ns,
-                };
-                complete_until_ns = end_ns.saturating_sub(HOLD_NS + self.rung.doubt_ns());
+                let (n, no_older_ns) =
+                    ring.consume(BATCH).context("failed to read the ring buffer")?;
                 if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
                     return_shares(bss, &mut self.sink.borrow_mut());
                 }
+                (n >= BATCH, no_older_ns.map(|ns| ns.saturating_sub(HOLD_NS + doubt_ns)))
             }
             Transport::Perf { buffers, ending } => {
                 let bss = self.skel.maps.bss_data.as_deref_mut();
                 let bss = bss.context("the BPF object has no counters")?;
-                // SAFETY: valid, aligned integers in the mapped .bss, also used
-                // by the kernel, hence volatile.
-                let running = |i: usize| unsafe { (&raw const bss.in_flight[i]).read_volatile() };
-                if let Some((era, ended_ns)) = *ending
-                    && running(era) == 0
-                {
-                    complete_until_ns = ended_ns.saturating_sub(self.rung.doubt_ns());
-                    *ending = None;
-                }
-                fence(Ordering::SeqCst);
-                buffers.consume().context("failed to read the perf buffer")?;
-                // SAFETY: as above.
-                let unheard = unsafe { (&raw const bss.unheard_cpu).read_volatile() };
-                if let Ok(cpu) = i32::try_from(unheard)
-                    && cpu > 0
-                {
-                    // SAFETY: as above.
-                    unsafe { (&raw mut bss.unheard_cpu).write_volatile(0) };
-                    // It may be offline again by now; what is lost there is counted.
-                    let _ = buffers.add_cpu(cpu - 1);
-                }
-                // SAFETY: as above.
-                let era = unsafe { (&raw const bss.era).read_volatile() };
-                // The clock comes first: who enters the other era after this
-                // look at it gets a later time.
-                let now_ns = monotonic_ns();
-                fence(Ordering::SeqCst);
-                if ending.is_none() && running(era as usize ^ 1) == 0 {
-                    // SAFETY: as above.
-                    unsafe { (&raw mut bss.era).write_volatile(era ^ 1) };
-                    *ending = Some((era as usize, now_ns));
-                }
+                let ended_ns = drain_perf(buffers, ending, bss)?;
+                (false, ended_ns.map(|ns| ns.saturating_sub(doubt_ns)))
             }
-            Transport::None => {}
-        }
-        *horizon_ns = complete_until_ns.max(*horizon_ns);
+            Transport::None => (false, None),
+        };
+        *horizon_ns = complete_until_ns.map_or(*horizon_ns, |ns| ns.max(*horizon_ns));
         events.append(&mut self.sink.borrow_mut().events);
         Ok(more)
     }
@@ -448,6 +406,44 @@ impl Tracer {
         }
         Ok(flows)
     }
+}
+
+/// Reads all perf buffers. The time until which nothing can come any more, if that is known
+/// anew: of an era that has ended, once no program runs that began in it.
+fn drain_perf(
+    buffers: &mut PerfBuffers,
+    ending: &mut Option<(usize, u64)>,
+    bss: &mut types::bss,
+) -> Result<Option<u64>> {
+    // SAFETY: valid, aligned integers in the mapped .bss, also used by the kernel, hence
+    // volatile.
+    let running = |i: usize| unsafe { (&raw const bss.in_flight[i]).read_volatile() };
+    let ended = ending.take_if(|(era, _)| running(*era) == 0);
+    fence(Ordering::SeqCst);
+    buffers.consume().context("failed to read the perf buffer")?;
+    // SAFETY: as above.
+    let unheard = unsafe { (&raw const bss.unheard_cpu).read_volatile() };
+    if let Ok(cpu) = i32::try_from(unheard)
+        && cpu > 0
+    {
+        // SAFETY: as above.
+        unsafe { (&raw mut bss.unheard_cpu).write_volatile(0) };
+        // It may be offline again by now; what is lost there is counted.
+        let _ = buffers.add_cpu(cpu - 1);
+    }
+    // SAFETY: as above.
+    let era = unsafe { (&raw const bss.era).read_volatile() };
+    // The clock comes first: who enters the other era after this look at it gets a later time.
+    let now_ns = monotonic_ns();
+    fence(Ordering::SeqCst);
+    // SAFETY: as above.
+    let other = unsafe { (&raw const bss.in_flight[era as usize ^ 1]).read_volatile() };
+    if ending.is_none() && other == 0 {
+        // SAFETY: as above.
+        unsafe { (&raw mut bss.era).write_volatile(era ^ 1) };
+        *ending = Some((era as usize, now_ns));
+    }
+    Ok(ended.map(|(_, ns)| ns))
 }
 
 fn put_flows(slots: &impl libbpf_rs::MapCore, table: &MapHandle) -> Result<()> {

@@ -32,6 +32,7 @@ use super::btf;
 use super::btf::BtfFile;
 use super::buffer::PerfBuffers;
 use super::buffer::PerfMaps;
+use super::buffer::Ring;
 use super::buffer::SharedSink;
 use super::buffer::Transport;
 use super::new_flows;
@@ -579,7 +580,7 @@ impl<'a> Setup<'a> {
                 sink.borrow_mut().take(sample);
                 0
             })?;
-            return Ok(Transport::Ring(ring.build().map_err(|e| bad(text_of(&e)))?));
+            return Ok(Transport::Ring(Ring::new(ring.build().map_err(|e| bad(text_of(&e)))?)));
         }
         let maps = PerfMaps {
             data: skel.maps.perf.as_fd().as_raw_fd(),
