@@ -97,8 +97,23 @@ pub struct Start {
     /// What there was already was listed, and who held it, only of ends that were open.
     pub listed: usize,
     pub held: Vec<(EndId, Vec<Identity>)>,
+    /// And of ends of MPTCP that were over by then, whose other end had left: a kernel thread ends
+    /// them in its own time.
+    pub left: Vec<(EndId, Vec<Identity>)>,
     /// What was listed was followed.
     pub followed: usize,
+}
+
+impl Start {
+    /// Who holds each end now.
+    pub fn hold(&mut self, truth: &Truth) {
+        let people = |end| truth.holders(end).iter().map(|who| truth.people[who].clone()).collect();
+        let all = truth.ends.iter().enumerate();
+        let (over, open): (Vec<_>, Vec<_>) = all.partition(|(_, end)| end.closed.is_some());
+        self.held = open.into_iter().map(|(id, _)| (id, people(id))).collect();
+        let of_mptcp = over.into_iter().filter(|(_, end)| end.mptcp && end.established);
+        self.left = of_mptcp.map(|(id, _)| (id, people(id))).collect();
+    }
 }
 
 impl Scene<'_> {
@@ -323,6 +338,7 @@ impl Scene<'_> {
         }
         if options.existing {
             rows.extend(self.late());
+            rows.extend(self.start.left.iter().flat_map(|(id, holders)| self.left(*id, holders)));
             rows.extend(
                 self.start.held.iter().flat_map(|(id, holders)| self.existing(*id, holders)),
             );
@@ -466,6 +482,26 @@ impl Scene<'_> {
                 rows.extend(self.options.life.then(|| row("close")));
             }
         }
+        rows
+    }
+
+    fn left(&self, id: EndId, holders: &[Identity]) -> Vec<Expected> {
+        let nobody = self.nobody();
+        let wanted = holders.iter().filter(|who| self.wants_existing(id, who));
+        let mut may: Vec<_> = wanted.map(|who| (who, json!(who.pid))).collect();
+        if self.wants_existing(id, &nobody) {
+            may.push((&nobody, Value::Null));
+        }
+        let pids: Vec<_> = may.iter().map(|(_, pid)| pid.clone()).collect();
+        let row = |event, pids| {
+            let mut expected = self.of_nobody(id, event);
+            expected.fields.insert("pid", pids);
+            expected.fields.remove("peer_pid");
+            Expected { may_miss: true, ..expected }
+        };
+        let mut rows: Vec<_> =
+            may.iter().map(|(_, pid)| row("existing", vec![pid.clone()])).collect();
+        rows.extend((self.options.life && !pids.is_empty()).then(|| row("close", pids)));
         rows
     }
 

@@ -17,7 +17,6 @@ use super::compare::Expected;
 use super::compare::Flow;
 use super::compare::Scene;
 use super::compare::Start;
-use super::ends::EndId;
 use super::halts::Halt;
 use super::halts::Halts;
 use super::heirs;
@@ -171,7 +170,8 @@ impl Run<'_> {
             halts.release(Halt::Listing);
         }
         for play in begun.iter_mut() {
-            (play.start.listed, play.start.held) = (play.next, holders(&play.truth));
+            play.start.listed = play.next;
+            play.start.hold(&play.truth);
         }
         let reached = halts.reaches(Halt::Following);
         for play in begun.iter_mut() {
@@ -215,8 +215,9 @@ impl Run<'_> {
             self.go_on(&mut play, until);
             play.truth.tracing_begins(std::process::id());
             // A list of sockets is all that there is to start.
-            let (attached, held) = (play.next, holders(&play.truth));
-            play.start = Start { attached, listed: attached, followed: attached, held };
+            let at = play.next;
+            play.start = Start { attached: at, listed: at, followed: at, ..Start::default() };
+            play.start.hold(&play.truth);
         }
         play
     }
@@ -498,13 +499,6 @@ fn via_known(via: Via) -> Via {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("it has one");
     let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
     if (numbers.next(), numbers.next()) < (Some(5), Some(12)) { Via::Ring } else { via }
-}
-
-/// Who holds each end that is open.
-fn holders(truth: &Truth) -> Vec<(EndId, Vec<Identity>)> {
-    let open = (0..truth.ends.len()).filter(|&end| truth.ends[end].closed.is_none());
-    let people = |end| truth.holders(end).iter().map(|who| truth.people[who].clone()).collect();
-    open.map(|end| (end, people(end))).collect()
 }
 
 /// Whether a line may be of these scenarios, or tells of what is nobody's. What others do on
