@@ -107,10 +107,12 @@ impl Drop for Later {
     }
 }
 
-/// Starts the tracer, which follows the children of the first process.
-pub fn trace(lab: &Lab, args: &[&str], world: &World) -> Tracer {
+/// Starts the tracer, which follows the children of the first process. Another that is asked
+/// for may have ended: whoever has its pid is meant, too.
+pub fn trace(lab: &Lab, args: &[&str], world: &World, asked_for: &[u32]) -> Tracer {
     let later = Later::new();
-    let is_free = |pid: &u32| !Path::new(&format!("/proc/{pid}")).exists();
+    let is_free =
+        |pid: &u32| !asked_for.contains(pid) && !Path::new(&format!("/proc/{pid}")).exists();
     let pid = (2..later.0.id()).rev().find(is_free).expect("a pid is free");
     let child = world.ask(0, &Order::Heir(Deed::Beget(pid))).ret as u32;
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -155,7 +155,7 @@ impl Run<'_> {
         let words = self.options.words();
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         match begun.first().filter(|_| self.options.only.contains(&Only::Family)) {
-            Some(play) => heirs::trace(self.lab, &words, &play.world),
+            Some(play) => heirs::trace(self.lab, &words, &play.world, &self.options.named.pids),
             None => self.lab.trace(&words),
         }
     }
