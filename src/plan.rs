@@ -8,7 +8,152 @@ use crate::config::Format;
 use crate::config::Mode;
 use crate::config::Who;
 use crate::config::cli::Sandbox;
+use crate::model::filter::Filter;
 use crate::model::needs::Needs;
+
+/// 8,700 connects: 40 ms of the fastest storm two CPUs can make (220,000 a
+/// second), against the reader's timer of 1 ms. The ring is mapped twice, and
+/// all of it counts as resident.
+const DEFAULT_RING_BYTES: usize = 1 << 20;
+/// Records of processes may take half: 5,000 processes that fork, exec and exit,
+/// against the 100 ms in which an idle reader looks again.
+const PROCESS_RING_BYTES: usize = 4 << 20;
+/// Per CPU; a sample takes as much, and a header.
+const DEFAULT_PERF_BYTES: usize = 1 << 20;
+
+/// How much the programs of a hook are able to do: the levels of src/bpf/filter.bpf.h. A higher
+/// one costs each connect more instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What BCC's table shows, and filters of it.
+    #[default]
+    Table,
+    /// All that is known of the task and the socket without following either.
+    More,
+    /// Connections, processes and names, too.
+    All,
+    /// Connects that fail before their SYN, too.
+    Failed,
+}
+
+/// What a run needs of the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub level: Level,
+    /// Events leave the kernel, not a table of counts.
+    pub rows: bool,
+    /// Records of all processes.
+    pub processes: bool,
+    /// Records of all cgroups.
+    pub cgroups: bool,
+    /// Messages from and to port 53.
+    pub names: bool,
+    /// Connections are followed after their connect.
+    pub follows: bool,
+    /// To their ends, though these have no rows, perhaps.
+    pub ends: bool,
+    /// Also connections that were there before.
+    pub adopts: bool,
+    pub accepts: bool,
+    /// Records of connects and accepts, though these have no rows, perhaps: others are joined
+    /// to them.
+    pub connect_records: bool,
+    pub accept_records: bool,
+    /// What a record has beside what the table of BCC shows.
+    pub facts: Facts,
+}
+
+/// Facts of a connect that cost something to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The name of the process, beside that of the thread.
+    pub leader: bool,
+    pub netns: bool,
+    pub cgroup: bool,
+    pub cookie: bool,
+    /// When it was forked, and what it runs.
+    pub process: bool,
+    /// Its pid in its own pid namespace.
+    pub vpid: bool,
+}
+
+impl Plan {
+    /// `is_nested`: pids are those of a pid namespace below the first.
+    pub fn new(config: &Config, is_nested: bool) -> Self {
+        let json = config.format == Format::Json;
+        let (peer, existing) = (config.peer.is_some(), config.existing);
+        let processes = config.follows_processes();
+        let cgroups = config.names_cgroups();
+        let (rows, ends) = (config.mode == Mode::Rows, config.life || peer);
+        let follows = !config.shows_connects() || peer;
+        let accepts = config.accept || peer;
+        let connect_records = config.keeps_who() || existing || peer;
+        let who = config.who;
+        let facts = Facts {
+            leader: json || processes,
+            netns: json || config.dns || who.netns_id || existing || peer,
+            cgroup: json || cgroups || config.dns,
+            cookie: json || existing || peer || follows,
+            process: processes || who.container_id || config.dns,
+            vpid: who.vpid,
+        };
+        let level = if config.failed {
+            Level::Failed
+        } else if follows || accepts || existing || facts.process || facts.vpid || is_nested {
+            Level::All
+        } else if shows_uid(config) || who != Who::default() || filters_more(&config.filter) {
+            Level::More
+        } else {
+            Level::Table
+        };
+        Plan {
+            level,
+            rows,
+            processes,
+            cgroups,
+            names: config.dns,
+            follows,
+            ends,
+            adopts: config.looks_at_existing() && ends,
+            accepts,
+            connect_records,
+            accept_records: config.shows_accepts() || connect_records,
+            facts,
+        }
+    }
+
+    /// Bytes of the ring, or of the perf buffer of each CPU.
+    pub fn default_buffer(&self, is_ring: bool) -> usize {
+        match (is_ring, self.processes || self.names) {
+            (true, false) => DEFAULT_RING_BYTES,
+            (true, true) => PROCESS_RING_BYTES,
+            (false, _) => DEFAULT_PERF_BYTES,
+        }
+    }
+
+    /// Whether there are records that are no rows of their own.
+    pub fn has_records_beside(&self) -> bool {
+        self.processes || self.cgroups || self.names
+    }
+}
+
+fn shows_uid(config: &Config) -> bool {
+    match config.format {
+        Format::Json => true,
+        Format::Table(columns) => columns.uid,
+    }
+}
+
+/// Whether a filter looks at what BCC's table has not.
+fn filters_more(filter: &Filter) -> bool {
+    let by_cgroup = [&filter.containers, &filter.units].into_iter().any(|names| !names.is_empty());
+    by_cgroup
+        || !filter.cgroups.is_empty()
+        || filter.uid.is_some()
+        || filter.netns.is_some()
+        || filter.cgroupmap.is_some()
+        || filter.mntnsmap.is_some()
+}
 
 /// What else decides what is needed.
 #[derive(Clone, Copy, Default)]
@@ -79,10 +224,97 @@ mod tests {
     use super::*;
     use crate::config::cli::Cli;
 
+    fn config(line: &str) -> Config {
+        let args = ["tcpconnect"].into_iter().chain(line.split_whitespace());
+        Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap()
+    }
+
+    fn plan(line: &str) -> Plan {
+        Plan::new(&config(line), false)
+    }
+
+    #[test]
+    fn the_level_is_the_lowest_that_has_what_is_asked_for() {
+        for (level, lines) in [
+            (
+                Level::Table,
+                &["", "-t", "-L", "-T", "-p 1", "-P 80", "-c", "--to ::1", "--comm x"][..],
+            ),
+            (Level::More, &["-U", "-j", "--user", "--netns-id", "--cgroup-path"]),
+            (Level::More, &["-u 0", "--netns 1", "--cgroup /", "--unit x", "--container x"]),
+            (Level::More, &["-c -u 0", "-c --cgroup /", "-C /x", "-M /x"]),
+            (Level::All, &["-x", "-a", "--parents", "--vpid", "--container-id", "-d", "--procs"]),
+            (Level::All, &["-r", "--life", "-e", "--accept", "--peer", "--who ::1"]),
+            (Level::Failed, &["-f", "-f -r", "-f -x"]),
+        ] {
+            for line in lines {
+                assert_eq!(plan(line).level, level, "{line}");
+            }
+        }
+        assert_eq!(Plan::new(&config(""), true).level, Level::All);
+    }
+
+    #[test]
+    fn a_fact_is_read_only_for_an_option_that_shows_it_or_joins_by_it() {
+        let none = Facts::default();
+        let json = Facts { leader: true, netns: true, cgroup: true, cookie: true, ..none };
+        let joined = Facts { netns: true, cookie: true, ..none };
+        for (line, facts) in [
+            ("-t -U -L -p 1", none),
+            ("-c --cgroup /", none),
+            ("-j", json),
+            ("-j -x", Facts { process: true, ..json }),
+            ("-x", Facts { leader: true, process: true, ..none }),
+            ("--netns-id", Facts { netns: true, ..none }),
+            ("--cgroup-path", Facts { cgroup: true, ..none }),
+            ("--container-id", Facts { cgroup: true, process: true, ..none }),
+            ("--vpid", Facts { vpid: true, ..none }),
+            ("-r", Facts { cookie: true, ..none }),
+            ("-e", joined),
+            ("--peer", joined),
+            ("-d", Facts { netns: true, cgroup: true, process: true, ..none }),
+        ] {
+            assert_eq!(plan(line).facts, facts, "{line}");
+        }
+    }
+
+    #[test]
+    fn connections_are_followed_as_far_as_a_row_or_a_peer_needs() {
+        let none = plan("");
+        assert!(none.rows && !plan("-c").rows);
+        let follows = Plan { follows: true, level: Level::All, ..none.clone() };
+        let cookie = Facts { cookie: true, ..Facts::default() };
+        assert_eq!(plan("-r"), Plan { facts: cookie, ..follows.clone() });
+        assert_eq!(plan("--life"), Plan { ends: true, facts: cookie, ..follows });
+        let ends = |line: &str| (plan(line).ends, plan(line).adopts, plan(line).accepts);
+        assert_eq!(ends("-e"), (false, false, false));
+        assert_eq!(ends("-e --life"), (true, true, false));
+        assert_eq!(ends("--peer"), (true, true, true));
+        assert_eq!(ends("--accept"), (false, false, true));
+    }
+
+    #[test]
+    fn records_are_made_for_rows_and_for_what_is_joined_to_them() {
+        let records = |line: &str| (plan(line).connect_records, plan(line).accept_records);
+        assert_eq!(records("-r"), (false, false));
+        assert_eq!(records("-r -x"), (true, true), "the outcome shows who connected");
+        assert_eq!(records("--accept"), (false, true));
+        assert_eq!(records("--accept --life"), (false, false));
+        assert_eq!(records("-e"), (true, true));
+        let beside = |line: &str| plan(line).has_records_beside();
+        assert!(!beside("-j -r") && beside("-x") && beside("--cgroup-path") && beside("-d"));
+    }
+
+    #[test]
+    fn the_buffer_has_room_for_the_records_of_processes_and_names() {
+        assert_eq!(plan("-t").default_buffer(true), DEFAULT_RING_BYTES);
+        assert_eq!(plan("-x").default_buffer(true), PROCESS_RING_BYTES);
+        assert_eq!(plan("-d").default_buffer(true), PROCESS_RING_BYTES);
+        assert_eq!(plan("-x").default_buffer(false), DEFAULT_PERF_BYTES);
+    }
+
     fn needed_by(line: &str, host: Host) -> CapabilitySet {
-        let args = ["tcpconnect"].into_iter().chain(line.split(' '));
-        let config = Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap();
-        capabilities(&config, host)
+        capabilities(&config(line), host)
     }
 
     #[test]
@@ -118,10 +350,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_reads_of_processes_only_what_is_shown() {
-        let reads = |line: &str| {
-            let args = ["tcpconnect"].into_iter().chain(line.split(' '));
-            reads_holders(&Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap())
-        };
+        let reads = |line: &str| reads_holders(&config(line));
         for line in ["-s", "-s=all -j", "-s --netns-id", "-x"] {
             assert!(!reads(line), "{line}");
         }
@@ -132,11 +361,7 @@ mod tests {
 
     #[test]
     fn each_need_has_an_option_that_has_it() {
-        let needs = |line: &str| {
-            let args = ["tcpconnect"].into_iter().chain(line.split(' '));
-            let config = Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap();
-            needs(&config, Host::default(), None)
-        };
+        let needs = |line: &str| needs(&config(line), Host::default(), None);
         let none = Needs::default();
         let listed = Needs { reads_proc: true, lists_processes: true, ..none };
         for (line, needed) in [

@@ -7,6 +7,7 @@ mod rules;
 pub mod values;
 
 use std::ffi::OsString;
+use std::mem::take;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -168,22 +169,7 @@ impl Config {
             cli.to = vec![remote.net];
             cli.port = remote.port.map(PortSet::one);
         }
-        let family = match (cli.ipv4 || tcpv4connect, cli.ipv6) {
-            (true, _) => Family::V4,
-            (_, true) => Family::V6,
-            _ => Family::Both,
-        };
-        let who = Who {
-            exe: cli.exe || cli.wide,
-            args: cli.args || cli.wide,
-            parents: cli.parents || cli.wide,
-            user: cli.user,
-            container_id: cli.container_id,
-            cgroup_path: cli.cgroup_path,
-            netns_id: cli.netns_id,
-            vpid: cli.vpid,
-        };
-        let children = cli.children || !cli.command.is_empty();
+        let who = who_of(&cli);
         Ok(Config {
             mode: match cli.count {
                 true => Mode::Count { interval: cli.interval },
@@ -191,37 +177,9 @@ impl Config {
             },
             format: match cli.json {
                 Some(_) => Format::Json,
-                None => Format::Table(Columns {
-                    time: cli.time || cli.wide,
-                    timestamp: cli.timestamp,
-                    uid: cli.print_uid || cli.wide,
-                    lport: cli.lport || cli.wide,
-                    error: cli.failed,
-                    result: cli.result,
-                    life: cli.life,
-                    accept: cli.accept,
-                    existing: cli.existing,
-                    peer: cli.peer,
-                    query: cli.dns,
-                    who,
-                    tcpv4connect,
-                }),
+                None => Format::Table(columns_of(&cli, who, tcpv4connect)),
             },
-            filter: Filter {
-                pids: cli.pid,
-                children,
-                uid: cli.uid,
-                comm: cli.comm,
-                ports: cli.port,
-                nets: NetTable::new(&cli.to, &cli.not_to),
-                family,
-                cgroups: cli.cgroup,
-                containers: cli.container,
-                units: cli.unit,
-                netns: cli.netns,
-                cgroupmap: cli.cgroupmap,
-                mntnsmap: cli.mntnsmap,
-            },
+            filter: filter_of(&mut cli, tcpv4connect),
             who,
             failed: cli.failed,
             result: cli.result.then(|| cli.min_latency.unwrap_or_default()),
@@ -280,6 +238,60 @@ impl Config {
                 .into());
         }
         Ok(self)
+    }
+}
+
+fn who_of(cli: &Cli) -> Who {
+    Who {
+        exe: cli.exe || cli.wide,
+        args: cli.args || cli.wide,
+        parents: cli.parents || cli.wide,
+        user: cli.user,
+        container_id: cli.container_id,
+        cgroup_path: cli.cgroup_path,
+        netns_id: cli.netns_id,
+        vpid: cli.vpid,
+    }
+}
+
+fn columns_of(cli: &Cli, who: Who, tcpv4connect: bool) -> Columns {
+    Columns {
+        time: cli.time || cli.wide,
+        timestamp: cli.timestamp,
+        uid: cli.print_uid || cli.wide,
+        lport: cli.lport || cli.wide,
+        error: cli.failed,
+        result: cli.result,
+        life: cli.life,
+        accept: cli.accept,
+        existing: cli.existing,
+        peer: cli.peer,
+        query: cli.dns,
+        who,
+        tcpv4connect,
+    }
+}
+
+/// Takes the filters out of what was typed.
+fn filter_of(cli: &mut Cli, tcpv4connect: bool) -> Filter {
+    Filter {
+        pids: take(&mut cli.pid),
+        children: cli.children || !cli.command.is_empty(),
+        uid: cli.uid,
+        comm: cli.comm,
+        ports: cli.port.take(),
+        nets: NetTable::new(&cli.to, &cli.not_to),
+        family: match (cli.ipv4 || tcpv4connect, cli.ipv6) {
+            (true, _) => Family::V4,
+            (_, true) => Family::V6,
+            _ => Family::Both,
+        },
+        cgroups: take(&mut cli.cgroup),
+        containers: take(&mut cli.container),
+        units: take(&mut cli.unit),
+        netns: cli.netns.take(),
+        cgroupmap: cli.cgroupmap.take(),
+        mntnsmap: cli.mntnsmap.take(),
     }
 }
 

@@ -66,6 +66,31 @@ struct SampleHead {
     size: u32,
 }
 
+unsafe extern "C" fn on_event(
+    sink: *mut c_void,
+    _: i32,
+    event: *mut libbpf_sys::perf_event_header,
+) -> libbpf_sys::bpf_perf_event_ret {
+    // SAFETY: libbpf passes back the pointer it was given, to a sink that
+    // outlives the buffer.
+    let sink = unsafe { &*sink.cast::<Option<SharedSink>>() };
+    // SAFETY: libbpf passes a whole event.
+    let is_sample = unsafe { (*event).type_ } == libbpf_sys::PERF_RECORD_SAMPLE;
+    // Lost samples are counted in the kernel: PERF_RECORD_LOST comes only
+    // with the next sample, and so undercounts.
+    if let (true, Some(sink)) = (is_sample, sink) {
+        let head = event.cast::<SampleHead>();
+        // SAFETY: a sample of raw data alone has this head, perhaps
+        // unaligned, and `size` bytes behind it.
+        let sample = unsafe {
+            let size = (&raw const (*head).size).read_unaligned() as usize;
+            std::slice::from_raw_parts(head.cast::<u8>().add(SAMPLE_HEAD), size)
+        };
+        sink.borrow_mut().take(sample);
+    }
+    libbpf_sys::LIBBPF_PERF_EVENT_CONT
+}
+
 impl PerfBuffer {
     /// Of one CPU, or of all that are online.
     fn new(
@@ -74,30 +99,6 @@ impl PerfBuffer {
         sink: Option<SharedSink>,
         cpu: Option<i32>,
     ) -> io::Result<Self> {
-        unsafe extern "C" fn on_event(
-            sink: *mut c_void,
-            _: i32,
-            event: *mut libbpf_sys::perf_event_header,
-        ) -> libbpf_sys::bpf_perf_event_ret {
-            // SAFETY: libbpf passes back the pointer it was given, to a sink that
-            // outlives the buffer.
-            let sink = unsafe { &*sink.cast::<Option<SharedSink>>() };
-            // SAFETY: libbpf passes a whole event.
-            let is_sample = unsafe { (*event).type_ } == libbpf_sys::PERF_RECORD_SAMPLE;
-            // Lost samples are counted in the kernel: PERF_RECORD_LOST comes only
-            // with the next sample, and so undercounts.
-            if let (true, Some(sink)) = (is_sample, sink) {
-                let head = event.cast::<SampleHead>();
-                // SAFETY: a sample of raw data alone has this head, perhaps
-                // unaligned, and `size` bytes behind it.
-                let sample = unsafe {
-                    let size = (&raw const (*head).size).read_unaligned() as usize;
-                    std::slice::from_raw_parts(head.cast::<u8>().add(SAMPLE_HEAD), size)
-                };
-                sink.borrow_mut().take(sample);
-            }
-            libbpf_sys::LIBBPF_PERF_EVENT_CONT
-        }
         let mut attr = libbpf_sys::perf_event_attr {
             type_: libbpf_sys::PERF_TYPE_SOFTWARE,
             size: size_of::<libbpf_sys::perf_event_attr>() as u32,

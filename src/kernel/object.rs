@@ -21,7 +21,6 @@ use libbpf_rs::MapType;
 use super::Tracer;
 use super::rung::Rung;
 use super::setup::Setup;
-use crate::config::Format;
 use crate::error::StartError;
 use crate::error::tell;
 use crate::error::text_of;
@@ -83,57 +82,57 @@ impl Setup<'_> {
 
     /// Accepts have half of the places.
     fn placed_of_a_side(&self) -> u32 {
-        if self.accepts() { self.placed_lives() / 2 } else { self.placed_lives() }
+        if self.plan.accepts { self.placed_lives() / 2 } else { self.placed_lives() }
     }
 
     pub(super) fn set_constants(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
-        let filter: &Filter = &self.config.filter;
-        let json = self.config.format == Format::Json;
+        let plan = &self.plan;
+        let facts = plan.facts;
         let data = open.maps.rodata_data.as_deref_mut();
         let data = data.context("the BPF object has no constants")?;
         data.task_is_typed = privilege::has_typed_task();
-        data.use_ring = self.ring;
-        data.count_only = !self.rows();
-        data.want_leader_comm = json || self.processes;
-        data.want_netns_id = json
-            || self.config.dns
-            || self.config.who.netns_id
-            || self.config.existing
-            || self.config.peer.is_some();
-        data.want_cgroup_id = json || self.cgroup_names || self.config.dns;
-        data.want_processes = self.processes;
-        data.want_process = self.processes || self.config.who.container_id || self.config.dns;
-        data.want_prompt = self.config.procs.is_some();
         data.may_probe = privilege::may_probe();
-        data.want_vpid = self.config.who.vpid;
-        data.want_cookie =
-            json || self.config.existing || self.config.peer.is_some() || self.follows_lives();
-        data.has_cookie = data.want_cookie && privilege::has_cookies();
-        data.follows_lives = self.follows_lives();
+        data.use_ring = self.ring;
+        data.ring_bytes = u32::try_from(self.buffer_bytes)?;
+        data.share_seed = u32::from_ne_bytes(random()?);
+        data.count_only = !plan.rows;
+        data.want_leader_comm = facts.leader;
+        data.want_netns_id = facts.netns;
+        data.want_cgroup_id = facts.cgroup;
+        data.want_process = facts.process;
+        data.want_vpid = facts.vpid;
+        data.want_cookie = facts.cookie;
+        data.has_cookie = facts.cookie && privilege::has_cookies();
+        data.makes_cookies = rung != Rung::Sockops && data.has_cookie && plan.follows;
+        data.want_processes = plan.processes;
+        data.want_prompt = self.config.procs.is_some();
+        data.want_cgroup_names = plan.cgroups;
+        data.wanted_cgroup_names = u32::try_from(self.patterns.len())?;
+        data.follows_lives = plan.follows;
         data.states_call_back = rung == Rung::Sockops && self.sees_all_cgroups();
-        data.makes_cookies = rung != Rung::Sockops && data.has_cookie && data.follows_lives;
-        data.want_connects =
-            self.config.keeps_who() || self.config.existing || self.config.peer.is_some();
-        data.by_remote = self.config.by_remote;
-        data.want_adopted = self.adopts();
-        data.want_accept = self.accepts();
+        data.only_states = rung == Rung::StateOnly;
+        data.want_connects = plan.connect_records;
+        data.want_adopted = plan.adopts;
+        data.want_accept = plan.accepts;
         data.accepts_unlocked = self.accepts_unlocked(rung);
+        data.want_accepts = plan.accept_records;
         data.want_peer = self.config.peer.is_some();
-        data.want_accepts = self.config.shows_accepts() || data.want_connects;
         data.want_result = self.config.result.is_some();
-        data.max_lives = self.placed_of_a_side().into();
-        data.max_spare_lives = self.spare_lives().into();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
-        data.want_life = self.wants_ends();
+        data.want_life = plan.ends;
         data.shows_ends = self.config.life;
         // Of those that were listed while they were accepted, too.
         data.shows_accepted_ends = self.config.life && (self.config.accept || self.config.existing);
-        data.only_states = rung == Rung::StateOnly;
+        data.max_lives = self.placed_of_a_side().into();
+        data.max_spare_lives = self.spare_lives().into();
+        self.set_filters(data);
+        Ok(())
+    }
+
+    fn set_filters(&self, data: &mut types::rodata) {
+        let filter: &Filter = &self.config.filter;
+        data.by_remote = self.config.by_remote;
         data.want_pidns = self.pidns.unwrap_or(0);
-        data.want_cgroup_names = self.cgroup_names;
-        data.wanted_cgroup_names = u32::try_from(self.patterns.len())?;
-        data.ring_bytes = u32::try_from(self.buffer_bytes)?;
-        data.share_seed = u32::from_ne_bytes(random()?);
         match self.pid_set() {
             true => data.want_pid_set = true,
             false => data.want_pid = self.roots.first().copied().unwrap_or(0),
@@ -164,7 +163,6 @@ impl Setup<'_> {
             Family::V4 => 4,
             Family::V6 => 6,
         };
-        Ok(())
     }
 
     /// Creates only the maps this run needs, in the size it needs.
@@ -182,17 +180,17 @@ impl Setup<'_> {
         };
         let [placed, crowded] = self.rooms_for_lives();
         let maps = &mut open.maps;
-        let perf = self.rows() && !self.ring;
+        let perf = self.plan.rows && !self.ring;
         let bytes = u32::try_from(self.buffer_bytes)?;
         let plan = [
-            (&mut maps.ring, self.rows() && self.ring, Some(bytes)),
+            (&mut maps.ring, self.plan.rows && self.ring, Some(bytes)),
             // 0 entries: libbpf makes it one for each possible CPU.
             (&mut maps.perf, perf, None),
             (&mut maps.doorbell, perf, None),
-            (&mut maps.beside_perf, perf && self.tells_beside(), None),
-            (&mut maps.exec_scratch, self.processes, None),
-            (&mut maps.dns_scratch, self.config.dns, None),
-            (&mut maps.askers, self.config.dns, None),
+            (&mut maps.beside_perf, perf && self.plan.has_records_beside(), None),
+            (&mut maps.exec_scratch, self.plan.processes, None),
+            (&mut maps.dns_scratch, self.plan.names, None),
+            (&mut maps.askers, self.plan.names, None),
             (&mut maps.cgroup_names, !self.patterns.is_empty(), None),
             (&mut maps.pids, self.pid_set(), Some(pids)),
             (&mut maps.ports, filter.ports.is_some(), None),
@@ -200,13 +198,13 @@ impl Setup<'_> {
             (&mut maps.cgroups, self.cgroup_set(), Some(cgroups)),
             (&mut maps.cgroupmap, self.cgroupmap.is_some(), None),
             (&mut maps.mntnsmap, self.mntnsmap.is_some(), None),
-            (&mut maps.flows, !self.rows(), None),
+            (&mut maps.flows, !self.plan.rows, None),
             (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
-            (&mut maps.lives, self.follows_lives(), Some(placed)),
-            (&mut maps.crowd, self.follows_lives(), Some(crowded)),
+            (&mut maps.lives, self.plan.follows, Some(placed)),
+            (&mut maps.crowd, self.plan.follows, Some(crowded)),
             (&mut maps.closing, self.accepts_unlocked(rung), None),
-            (&mut maps.adopted, self.adopts(), Some(self.config.max_connections)),
+            (&mut maps.adopted, self.plan.adopts, Some(self.config.max_connections)),
         ];
         for (map, needed, entries) in plan {
             map.set_autocreate(needed)?;

@@ -2,6 +2,8 @@
 //! The rungs of the attach ladder and the names of the programs of src/bpf, by what
 //! they see. Loads nothing.
 
+use crate::plan::Level;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rung {
     Fentry,
@@ -60,15 +62,6 @@ impl Rung {
         }
         names
     }
-}
-
-/// What the programs must be able to do: the levels of src/bpf/filter.bpf.h.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    Table,
-    More,
-    All,
-    Failed,
 }
 
 impl Level {

@@ -47,7 +47,6 @@ use super::rung::AcceptHook;
 use super::rung::CGROUP_PROGRAMS;
 use super::rung::DNS_PROGRAMS;
 use super::rung::LIST_PROGRAM;
-use super::rung::Level;
 use super::rung::PROCESS_FORK;
 use super::rung::PROCESS_PROGRAMS;
 use super::rung::Rung;
@@ -57,9 +56,7 @@ use super::rung::is_accept_program;
 use super::rung::plain_name;
 use super::tracepoint;
 use crate::config::Config;
-use crate::config::Format;
 use crate::config::Mode;
-use crate::config::Who;
 use crate::config::cli::Attach;
 use crate::config::cli::Buffer;
 use crate::config::cli::Procs;
@@ -74,16 +71,8 @@ use crate::kernel::skel::TcpconnectSkelBuilder;
 use crate::model::container;
 use crate::model::container::Pattern;
 use crate::model::filter::Family;
+use crate::plan::Plan;
 
-/// 8,700 connects: 40 ms of the fastest storm two CPUs can make (220,000 a
-/// second), against the reader's timer of 1 ms. The ring is mapped twice, and
-/// all of it counts as resident.
-const DEFAULT_RING_BYTES: usize = 1 << 20;
-/// Records of processes may take half: 5,000 processes that fork, exec and exit,
-/// against the 100 ms in which an idle reader looks again.
-const PROCESS_RING_BYTES: usize = 4 << 20;
-/// Per CPU; a sample takes as much, and a header.
-const DEFAULT_PERF_BYTES: usize = 1 << 20;
 /// SHARES in src/bpf/tcpconnect.h.
 const SHARES: usize = 1 << 10;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
@@ -158,6 +147,7 @@ impl Tracer {
 /// What is the same for every rung.
 pub(super) struct Setup<'a> {
     pub(super) config: &'a Config,
+    pub(super) plan: Plan,
     btf: Option<BtfFile>,
     pub(super) ring: bool,
     pub(super) buffer_bytes: usize,
@@ -167,14 +157,10 @@ pub(super) struct Setup<'a> {
     cgroup_mount: Option<PathBuf>,
     /// Names of --container and --unit.
     pub(super) patterns: Vec<Pattern>,
-    /// Records of all processes are wanted.
-    pub(super) processes: bool,
     /// They come from the perf side of the tracepoints.
     twins: Cell<bool>,
     /// What tells the other rungs than fentry and kprobe of accepts.
     accept_hook: Cell<AcceptHook>,
-    /// Records of all cgroups are wanted.
-    pub(super) cgroup_names: bool,
     /// The pid namespace that pids are of, unless the initial one.
     pub(super) pidns: Option<u32>,
     pub(super) netns: Option<u32>,
@@ -191,11 +177,9 @@ impl<'a> Setup<'a> {
             // From kernel 5.8 on.
             Buffer::Auto => MapType::RingBuf.is_supported().unwrap_or(false),
         };
-        let default = match (ring, config.follows_processes() || config.dns) {
-            (true, false) => DEFAULT_RING_BYTES,
-            (true, true) => PROCESS_RING_BYTES,
-            (false, _) => DEFAULT_PERF_BYTES,
-        };
+        let pidns = cgroup::own_pidns();
+        let plan = Plan::new(config, pidns.is_some());
+        let default = plan.default_buffer(ring);
         // Both kinds want a power of two, in whole pages.
         let buffer_bytes =
             config.buffer_size.unwrap_or(default).next_power_of_two().max(page_size());
@@ -208,39 +192,19 @@ impl<'a> Setup<'a> {
         if patterns.len() > MAX_PATTERNS {
             bail!("too many of --container and --unit: trace them in two runs");
         }
-        let cgroup_names = config.names_cgroups();
         let cgroup_mount = cgroup::mount();
-        if (cgroup_names || !patterns.is_empty()) && cgroup_mount.is_none() {
-            bail!(
-                "--container, --unit, --container-id and --cgroup-path need cgroup v2, and none is \
-                 mounted here; see mount -t cgroup2"
-            );
-        }
-        if (cgroup_names || !patterns.is_empty() || config.who.vpid) && !privilege::may_probe() {
-            bail!(
-                "--container, --unit, --container-id, --cgroup-path and --vpid read kernel memory, \
-                 which lockdown=confidentiality forbids; --cgroup PATH works"
-            );
-        }
-        if config.dns && cgroup_mount.is_none() {
-            bail!("-d needs cgroup v2, and none is mounted here; see mount -t cgroup2");
-        }
-        if config.failed && !privilege::may_probe() {
-            bail!("-f reads kernel memory, which lockdown=confidentiality forbids");
-        }
-        let pidns = cgroup::own_pidns();
+        check_host(config, &plan, cgroup_mount.is_some())?;
         Ok(Setup {
             config,
+            plan,
             btf,
             cgroup_mount,
             patterns,
-            processes: config.follows_processes(),
             twins: Cell::new(privilege::needs_perf_tracepoints() && privilege::may_probe()),
             accept_hook: Cell::new(match privilege::has_kprobes() && privilege::may_probe() {
                 true => AcceptHook::Kprobe,
                 false => AcceptHook::Calls,
             }),
-            cgroup_names,
             pidns,
             ring,
             buffer_bytes,
@@ -267,7 +231,7 @@ impl<'a> Setup<'a> {
             Attach::Kprobe => vec![Rung::Kprobe],
             Attach::Sockops => vec![sockops],
             // sockops sees no accept: it would take a kprobe, or the exits of system calls.
-            Attach::Auto if self.sees_all_cgroups() && !self.accepts() => {
+            Attach::Auto if self.sees_all_cgroups() && !self.plan.accepts => {
                 vec![sockops, Rung::Fentry, Rung::Kprobe]
             }
             Attach::Auto => vec![Rung::Fentry, Rung::Kprobe, sockops],
@@ -277,68 +241,6 @@ impl<'a> Setup<'a> {
     /// Programs attached to the mount run for all tasks.
     pub(super) fn sees_all_cgroups(&self) -> bool {
         self.cgroup_mount.as_deref().is_some_and(cgroup::is_root)
-    }
-
-    pub(super) fn rows(&self) -> bool {
-        self.config.mode == Mode::Rows
-    }
-
-    pub(super) fn follows_lives(&self) -> bool {
-        !self.config.shows_connects() || self.config.peer.is_some()
-    }
-
-    pub(super) fn accepts(&self) -> bool {
-        self.config.accept || self.config.peer.is_some()
-    }
-
-    /// Connections that were there before are followed to their end.
-    pub(super) fn adopts(&self) -> bool {
-        self.config.looks_at_existing() && self.wants_ends()
-    }
-
-    /// Ends of connections, though not to be shown, perhaps.
-    pub(super) fn wants_ends(&self) -> bool {
-        self.config.life || self.config.peer.is_some()
-    }
-
-    /// Records that are no rows of their own.
-    pub(super) fn tells_beside(&self) -> bool {
-        self.processes || self.cgroup_names || self.config.dns
-    }
-
-    fn level(&self) -> Level {
-        let filter = &self.config.filter;
-        if self.config.failed {
-            Level::Failed
-        } else if self.processes
-            || self.follows_lives()
-            || self.accepts()
-            || self.config.existing
-            || self.config.dns
-            || self.config.who.vpid
-            || self.config.who.container_id
-            || self.pidns.is_some()
-        {
-            Level::All
-        } else if self.shows_uid()
-            || filter.uid.is_some()
-            || self.config.who != Who::default()
-            || self.cgroup_set()
-            || self.netns.is_some()
-            || filter.cgroupmap.is_some()
-            || filter.mntnsmap.is_some()
-        {
-            Level::More
-        } else {
-            Level::Table
-        }
-    }
-
-    fn shows_uid(&self) -> bool {
-        match self.config.format {
-            Format::Json => true,
-            Format::Table(columns) => columns.uid,
-        }
     }
 
     pub(super) fn cgroup_set(&self) -> bool {
@@ -364,10 +266,10 @@ impl<'a> Setup<'a> {
         // What is accepted over IPv4 may be an IPv6 socket's, and its peer is not.
         let v4 = wants_v4 || self.config.peer.is_some();
         let v6 = family != Family::V4 || self.config.failed;
-        match self.try_programs(rung, rung.programs(self.level(), v4, v6))? {
+        match self.try_programs(rung, rung.programs(self.plan.level, v4, v6))? {
             Err(why) if wants_v4 && v6 && why.contains("tcp_v6_connect") => {
                 say(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
-                self.try_programs(rung, rung.programs(self.level(), true, false))
+                self.try_programs(rung, rung.programs(self.plan.level, true, false))
             }
             result => Ok(result),
         }
@@ -376,58 +278,12 @@ impl<'a> Setup<'a> {
     fn try_programs(&self, rung: Rung, connect: Vec<String>) -> Result<Result<Tracer, Refusal>> {
         take_log();
         let followed = self.followers(rung);
-        let mut object = ObjectBuilder::default();
-        if let Some(file) = &self.btf {
-            object.btf_custom_path(file.path()).context("failed to set the BTF file")?;
-        }
-        let builder = TcpconnectSkelBuilder { obj_builder: object };
-        // The skeleton borrows this for as long as it lives, which is as long
-        // as the process; a refused rung leaks its few bytes.
-        let storage: &'static mut MaybeUninit<OpenObject> =
-            Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = builder.open(storage).context("failed to open the BPF object")?;
-        for mut program in open.open_object_mut().progs_mut() {
-            let name = program.name().to_owned();
-            let wanted = connect.iter().chain(&followed).any(|n| name.to_str() == Some(n));
-            program.set_autoload(wanted || self.processes && name == LIST_PROGRAM);
-        }
-        self.set_constants(&mut open, rung)?;
-        self.size_maps(&mut open, rung)?;
-        let mut skel = match open.load() {
-            Ok(skel) => skel,
-            Err(e) => return Ok(Err(refusal(rung, "load", &e, &take_log()))),
-        };
-
-        self.fill_maps(&mut skel)?;
-        let sink = SharedSink::default();
-        if self.ring {
-            sink.borrow_mut().returned = vec![0; SHARES];
-        }
-        let transport = self.transport(&skel, &sink)?;
-        let mut tracer = Tracer {
-            links: Vec::new(),
-            transport,
-            skel,
-            sink,
-            rung,
-            connect: connect.clone(),
-            flows: Vec::new(),
-            unreturned: 0,
-            skipped: 0,
-            skipped_forks: 0,
-            skipped_processes: 0,
-            rooms_for_lives: self.rooms_for_lives().map(u64::from),
-            adopts: self.adopts(),
-            forgotten: 0,
-            unadopted: 0,
-            unanswered: 0,
-            counted: Counted::default(),
-            list: None,
-            refused: self.patterns.iter().map(|pattern| (pattern.shown(), 0)).collect(),
-            refused_total: 0,
+        let mut tracer = match self.load(rung, &connect, &followed)? {
+            Ok(tracer) => tracer,
+            Err(why) => return Ok(Err(why)),
         };
         tracer.counted = self.counted(&tracer, &followed);
-        if !self.rows() {
+        if !self.plan.rows {
             let table = new_flows()?;
             put_flows(&tracer.skel.maps.flows, &table)?;
             tracer.flows.push(table);
@@ -453,7 +309,7 @@ impl<'a> Setup<'a> {
         if self.config.filter.children {
             self.adopt_descendants(&tracer)?;
         }
-        if self.processes {
+        if self.plan.processes {
             match tracer.program(LIST_PROGRAM).attach() {
                 Ok(link) => tracer.list = Some(link),
                 Err(e) => return Ok(Err(refusal(rung, LIST_PROGRAM, &e, &take_log()))),
@@ -470,6 +326,63 @@ impl<'a> Setup<'a> {
         Ok(Ok(tracer))
     }
 
+    /// With no hook attached yet.
+    fn load(
+        &self,
+        rung: Rung,
+        connect: &[String],
+        followed: &[String],
+    ) -> Result<Result<Tracer, Refusal>> {
+        let mut object = ObjectBuilder::default();
+        if let Some(file) = &self.btf {
+            object.btf_custom_path(file.path()).context("failed to set the BTF file")?;
+        }
+        let builder = TcpconnectSkelBuilder { obj_builder: object };
+        // The skeleton borrows this for as long as it lives, which is as long
+        // as the process; a refused rung leaks its few bytes.
+        let storage: &'static mut MaybeUninit<OpenObject> =
+            Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = builder.open(storage).context("failed to open the BPF object")?;
+        for mut program in open.open_object_mut().progs_mut() {
+            let name = program.name().to_owned();
+            let wanted = connect.iter().chain(followed).any(|n| name.to_str() == Some(n));
+            program.set_autoload(wanted || self.plan.processes && name == LIST_PROGRAM);
+        }
+        self.set_constants(&mut open, rung)?;
+        self.size_maps(&mut open, rung)?;
+        let mut skel = match open.load() {
+            Ok(skel) => skel,
+            Err(e) => return Ok(Err(refusal(rung, "load", &e, &take_log()))),
+        };
+        self.fill_maps(&mut skel)?;
+        let sink = SharedSink::default();
+        if self.ring {
+            sink.borrow_mut().returned = vec![0; SHARES];
+        }
+        Ok(Ok(Tracer {
+            links: Vec::new(),
+            transport: self.transport(&skel, &sink)?,
+            skel,
+            sink,
+            rung,
+            connect: connect.to_vec(),
+            flows: Vec::new(),
+            unreturned: 0,
+            skipped: 0,
+            skipped_forks: 0,
+            skipped_processes: 0,
+            rooms_for_lives: self.rooms_for_lives().map(u64::from),
+            adopts: self.plan.adopts,
+            forgotten: 0,
+            unadopted: 0,
+            unanswered: 0,
+            counted: Counted::default(),
+            list: None,
+            refused: self.patterns.iter().map(|pattern| (pattern.shown(), 0)).collect(),
+            refused_total: 0,
+        }))
+    }
+
     fn counted(&self, tracer: &Tracer, followed: &[String]) -> Counted {
         let fds = |names: &mut dyn Iterator<Item = &String>| -> Vec<RawFd> {
             names.map(|name| tracer.program(name).as_fd().as_raw_fd()).collect()
@@ -477,13 +390,13 @@ impl<'a> Setup<'a> {
         let also = |name: &&String| *name == STATE_PROGRAM || is_accept_program(name);
         // What sockops hears in its callbacks is not lost with a run of that program.
         let spared =
-            |name: &str| tracer.rung == Rung::Sockops && !self.adopts() && name == STATE_PROGRAM;
+            |name: &str| tracer.rung == Rung::Sockops && !self.plan.adopts && name == STATE_PROGRAM;
         let states = followed.iter().filter(also).filter(|name| !spared(name));
         let of_names = |name: &&String| DNS_PROGRAMS.contains(&name.as_str());
         // A kretprobe's misses are seen by its entry probe instead.
         let seen = |name: &&String| !name.starts_with("kret");
         let forks = |name: &&String| self.config.filter.children && name.starts_with(PROCESS_FORK);
-        let tells = self.processes || self.cgroup_names;
+        let tells = self.plan.processes || self.plan.cgroups;
         Counted {
             connect: fds(&mut tracer.connect.iter().chain(states).filter(seen)),
             fork: fds(&mut followed.iter().filter(forks)),
@@ -501,21 +414,21 @@ impl<'a> Setup<'a> {
             false => PROCESS_PROGRAMS,
         };
         let mut programs = Vec::new();
-        if self.processes {
+        if self.plan.processes {
             programs.extend(of_processes);
         } else if self.config.filter.children {
             programs.extend(&of_processes[..2]);
         }
-        if self.cgroup_names || !self.patterns.is_empty() {
+        if self.plan.cgroups || !self.patterns.is_empty() {
             programs.extend(CGROUP_PROGRAMS);
         }
-        if self.config.dns {
+        if self.plan.names {
             programs.extend(DNS_PROGRAMS);
         }
         if self.hears_states(rung) {
             programs.push(STATE_PROGRAM);
         }
-        if self.accepts() {
+        if self.plan.accepts {
             programs.extend(self.accept_hook(rung).programs());
         }
         programs.into_iter().map(str::to_owned).collect()
@@ -526,8 +439,8 @@ impl<'a> Setup<'a> {
     /// own BTF the callbacks have to do.
     fn hears_states(&self, rung: Rung) -> bool {
         match rung {
-            Rung::Fentry | Rung::Kprobe => self.follows_lives(),
-            Rung::Sockops => self.adopts() || self.follows_lives() && btf::kernel_has_its_own(),
+            Rung::Fentry | Rung::Kprobe => self.plan.follows,
+            Rung::Sockops => self.plan.adopts || self.plan.follows && btf::kernel_has_its_own(),
             Rung::StateOnly | Rung::Processes => false,
         }
     }
@@ -543,22 +456,22 @@ impl<'a> Setup<'a> {
     /// Whether a connection may end while its accept is looked at.
     pub(super) fn accepts_unlocked(&self, rung: Rung) -> bool {
         let hook = self.accept_hook(rung);
-        self.accepts()
-            && self.wants_ends()
+        self.plan.accepts
+            && self.plan.ends
             && matches!(hook, AcceptHook::Calls | AcceptHook::AllCalls)
     }
 
     fn report(&self, tracer: &Tracer, say: &dyn Fn(&str)) {
         let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
         say(&format!("attached {} ({})", tracer.rung.name(), programs.join(", ")));
-        if self.accepts() {
+        if self.plan.accepts {
             say(&format!("accepts: {}", self.accept_hook(tracer.rung).programs().join(", ")));
         }
-        if self.rows() {
+        if self.plan.rows {
             let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
             say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
         }
-        if self.config.dns && !self.sees_all_cgroups() {
+        if self.plan.names && !self.sees_all_cgroups() {
             tell("tcpconnect: -d sees only the answers to this cgroup namespace");
         }
         if tracer.rung == Rung::StateOnly {
@@ -569,7 +482,7 @@ impl<'a> Setup<'a> {
     }
 
     fn transport(&self, skel: &TcpconnectSkel, sink: &SharedSink) -> Result<Transport> {
-        if !self.rows() {
+        if !self.plan.rows {
             return Ok(Transport::None);
         }
         let bad = |why: String| StartError::BadBuffer(self.buffer_bytes, why);
@@ -584,13 +497,41 @@ impl<'a> Setup<'a> {
         }
         let maps = PerfMaps {
             data: skel.maps.perf.as_fd().as_raw_fd(),
-            beside: self.tells_beside().then(|| skel.maps.beside_perf.as_fd().as_raw_fd()),
+            beside: self
+                .plan
+                .has_records_beside()
+                .then(|| skel.maps.beside_perf.as_fd().as_raw_fd()),
             doorbell: skel.maps.doorbell.as_fd().as_raw_fd(),
             pages: self.buffer_bytes / page_size(),
         };
         let buffers = PerfBuffers::new(maps, sink).map_err(|e| bad(text_of(&e)))?;
         Ok(Transport::Perf { buffers, ending: None })
     }
+}
+
+/// Whether this host has what the options need.
+fn check_host(config: &Config, plan: &Plan, has_cgroups: bool) -> Result<()> {
+    let filter = &config.filter;
+    let by_cgroup = plan.cgroups || !filter.containers.is_empty() || !filter.units.is_empty();
+    if (by_cgroup) && !has_cgroups {
+        bail!(
+            "--container, --unit, --container-id and --cgroup-path need cgroup v2, and none is \
+             mounted here; see mount -t cgroup2"
+        );
+    }
+    if (by_cgroup || config.who.vpid) && !privilege::may_probe() {
+        bail!(
+            "--container, --unit, --container-id, --cgroup-path and --vpid read kernel memory, \
+             which lockdown=confidentiality forbids; --cgroup PATH works"
+        );
+    }
+    if config.dns && !has_cgroups {
+        bail!("-d needs cgroup v2, and none is mounted here; see mount -t cgroup2");
+    }
+    if config.failed && !privilege::may_probe() {
+        bail!("-f reads kernel memory, which lockdown=confidentiality forbids");
+    }
+    Ok(())
 }
 
 fn page_size() -> usize {
