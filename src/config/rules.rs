@@ -21,8 +21,9 @@ struct Kind {
 /// What any run takes.
 const ANY: &[&str] = &["-v", "-o", "-j"];
 /// What any run that traces takes.
-const TRACING: &[&str] =
-    &["--duration", "--ready-fd", "--attach", "--sandbox", "--buffer", "--buffer-size", "--btf"];
+const TRACING: &[&str] = &["--duration", "--ready-fd", "--attach", "--sandbox", "--btf"];
+/// What any run takes whose events leave the kernel one by one.
+const BUFFERS: &[&str] = &["--buffer", "--buffer-size"];
 /// BCC's columns.
 const COLUMNS: &[&str] = &["-t", "-T", "-L", "-U"];
 const OF_PROCESSES: &[&str] = &["-p", "--children", "-u", "--comm", "COMMAND"];
@@ -55,6 +56,7 @@ const KINDS: &[Kind] = &[
         takes: &[
             ANY,
             TRACING,
+            BUFFERS,
             COLUMNS,
             OF_PROCESSES,
             OF_CGROUPS,
@@ -78,6 +80,7 @@ const KINDS: &[Kind] = &[
         takes: &[
             ANY,
             TRACING,
+            BUFFERS,
             COLUMNS,
             OF_CONNECTIONS,
             WHO,
@@ -95,12 +98,12 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         is: |cli, _| cli.procs == Some(Procs::Only),
-        takes: &[ANY, TRACING, OF_PROCESSES, PROCS, OF_EVENTS, IN_JSON],
+        takes: &[ANY, TRACING, BUFFERS, OF_PROCESSES, PROCS, OF_EVENTS, IN_JSON],
         says: "--procs=only shows no connections; leave out",
     },
     Kind {
         is: |cli, _| cli.procs == Some(Procs::Only) && cli.json.is_none(),
-        takes: &[ANY, TRACING, OF_PROCESSES, PROCS, OF_EVENTS],
+        takes: &[ANY, TRACING, BUFFERS, OF_PROCESSES, PROCS, OF_EVENTS],
         says: "the table of --procs=only has no column for it; add -j, or leave out",
     },
     Kind {
@@ -108,6 +111,7 @@ const KINDS: &[Kind] = &[
         takes: &[
             ANY,
             TRACING,
+            BUFFERS,
             COLUMNS,
             OF_PROCESSES,
             &["-P", "--to", "--not-to", "-4", "-6", "-n"],

@@ -64,23 +64,36 @@ impl Lab {
         }
     }
 
+    /// This lab's rung and buffer, as options beside these: a table of counts has no buffer.
+    pub fn words(&self, args: &[&str]) -> Vec<&str> {
+        let counts = args.iter().take_while(|arg| **arg != "--").any(|arg| *arg == "-c");
+        let buffer: &[&str] = if counts { &[] } else { &["--buffer", &self.buffer] };
+        [&["--attach", &self.attach], buffer].concat()
+    }
+
     /// The tracer's command with this lab's rung and buffer, not yet started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(tcpconnect());
-        command.args(["--attach", &self.attach, "--buffer", &self.buffer]);
-        command.args(args);
+        command.args(self.words(args)).args(args);
+        command
+    }
+
+    /// Without these options, which come with the start.
+    fn bare(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(tcpconnect());
+        command.args(self.words(args));
         command
     }
 
     /// Starts the tracer and returns once it traces.
     pub fn trace(&self, args: &[&str]) -> Tracer {
-        Tracer::start(self.command(&[]), args)
+        Tracer::start(self.bare(args), args)
     }
 
     /// Starts one tracer for each, at the same time: most of a start is a wait for
     /// the kernel.
     pub fn trace_all(&self, args: &[Vec<&str>]) -> Vec<Tracer> {
-        let start = |args: &Vec<&str>| Starting::new(self.command(&[]), args);
+        let start = |args: &Vec<&str>| Starting::new(self.bare(args), args);
         let starting: Vec<_> = args.iter().map(start).collect();
         starting.into_iter().map(Starting::traces).collect()
     }

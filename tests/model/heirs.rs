@@ -120,7 +120,7 @@ pub fn trace(lab: &Lab, args: &[&str], world: &World, asked_for: &[u32]) -> Trac
     let mount = format!("mkfifo {0} && mount --bind {0} {1}", fifo.display(), later.stat());
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$0\" \"$@\"")]);
-    command.arg(lab::tcpconnect()).args(["--attach", &lab.attach, "--buffer", &lab.buffer]);
+    command.arg(lab::tcpconnect()).args(lab.words(args));
     let starting = Starting::new(command, args);
     let tracer = starting.tracer.child.id();
     halts::wait_until_opened(&starting, &later.stat());
