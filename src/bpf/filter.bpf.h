@@ -38,6 +38,7 @@ const volatile bool want_cgroups;
 const volatile bool want_cgroupmap;
 const volatile bool want_mntnsmap;
 const volatile __u32 want_ip;	    /* 4 or 6; 0: both */
+const volatile bool want_peer;	    /* --peer */
 
 /* A task in a cgroup deeper than this is not walked up from; systemd and Kubernetes
  * nest < 12. Also how many levels its ancestors are then looked at. */
@@ -228,5 +229,18 @@ static __always_inline bool should_skip_net(__u32 ip, const __u8 *daddr)
 	wanted = bpf_map_lookup_elem(&nets, &key);
 	return wanted ? !*wanted : !nets_default;
 }
+
+/* What the filters say of a task or a flow. With --peer what they do not want is
+ * told, too: it may be the other end of what they want. */
+enum verdict { SKIPPED, WANTED, OTHER };
+
+#define SKIP_IF(level, verdict, condition)                \
+	do {                                              \
+		if (condition) {                          \
+			if ((level) < ALL || !want_peer)  \
+				return SKIPPED;           \
+			(verdict) = OTHER;                \
+		}                                         \
+	} while (0)
 
 #endif

@@ -312,4 +312,47 @@ static __always_inline void list_process(struct seq_file *seq, struct task_struc
 	bpf_seq_write(seq, &r, sizeof(r));
 }
 
+static __always_inline void forked(void *ctx, const bool typed, struct task_struct *parent,
+				   struct task_struct *child)
+{
+	if (want_children)
+		process_forked(typed, parent, child);
+	if (want_processes)
+		report_fork(ctx, typed, parent, child);
+}
+
+static __always_inline void exited(void *ctx, struct task_struct *task)
+{
+	if (want_children)
+		task_exited(task);
+	if (want_processes)
+		report_exit(ctx, task);
+}
+
+/* A child that is behind too many younger siblings to be found. */
+static __always_inline void fork_unseen(struct task_struct *forker)
+{
+	__u32 pid = known_pid(forker, forker->tgid);
+
+	if (want_children && bpf_map_lookup_elem(&pids, &pid))
+		count_lost(&lost.family);
+	if (want_processes)
+		count_lost(&lost.process);
+}
+
+/* A fork by the running task, of which only the child's pid is told. */
+static __always_inline void forked_by_pid(void *ctx, int pid)
+{
+	struct task_struct *forker = bpf_get_current_task_btf(), *child;
+	bool unsure = false;
+
+	child = child_of(forker, pid, &unsure);
+	if (!child)
+		child = child_of(forker->real_parent, pid, &unsure);
+	if (child)
+		forked(ctx, false, forker, child);
+	else if (unsure && !is_young_thread(forker, pid))
+		fork_unseen(forker);
+}
+
 #endif

@@ -15,12 +15,16 @@
 #include "share.bpf.h"
 #include "submit.bpf.h"
 #include "lives.bpf.h"
+#include "task.bpf.h"
+#include "flow.bpf.h"
+#include "peer.bpf.h"
+#include "count.bpf.h"
 #include "connect.bpf.h"
 #include "kprobe.bpf.h"
 #include "life.bpf.h"
 #include "sockops.bpf.h"
 #include "accept.bpf.h"
-#include "family.bpf.h"
+#include "descendants.bpf.h"
 #include "process.bpf.h"
 #include "cgroup.bpf.h"
 #include "dns.bpf.h"
@@ -96,18 +100,6 @@ CONNECT_PROGRAMS(_failed, FAILED)
 SOCKOPS_PROGRAM(, TABLE)
 SOCKOPS_PROGRAM(_more, MORE)
 SOCKOPS_PROGRAM(_all, ALL)
-
-/*
- * -f: a policy refuses a connect before TCP has it. Security modules do so in the
- * first function, cgroup programs (connect4, connect6) in the other two.
- */
-static __always_inline int refused_by_policy(void *ctx, struct sock *sk, const void *uaddr,
-					     int addr_len, int ret)
-{
-	if (!ret || !is_tcp(true, sk))
-		return 0;
-	return connect_ended(FAILED, IN_POLICY, ctx, true, sk, uaddr, addr_len, ret);
-}
 
 SEC("fexit/security_socket_connect")
 int BPF_PROG(fexit_security, struct socket *sock, void *uaddr, int addr_len, int ret)
@@ -195,23 +187,6 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
  * kernel has no BTF.)
  */
 
-static __always_inline void forked(void *ctx, const bool typed, struct task_struct *parent,
-				   struct task_struct *child)
-{
-	if (want_children)
-		process_forked(typed, parent, child);
-	if (want_processes)
-		report_fork(ctx, typed, parent, child);
-}
-
-static __always_inline void exited(void *ctx, struct task_struct *task)
-{
-	if (want_children)
-		task_exited(task);
-	if (want_processes)
-		report_exit(ctx, task);
-}
-
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
@@ -219,30 +194,10 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
-/* A child that is behind too many younger siblings to be found. */
-static __always_inline void fork_unseen(struct task_struct *forker)
-{
-	__u32 pid = known_pid(forker, forker->tgid);
-
-	if (want_children && bpf_map_lookup_elem(&pids, &pid))
-		count_lost(&lost.family);
-	if (want_processes)
-		count_lost(&lost.process);
-}
-
 SEC("tp/sched/sched_process_fork")
 int process_fork_tp(struct trace_event_raw_sched_process_fork *ctx)
 {
-	struct task_struct *forker = bpf_get_current_task_btf(), *child;
-	bool unsure = false;
-
-	child = child_of(forker, ctx->child_pid, &unsure);
-	if (!child)
-		child = child_of(forker->real_parent, ctx->child_pid, &unsure);
-	if (child)
-		forked(ctx, false, forker, child);
-	else if (unsure && !is_young_thread(forker, ctx->child_pid))
-		fork_unseen(forker);
+	forked_by_pid(ctx, ctx->child_pid);
 	return 0;
 }
 

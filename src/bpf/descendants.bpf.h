@@ -3,8 +3,8 @@
  * --children and COMMAND: a process forked by one in `pids` joins it, a dead
  * descendant leaves. Threads are not processes.
  */
-#ifndef FAMILY_BPF_H
-#define FAMILY_BPF_H
+#ifndef DESCENDANTS_BPF_H
+#define DESCENDANTS_BPF_H
 
 static __always_inline void process_forked(const bool typed, struct task_struct *parent,
 					   struct task_struct *child)
