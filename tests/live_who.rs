@@ -1153,13 +1153,13 @@ fn each_of_the_nine_process_events_is_told(lab: &Lab) {
     assert_eq!(of(traced, "exit")[0]["exit_code"], 1);
 }
 
-/// A child whose first thread ends with 3, and then its last one with 7: which of them is its
-/// code depends on the kernel.
-fn ended_by_threads() -> (u32, Option<i32>) {
-    extern "C" fn last(_: *mut libc::c_void) -> *mut libc::c_void {
+/// A child whose first thread ends with 3, and another one so many microseconds later with 7:
+/// which of them is its code depends on the kernel.
+fn ended_by_threads(later_us: u32) -> (u32, Option<i32>) {
+    extern "C" fn last(later_us: *mut libc::c_void) -> *mut libc::c_void {
         // SAFETY: ends this thread alone, which owns nothing.
         unsafe {
-            libc::usleep(100_000);
+            libc::usleep(later_us.addr() as u32);
             libc::syscall(libc::SYS_exit, 7);
         }
         std::ptr::null_mut()
@@ -1167,11 +1167,10 @@ fn ended_by_threads() -> (u32, Option<i32>) {
     let mut command = Command::new("/bin/true");
     // SAFETY: the child has its own copy of everything, and no other thread needs it.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             let mut thread = std::mem::zeroed();
-            let made =
-                libc::pthread_create(&mut thread, std::ptr::null(), last, std::ptr::null_mut());
-            assert_eq!(made, 0);
+            let later = std::ptr::without_provenance_mut(later_us as usize);
+            assert_eq!(libc::pthread_create(&mut thread, std::ptr::null(), last, later), 0);
             libc::syscall(libc::SYS_exit, 3);
             Ok(())
         });
@@ -1182,14 +1181,19 @@ fn ended_by_threads() -> (u32, Option<i32>) {
 
 fn an_exit_tells_what_wait_does(lab: &Lab) {
     let tracer = lab.trace(&["-j", "--procs=only"]);
-    let (pid, code) = ended_by_threads();
+    // Nearly all of them at the same time.
+    let at_once = lab.whole_in_one_cell(200) as u32;
+    let later = std::iter::once(100_000).chain((0..at_once).map(|n| n % 8));
+    let ended: Vec<_> = later.map(ended_by_threads).collect();
     let done = tracer.stop();
     done.assert_quiet_success();
-    let mut exits = done.objects("exit");
-    exits.retain(|exit| exit["pid"] == pid);
-    assert_eq!(exits.len(), 1, "{exits:#?}");
-    assert!([Some(3), Some(7)].contains(&code), "{code:?}");
-    assert_eq!(exits[0]["exit_code"], json!(code));
+    let exits = done.objects("exit");
+    for (pid, code) in ended {
+        let of_it = exits.iter().filter(|exit| exit["pid"] == pid);
+        let told: Vec<_> = of_it.map(|exit| exit["exit_code"].clone()).collect();
+        assert!([Some(3), Some(7)].contains(&code), "{code:?}");
+        assert_eq!(told, [json!(code)], "of pid {pid}");
+    }
 }
 
 fn a_connect_stands_between_the_events_of_its_process(lab: &Lab) {

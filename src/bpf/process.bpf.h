@@ -120,11 +120,20 @@ static __always_inline int exit_code_of(struct task_struct *task)
 	return task->group_leader->exit_code;
 }
 
+/* On 5.10 the code may be the first thread's alone, which sets it after it has lowered
+ * signal->live, and gives its memory back after that. Until then it has yet to come here. */
+static __always_inline bool has_no_code_yet(struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+
+	return !(task->signal->flags & SIGNAL_GROUP_EXIT) && leader != task && leader->mm;
+}
+
 static __always_inline void report_exit(void *ctx, struct task_struct *task)
 {
 	struct process_record r = { .kind = RECORD_EXIT };
 
-	if (task->signal->live.counter)
+	if (task->signal->live.counter || has_no_code_yet(task))
 		return;
 	fill_process(true, task, &r);
 	r.exit_code = exit_code_of(task);

@@ -156,7 +156,7 @@ impl Tracer {
     }
 
     /// Moves what the kernel has into `events`, at most one batch; true if there
-    /// is more. No record up to `horizon_ns`, which only grows, can come later.
+    /// is more. No record of a connection up to `horizon_ns`, which only grows, can come later.
     pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<bool> {
         let doubt_ns = self.rung.doubt_ns();
         let (more, complete_until_ns) = match &mut self.transport {

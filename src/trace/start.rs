@@ -128,7 +128,10 @@ impl App<'_> {
             return Ok(held_back.bytes < MAX_HELD_BACK);
         }
         let due = self.pending.partition_point(|event| event.ts_ns() <= self.horizon_ns);
-        let first = due.min(self.pending.len() / 2);
+        // Time may stand still until all is read that was in the ring, which has no room here: no
+        // record that is still in it is older than half of these.
+        let half = self.pending.len() / 2;
+        let first = if due == 0 { half } else { due.min(half) };
         let next = self.pending.get(first).map_or(self.horizon_ns, Event::ts_ns);
         let written = self.print_first(first, next.saturating_sub(1));
         written.or_else(|e| end_of_output(e, &self.sink.name))?;
