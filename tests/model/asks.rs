@@ -86,14 +86,15 @@ impl Known {
     }
 }
 
-/// What a connect in the step `at` shows: the best match, and of those the latest.
-pub fn query<'a>(
+/// What a connect in the step `at` shows: the best match, and of those the latest. Then what it
+/// shows should the answers before be lost.
+pub fn queries<'a>(
     known: &'a [Known],
     attached: usize,
     at: usize,
     to: SocketAddr,
     who: &Identity,
-) -> Option<(&'a Known, &'static str)> {
+) -> Vec<(&'a Known, &'static str)> {
     let told = known.iter().filter(|known| {
         known.step >= attached && known.step < at && to.ip().to_canonical() == known.address
     });
@@ -104,6 +105,7 @@ pub fn query<'a>(
         () if known.who.cgroup == who.cgroup => (1, "cgroup"),
         () => (0, "host"),
     };
-    let best = told.max_by_key(|known| (rank(known).0, known.step))?;
-    Some((best, rank(best).1))
+    let mut told: Vec<_> = told.collect();
+    told.sort_by_key(|known| std::cmp::Reverse((rank(known).0, known.step)));
+    told.into_iter().map(|known| (known, rank(known).1)).collect()
 }

@@ -31,7 +31,25 @@ const WAIT: Duration = Duration::from_millis(50);
 pub struct Expected {
     pub end: EndId,
     pub fields: BTreeMap<&'static str, Vec<Value>>,
+    /// Names that its destination has should an answer be lost.
+    pub older: Vec<Query>,
     pub may_miss: bool,
+}
+
+/// Fields of a name.
+pub type Query = [(&'static str, Vec<Value>); 3];
+
+fn of_query((known, matched): (&asks::Known, &'static str)) -> Query {
+    let pid = json!(known.who.pid);
+    [
+        ("query", vec![json!(known.name)]),
+        ("query_match", vec![json!(matched)]),
+        ("query_pid", vec![pid]),
+    ]
+}
+
+fn no_query() -> Query {
+    ["query", "query_match", "query_pid"].map(|field| (field, vec![Value::Null]))
 }
 
 impl Expected {
@@ -48,6 +66,14 @@ impl Expected {
             if let Some(values) = self.fields.get_mut(field) {
                 values.push(Value::Null);
             }
+        }
+    }
+
+    /// The last answers may be lost, too: then it has an earlier name.
+    pub fn need_not_have_the_last_name(&mut self) {
+        self.need_not_name_destination();
+        for (field, values) in self.older.iter().flatten() {
+            self.fields.entry(field).or_default().extend(values.iter().cloned());
         }
     }
 
@@ -152,16 +178,17 @@ impl Scene<'_> {
             put("args", json!(who.args));
             put("ppid", json!(who.ppid));
         }
+        let mut older = Vec::new();
         if self.options.names {
             let is_new = end.active && end.since >= self.start.attached;
             let known = &self.truth.names;
-            let query = asks::query(known, self.start.attached, end.since, end.remote, who);
-            let query = query.filter(|_| is_new && event != "existing");
-            fields.insert("query", vec![json!(query.map(|(known, _)| &known.name))]);
-            fields.insert("query_match", vec![json!(query.map(|(_, matched)| matched))]);
-            fields.insert("query_pid", vec![json!(query.map(|(known, _)| known.who.pid))]);
+            let queries = asks::queries(known, self.start.attached, end.since, end.remote, who);
+            let shows = is_new && event != "existing";
+            let mut queries = queries.into_iter().filter(|_| shows).map(of_query);
+            fields.extend(queries.next().unwrap_or_else(no_query));
+            older = queries.collect();
         }
-        let mut expected = Expected { end: id, fields, may_miss: false };
+        let mut expected = Expected { end: id, fields, older, may_miss: false };
         if end.since < self.start.followed {
             // Who made it is found when it is listed, or known by its beginning.
             expected.need_not_name_destination();

@@ -49,7 +49,7 @@ impl Scene<'_> {
                 fields.insert("event", vec![json!(event)]);
                 fields.insert("pid", vec![json!(who.pid)]);
                 fields.extend(more.iter().map(|(name, value)| (*name, vec![value.clone()])));
-                rows.push(Expected { end: 0, fields, may_miss: false });
+                rows.push(Expected { end: 0, fields, older: Vec::new(), may_miss: false });
             }
         };
         for who in self.truth.first.iter().filter(|_| !self.options.names_what_exists()) {

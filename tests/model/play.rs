@@ -274,7 +274,7 @@ impl Run<'_> {
             expected.iter_mut().for_each(Expected::need_not_name_peer);
         }
         if self.attacked || self.options.slow || printed.names_lost {
-            expected.iter_mut().for_each(Expected::need_not_name_destination);
+            expected.iter_mut().for_each(Expected::need_not_have_the_last_name);
         }
         if losses.may_hide_programs() {
             expected.iter_mut().for_each(Expected::need_not_say_who);
