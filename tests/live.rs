@@ -1016,8 +1016,8 @@ fn a_storm_adds_up_and_memory_does_not_grow(lab: &Lab) {
     let done = tracer.stop();
     let lost = done.ledger().map_or(0, |(_, _, lost)| lost);
     assert_eq!(done.table().len() as u64 + lost, made + first, "{}", done.stderr);
-    // A machine that does not get its CPUs may lose some, and the emulated ones many.
-    assert!(lost < made / 2 || lab.attach != "auto", "{}", done.stderr);
+    // A machine that does not get its CPUs may lose some.
+    assert!(lost == 0 || lab.attach != "auto", "{}", done.stderr);
     assert!(after <= before + room, "{before} KiB, then {after} KiB");
 }
 
