@@ -73,8 +73,8 @@ impl Lab {
 
     /// The tracer's command with this lab's rung and buffer, not yet started.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(tcpconnect());
-        command.args(self.words(args)).args(args);
+        let mut command = self.bare(args);
+        command.args(args);
         command
     }
 

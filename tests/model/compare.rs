@@ -62,9 +62,9 @@ impl Expected {
 
     /// Names of others may push it out.
     pub fn need_not_name_destination(&mut self) {
-        for field in ["query", "query_match", "query_pid"] {
+        for (field, nothing) in no_query() {
             if let Some(values) = self.fields.get_mut(field) {
-                values.push(Value::Null);
+                values.extend(nothing);
             }
         }
     }

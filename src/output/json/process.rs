@@ -124,18 +124,8 @@ pub(super) struct ProcessObject<'a> {
     comm_raw: Option<Raw<'a>>,
     #[serde(flatten)]
     change: ChangeFields<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "is_false")]
-    container_claimed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cgroup: Option<Cow<'a, str>>,
     #[serde(flatten)]
-    process: ProcessFields<'a>,
-    #[serde(skip_serializing_if = "Cuts::is_empty")]
-    truncated: Cuts,
+    who: WhoFields<'a>,
 }
 
 /// What an event is about, apart from the process.
@@ -301,12 +291,15 @@ impl Json {
             comm: lossy(e.name.bytes()),
             comm_raw: raw(e.name.bytes()),
             change: ChangeFields { uid: e.uid, gid: e.gid, ..ChangeFields::default() },
-            user: cuts.head("user", e.user.as_deref(), bound::NAME),
-            container_id: cuts.head("container_id", container.map(|c| &*c.id), bound::NAME),
-            container_claimed: container.is_some_and(|c| c.claimed),
-            cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
-            process: ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() },
-            truncated: cuts,
+            who: WhoFields {
+                vpid: None,
+                user: cuts.head("user", e.user.as_deref(), bound::NAME),
+                container_id: cuts.head("container_id", container.map(|c| &*c.id), bound::NAME),
+                container_claimed: container.is_some_and(|c| c.claimed),
+                cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
+                process: Some(ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() }),
+                truncated: cuts,
+            },
         };
         object.change.set(&e.kind);
         object
