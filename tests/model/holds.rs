@@ -161,6 +161,13 @@ impl Check<'_> {
         (!is_right).then(|| format!("of another process: {row}"))
     }
 
+    /// Whether the end of a fact may be told to be this process's: one from before tracing is
+    /// its holder's, which is a child if the process itself has closed it.
+    fn may_hold(&self, pid: u32, of: &Fact) -> bool {
+        let is_older = self.options.existing && of.before < self.since;
+        of.who.pid == pid || is_older && self.forks.contains(&(pid, of.who.pid))
+    }
+
     /// A row beside what its thread knows.
     fn of_fact(
         &self,
@@ -226,8 +233,9 @@ impl Check<'_> {
             must("query", &[Value::Null]);
         }
         if let Some(pid) = row["peer"]["pid"].as_u64() {
-            let pids = known.peers(self.facts, fact);
-            if !pids.contains(&(pid as u32)) {
+            let peers = known.peers(self.facts, fact);
+            if !peers.iter().any(|peer| self.may_hold(pid as u32, peer)) {
+                let pids: BTreeSet<_> = peers.iter().map(|peer| peer.who.pid).collect();
                 wrong.push(format!("peer is none of {pids:?}: {row} for {fact:?}"));
             }
         }
@@ -359,20 +367,16 @@ impl<'a> Known<'a> {
         facts.iter().copied().find(|&nth| within(&self.facts[nth], ts, room))
     }
 
-    /// Whose the other end may be: of those with its addresses, at whatever time.
-    fn peers(&self, facts: &[Fact], fact: &Fact) -> BTreeSet<u32> {
-        let there = fact.remote.and_then(|remote| self.by_local.get(&plain(remote)));
-        let there = there.into_iter().flatten().chain(&self.without_local);
-        let is_it = |nth: &&usize| match (facts[**nth].remote, fact.local) {
+    /// What the other end may have done: those with its addresses, at whatever time.
+    fn peers(&self, facts: &'a [Fact], fact: &Fact) -> Vec<&'a Fact> {
+        // It was reset before it was accepted: only those who connected to it.
+        let Some(remote) = fact.remote else { return facts.iter().collect() };
+        let there = self.by_local.get(&plain(remote)).into_iter().flatten();
+        let is_it = |there: &&Fact| match (there.remote, fact.local) {
             (Some(remote), Some(local)) => plain(remote) == plain(local),
             _ => true,
         };
-        let all = there.filter(is_it).map(|&nth| facts[nth].who.pid).collect();
-        match fact.remote {
-            Some(_) => all,
-            // It was reset before it was accepted: only those who connected to it.
-            None => facts.iter().map(|fact| fact.who.pid).collect(),
-        }
+        there.chain(&self.without_local).map(|&nth| &facts[nth]).filter(is_it).collect()
     }
 }
 
