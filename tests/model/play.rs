@@ -154,7 +154,9 @@ impl Run<'_> {
     fn trace(&self, begun: &[Play]) -> Tracer {
         let words = self.options.words();
         let words: Vec<_> = words.iter().map(String::as_str).collect();
-        match begun.first().filter(|_| self.options.only.contains(&Only::Family)) {
+        let heirs = begun.first().filter(|_| self.options.only.contains(&Only::Family));
+        // Both of the processes that beget them may have ended before.
+        match heirs.filter(|play| [0, 1].iter().all(|who| play.world.pids.contains_key(who))) {
             Some(play) => heirs::trace(self.lab, &words, &play.world, &self.options.named.pids),
             None => self.lab.trace(&words),
         }
