@@ -531,9 +531,26 @@ fn a_descriptor_of_our_own_is_none_for_ready_fd() {
 
 #[test]
 fn help_is_on_stdout_and_ends_with_the_examples() {
-    let done = run(&["--help"]);
-    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
-    assert_eq!(run(&["-h"]), done);
+    for option in ["-h", "--help"] {
+        let done = run(&[option]);
+        assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+        is_help(&done);
+    }
+}
+
+#[test]
+fn the_long_help_says_more_than_the_short_one_however_it_is_abbreviated() {
+    let (short, long) = (run(&["-h"]), run(&["--help"]));
+    let lines = |done: &Done| done.stdout.lines().count();
+    assert!(lines(&long) > 2 * lines(&short), "{long:?}");
+    for option in ["--h", "--he", "--hel"] {
+        assert_eq!(run(&[option]), long, "{option}");
+    }
+}
+
+/// With all that BCC's has.
+fn is_help(done: &Done) {
+    assert!(done.stdout.contains("\nUsage: tcpconnect "), "{done:?}");
     let (options, examples) = done.stdout.split_once("\nExamples:\n").expect("examples");
     for heading in ["Columns:", "Filters:", "Output:", "Kernel:", "General:"] {
         assert!(options.lines().any(|line| line == heading), "{heading} is missing");

@@ -50,7 +50,7 @@ use tcpconnect::who::processes::Processes;
 
 const MAN_PAGE: &str = "man/tcpconnect.8";
 const JSON_PAGE: &str = "man/tcpconnect-json.5";
-/// The copy of --help stands between these in docs/options.md.
+/// The copy of -h stands between these in docs/options.md.
 const OPTIONS: &str = "docs/options.md";
 const USAGE_BEGIN: &str = "<!-- usage: begin -->\n```text\n";
 const USAGE_END: &str = "```\n<!-- usage: end -->\n";
@@ -93,7 +93,7 @@ fn tags<'a>(lines: &[&'a str]) -> Vec<&'a str> {
     lines.windows(2).filter(|pair| pair[0] == ".TP").map(|pair| pair[1]).collect()
 }
 
-/// `-p, --pid` of each option of --help.
+/// `-p, --pid` of each option of the help.
 fn options() -> BTreeSet<String> {
     let command = Cli::command();
     let shown = command.get_arguments().filter(|a| !a.is_hide_set() && !a.is_positional());
@@ -233,12 +233,29 @@ fn the_options_of_the_documents_are_the_help_of_the_program() {
     assert_eq!(usage, help(), "refresh it: UPDATE_DOCS=1 cargo test --test docs");
 }
 
+/// What the program prints on a terminal of 100 columns.
+fn printed(option: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpconnect"));
+    let output = command.arg(option).env("COLUMNS", "100").stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn the_binary_prints_the_help_that_the_documents_quote() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpconnect"));
-    let output = command.arg("--help").env("COLUMNS", "100").stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), help());
+    assert_eq!(printed("-h"), help());
+}
+
+/// Spaces and lines differ.
+#[test]
+fn the_long_help_has_all_that_is_to_say_of_each_option() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let printed = words(&printed("--help"));
+    for arg in Cli::command().get_arguments().filter(|a| !a.is_hide_set()) {
+        let text = arg.get_long_help().expect("a long help").to_string();
+        assert!(text.ends_with('.') && !text.contains("  "), "{}: {text}", arg.get_id());
+        assert!(printed.contains(&words(&text)), "{} is not told in full", arg.get_id());
+    }
 }
 
 /// The keys of each object in JSON lines, in their order.

@@ -3,6 +3,7 @@
 //! options go together is in `rules`. No I/O.
 
 pub mod cli;
+mod help;
 mod rules;
 pub mod values;
 
