@@ -2,6 +2,9 @@
 //! Documentation cannot go stale: the man page, README.md, docs and CHANGELOG.md
 //! against the program itself. UPDATE_DOCS=1 refreshes what can be generated.
 
+#[path = "docs/roff.rs"]
+mod roff;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -9,6 +12,8 @@ use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use clap::CommandFactory as _;
 use clap::Parser as _;
@@ -118,7 +123,7 @@ fn the_man_page_describes_every_option_and_no_other() {
         .into_iter()
         .filter(|tag| !tag.starts_with("-- "))
         .map(|tag| {
-            let names = tag.split(' ').take_while(|word| word.starts_with('-'));
+            let names = tag.split([' ', '[']).take_while(|word| word.starts_with('-'));
             names.collect::<Vec<_>>().join(" ")
         })
         .collect();
@@ -220,17 +225,28 @@ fn every_page_that_a_document_leads_to_is_there() {
     }
 }
 
-#[test]
-fn the_options_of_the_documents_are_the_help_of_the_program() {
-    let page = read(OPTIONS);
-    let (before, rest) = page.split_once(USAGE_BEGIN).expect("the page has a usage block");
-    let (usage, after) = rest.split_once(USAGE_END).expect("the usage block has an end");
+/// What a file has between these two, which UPDATE_DOCS=1 puts there.
+fn must_be_fresh(name: &str, begin: &str, end: &str, fresh: &str) {
+    // Of a page that two tests refresh, each has its own part.
+    static FILES: Mutex<()> = Mutex::new(());
+    let _alone = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let page = read(name);
+    let (before, rest) = page.split_once(begin).expect("a beginning");
+    let (told, after) = rest.split_once(end).expect("an end");
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        let fresh = [before, USAGE_BEGIN, &help(), USAGE_END, after].concat();
-        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(OPTIONS), fresh).unwrap();
+        let page = [before, begin, fresh, end, after].concat();
+        // Other tests read it meanwhile, and must not find it half written.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        fs::write(root.join(".fresh"), page).unwrap();
+        fs::rename(root.join(".fresh"), root.join(name)).unwrap();
         return;
     }
-    assert_eq!(usage, help(), "refresh it: UPDATE_DOCS=1 cargo test --test docs");
+    assert_eq!(told, fresh, "{name}: refresh it: UPDATE_DOCS=1 cargo test --test docs");
+}
+
+#[test]
+fn the_options_of_the_documents_are_the_help_of_the_program() {
+    must_be_fresh(OPTIONS, USAGE_BEGIN, USAGE_END, &help());
 }
 
 /// What the program prints on a terminal of 100 columns.
@@ -596,45 +612,16 @@ fn every_message_that_is_explained_is_one_of_the_program() {
     }
 }
 
-/// docs/troubleshooting.md as a section of the man page.
-fn diagnostics() -> String {
-    let page = read("docs/troubleshooting.md");
-    let entries = page.split("\n## ").skip(1);
-    let mut section = String::from(".SH DIAGNOSTICS\nThe dots stand for what differs.\n");
-    for entry in entries {
-        let (heading, text) = entry.split_once('\n').expect("a heading and a text");
-        section += &format!(".TP\n.B {}\n", plain(&heading.replace('`', "")));
-        let lines = text.lines().filter(|line| !line.is_empty());
-        lines.for_each(|line| section += &format!("{}\n", plain(line)));
-    }
-    section
-}
-
-/// A line of a page as one of the man page: of a link, its words.
-fn plain(line: &str) -> String {
-    let mut parts = line.split("](");
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        text += part.split_once(')').map_or("", |(_, rest)| rest);
-    }
-    let text = text.replace('[', "").replace('`', "\"").replace('…', "...");
-    let text = text.replace('\\', "\\e").replace('-', "\\-");
-    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+#[test]
+fn the_man_page_has_the_diagnostics_of_the_documents() {
+    let fresh = roff::diagnostics(&read("docs/troubleshooting.md"));
+    must_be_fresh(MAN_PAGE, ".SH DIAGNOSTICS\n", ".SH ", &fresh);
 }
 
 #[test]
-fn the_man_page_has_the_diagnostics_of_the_documents() {
-    let page = read(MAN_PAGE);
-    let (before, rest) = page.split_once(".SH DIAGNOSTICS\n").expect("it has this section");
-    let (told, after) = rest.split_once(".SH ").expect("another section follows");
-    let fresh = diagnostics();
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        let fresh = format!("{before}{fresh}.SH {after}");
-        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(MAN_PAGE), fresh).unwrap();
-        return;
-    }
-    let told = format!(".SH DIAGNOSTICS\n{told}");
-    assert_eq!(told, fresh, "refresh it: UPDATE_DOCS=1 cargo test --test docs");
+fn the_man_page_has_the_options_of_the_help() {
+    let fresh = roff::options(&mut Cli::command(), &read(MAN_PAGE), &read(JSON_PAGE));
+    must_be_fresh(MAN_PAGE, ".SH OPTIONS\n", ".SH ", &fresh);
 }
 
 #[test]

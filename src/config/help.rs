@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The long text of each option, for `--help`. The short text, for `-h`, is the comment at the
-//! option's field in cli.rs, and what a value means is one at the value.
+//! The long text of each option, for `--help`; the section OPTIONS of man/tcpconnect.8 is made
+//! from it (tests/docs/roff.rs), so that no fact stands twice. The short text, for `-h`, is the
+//! comment at the option's field in cli.rs, and what a value means is one at the value.
 //!
 //! It is plain text, since clap prints it as it is: paragraphs with an empty line in between, and
-//! lines "- WORD: text" for a list.
+//! lines "- WORD: text" for a list. The man page finds by itself what it has bold or italic:
+//! options, "name(N)", value names, fields of JSON with a "_", and WORD in "WORD in tcpconnect(8)",
+//! which is a section of that page. What stands in double quotes is left as it is.
 
 /// The first paragraph is the short description. One that begins with a heading of the options and
 /// a colon is about those below it; the others are about all options.
