@@ -1179,8 +1179,30 @@ fn ended_by_threads(later_us: u32) -> (u32, Option<i32>) {
     (child.id(), child.wait().expect("our child").code())
 }
 
+/// The first process of a pid namespace of its own, which asks for a reboot of that: the pid,
+/// and what wait() says.
+fn ended_by_reboot() -> (u32, i32) {
+    let flags = libc::CLONE_NEWPID | libc::SIGCHLD;
+    let mut status = 0;
+    // SAFETY: as a fork, of a process in which no other thread's locks are taken: the child makes
+    // system calls alone. A reboot in the first pid namespace would be one of the machine.
+    unsafe {
+        let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) as i32;
+        if pid == 0 {
+            if libc::getpid() == 1 {
+                libc::reboot(libc::RB_AUTOBOOT);
+            }
+            libc::_exit(0);
+        }
+        assert_eq!(libc::waitpid(pid, &mut status, 0), pid);
+        (pid as u32, status)
+    }
+}
+
 fn an_exit_tells_what_wait_does(lab: &Lab) {
     let tracer = lab.trace(&["-j", "--procs=only"]);
+    let (rebooted, status) = ended_by_reboot();
+    assert_eq!(status, libc::SIGHUP, "as reboot(2) says");
     // Nearly all of them at the same time.
     let at_once = lab.whole_in_one_cell(200) as u32;
     let later = std::iter::once(100_000).chain((0..at_once).map(|n| n % 8));
@@ -1194,6 +1216,8 @@ fn an_exit_tells_what_wait_does(lab: &Lab) {
         assert!([Some(3), Some(7)].contains(&code), "{code:?}");
         assert_eq!(told, [json!(code)], "of pid {pid}");
     }
+    let exit = exits.iter().find(|exit| exit["pid"] == rebooted).expect("its row");
+    assert_eq!((&exit["exit_signal"], &exit["core_dumped"]), (&json!(status), &json!(false)));
 }
 
 fn a_connect_stands_between_the_events_of_its_process(lab: &Lab) {

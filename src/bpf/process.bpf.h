@@ -111,13 +111,29 @@ static __always_inline bool is_young_thread(struct task_struct *task, int pid)
 	return false;
 }
 
+/* reboot() in a pid namespace kills its first process, and sets the code that wait() will tell,
+ * SIGHUP or SIGINT, after this tracepoint; else 0. */
+static __always_inline int reboot_code_of(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	struct upid *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+			    BPF_CORE_READ(pid, level) * bpf_core_type_size(struct upid);
+	struct pid_namespace *ns = BPF_CORE_READ(upid, ns);
+
+	return BPF_CORE_READ(ns, child_reaper, signal) == task->signal ? BPF_CORE_READ(ns, reboot)
+								       : 0;
+}
+
 /* What wait() will tell. The thread that ends last has a code of its own: of a process that is
  * killed a worker of io_uring returns 0. */
 static __always_inline int exit_code_of(struct task_struct *task)
 {
-	if (task->signal->flags & SIGNAL_GROUP_EXIT)
-		return task->signal->group_exit_code;
-	return task->group_leader->exit_code;
+	int reboot_code;
+
+	if (!(task->signal->flags & SIGNAL_GROUP_EXIT))
+		return task->group_leader->exit_code;
+	reboot_code = may_probe ? reboot_code_of(task) : 0;
+	return reboot_code ? reboot_code : task->signal->group_exit_code;
 }
 
 /* On 5.10 the code may be the first thread's alone, which sets it after it has lowered

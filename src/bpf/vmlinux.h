@@ -521,6 +521,8 @@ struct mm_struct {
 
 struct pid_namespace {
 	struct ns_common ns;
+	struct task_struct *child_reaper;
+	int reboot;
 };
 
 struct upid {

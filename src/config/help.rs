@@ -298,7 +298,8 @@ One JSON object a line; no banner, no header. See tcpconnect-json(5).";
 pub const COUNT: &str = "\
 Count connects per source address, destination address and destination port, in the kernel, and \
 print the table at the end: IPv4 first, then IPv6, each by count, highest first. The table has \
-room for 65,536 flows; connects of further flows are counted as lost.";
+room for 65,536 flows; connects of further flows are counted as lost. Rows leave the kernel by no \
+buffer then, so ring and perf of --buffer are refused, and --buffer-size.";
 
 pub const INTERVAL: &str = "\
 With -c: print and reset the table this often, each time after a line with the time of day.";
