@@ -88,7 +88,7 @@ lint: deps
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 check: deps lint $(VENV)/installed
-	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties
+	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties --test there_and_back
 	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
 	$(AS_ROOT) $(CARGO) test --locked --test model -- --seed 1000000 --scenarios 2000 --storms 4

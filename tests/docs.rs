@@ -5,6 +5,7 @@
 #[path = "docs/roff.rs"]
 mod roff;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -304,8 +305,8 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         ts_ns: 1,
         pid: 1,
         tid: 1,
-        uid: 1,
-        gid: 1,
+        uid: Some(1),
+        gid: Some(1),
         comm: comm("thread"),
         leader: comm("process"),
         cgroup_id: Some(1),
@@ -404,7 +405,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     };
     let whats = [
         ProcessRowKind::Fork,
-        ProcessRowKind::Exec(&image),
+        ProcessRowKind::Exec(Cow::Borrowed(&image)),
         ProcessRowKind::Comm(comm("old")),
         ProcessRowKind::Exit(0),
         ProcessRowKind::Exit(139),
@@ -522,7 +523,7 @@ fn the_man_page_describes_every_field_of_a_socket() {
         let (pid, fd, comm) = (Some(1), Some(1), Some(&b"x"[..]));
         let mut out = Vec::new();
         // What the object connect does not have.
-        let connect = Connect { pid: 1, ..Connect::nowhere() };
+        let connect = Connect { pid: 1, uid: Some(1), ..Connect::nowhere() };
         let row = Row::bare(&connect);
         let line = lines::Line { socket, pid, fd, comm, peer_path: None, who: Some(&row) };
         lines::Sockets::new(form, Columns::default(), String::new(), Vec::new())

@@ -4,6 +4,7 @@
 
 mod corpus;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -153,12 +154,17 @@ fn number() -> impl Strategy<Value = u64> {
     prop_oneof![0..3u64, any::<u64>()]
 }
 
+/// A user or group, or the number that is nobody's.
+fn id() -> impl Strategy<Value = u32> {
+    prop_oneof![any::<u32>(), Just(u32::MAX)]
+}
+
 prop_compose! {
     fn record()(
         kind in Just(RECORD_CONNECT),
         ip in prop_oneof![Just(4u8), Just(6)],
         (netns, ts_ns, cgroup_id) in (number(), any::<u64>(), number()),
-        task in any::<[u32; 4]>(),
+        task in (any::<[u32; 2]>(), [id(), id()]).prop_map(|([tgid, tid], [uid, gid])| [tgid, tid, uid, gid]),
         (comm, leader) in any::<([u8; 16], [u8; 16])>(),
         (saddr, daddr) in any::<([u8; 16], [u8; 16])>(),
         (lport, dport) in (number(), any::<u16>()),
@@ -392,8 +398,8 @@ proptest! {
             ts_ns: record.ts_ns,
             pid,
             tid,
-            uid,
-            gid,
+            uid: Some(uid).filter(|&uid| uid != u32::MAX),
+            gid: Some(gid).filter(|&gid| gid != u32::MAX),
             comm: Comm(record.comm),
             leader: Comm(record.leader),
             cgroup_id: (record.cgroup_id != 0).then_some(record.cgroup_id),
@@ -1022,8 +1028,8 @@ proptest! {
         prop_assert_eq!(&object["ts_ns"], event.ts_ns);
         prop_assert_eq!(&object["pid"], event.pid);
         prop_assert_eq!(&object["tid"], event.tid);
-        prop_assert_eq!(&object["uid"], event.uid);
-        prop_assert_eq!(&object["gid"], event.gid);
+        prop_assert_eq!(&object["uid"], &known(event.uid.map(u64::from)));
+        prop_assert_eq!(&object["gid"], &known(event.gid.map(u64::from)));
         prop_assert_eq!(&object["ip"], if event.daddr.is_ipv4() { 4 } else { 6 });
         prop_assert_eq!(&object["dport"], event.dport);
         prop_assert_eq!(&object["lport"], &known(event.lport.map(u64::from)));
@@ -1231,7 +1237,7 @@ proptest! {
             container: Some(inside),
             cgroup: Some(cgroup.as_str().into()),
             process: Some(process.facts(true)),
-            kind: ProcessRowKind::Exec(&image),
+            kind: ProcessRowKind::Exec(Cow::Borrowed(&image)),
         };
         let all = [
             "--exe", "--args", "--parents", "--user", "--container-id", "--cgroup-path",

@@ -4,6 +4,7 @@
 
 mod corpus;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::net::Ipv6Addr;
 use std::process::Command;
@@ -98,8 +99,8 @@ fn python3(pid: u32, host: &str, lport: u16, dport: u16) -> Connect {
         ts_ns: CLOCK.1,
         pid,
         tid: pid,
-        uid: 0,
-        gid: 0,
+        uid: Some(0),
+        gid: Some(0),
         comm: comm(b"python3"),
         leader: comm(b"python3"),
         cgroup_id: None,
@@ -117,7 +118,7 @@ fn after_ms(ms: u64, event: Connect) -> Connect {
 }
 
 fn of_uid(uid: u32, event: Connect) -> Connect {
-    Connect { uid, ..event }
+    Connect { uid: Some(uid), ..event }
 }
 
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -188,7 +189,7 @@ impl Printf<'_> {
             line += &format!("{:<9.3}", self.seconds);
         }
         if self.uid {
-            line += &format!("{:<6}", e.uid);
+            line += &format!("{:<6}", e.uid.unwrap());
         }
         let comm = std::str::from_utf8(e.comm.bytes()).unwrap();
         let ip = if e.daddr.is_ipv4() { 4 } else { 6 };
@@ -466,7 +467,7 @@ fn an_ipv4_row_fits_80_columns() {
 
 #[test]
 fn who_is_unknown_is_not_root() {
-    let nobody = Connect { pid: 0, uid: 0, ..python3(0, "192.0.2.1", 40_000, 80) };
+    let nobody = Connect { uid: None, gid: None, ..python3(0, "192.0.2.1", 40_000, 80) };
     for option in ["-U", "--user"] {
         let row = line(&[option], &nobody);
         assert_eq!(row.split_whitespace().take(3).collect::<Vec<_>>(), ["-", "-", "python3"]);
@@ -603,8 +604,8 @@ fn curl() -> Connect {
         ts_ns: CLOCK.1 + 7,
         pid: 4_194_304,
         tid: 12_346,
-        uid: u32::MAX,
-        gid: 1000,
+        uid: Some(u32::MAX - 1),
+        gid: Some(1000),
         comm: comm(b"curl"),
         leader: comm(b"curl"),
         cgroup_id: Some(u64::MAX),
@@ -621,7 +622,7 @@ fn curl() -> Connect {
 #[test]
 fn a_json_connect_has_every_known_field() {
     let text = line(&["-j"], &curl());
-    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","lport":40112,"daddr":"198.51.100.7","dport":443,"conn_id":"18446744073709551615","community_id":"1:FOECh4h99zmQClbwKdZRkA/WxY0=","netns":4026531840,"cgroup_id":18446744073709551615}"#);
+    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967294,"gid":1000,"ip":4,"saddr":"192.0.2.10","lport":40112,"daddr":"198.51.100.7","dport":443,"conn_id":"18446744073709551615","community_id":"1:FOECh4h99zmQClbwKdZRkA/WxY0=","netns":4026531840,"cgroup_id":18446744073709551615}"#);
     let object = ConnectObject {
         event: "connect".into(),
         time: "2026-11-21T04:30:05.123456Z".into(),
@@ -632,7 +633,7 @@ fn a_json_connect_has_every_known_field() {
         comm_raw: None,
         thread: None,
         thread_raw: None,
-        uid: u32::MAX,
+        uid: u32::MAX - 1,
         gid: 1000,
         ip: 4,
         saddr: "192.0.2.10".into(),
@@ -784,7 +785,7 @@ fn json_does_not_depend_on_the_tables_columns() {
 fn a_field_that_is_not_known_is_absent_in_json() {
     let event = Connect { lport: None, netns: None, cgroup_id: None, cookie: None, ..curl() };
     let text = line(&["-j"], &event);
-    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967295,"gid":1000,"ip":4,"saddr":"192.0.2.10","daddr":"198.51.100.7","dport":443,"conn_id":"12346-1000000000007"}"#);
+    insta::assert_snapshot!(text, @r#"{"event":"connect","time":"2026-11-21T04:30:05.123456Z","ts_ns":1000000000007,"pid":4194304,"tid":12346,"comm":"curl","uid":4294967294,"gid":1000,"ip":4,"saddr":"192.0.2.10","daddr":"198.51.100.7","dport":443,"conn_id":"12346-1000000000007"}"#);
     let object: ConnectObject = parse(&text);
     assert_eq!((object.lport, object.netns, object.cgroup_id), (None, None, None));
     assert_eq!(object.community_id, None, "it needs the local port");
@@ -1017,7 +1018,7 @@ fn every_object_with(bad: &str) -> String {
     }
     for kind in [
         ProcessRowKind::Fork,
-        ProcessRowKind::Exec(&image),
+        ProcessRowKind::Exec(Cow::Borrowed(&image)),
         ProcessRowKind::Comm(comm(bytes)),
         ProcessRowKind::Exit(0),
     ] {
@@ -1218,7 +1219,7 @@ fn wide_is_time_uid_local_port_and_who() {
     );
     assert_eq!(
         &row[13..],
-        "4294967295 4194304 curl         4  192.0.2.10       40112  198.51.100.7     443    \
+        "4294967294 4194304 curl         4  192.0.2.10       40112  198.51.100.7     443    \
          /usr/bin/curl            sh\\x1b[2J(160) < init(1)                 \
          curl -s 'it'\\''s' $'\\033[31m\\n'\n"
     );
@@ -1381,7 +1382,7 @@ fn each_process_event_is_a_line() {
     let image = image();
     let kinds = [
         ProcessRowKind::Fork,
-        ProcessRowKind::Exec(&image),
+        ProcessRowKind::Exec(Cow::Borrowed(&image)),
         ProcessRowKind::Notice(NoticeKind::Uid { real: 1000, effective: 0 }),
         ProcessRowKind::Notice(NoticeKind::Gid { real: 1000, effective: 0 }),
         ProcessRowKind::Notice(NoticeKind::Sid),

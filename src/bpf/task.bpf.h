@@ -32,7 +32,7 @@ static __always_inline enum verdict fill_task_from(const int level, const bool t
 
 	LOAD(typed, t->tgid, task->tgid);
 	SKIP_IF(level, verdict, should_skip_pid(level, task, t->tgid));
-	t->uid = t->gid = 0;
+	t->uid = t->gid = NO_USER;
 	t->cgroup_id = 0;
 	if (level >= MORE) {
 		LOAD(typed, cred, task->cred);

@@ -64,7 +64,7 @@ struct task_facts {
 	__u64 cgroup_id; /* cgroup v2 */
 	__u32 tgid;
 	__u32 tid;
-	__u32 uid; /* real, initial user namespace; with gid 0 unless asked for */
+	__u32 uid; /* real, initial user namespace; with gid NO_USER unless asked for */
 	__u32 gid;
 	__u8 comm[16];	 /* the thread's name; what follows its NUL is random */
 	__u8 leader[16]; /* the process's name; zero unless asked for */

@@ -136,13 +136,18 @@ fn has(flags: u32, flag: types::record_flags) -> bool {
     flags & flag.0 != 0
 }
 
+/// A user or a group.
+fn user(id: u32) -> Option<u32> {
+    Some(id).filter(|&id| id != types::no_user::NO_USER.0)
+}
+
 fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
     Ok(Connect {
         ts_ns: r.ts_ns,
         pid: r.task.tgid,
         tid: r.task.tid,
-        uid: r.task.uid,
-        gid: r.task.gid,
+        uid: user(r.task.uid),
+        gid: user(r.task.gid),
         comm: Comm(r.task.comm),
         leader: Comm(r.task.leader),
         cgroup_id: Some(r.task.cgroup_id).filter(|&id| id != 0),
@@ -203,8 +208,8 @@ pub fn encode_existing(c: &Connect) -> types::life_record {
             cgroup_id: c.cgroup_id.unwrap_or(0),
             tgid: c.pid,
             tid: c.tid,
-            uid: c.uid,
-            gid: c.gid,
+            uid: c.uid.unwrap_or(types::no_user::NO_USER.0),
+            gid: c.gid.unwrap_or(types::no_user::NO_USER.0),
             comm: c.comm.0,
             leader: c.leader.0,
         },

@@ -19,9 +19,9 @@ pub struct Connect {
     /// tgid in the initial pid namespace.
     pub pid: u32,
     pub tid: u32,
-    /// Real user and group id, initial user namespace.
-    pub uid: u32,
-    pub gid: u32,
+    /// Real user and group id, initial user namespace; only filled if asked for.
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
     /// Name of the connecting thread.
     pub comm: Comm,
     /// Name of the process; only filled for JSON.
@@ -89,8 +89,8 @@ impl Connect {
             ts_ns: 0,
             pid: 0,
             tid: 0,
-            uid: 0,
-            gid: 0,
+            uid: None,
+            gid: None,
             comm: Comm([0; COMM_LEN]),
             leader: Comm([0; COMM_LEN]),
             cgroup_id: None,
@@ -126,6 +126,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    pub const ALL: [Outcome; 6] = [
+        Outcome::Ok,
+        Outcome::Refused,
+        Outcome::Timeout,
+        Outcome::Reset,
+        Outcome::Unreachable,
+        Outcome::Aborted,
+    ];
+
     /// By the error on the socket, `None` for a connection that came about.
     pub fn new(answered: bool, error: u16) -> Self {
         match i32::from(error) {
@@ -161,6 +170,9 @@ pub enum CloseBy {
 }
 
 impl CloseBy {
+    pub const ALL: [CloseBy; 4] =
+        [CloseBy::Local, CloseBy::Remote, CloseBy::Reset, CloseBy::Timeout];
+
     pub fn name(self) -> &'static str {
         match self {
             CloseBy::Local => "local",

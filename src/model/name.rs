@@ -17,6 +17,8 @@ pub enum Match {
 }
 
 impl Match {
+    pub const ALL: [Match; 3] = [Match::Process, Match::Cgroup, Match::Host];
+
     pub fn name(self) -> &'static str {
         match self {
             Match::Process => "process",

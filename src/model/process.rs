@@ -115,6 +115,8 @@ pub enum Source {
 }
 
 impl Source {
+    pub const ALL: [Source; 4] = [Source::Exec, Source::Fork, Source::Procfs, Source::None];
+
     pub fn name(self) -> &'static str {
         match self {
             Source::Exec => "exec",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is shown: a row of a connection, or of a process event, with all that is known of it.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use crate::model::container::Container;
@@ -73,6 +74,35 @@ impl<'a> Row<'a> {
     }
 }
 
+/// A row that owns what it shows, as who reads it has it.
+#[derive(Clone, Debug)]
+pub struct OwnedRow {
+    pub connect: Connect,
+    pub life: Option<Life>,
+    pub peer: Option<Peer>,
+    pub process: Option<ProcessFacts>,
+    pub user: Option<Box<str>>,
+    pub container: Option<Container>,
+    pub cgroup: Option<Box<str>>,
+    pub query: Option<Query>,
+}
+
+impl OwnedRow {
+    pub fn row(&self) -> Row<'_> {
+        Row {
+            connect: &self.connect,
+            life: self.life.as_ref(),
+            peer: self.peer.as_ref(),
+            process: self.process.clone(),
+            user: self.user.as_deref(),
+            container: self.container.as_ref().map(|container| &*container.id),
+            container_claimed: self.container.as_ref().is_some_and(|c| c.claimed),
+            cgroup: self.cgroup.as_deref(),
+            query: self.query.as_ref(),
+        }
+    }
+}
+
 /// One process event of `--procs`.
 #[derive(Clone, Debug)]
 pub struct ProcessRow<'a> {
@@ -95,7 +125,7 @@ pub struct ProcessRow<'a> {
 #[derive(Clone, Debug)]
 pub enum ProcessRowKind<'a> {
     Fork,
-    Exec(&'a Image),
+    Exec(Cow<'a, Image>),
     /// The thread was called this before.
     Comm(Comm),
     /// Status as wait(2) gives it.
@@ -131,6 +161,14 @@ impl Ended {
         match status & 0x7f {
             0 => Ended::Code(status >> 8 & 0xff),
             number => Ended::Signal { number, core: status & 0x80 != 0 },
+        }
+    }
+
+    /// As wait(2) gives it.
+    pub fn status(&self) -> u32 {
+        match self {
+            Ended::Code(code) => code << 8,
+            Ended::Signal { number, core } => number | u32::from(*core) << 7,
         }
     }
 }

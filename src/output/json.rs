@@ -35,6 +35,7 @@ use crate::model::row::Row;
 use crate::output::community_id;
 
 mod process;
+pub mod read;
 
 pub(super) use self::process::Cuts;
 pub(super) use self::process::WhoFields;
@@ -353,8 +354,8 @@ impl Output for Json {
             comm_raw: known(0).and_then(|_| raw(e.leader.bytes())),
             thread: thread.map(lossy),
             thread_raw: thread.and_then(raw),
-            uid: known(e.uid),
-            gid: known(e.gid),
+            uid: e.uid,
+            gid: e.gid,
             ip: ip(&e.daddr),
             saddr: e.source().map(Address),
             lport: e.lport,

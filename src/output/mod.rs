@@ -4,7 +4,7 @@
 
 mod bound;
 pub mod community_id;
-mod json;
+pub mod json;
 mod line;
 mod output_file;
 pub mod sink;

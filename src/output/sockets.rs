@@ -347,7 +347,7 @@ impl Sockets {
             netns: socket.netns,
             inode: (socket.inode != 0).then_some(socket.inode),
             conn_id: std::str::from_utf8(&scratch).ok().filter(|_| socket.cookie != 0),
-            process_uid: line.who.map(|row| row.connect.uid),
+            process_uid: line.who.and_then(|row| row.connect.uid),
             who: line.who.map(|row| self.json.who(row, Cuts::default())),
         };
         put(out, &object);
@@ -520,7 +520,7 @@ mod tests {
             ancestors: Some(vec![parent]),
         };
         let connect =
-            Connect { pid: 12, uid: 33, vpid: Some(3), netns: Some(9), ..Connect::nowhere() };
+            Connect { pid: 12, uid: Some(33), vpid: Some(3), netns: Some(9), ..Connect::nowhere() };
         let row = Row {
             process: Some(process),
             user: Some("www\u{1b}"),

@@ -75,9 +75,9 @@ const TIME: Column = column("TIME", 13, Gap::Tight, time_of_day);
 const TIMESTAMP: Column = column("TIME(s)", 9, Gap::Tight, |row, out| {
     seconds(out, row.event.ts_ns.saturating_sub(row.first_ns));
 });
-const UID: Column = column("UID", 6, Gap::Tight, |row, out| match row.event.pid {
-    0 => out.push(b'-'),
-    _ => text::number(out, row.event.uid.into()),
+const UID: Column = column("UID", 6, Gap::Tight, |row, out| match row.event.uid {
+    Some(uid) => text::number(out, uid.into()),
+    None => out.push(b'-'),
 });
 const PID: Column = column("PID", 7, Gap::Blank, |row, out| match row.event.pid {
     0 => out.push(b'-'),
@@ -172,11 +172,11 @@ const PEER: Column = column("PEER", 20, Gap::Blank, |line, out| match line.row.p
     Some(peer) => process(out, &peer.comm, peer.pid),
     None => out.push(b'-'),
 });
-const USER: Column = column("USER", 12, Gap::Blank, |line, out| match line.row.user {
-    // Nobody's: the 0 there is not root's.
-    _ if line.event.pid == 0 => out.push(b'-'),
-    Some(name) => beginning(out, name, bound::NAME),
-    None => text::number(out, line.event.uid.into()),
+const USER: Column = column("USER", 12, Gap::Blank, |line, out| {
+    match line.row.user.filter(|_| line.event.uid.is_some()) {
+        Some(name) => beginning(out, name, bound::NAME),
+        None => (UID.cell)(line, out),
+    }
 });
 const VPID: Column = column("VPID", 7, Gap::Blank, |line, out| match line.event.vpid {
     Some(pid) => text::number(out, pid.into()),
@@ -528,18 +528,14 @@ impl Output for Table {
             ts_ns: event.ts_ns,
             pid: event.pid,
             tid: event.tid,
-            uid: event.uid.unwrap_or_default(),
+            uid: event.uid,
             comm: event.name,
             ..Connect::nowhere()
         };
         let row = Row { user: event.user.as_deref(), ..Row::bare(&connect) };
         let line = Line { row: &row, event: &connect, first_ns, clock, ours: &self.ours };
         for column in self.before_ip() {
-            let unknown = event.uid.is_none() && [UID.title, USER.title].contains(&column.title);
-            put(out, column.width, column.gap, |out| match unknown {
-                true => out.push(b'-'),
-                false => (column.cell)(&line, out),
-            });
+            put(out, column.width, column.gap, |out| (column.cell)(&line, out));
         }
         let [(_, event_width), (_, ppid_width), _] = EVENT_COLUMNS;
         put(out, event_width, Gap::Blank, |out| {

@@ -323,8 +323,8 @@ impl Task {
     fn holds(&self, connection: Connect) -> Connect {
         Connect {
             pid: self.pid,
-            uid: self.uid,
-            gid: self.gid,
+            uid: Some(self.uid),
+            gid: Some(self.gid),
             comm: self.comm,
             leader: self.comm,
             cgroup_id: self.cgroup_id,

@@ -179,7 +179,7 @@ impl<'a> Facts<'a> {
                 && proc::stat_of(pid).is_some_and(|stat| stat.start() == read.start);
         let connect = Connect {
             pid,
-            uid: read.uid,
+            uid: Some(read.uid),
             vpid: read.vpid.filter(|_| self.who.vpid),
             netns: Some(netns),
             ..Connect::nowhere()

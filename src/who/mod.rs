@@ -203,7 +203,7 @@ impl Who {
 
     pub fn of(&mut self, connect: &Connect) -> Facts {
         let mut facts =
-            self.beside(Some(connect.uid), (connect.pid, connect.start_ns), connect.cgroup_id);
+            self.beside(connect.uid, (connect.pid, connect.start_ns), connect.cgroup_id);
         if let Some(processes) = &mut self.processes {
             facts.process = Some(processes.of(connect));
         }
@@ -213,8 +213,7 @@ impl Who {
 
     /// Of the other end of a connection, which may be newer than the last event applied.
     pub fn of_other(&mut self, connect: &Connect) -> Facts {
-        let facts =
-            self.beside(Some(connect.uid), (connect.pid, connect.start_ns), connect.cgroup_id);
+        let facts = self.beside(connect.uid, (connect.pid, connect.start_ns), connect.cgroup_id);
         let process = self.processes.as_ref().map(|processes| processes.of_other(connect));
         Facts { process, ..facts }
     }
@@ -229,8 +228,7 @@ impl Who {
         let process = seen.get(&connect.pid).cloned();
         let process = process.filter(|p| proc::is_start(connect.start_ns, p.start_ns));
         connect.start_ns = process.as_ref().map_or(0, |process| process.start_ns);
-        let uid = Some(connect.uid).filter(|_| connect.pid != 0);
-        let facts = self.beside(uid, (connect.pid, connect.start_ns), connect.cgroup_id);
+        let facts = self.beside(connect.uid, (connect.pid, connect.start_ns), connect.cgroup_id);
         Facts { process, ..facts }
     }
 

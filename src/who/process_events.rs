@@ -2,6 +2,7 @@
 //! `--procs`: which process events are shown, and as what. They come from BPF
 //! (fork, exec, comm, exit) and from the process connector (the rest).
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
@@ -110,7 +111,7 @@ impl Procs {
         let old_name = old_name.unwrap_or(event.name);
         let kind = match &event.change {
             Change::Fork => ProcessRowKind::Fork,
-            Change::Exec(image) => ProcessRowKind::Exec(image),
+            Change::Exec(image) => ProcessRowKind::Exec(Cow::Borrowed(image)),
             Change::Rename(_) if event.tid != event.pid => return None,
             Change::Rename(_) => ProcessRowKind::Comm(old_name),
             Change::Exit(status) => ProcessRowKind::Exit(*status),

@@ -203,7 +203,7 @@ impl Processes {
             let unchanged = after.get(&(e.pid, e.start_ns)) == Some(&(e.exec_id, e.file));
             let image = image.filter(|_| unchanged);
             let image = image.map(|image| Image { file: e.file.or(image.file), ..image });
-            states.push(Some(processes.told_by_procfs(e.name, e.uid, image, e.exec_id)));
+            states.push(Some(processes.told_by_procfs(e.name, Some(e.uid), image, e.exec_id)));
         }
         let places: HashMap<_, _> = before.iter().enumerate().map(|(i, e)| (e.pid, i)).collect();
         let mut reached = vec![false; before.len()];
@@ -359,7 +359,7 @@ impl Processes {
             proc_pid: event.parent,
             start_ns: event.parent_start_ns,
             name: None,
-            uid: event.uid,
+            uid: Some(event.uid),
             exec_id,
         };
         self.found_late(late)
@@ -463,9 +463,16 @@ impl Processes {
         (stat.map(|stat| stat.parent), state)
     }
 
-    fn told_by_procfs(&self, name: Comm, uid: u32, image: Option<Image>, exec_id: u32) -> State {
-        match image {
-            Some(image) => {
+    fn told_by_procfs(
+        &self,
+        name: Comm,
+        uid: Option<u32>,
+        image: Option<Image>,
+        exec_id: u32,
+    ) -> State {
+        // Each that is kept takes some of a user's share.
+        match image.zip(uid) {
+            Some((image, uid)) => {
                 let program = self.programs.keep(uid, image);
                 State { name, program, exec_id, source: Source::Procfs }
             }
@@ -510,7 +517,7 @@ struct Late {
     proc_pid: u32,
     start_ns: u64,
     name: Option<Comm>,
-    uid: u32,
+    uid: Option<u32>,
     /// If it is known which of its programs is asked for.
     exec_id: Option<u32>,
 }

@@ -99,7 +99,7 @@ pub(in crate::output) struct ProcessFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ppid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    parents: Option<Vec<ParentObject>>,
+    parents: Option<Vec<ParentObject<'a>>>,
     /// Some are left out, before the last four.
     #[serde(skip_serializing_if = "Option::is_none")]
     parents_truncated: Option<bool>,
@@ -179,11 +179,13 @@ impl<'a> ChangeFields<'a> {
 }
 
 #[derive(Serialize)]
-pub(in crate::output) struct ParentObject {
+pub(in crate::output) struct ParentObject<'a> {
     pid: u32,
-    comm: String,
+    comm: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    exe: Option<String>,
+    comm_raw: Option<Raw<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exe_mntns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,12 +194,13 @@ pub(in crate::output) struct ParentObject {
 
 impl Json {
     /// True if some are left out.
-    fn parents(&self, ancestors: &[Ancestor]) -> (Vec<ParentObject>, bool) {
-        let object = |ancestor: &Ancestor| match ancestor {
+    fn parents<'a>(&self, ancestors: &'a [Ancestor]) -> (Vec<ParentObject<'a>>, bool) {
+        let object = |ancestor: &'a Ancestor| match ancestor {
             Ancestor::Known { pid, start_ns, name, image, .. } => Some(ParentObject {
                 pid: *pid,
-                comm: lossy(name.bytes()).into(),
-                exe: image.exe.as_deref().map(|exe| bound::tail(exe, bound::PARENT_EXE).0.into()),
+                comm: lossy(name.bytes()),
+                comm_raw: raw(name.bytes()),
+                exe: image.exe.as_deref().map(|exe| bound::tail(exe, bound::PARENT_EXE).0),
                 exe_mntns: image.file.and_then(|file| file.mntns),
                 start: self.start(*start_ns),
             }),
@@ -218,7 +221,7 @@ impl Json {
         let cgroup = row.cgroup.filter(|_| want.cgroup_path);
         WhoFields {
             vpid: e.vpid,
-            user: cuts.head("user", row.user.filter(|_| e.pid != 0), bound::NAME),
+            user: cuts.head("user", row.user.filter(|_| e.uid.is_some()), bound::NAME),
             container_id: cuts.head("container_id", row.container, bound::NAME),
             container_claimed: row.container_claimed,
             cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),

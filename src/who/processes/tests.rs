@@ -47,7 +47,7 @@ fn line(process: &Process) -> Vec<u32> {
 
 /// Executable and source of the process that connects.
 fn who(processes: &mut Processes, pid: u32, start_ns: u64, exec_id: u32) -> (String, Source) {
-    let connect = Connect { pid, start_ns, exec_id, ..Connect::nowhere() };
+    let connect = Connect { pid, uid: Some(0), start_ns, exec_id, ..Connect::nowhere() };
     let process = processes.of(&connect);
     let exe = process.image().exe.clone().unwrap_or_default();
     (String::from_utf8(exe.into()).unwrap(), process.source())
@@ -98,7 +98,7 @@ fn dead_parents_stay_parents() {
     ]);
     // By now its real parent is another.
     processes.apply(&event(8, 80, 2, Change::Exec(program("/bin/x"))));
-    let connect = Connect { pid: 8, start_ns: 80, exec_id: 2, ..Connect::nowhere() };
+    let connect = Connect { pid: 8, uid: Some(0), start_ns: 80, exec_id: 2, ..Connect::nowhere() };
     let process = processes.of(&connect);
     assert_eq!((process.ppid, line(&process)), (7, vec![7, 1]));
 }
@@ -246,8 +246,8 @@ fn what_happened_before_the_list_at_start_changes_nothing_in_it() {
 #[test]
 fn to_look_at_a_later_other_end_changes_nothing_of_older_rows() {
     let mut processes = table(&[event(7, 70, 2, Change::Exec(program("/first")))]);
-    let later = Connect { pid: 7, start_ns: 70, exec_id: 3, ..Connect::nowhere() };
-    let unborn = Connect { pid: 9, start_ns: 90, exec_id: 1, ..Connect::nowhere() };
+    let later = Connect { pid: 7, uid: Some(0), start_ns: 70, exec_id: 3, ..Connect::nowhere() };
+    let unborn = Connect { pid: 9, uid: Some(0), start_ns: 90, exec_id: 1, ..Connect::nowhere() };
     assert_eq!(processes.of_other(&later).source(), Source::None);
     assert_eq!(processes.of_other(&unborn).source(), Source::None);
     assert!(processes.now(9).is_none());

@@ -1,0 +1,587 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A line of JSON becomes a row again. What is not in it is unknown: sequence numbers, the
+//! file of an ancestor, and of what was cut the rest, which `truncated` names.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::rc::Rc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::DateTime;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::text;
+use crate::model::container::Container;
+use crate::model::event::CloseBy;
+use crate::model::event::Connect;
+use crate::model::event::Flow;
+use crate::model::event::Life;
+use crate::model::event::Origin;
+use crate::model::event::Outcome;
+use crate::model::event::Stage;
+use crate::model::lost::Lost;
+use crate::model::name::Match;
+use crate::model::name::Name;
+use crate::model::name::Query;
+use crate::model::process::Ancestor;
+use crate::model::process::Args;
+use crate::model::process::Asker;
+use crate::model::process::Comm;
+use crate::model::process::ExeFile;
+use crate::model::process::FIRST_ANCESTORS;
+use crate::model::process::Image;
+use crate::model::process::NoticeKind;
+use crate::model::process::ProcessFacts;
+use crate::model::process::ProcessKey;
+use crate::model::process::Source;
+use crate::model::row::Ended;
+use crate::model::row::OwnedRow;
+use crate::model::row::Peer;
+use crate::model::row::ProcessRow;
+use crate::model::row::ProcessRowKind;
+
+/// A line that no output of this program is.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    #[error("not an object of tcpconnect: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("its field {0} is missing, or no value of it")]
+    Field(&'static str),
+}
+
+/// What a line says.
+#[derive(Debug)]
+pub struct Printed {
+    /// Nanoseconds since 1970, UTC; whole microseconds.
+    pub unix_ns: u64,
+    pub what: What,
+    /// The fields of which it has a part only.
+    pub truncated: Vec<String>,
+}
+
+#[derive(Debug)]
+pub enum What {
+    /// `connect`, `accept`, `existing`, `result` and `close`.
+    Connection(Box<OwnedRow>),
+    /// fork, exec and so on.
+    Process(Box<ProcessRow<'static>>),
+    Count(Flow),
+    Lost(Lost),
+}
+
+/// All fields of all objects; which of them an object has, its writer says.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    event: String,
+    time: String,
+    ts_ns: Option<u64>,
+    pid: Option<u32>,
+    tid: Option<u32>,
+    comm: Option<String>,
+    comm_raw: Option<String>,
+    thread: Option<String>,
+    thread_raw: Option<String>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    ip: Option<u8>,
+    saddr: Option<IpAddr>,
+    lport: Option<u16>,
+    daddr: Option<IpAddr>,
+    dport: Option<u16>,
+    conn_id: Option<String>,
+    /// Made of the addresses and ports.
+    #[serde(rename = "community_id")]
+    _community_id: Option<String>,
+    error: Option<String>,
+    query: Option<String>,
+    query_raw: Option<String>,
+    query_age_ms: Option<f64>,
+    query_match: Option<String>,
+    query_by: Option<QueryBy>,
+    #[serde(default)]
+    query_chain: Vec<String>,
+    result: Option<String>,
+    latency_us: Option<u64>,
+    duration_us: Option<u64>,
+    tx_bytes: Option<u64>,
+    rx_bytes: Option<u64>,
+    retransmits: Option<u32>,
+    close_by: Option<String>,
+    #[serde(default)]
+    partial: bool,
+    peer: Option<PeerFields>,
+    netns: Option<u32>,
+    cgroup_id: Option<u64>,
+    vpid: Option<u32>,
+    user: Option<String>,
+    container_id: Option<String>,
+    #[serde(default)]
+    container_claimed: bool,
+    cgroup: Option<String>,
+    exe: Option<String>,
+    exe_raw: Option<String>,
+    #[serde(default)]
+    exe_deleted: bool,
+    #[serde(default)]
+    exe_truncated: bool,
+    exe_dev: Option<String>,
+    exe_inode: Option<u64>,
+    exe_mntns: Option<u32>,
+    args: Option<Vec<String>>,
+    #[serde(default)]
+    args_truncated: bool,
+    ppid: Option<u32>,
+    parents: Option<Vec<ParentFields>>,
+    #[serde(default)]
+    parents_truncated: bool,
+    start: Option<String>,
+    process_id: Option<String>,
+    source: Option<String>,
+    #[serde(default)]
+    truncated: Vec<String>,
+    old_comm: Option<String>,
+    old_comm_raw: Option<String>,
+    euid: Option<u32>,
+    egid: Option<u32>,
+    tracer: Option<u32>,
+    exit_code: Option<u32>,
+    exit_signal: Option<u32>,
+    #[serde(default)]
+    core_dumped: bool,
+    connects: Option<u64>,
+    #[serde(rename = "count")]
+    _count: Option<u64>,
+    #[serde(default)]
+    buffer: u64,
+    #[serde(default)]
+    crowded: u64,
+    crowded_uid: Option<u32>,
+    #[serde(default)]
+    cpu: u64,
+    #[serde(default)]
+    skipped: u64,
+    #[serde(default)]
+    stash: u64,
+    #[serde(default)]
+    flows: u64,
+    #[serde(default)]
+    lives: u64,
+    #[serde(default)]
+    ends: u64,
+    #[serde(default)]
+    undecodable: u64,
+    #[serde(default)]
+    output: u64,
+    #[serde(default)]
+    family: u64,
+    #[serde(default)]
+    process: u64,
+    #[serde(default)]
+    names: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueryBy {
+    pid: u32,
+    uid: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerFields {
+    pid: u32,
+    comm: String,
+    comm_raw: Option<String>,
+    exe: Option<String>,
+    exe_mntns: Option<u32>,
+    container_id: Option<String>,
+    #[serde(default)]
+    container_claimed: bool,
+    netns: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ParentFields {
+    pid: u32,
+    comm: String,
+    comm_raw: Option<String>,
+    exe: Option<String>,
+    exe_mntns: Option<u32>,
+    start: Option<String>,
+}
+
+type Read<T> = Result<T, ReadError>;
+
+/// Reads what `Json` wrote, without the newline.
+pub fn read(line: &str) -> Read<Printed> {
+    let fields: Fields = serde_json::from_str(line)?;
+    let unix_ns = unix_ns(&fields.time).ok_or(ReadError::Field("time"))?;
+    let what = match fields.event.as_str() {
+        "connect" | "accept" | "existing" | "result" | "close" => {
+            What::Connection(Box::new(fields.connection()?))
+        }
+        "count" => What::Count(fields.flow()?),
+        "lost" => What::Lost(fields.lost()),
+        _ => What::Process(Box::new(fields.process_row()?)),
+    };
+    Ok(Printed { unix_ns, what, truncated: fields.truncated })
+}
+
+/// Of a time in RFC 3339.
+fn unix_ns(time: &str) -> Option<u64> {
+    let micros = DateTime::parse_from_rfc3339(time).ok()?.timestamp_micros();
+    u64::try_from(micros).ok()?.checked_mul(1000)
+}
+
+fn need<T>(name: &'static str, value: Option<T>) -> Read<T> {
+    value.ok_or(ReadError::Field(name))
+}
+
+/// What a name is: the bytes, if its text does not say them.
+fn bytes(name: &'static str, text: &str, raw: Option<&str>) -> Read<Box<[u8]>> {
+    match raw {
+        Some(raw) => need(name, STANDARD.decode(raw).ok()).map(Vec::into),
+        None => Ok(text.as_bytes().into()),
+    }
+}
+
+fn comm(name: &'static str, text: Option<&str>, raw: Option<&str>) -> Read<Comm> {
+    let Some(text) = text else { return Ok(Comm::default()) };
+    let bytes = bytes(name, text, raw)?;
+    // The kernel ends it with a NUL, but what it hands out may fill its room.
+    let mut comm = Comm::default();
+    need(name, comm.0.get_mut(..bytes.len()))?.copy_from_slice(&bytes);
+    Ok(comm)
+}
+
+/// The errno of a name as `text::error` writes it.
+fn errno(name: &str) -> Option<u16> {
+    const MAX_ERRNO: u16 = 4095;
+    let is_it = |errno: &u16| {
+        let mut text = Vec::new();
+        text::error(&mut text, *errno);
+        text == name.as_bytes()
+    };
+    name.parse().ok().or_else(|| (1..=MAX_ERRNO).find(is_it))
+}
+
+fn container(id: Option<&String>, claimed: bool) -> Option<Container> {
+    id.map(|id| Container { id: id.clone(), claimed })
+}
+
+/// Of a file whose number is not told.
+fn file_in(mntns: Option<u32>) -> Option<ExeFile> {
+    mntns.map(|mntns| ExeFile { dev: (0, 0), inode: 0, mntns: Some(mntns) })
+}
+
+impl Fields {
+    fn name(&self) -> Read<Comm> {
+        comm("comm", self.comm.as_deref(), self.comm_raw.as_deref())
+    }
+
+    fn connection(&self) -> Read<OwnedRow> {
+        let (cookie, began_ns) = self.conn_id()?;
+        let connect = self.connect(cookie)?;
+        let life = self.life(connect, began_ns)?;
+        Ok(OwnedRow {
+            connect,
+            life,
+            peer: self.peer.as_ref().map(PeerFields::peer).transpose()?,
+            process: self.facts()?,
+            user: self.user.as_deref().map(Into::into),
+            container: container(self.container_id.as_ref(), self.container_claimed),
+            cgroup: self.cgroup.as_deref().map(Into::into),
+            query: self.name_of_destination()?,
+        })
+    }
+
+    /// The socket's cookie, or else when the connect was.
+    fn conn_id(&self) -> Read<(Option<u64>, Option<u64>)> {
+        let Some(id) = &self.conn_id else { return Ok((None, None)) };
+        let number = |text: &str| need("conn_id", text.parse().ok());
+        match id.split_once('-') {
+            Some((_, began_ns)) => Ok((None, Some(number(began_ns)?))),
+            None => Ok((Some(number(id)?), None)),
+        }
+    }
+
+    fn connect(&self, cookie: Option<u64>) -> Read<Connect> {
+        let daddr = need("daddr", self.daddr)?;
+        need("ip", self.ip.filter(|&ip| (ip == 4) == daddr.is_ipv4()))?;
+        let nowhere: IpAddr = match daddr {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let leader = self.name()?;
+        let thread = self.thread.as_deref();
+        let error = self.error.as_deref().map(|name| need("error", errno(name))).transpose()?;
+        Ok(Connect {
+            ts_ns: need("ts_ns", self.ts_ns)?,
+            pid: self.pid.unwrap_or(0),
+            tid: self.tid.unwrap_or(0),
+            uid: self.uid,
+            gid: self.gid,
+            comm: match thread {
+                Some(_) => comm("thread", thread, self.thread_raw.as_deref())?,
+                None => leader,
+            },
+            leader,
+            cgroup_id: self.cgroup_id,
+            netns: self.netns,
+            saddr: self.saddr.unwrap_or(nowhere),
+            daddr,
+            lport: self.lport,
+            dport: need("dport", self.dport)?,
+            start_ns: self.process_key()?.map_or(0, |key| key.start_ns),
+            vpid: self.vpid,
+            error: error.unwrap_or(0),
+            cookie,
+            origin: match self.event.as_str() {
+                "accept" => Origin::Accepted,
+                "existing" => Origin::Existing,
+                _ if self.partial => Origin::Existing,
+                _ => Origin::Connected,
+            },
+            ..Connect::nowhere()
+        })
+    }
+
+    fn life(&self, connect: Connect, began_ns: Option<u64>) -> Read<Option<Life>> {
+        let (stage, took_us) = match self.event.as_str() {
+            "result" => {
+                let name = need("result", self.result.as_deref())?;
+                let outcome = need("result", Outcome::ALL.into_iter().find(|o| o.name() == name))?;
+                (Stage::Result(outcome), need("latency_us", self.latency_us)?)
+            }
+            "close" => (self.end()?, self.duration_us.unwrap_or(0)),
+            _ => return Ok(None),
+        };
+        let took_ns = took_us.saturating_mul(1000);
+        let began_ns = began_ns.unwrap_or(connect.ts_ns.saturating_sub(took_ns));
+        Ok(Some(Life { connect, began_ns, stage }))
+    }
+
+    fn end(&self) -> Read<Stage> {
+        let Some(tx_bytes) = self.tx_bytes else { return Ok(Stage::Gone) };
+        let by = |name: &str| CloseBy::ALL.into_iter().find(|by| by.name() == name);
+        Ok(Stage::Close {
+            tx_bytes,
+            rx_bytes: need("rx_bytes", self.rx_bytes)?,
+            retransmits: need("retransmits", self.retransmits)?,
+            by: self.close_by.as_deref().map(|name| need("close_by", by(name))).transpose()?,
+        })
+    }
+
+    fn name_of_destination(&self) -> Read<Option<Query>> {
+        let Some(asked) = self.query.as_deref() else { return Ok(None) };
+        let matched = need("query_match", self.query_match.as_deref())?;
+        let chain = self.query_chain.iter().map(|name| name.as_bytes().into());
+        let name = Name {
+            asked: bytes("query_raw", asked, self.query_raw.as_deref())?,
+            chain: chain.collect(),
+        };
+        Ok(Some(Query {
+            name: Rc::new(name),
+            by: self
+                .query_by
+                .as_ref()
+                .map(|by| Asker { process: ProcessKey { pid: by.pid, start_ns: 0 }, uid: by.uid }),
+            matched: need("query_match", Match::ALL.into_iter().find(|m| m.name() == matched))?,
+            age_ns: (need("query_age_ms", self.query_age_ms)? * 1000.0).round() as u64 * 1000,
+        }))
+    }
+
+    fn process_key(&self) -> Read<Option<ProcessKey>> {
+        let Some(id) = &self.process_id else { return Ok(None) };
+        let key = id.split_once('-').and_then(|(pid, start_ns)| {
+            Some(ProcessKey { pid: pid.parse().ok()?, start_ns: start_ns.parse().ok()? })
+        });
+        need("process_id", key).map(Some)
+    }
+
+    /// What is known of the process, if anybody asked.
+    fn facts(&self) -> Read<Option<ProcessFacts>> {
+        let Some(source) = self.source.as_deref() else { return Ok(None) };
+        let key = self.process_key()?;
+        let (pid, start_ns) = key.map_or((self.pid.unwrap_or(0), 0), |key| (key.pid, key.start_ns));
+        Ok(Some(ProcessFacts {
+            pid,
+            start_ns,
+            ppid: self.ppid.unwrap_or(0),
+            name: self.name()?,
+            image: Rc::new(self.image()?),
+            source: need("source", Source::ALL.into_iter().find(|s| s.name() == source))?,
+            ancestors: self.ancestors(start_ns)?,
+        }))
+    }
+
+    fn image(&self) -> Read<Image> {
+        let exe = self.exe.as_deref();
+        let exe = exe.map(|exe| bytes("exe_raw", exe, self.exe_raw.as_deref())).transpose()?;
+        let args = self.args.as_ref().map(|args| {
+            let bytes: Vec<u8> =
+                args.iter().flat_map(|arg| [arg.as_bytes(), b"\0"].concat()).collect();
+            let more = u64::from(self.args_truncated);
+            Args::cut(&bytes, bytes.len() as u64 + more)
+        });
+        Ok(Image {
+            exe_truncated: self.exe_truncated
+                && exe.as_deref().is_some_and(|exe| !exe.starts_with(b"/")),
+            exe,
+            exe_deleted: self.exe_deleted,
+            file: self.file()?,
+            args,
+        })
+    }
+
+    fn file(&self) -> Read<Option<ExeFile>> {
+        let Some(inode) = self.exe_inode else { return Ok(None) };
+        let dev = self.exe_dev.as_deref().and_then(|dev| dev.split_once(':'));
+        let dev = dev.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        Ok(Some(ExeFile { dev: need("exe_dev", dev)?, inode, mntns: self.exe_mntns }))
+    }
+
+    /// `start_ns` of the process tells when the host was booted, which its ancestors have
+    /// their starts from.
+    fn ancestors(&self, start_ns: u64) -> Read<Option<Vec<Ancestor>>> {
+        let Some(parents) = &self.parents else { return Ok(None) };
+        let own = self.start.as_deref().map(|start| need("start", unix_ns(start))).transpose()?;
+        let boot_ns = own.and_then(|own| own.checked_sub(start_ns));
+        let mut ancestors = Vec::with_capacity(parents.len() + 1);
+        for (at, parent) in parents.iter().enumerate() {
+            let ppid = parents.get(at + 1).map_or(0, |parent| parent.pid);
+            ancestors.push(parent.ancestor(ppid, boot_ns)?);
+        }
+        if self.parents_truncated {
+            // How many, no object says.
+            ancestors.insert(parents.len().saturating_sub(FIRST_ANCESTORS), Ancestor::LeftOut(1));
+        }
+        Ok(Some(ancestors))
+    }
+
+    fn process_row(&self) -> Read<ProcessRow<'static>> {
+        let facts = self.facts()?;
+        let kind = self.kind(facts.as_ref())?;
+        let is_told = !matches!(kind, ProcessRowKind::Notice(_));
+        Ok(ProcessRow {
+            ts_ns: need("ts_ns", self.ts_ns)?,
+            pid: need("pid", self.pid)?,
+            tid: need("tid", self.tid)?,
+            name: self.name()?,
+            ppid: self.ppid,
+            uid: self.uid.filter(|_| is_told),
+            gid: self.gid.filter(|_| is_told),
+            user: self.user.as_deref().map(Into::into),
+            container: container(self.container_id.as_ref(), self.container_claimed),
+            cgroup: self.cgroup.as_deref().map(Into::into),
+            process: facts,
+            kind,
+        })
+    }
+
+    fn kind(&self, facts: Option<&ProcessFacts>) -> Read<ProcessRowKind<'static>> {
+        let notice = |kind| Ok(ProcessRowKind::Notice(kind));
+        match self.event.as_str() {
+            "fork" => Ok(ProcessRowKind::Fork),
+            "exec" => {
+                let image = facts.map(|facts| Image::clone(&facts.image)).unwrap_or_default();
+                Ok(ProcessRowKind::Exec(Cow::Owned(image)))
+            }
+            "comm" => {
+                let old = need("old_comm", self.old_comm.as_deref())?;
+                let old = comm("old_comm", Some(old), self.old_comm_raw.as_deref())?;
+                Ok(ProcessRowKind::Comm(old))
+            }
+            "exit" => {
+                let ended = match self.exit_signal {
+                    Some(number) => Ended::Signal { number, core: self.core_dumped },
+                    None => Ended::Code(need("exit_code", self.exit_code)?),
+                };
+                Ok(ProcessRowKind::Exit(ended.status()))
+            }
+            "uid" => notice(NoticeKind::Uid {
+                real: need("uid", self.uid)?,
+                effective: need("euid", self.euid)?,
+            }),
+            "gid" => notice(NoticeKind::Gid {
+                real: need("gid", self.gid)?,
+                effective: need("egid", self.egid)?,
+            }),
+            "sid" => notice(NoticeKind::Sid),
+            "ptrace" => notice(NoticeKind::Ptrace { tracer: self.tracer }),
+            "coredump" => notice(NoticeKind::Coredump),
+            _ => Err(ReadError::Field("event")),
+        }
+    }
+
+    fn flow(&self) -> Read<Flow> {
+        Ok(Flow {
+            saddr: need("saddr", self.saddr)?,
+            daddr: need("daddr", self.daddr)?,
+            dport: need("dport", self.dport)?,
+            connects: need("connects", self.connects)?,
+        })
+    }
+
+    fn lost(&self) -> Lost {
+        Lost {
+            buffer: self.buffer,
+            crowded: self.crowded,
+            crowder: self.crowded_uid,
+            cpu: self.cpu,
+            skipped: self.skipped,
+            stash: self.stash,
+            flows: self.flows,
+            family: self.family,
+            process: self.process,
+            names: self.names,
+            lives: self.lives,
+            ends: self.ends,
+            undecodable: self.undecodable,
+            output: self.output,
+        }
+    }
+}
+
+impl PeerFields {
+    fn peer(&self) -> Read<Peer> {
+        let image = Image {
+            exe: self.exe.as_deref().map(|exe| exe.as_bytes().into()),
+            file: file_in(self.exe_mntns),
+            ..Image::default()
+        };
+        Ok(Peer {
+            pid: self.pid,
+            comm: comm("peer.comm", Some(&self.comm), self.comm_raw.as_deref())?,
+            image: (image != Image::default()).then(|| Rc::new(image)),
+            container: container(self.container_id.as_ref(), self.container_claimed),
+            netns: self.netns,
+        })
+    }
+}
+
+impl ParentFields {
+    fn ancestor(&self, ppid: u32, boot_ns: Option<u64>) -> Read<Ancestor> {
+        let start = self.start.as_deref();
+        let start = start.map(|start| need("parents.start", unix_ns(start))).transpose()?;
+        let image = Image {
+            exe: self.exe.as_deref().map(|exe| exe.as_bytes().into()),
+            file: file_in(self.exe_mntns),
+            ..Image::default()
+        };
+        Ok(Ancestor::Known {
+            pid: self.pid,
+            start_ns: start.zip(boot_ns).map_or(0, |(start, boot)| start.saturating_sub(boot)),
+            ppid,
+            name: comm("parents.comm", Some(&self.comm), self.comm_raw.as_deref())?,
+            image: Rc::new(image),
+        })
+    }
+}

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A row becomes a line of JSON, which becomes the row again: all that the line has is in it,
+//! and nothing is lost or made up on the way.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use clap::Parser as _;
+use proptest::prelude::*;
+use tcpconnect::clock::WallClock;
+use tcpconnect::config::Config;
+use tcpconnect::config::cli::Cli;
+use tcpconnect::model::container::Container;
+use tcpconnect::model::event::CloseBy;
+use tcpconnect::model::event::Connect;
+use tcpconnect::model::event::Flow;
+use tcpconnect::model::event::Life;
+use tcpconnect::model::event::Origin;
+use tcpconnect::model::event::Outcome;
+use tcpconnect::model::event::Stage;
+use tcpconnect::model::lost::Lost;
+use tcpconnect::model::name::Match;
+use tcpconnect::model::name::Name;
+use tcpconnect::model::name::Query;
+use tcpconnect::model::process::Ancestor;
+use tcpconnect::model::process::Args;
+use tcpconnect::model::process::Asker;
+use tcpconnect::model::process::Comm;
+use tcpconnect::model::process::ExeFile;
+use tcpconnect::model::process::Image;
+use tcpconnect::model::process::NoticeKind;
+use tcpconnect::model::process::ProcessFacts;
+use tcpconnect::model::process::ProcessKey;
+use tcpconnect::model::process::Source;
+use tcpconnect::model::row::OwnedRow;
+use tcpconnect::model::row::Peer;
+use tcpconnect::model::row::ProcessRow;
+use tcpconnect::model::row::ProcessRowKind;
+use tcpconnect::output::Output;
+use tcpconnect::output::json::read::What;
+use tcpconnect::output::json::read::read;
+use tcpconnect::trace::new_output;
+
+const ALL: [&str; 10] = [
+    "tcpconnect",
+    "-j",
+    "--exe",
+    "--args",
+    "--parents",
+    "--user",
+    "--container-id",
+    "--cgroup-path",
+    "--vpid",
+    "--procs",
+];
+
+fn output() -> Box<dyn Output> {
+    new_output(&Config::new(Cli::try_parse_from(ALL).unwrap(), false).unwrap())
+}
+
+fn settings() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) }
+}
+
+/// Three centuries after 1970 no time fits any more.
+const CENTURY_NS: u64 = 100 * 365 * 86_400 * 1_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Text as people and attackers write it, and bytes that are none.
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        "[ -~]{0,20}".prop_map(String::into_bytes),
+        any::<String>().prop_map(String::into_bytes),
+        prop::collection::vec(1..=255u8, 0..24),
+    ]
+}
+
+fn string() -> impl Strategy<Value = String> {
+    text().prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn comm() -> impl Strategy<Value = Comm> {
+    prop_oneof![text().prop_map(|bytes| Comm::new(&bytes)), any::<[u8; 16]>().prop_map(Comm)]
+}
+
+fn address(is_v6: bool) -> impl Strategy<Value = IpAddr> {
+    any::<u128>().prop_map(move |bits| match is_v6 {
+        true => IpAddr::V6(bits.into()),
+        false => IpAddr::V4((bits as u32).into()),
+    })
+}
+
+fn container() -> impl Strategy<Value = Option<Container>> {
+    prop::option::of((string(), any::<bool>()))
+        .prop_map(|found| found.map(|(id, claimed)| Container { id, claimed }))
+}
+
+prop_compose! {
+    /// Of nobody, or of a task.
+    fn connect()(
+        (ts_ns, error) in (SECOND_NS..CENTURY_NS, prop_oneof![Just(0), 1..200u16]),
+        task in prop::option::of((1..u32::MAX, any::<u32>(), 0..u32::MAX, 0..u32::MAX)),
+        (comm, leader) in (comm(), comm()),
+        (saddr, daddr) in any::<bool>().prop_flat_map(|is_v6| (address(is_v6), address(is_v6))),
+        (lport, dport) in (prop::option::of(1..u16::MAX), any::<u16>()),
+        (cookie, cgroup_id) in (prop::option::of(1..u64::MAX), any::<Option<u64>>()),
+        (netns, vpid) in any::<(Option<u32>, Option<u32>)>(),
+        origin in prop::sample::select(vec![Origin::Connected, Origin::Accepted, Origin::Existing]),
+    ) -> Connect {
+        let (pid, tid, uid, gid) = task.unwrap_or((0, 0, 0, 0));
+        let known = |id: u32| task.map(|_| id);
+        let (comm, leader) = if task.is_some() { (comm, leader) } else { Default::default() };
+        // What exists or was accepted has not failed.
+        let error = if origin == Origin::Connected { error } else { 0 };
+        Connect {
+            ts_ns, pid, tid, uid: known(uid), gid: known(gid), comm, leader, cgroup_id, netns, saddr,
+            daddr, lport, dport, vpid, error, cookie, origin, ..Connect::nowhere()
+        }
+    }
+}
+
+fn stage() -> impl Strategy<Value = Stage> {
+    let by = prop::option::of(prop::sample::select(CloseBy::ALL.to_vec()));
+    let close =
+        (any::<(u64, u64, u32)>(), by).prop_map(|((tx_bytes, rx_bytes, retransmits), by)| {
+            Stage::Close { tx_bytes, rx_bytes, retransmits, by }
+        });
+    let outcome = prop::sample::select(Outcome::ALL.to_vec()).prop_map(Stage::Result);
+    prop_oneof![outcome, close, Just(Stage::Gone)]
+}
+
+prop_compose! {
+    fn image()(
+        exe in prop::option::of(text()),
+        (exe_truncated, exe_deleted) in any::<(bool, bool)>(),
+        file in any::<Option<((u32, u32), u64, Option<u32>)>>(),
+        args in prop::option::of(prop::collection::vec(text(), 0..5)),
+        is_cut in any::<bool>(),
+    ) -> Image {
+        // A path is absolute, or the end of one.
+        let start = if exe_truncated { "..." } else { "/" };
+        let args = args.map(|args| {
+            let bytes: Vec<u8> = args.iter().flat_map(|arg| [&arg[..], b"\0"].concat()).collect();
+            Args::cut(&bytes, bytes.len() as u64 + u64::from(is_cut))
+        });
+        Image {
+            exe_truncated: exe_truncated && exe.is_some(),
+            exe: exe.map(|exe| [start.as_bytes(), &exe].concat().into()),
+            exe_deleted,
+            file: file.map(|(dev, inode, mntns)| ExeFile { dev, inode, mntns }),
+            args,
+        }
+    }
+}
+
+prop_compose! {
+    fn ancestor()(
+        (pid, start_ns) in (any::<u32>(), prop_oneof![Just(0), 1..CENTURY_NS]),
+        (name, image) in (comm(), image()),
+    ) -> Ancestor {
+        Ancestor::Known { pid, start_ns, ppid: 0, name, image: Rc::new(image) }
+    }
+}
+
+prop_compose! {
+    fn facts()(
+        (pid, ppid) in (1..u32::MAX, any::<u32>()),
+        (start_ns, name, image) in (1..CENTURY_NS, comm(), image()),
+        source in prop::sample::select(Source::ALL.to_vec()),
+        near in prop::option::of(prop::collection::vec(ancestor(), 0..4)),
+        far in prop::option::of(prop::collection::vec(ancestor(), 4)),
+    ) -> ProcessFacts {
+        let gap = far.map(|far| [vec![Ancestor::LeftOut(1)], far].concat()).unwrap_or_default();
+        let ancestors = near.map(|near| [near, gap].concat());
+        ProcessFacts { pid, start_ns, ppid, name, image: Rc::new(image), source, ancestors }
+    }
+}
+
+prop_compose! {
+    fn query()(
+        (asked, chain) in (text(), prop::collection::vec(string(), 0..3)),
+        by in any::<Option<(u32, u32)>>(),
+        matched in prop::sample::select(Match::ALL.to_vec()),
+        age_us in 0..SECOND_NS,
+    ) -> Query {
+        let chain = chain.into_iter().map(|name| name.into_bytes().into()).collect();
+        let by = by.map(|(pid, uid)| Asker { process: ProcessKey { pid, start_ns: 0 }, uid });
+        Query { name: Rc::new(Name { asked: asked.into(), chain }), by, matched, age_ns: age_us * 1000 }
+    }
+}
+
+prop_compose! {
+    fn peer()(
+        (pid, comm) in (any::<u32>(), comm()),
+        (exe, mntns) in (prop::option::of(string()), any::<Option<u32>>()),
+        (container, netns) in (container(), any::<Option<u32>>()),
+    ) -> Peer {
+        let file = mntns.map(|mntns| ExeFile { dev: (0, 0), inode: 0, mntns: Some(mntns) });
+        let exe = exe.map(|exe| exe.into_bytes().into());
+        let image = Image { exe, file, ..Image::default() };
+        let image = (image != Image::default()).then(|| Rc::new(image));
+        Peer { pid, comm, image, container, netns }
+    }
+}
+
+prop_compose! {
+    fn row()(
+        (connect, life) in (connect(), prop::option::of((stage(), 0..SECOND_NS))),
+        (peer, process) in (prop::option::of(peer()), prop::option::of(facts())),
+        (user, cgroup) in (prop::option::of(string()), prop::option::of(string())),
+        (container, query) in (container(), prop::option::of(query())),
+    ) -> OwnedRow {
+        let life = life.map(|(stage, took_us)| {
+            let origin = match stage {
+                Stage::Gone => Origin::Existing,
+                Stage::Result(_) => Origin::Connected,
+                // An end does not say whose listener it was.
+                Stage::Close { .. } if connect.origin == Origin::Accepted => Origin::Connected,
+                Stage::Close { .. } => connect.origin,
+            };
+            let took_us = if origin == Origin::Existing { 0 } else { took_us };
+            let connect = Connect { origin, ..connect };
+            Life { connect, began_ns: connect.ts_ns.saturating_sub(took_us * 1000), stage }
+        });
+        let connect = life.map_or(connect, |life| life.connect);
+        let has_id = life.is_some() || connect.error == 0;
+        let start_ns = process.as_ref().map_or(0, |process| process.start_ns);
+        let connect = Connect { cookie: connect.cookie.filter(|_| has_id), start_ns, ..connect };
+        OwnedRow {
+            connect,
+            life: life.map(|life| Life { connect, ..life }),
+            peer,
+            process: process.map(|process| ProcessFacts { name: connect.leader, ..process }),
+            user: user.filter(|_| connect.uid.is_some()).map(Into::into),
+            container,
+            cgroup: cgroup.map(Into::into),
+            query,
+        }
+    }
+}
+
+fn kind() -> impl Strategy<Value = ProcessRowKind<'static>> {
+    let status = prop_oneof![
+        (0..256u32).prop_map(|code| code << 8),
+        (1..65u32, any::<bool>()).prop_map(|(signal, core)| signal | u32::from(core) << 7),
+    ];
+    let ids = any::<(u32, u32)>();
+    let notice = |kind| Just(ProcessRowKind::Notice(kind));
+    prop_oneof![
+        Just(ProcessRowKind::Fork),
+        Just(ProcessRowKind::Exec(Cow::Owned(Image::default()))),
+        comm().prop_map(ProcessRowKind::Comm),
+        status.prop_map(ProcessRowKind::Exit),
+        ids.prop_map(|(real, effective)| NoticeKind::Uid { real, effective })
+            .prop_map(ProcessRowKind::Notice),
+        ids.prop_map(|(real, effective)| NoticeKind::Gid { real, effective })
+            .prop_map(ProcessRowKind::Notice),
+        notice(NoticeKind::Sid),
+        any::<Option<u32>>()
+            .prop_map(|tracer| ProcessRowKind::Notice(NoticeKind::Ptrace { tracer })),
+        notice(NoticeKind::Coredump),
+    ]
+}
+
+prop_compose! {
+    fn process_row()(
+        (ts_ns, pid, tid) in (SECOND_NS..CENTURY_NS, any::<u32>(), any::<u32>()),
+        (name, ppid) in (comm(), prop::option::of(1..u32::MAX)),
+        ids in any::<Option<(u32, u32)>>(),
+        (user, container, cgroup) in (prop::option::of(string()), container(), prop::option::of(string())),
+        (process, kind) in (prop::option::of(facts()), kind()),
+    ) -> ProcessRow<'static> {
+        let process = process.map(|process| {
+            ProcessFacts { name, ppid: ppid.unwrap_or(0), ..process }
+        });
+        let image = process.as_ref().map(|process| Image::clone(&process.image));
+        let (kind, ids) = match kind {
+            ProcessRowKind::Exec(_) => {
+                (ProcessRowKind::Exec(Cow::Owned(image.unwrap_or_default())), ids)
+            }
+            ProcessRowKind::Notice(_) => (kind, None),
+            _ => (kind, ids),
+        };
+        ProcessRow {
+            ts_ns, pid, tid, name, ppid, uid: ids.map(|ids| ids.0), gid: ids.map(|ids| ids.1),
+            user: user.map(Into::into), container, cgroup: cgroup.map(Into::into), process, kind,
+        }
+    }
+}
+
+fn lost() -> impl Strategy<Value = Lost> {
+    (any::<[u32; 13]>(), any::<u32>()).prop_map(|(counts, uid)| {
+        let [
+            buffer,
+            crowded,
+            cpu,
+            skipped,
+            stash,
+            flows,
+            family,
+            process,
+            names,
+            lives,
+            ends,
+            undecodable,
+            output,
+        ] = counts.map(u64::from);
+        let crowder = (crowded > 0).then_some(uid);
+        Lost {
+            buffer,
+            crowded,
+            crowder,
+            cpu,
+            skipped,
+            stash,
+            flows,
+            family,
+            process,
+            names,
+            lives,
+            ends,
+            undecodable,
+            output,
+        }
+    })
+}
+
+fn line(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut text = Vec::new();
+    write(&mut text);
+    let text = String::from_utf8(text).expect("JSON is UTF-8");
+    text.strip_suffix('\n').expect("a whole line").to_owned()
+}
+
+/// The clock by which the line was written, but for what is less than a microsecond.
+fn clock(unix_ns: u64, ts_ns: u64) -> WallClock {
+    WallClock::at(unix_ns - ts_ns)
+}
+
+/// As far as a line tells it: text that is no UTF-8 has its bytes for names alone.
+fn same<T: std::fmt::Debug>(one: &T, other: &T) -> bool {
+    format!("{one:?}") == format!("{other:?}")
+}
+
+proptest! {
+    #![proptest_config(settings())]
+
+    #[test]
+    fn a_row_of_a_connection_survives_the_way_there_and_back(
+        row in row(), offset_ns in SECOND_NS..CENTURY_NS,
+    ) {
+        let mut output = output();
+        let text = line(|out| output.connect(&row.row(), &WallClock::at(offset_ns), out));
+        let printed = read(&text).map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
+        prop_assert!(printed.truncated.is_empty());
+        prop_assert_eq!(printed.unix_ns, (offset_ns + row.connect.ts_ns) / 1000 * 1000);
+        let What::Connection(back) = printed.what else { panic!("{text}") };
+        let clock = clock(printed.unix_ns, back.connect.ts_ns);
+        prop_assert_eq!(&line(|out| output.connect(&back.row(), &clock, out)), &text);
+        prop_assert_eq!(back.connect, row.connect);
+        prop_assert_eq!(back.life, row.life);
+        prop_assert_eq!(&back.peer, &row.peer);
+        prop_assert_eq!(&back.query, &row.query);
+        prop_assert!(same(&(&back.user, &back.container, &back.cgroup), &(&row.user, &row.container, &row.cgroup)));
+    }
+
+    #[test]
+    fn a_row_of_a_process_survives_the_way_there_and_back(
+        row in process_row(), offset_ns in SECOND_NS..CENTURY_NS,
+    ) {
+        let mut output = output();
+        let text = line(|out| output.process(&row, &WallClock::at(offset_ns), out));
+        let printed = read(&text).map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
+        let What::Process(back) = printed.what else { panic!("{text}") };
+        let clock = clock(printed.unix_ns, back.ts_ns);
+        prop_assert_eq!(&line(|out| output.process(&back, &clock, out)), &text);
+        prop_assert_eq!((back.ts_ns, back.pid, back.tid, back.name), (row.ts_ns, row.pid, row.tid, row.name));
+        prop_assert_eq!((back.ppid, back.uid, back.gid), (row.ppid, row.uid, row.gid));
+    }
+
+    #[test]
+    fn counts_and_losses_survive_the_way_there_and_back(
+        (saddr, daddr) in any::<bool>().prop_flat_map(|is_v6| (address(is_v6), address(is_v6))),
+        (dport, connects, lost) in (any::<u16>(), any::<u64>(), lost()),
+        now_ns in SECOND_NS..CENTURY_NS,
+    ) {
+        let mut output = output();
+        let at = WallClock::at(SECOND_NS);
+        let flow = Flow { saddr, daddr, dport, connects };
+        let text = line(|out| output.flows(&[flow], now_ns, &at, out));
+        let What::Count(back) = read(&text).expect(&text).what else { panic!("{text}") };
+        prop_assert_eq!(back, flow);
+        let text = line(|out| output.lost(&lost, now_ns, &at, out));
+        let What::Lost(back) = read(&text).expect(&text).what else { panic!("{text}") };
+        prop_assert_eq!(back, lost);
+    }
+
+    #[test]
+    fn no_line_of_others_upsets_the_reader(
+        row in row(), at in any::<prop::sample::Index>(), with in "[ -~]{0,3}", cut in 0..4usize,
+    ) {
+        let text = line(|out| output().connect(&row.row(), &WallClock::at(SECOND_NS), out));
+        let at = at.index(text.len());
+        if let (Some(before), Some(after)) = (text.get(..at), text.get((at + cut).min(text.len())..)) {
+            let _ = read(&[before, &with, after].concat());
+        }
+        let _ = read(&with);
+    }
+}
+
+#[test]
+fn a_line_that_is_none_is_refused_with_its_field() {
+    let why = |line: &str| read(line).unwrap_err().to_string();
+    assert_eq!(
+        why(r#"{"event":"count","time":"x"}"#),
+        "its field time is missing, or no value of it"
+    );
+    let time = r#""time":"2026-11-21T04:30:05.000001Z""#;
+    let count = format!(r#"{{"event":"count",{time}}}"#);
+    assert_eq!(why(&count), "its field saddr is missing, or no value of it");
+    let other = format!(r#"{{"event":"other",{time}}}"#);
+    assert_eq!(why(&other), "its field event is missing, or no value of it");
+    assert!(why(r#"{"event":"count","x":1}"#).starts_with("not an object of tcpconnect: unknown"));
+}
