@@ -49,7 +49,7 @@ pub struct CommandError {
 /// One line on stderr, whatever a path in it holds. A closed stderr is no reason
 /// to fail, let alone to panic as eprintln!() does; one that does not block, as that of a
 /// terminal shared with such a program, gets a moment to take the rest.
-pub fn tell(line: &str) {
+pub fn warn(line: &str) {
     let mut text = String::with_capacity(line.len() + 1);
     for c in line.chars() {
         match is_harmless(c) {

@@ -9,7 +9,7 @@ use clap::Parser as _;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::error::CommandError;
-use tcpconnect::error::tell;
+use tcpconnect::error::warn;
 use tcpconnect::host::privilege;
 use tcpconnect::kernel::source::EBPF;
 use tcpconnect::snapshot;
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            tell(&format!("tcpconnect: {e:#}"));
+            warn(&format!("tcpconnect: {e:#}"));
             ExitCode::from(e.downcast_ref::<CommandError>().map_or(1, |e| e.code))
         }
     }
@@ -59,8 +59,8 @@ fn main() -> ExitCode {
 fn usage_error(why: &str) -> ExitCode {
     match why.starts_with("Error: ") {
         // BCC's own words, which scripts may look for.
-        true => tell(why),
-        false => tell(&format!("tcpconnect: {why} (see tcpconnect --help)")),
+        true => warn(why),
+        false => warn(&format!("tcpconnect: {why} (see tcpconnect --help)")),
     }
     ExitCode::from(USAGE)
 }

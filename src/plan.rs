@@ -29,9 +29,9 @@ pub enum Level {
     #[default]
     Table,
     /// All that is known of the task and the socket without following either.
-    More,
+    Fields,
     /// Connections, processes and names, too.
-    All,
+    Process,
     /// Connects that fail before their SYN, too.
     Failed,
 }
@@ -100,9 +100,9 @@ impl Plan {
         let level = if config.failed {
             Level::Failed
         } else if follows || accepts || existing || facts.process || facts.vpid || is_nested {
-            Level::All
+            Level::Process
         } else if shows_uid(config) || who != Who::default() || filters_more(&config.filter) {
-            Level::More
+            Level::Fields
         } else {
             Level::Table
         };
@@ -132,7 +132,7 @@ impl Plan {
     }
 
     /// Whether there are records that are no rows of their own.
-    pub fn has_records_beside(&self) -> bool {
+    pub fn has_aux_records(&self) -> bool {
         self.processes || self.cgroups || self.names
     }
 }
@@ -240,18 +240,21 @@ mod tests {
                 Level::Table,
                 &["", "-t", "-L", "-T", "-p 1", "-P 80", "-c", "--to ::1", "--comm x"][..],
             ),
-            (Level::More, &["-U", "-j", "--user", "--netns-id", "--cgroup-path"]),
-            (Level::More, &["-u 0", "--netns 1", "--cgroup /", "--unit x", "--container x"]),
-            (Level::More, &["-c -u 0", "-c --cgroup /", "-C /x", "-M /x"]),
-            (Level::All, &["-x", "-a", "--parents", "--vpid", "--container-id", "-d", "--procs"]),
-            (Level::All, &["-r", "--life", "-e", "--accept", "--peer", "--who ::1"]),
+            (Level::Fields, &["-U", "-j", "--user", "--netns-id", "--cgroup-path"]),
+            (Level::Fields, &["-u 0", "--netns 1", "--cgroup /", "--unit x", "--container x"]),
+            (Level::Fields, &["-c -u 0", "-c --cgroup /", "-C /x", "-M /x"]),
+            (
+                Level::Process,
+                &["-x", "-a", "--parents", "--vpid", "--container-id", "-d", "--procs"],
+            ),
+            (Level::Process, &["-r", "--life", "-e", "--accept", "--peer", "--who ::1"]),
             (Level::Failed, &["-f", "-f -r", "-f -x"]),
         ] {
             for line in lines {
                 assert_eq!(plan(line).level, level, "{line}");
             }
         }
-        assert_eq!(Plan::new(&config(""), true).level, Level::All);
+        assert_eq!(Plan::new(&config(""), true).level, Level::Process);
     }
 
     #[test]
@@ -282,7 +285,7 @@ mod tests {
     fn connections_are_followed_as_far_as_a_row_or_a_peer_needs() {
         let none = plan("");
         assert!(none.rows && !plan("-c").rows);
-        let follows = Plan { follows: true, level: Level::All, ..none.clone() };
+        let follows = Plan { follows: true, level: Level::Process, ..none.clone() };
         let cookie = Facts { cookie: true, ..Facts::default() };
         assert_eq!(plan("-r"), Plan { facts: cookie, ..follows.clone() });
         assert_eq!(plan("--life"), Plan { ends: true, facts: cookie, ..follows });
@@ -301,7 +304,7 @@ mod tests {
         assert_eq!(records("--accept"), (false, true));
         assert_eq!(records("--accept --life"), (false, false));
         assert_eq!(records("-e"), (true, true));
-        let beside = |line: &str| plan(line).has_records_beside();
+        let beside = |line: &str| plan(line).has_aux_records();
         assert!(!beside("-j -r") && beside("-x") && beside("--cgroup-path") && beside("-d"));
     }
 

@@ -172,7 +172,7 @@ fn run_machine(machine: &Machine, bin: &Path) -> Outcome {
 }
 
 /// One line for each combination, with what differs. The fields are: number, number of
-/// combinations, options, rung, rows, lines of a diff.
+/// combinations, options, hook, rows, lines of a diff.
 fn report_bytes(results: &Results) -> Result<String, String> {
     let mut lines: Vec<&Vec<String>> = results.get("bytes").into_iter().flatten().collect();
     lines.sort_by_key(|f| f[0].parse::<usize>().expect("a number"));
@@ -184,9 +184,9 @@ fn report_bytes(results: &Results) -> Result<String, String> {
         let [_, _, options, _, rows, ..] = &combination[0][..] else { panic!("too few fields") };
         let (same, other): (Vec<&Vec<String>>, Vec<_>) =
             combination.iter().partition(|f| f.len() == 5);
-        let rungs: Vec<_> = same.iter().map(|f| &*f[3]).collect();
-        if !rungs.is_empty() {
-            println!("{options:<32} same {rows:>3} lines: {}", rungs.join(", "));
+        let hooks: Vec<_> = same.iter().map(|f| &*f[3]).collect();
+        if !hooks.is_empty() {
+            println!("{options:<32} same {rows:>3} lines: {}", hooks.join(", "));
         }
         for fields in other {
             println!("{options:<32} DIFFERENT: {}", fields[3]);

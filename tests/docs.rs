@@ -324,7 +324,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         cookie: Some(1),
         handshake: Handshake::default(),
         origin: Origin::Connected,
-        unwanted: false,
+        peer_only: false,
     };
     let failed = Connect { error: 1, ..connect };
     // More than has room, and ancestors that are left out.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Real connects, real kernel, as root: each row exact, each filter passing and
-//! rejecting, every event accounted for. Runs for each rung and buffer named in
+//! rejecting, every event accounted for. Runs for each hook and buffer named in
 //! TEST_ATTACH and TEST_BUFFER; `tests/matrix.rs` runs it on other kernels.
 
 macro_rules! tests {
@@ -105,9 +105,9 @@ fn main() {
         text.split(',').map(str::to_owned).collect()
     };
     let buffers = list("TEST_BUFFER", "ring,perf");
-    let rungs = list("TEST_ATTACH", "auto");
+    let hooks = list("TEST_ATTACH", "auto");
     let mut trials = Vec::new();
-    for (attach, buffer) in rungs.iter().flat_map(|a| buffers.iter().map(move |b| (a, b))) {
+    for (attach, buffer) in hooks.iter().flat_map(|a| buffers.iter().map(move |b| (a, b))) {
         let lab = Arc::new(Lab { attach: attach.clone(), buffer: buffer.clone() });
         let cell = format!("{attach}::{buffer}");
         let cases = CASES.map(|case| {
@@ -115,8 +115,8 @@ fn main() {
             (format!("the_row_is_exact_for_{name}"), move |run: &CaseRun| run.check(case))
         });
         trials.extend(of_one_run(&cell, &lab, CaseRun::new, cases));
-        let (one_buffer, one_rung) = (*buffer == buffers[0], Some(attach) == rungs.last());
-        let has = |cells: &Cells| cells.have(attach, one_buffer, one_rung);
+        let (one_buffer, one_hook) = (*buffer == buffers[0], Some(attach) == hooks.last());
+        let has = |cells: &Cells| cells.have(attach, one_buffer, one_hook);
         for (group, tests) in [
             ("", TESTS),
             ("fair::", live_fair::TESTS),
@@ -293,16 +293,16 @@ fn assert_row(row: &Value, attempt: &Value, family: u8) {
 
 type Test = fn(&Lab);
 
-/// With which rungs and buffers a test is asked.
+/// With which hooks and buffers a test is asked.
 #[derive(Clone, Copy, Debug)]
 enum Cells {
     All,
     /// What it asks is decided before the buffer or after it, or nothing passes one.
     OneBuffer,
-    /// The programs that tell it are the same with each rung: what a second kind of
+    /// The programs that tell it are the same with each hook: what a second kind of
     /// buffer makes of their records is asked with one.
     PerfOnce,
-    /// Decided in user space, or by a table that all rungs share.
+    /// Decided in user space, or by a table that all hooks share.
     One,
     /// No connect that fails before its SYN comes to sockops.
     NotSockops,
@@ -311,12 +311,12 @@ enum Cells {
 }
 
 impl Cells {
-    fn have(self, attach: &str, one_buffer: bool, one_rung: bool) -> bool {
+    fn have(self, attach: &str, one_buffer: bool, one_hook: bool) -> bool {
         match self {
             Cells::All => true,
             Cells::OneBuffer => one_buffer,
-            Cells::PerfOnce => one_buffer || one_rung,
-            Cells::One => one_buffer && one_rung,
+            Cells::PerfOnce => one_buffer || one_hook,
+            Cells::One => one_buffer && one_hook,
             Cells::NotSockops => ["fentry", "kprobe"].contains(&attach),
             Cells::Sockops => one_buffer && ["auto", "sockops"].contains(&attach),
         }

@@ -288,7 +288,7 @@ fn end(mut child: Child) {
 }
 
 /// The rows of a swarm by the number of the process; what the client said; and
-/// the client with its ancestors. Connects may be lost only by these two rungs,
+/// the client with its ancestors. Connects may be lost only by these two hooks,
 /// see `CaseRun`; facts by none.
 fn swarm(lab: &Lab, steps: &str) -> (Vec<(usize, Value)>, Value, Vec<Value>) {
     let mut client = Client::new();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The live tests and the model on real kernels: every rung and buffer, in virtual
+//! The live tests and the model on real kernels: every hook and buffer, in virtual
 //! machines. Owns the bookkeeping; tests/vm/ owns kernels and machines, tests/live.rs
 //! and tests/model.rs the tests. Each test of a machine is a named test here.
 
@@ -37,7 +37,7 @@ const CMDLINE: &str = "rcupdate.rcu_expedited=1";
 /// Emulation against hardware.
 const SCALE_DOWN: &str = "100";
 const LIMIT_SECONDS: &str = "2400";
-/// Scenarios of the model with each rung.
+/// Scenarios of the model with each hook.
 const SCENARIOS: &str = "200";
 /// Of 64 threads, one of them beside an attacker.
 const STORMS: &str = "2";
@@ -233,7 +233,7 @@ impl Results {
     }
 }
 
-/// Kernel x rung x buffer, tests passed of tests run, and why some did not run.
+/// Kernel x hook x buffer, tests passed of tests run, and why some did not run.
 fn print_table(machines: &[(String, Arc<Results>)]) {
     println!("{:<8} {:<8} {:<6} {:>8}", "KERNEL", "RUNG", "BUFFER", "PASSED");
     for (kernel, results) in machines {
@@ -246,8 +246,8 @@ fn print_table(machines: &[(String, Arc<Results>)]) {
             *passed += usize::from(outcome.is_ok());
             *run += 1;
         }
-        for ((rung, buffer), (passed, run)) in cells {
-            println!("{kernel:<8} {rung:<8} {buffer:<6} {passed:>4}/{run}");
+        for ((hook, buffer), (passed, run)) in cells {
+            println!("{kernel:<8} {hook:<8} {buffer:<6} {passed:>4}/{run}");
         }
         if let Some(Ended { status, during: Some(test), complaints }) = &state.ended {
             println!("{kernel}: the machine ended in {test}: {status}\n{complaints}");

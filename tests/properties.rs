@@ -419,7 +419,7 @@ proptest! {
                 synack: Some(record.handshake[1]).filter(|&seq| seq != 0),
                 netns_owner: Some(record.handshake[2]).filter(|&inode| inode != 0),
             },
-            unwanted: record.flags & 32 != 0,
+            peer_only: record.flags & 32 != 0,
             origin: if record.flags & 8 != 0 { Origin::Accepted } else { Origin::Connected },
         };
         let decoded = decode(&bytes);
@@ -1115,7 +1115,8 @@ proptest! {
         let exec = by_init(FIRST_PID + 1, 2, 1, Change::Exec(image));
         processes.apply(&ProcessEvent { name, ..exec });
         let pid = FIRST_PID + 1;
-        let connect = Connect { pid, start_ns: 2, exec_id: 1, comm, leader: name, ..Connect::nowhere() };
+        let known = Connect { uid: Some(0), gid: Some(0), ..Connect::nowhere() };
+        let connect = Connect { pid, start_ns: 2, exec_id: 1, comm, leader: name, ..known };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
         let image = Image { exe: Some(user.as_bytes().into()), ..Image::default() };

@@ -12,40 +12,40 @@
 #ifndef ACCEPT_BPF_H
 #define ACCEPT_BPF_H
 
-static __always_inline bool is_closed(const bool typed, struct sock *sk)
+static __always_inline bool is_closed(const enum access access, struct sock *sk)
 {
 	__u8 state;
 
-	LOAD(typed, state, sk->__sk_common.skc_state);
+	LOAD(access, state, sk->__sk_common.skc_state);
 	return state == TCP_CLOSE;
 }
 
 /* Nobody hears of the end of one that was reset in the queue; who closed it is known
  * only by that. */
-static __always_inline void tell_end(void *ctx, const bool typed, struct sock *sk,
+static __always_inline void tell_end(void *ctx, const enum access access, struct sock *sk,
 				     const struct connect_record *r)
 {
-	struct tcp_sock *tp = typed ? bpf_skc_to_tcp_sock(sk) : (struct tcp_sock *)sk;
+	struct tcp_sock *tp = access != BY_PROBE ? bpf_skc_to_tcp_sock(sk) : (struct tcp_sock *)sk;
 	struct life_record life;
 
 	if (!tp)
 		return;
 	fill_life(PASSIVE, TAKEN, current_user(), r, &life);
-	fill_end(typed, tp, &life);
+	fill_end(access, tp, &life);
 	submit_life(ctx, &life, RECORD_CLOSE);
 }
 
 /* Who hears of the end looks into the table before and after `closing` has it. */
-static __always_inline bool is_closing(const bool typed, struct sock *sk)
+static __always_inline bool is_closing(const enum access access, struct sock *sk)
 {
 	__u64 key = (__u64)sk, cookie, *told;
 
 	/* The first subflow of an MPTCP socket alone: there is no such table. */
 	if (!accepts_unlocked)
-		return is_closed(typed, sk);
-	LOAD(typed, cookie, sk->__sk_common.skc_cookie.counter);
+		return is_closed(access, sk);
+	LOAD(access, cookie, sk->__sk_common.skc_cookie.counter);
 	told = bpf_map_lookup_elem(&closing, &key);
-	return is_closed(typed, sk) || (told && *told == cookie);
+	return is_closed(access, sk) || (told && *told == cookie);
 }
 
 /*
@@ -53,31 +53,31 @@ static __always_inline bool is_closing(const bool typed, struct sock *sk)
  * before it is in the table or after: of the one here and the one that hears of the
  * end, who deletes it tells it.
  */
-static __always_inline void follow_accepted(void *ctx, const bool typed, const bool locked,
+static __always_inline void follow_accepted(void *ctx, const enum access access, const bool locked,
 					    struct sock *sk, const struct connect_record *r)
 {
-	if (is_closed(typed, sk)) {
-		tell_end(ctx, typed, sk, r);
+	if (is_closed(access, sk)) {
+		tell_end(ctx, access, sk, r);
 		return;
 	}
 	begin_life(PASSIVE, locked ? TAKEN : SHARED, sk, r);
-	if (!locked && is_closing(typed, sk) && take_ours((__u64)sk, r->ts_ns))
-		tell_end(ctx, typed, sk, r);
+	if (!locked && is_closing(access, sk) && take_ours((__u64)sk, r->ts_ns))
+		tell_end(ctx, access, sk, r);
 }
 
 /* What can be told of the end of an accepted connection; GONE: it was, and is lost. */
 enum end { FOLLOWED, UNFOLLOWED, GONE };
 
-static __always_inline int accepted_on(void *ctx, const bool typed, const bool locked,
+static __always_inline int accepted_on(void *ctx, const enum access access, const bool locked,
 				       struct sock *sk, enum end end)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
 
-	if (!fill_connect(ALL, PASSIVE, ctx, typed, sk, &r) || !r.dport)
+	if (!fill_connect(LEVEL_PROCESS, PASSIVE, ctx, access, sk, &r) || !r.dport)
 		return 0;
-	emit(ALL, PASSIVE, ctx, sk, &r);
+	emit(LEVEL_PROCESS, PASSIVE, ctx, sk, &r);
 	if (want_life && end == FOLLOWED)
-		follow_accepted(ctx, typed, locked, sk, &r);
+		follow_accepted(ctx, access, locked, sk, &r);
 	else if (want_life && end == GONE)
 		count_lost_life(&lost.ends, &r);
 	return 0;
@@ -100,27 +100,27 @@ static __always_inline bool is_taken_down(struct sock *subflow)
 {
 	__be16 dport;
 
-	LOAD(false, dport, subflow->__sk_common.skc_dport);
+	LOAD(BY_PROBE, dport, subflow->__sk_common.skc_dport);
 	return !dport;
 }
 
-static __always_inline int accepted(void *ctx, const bool typed, const bool locked,
+static __always_inline int accepted(void *ctx, const enum access access, const bool locked,
 				    struct sock *sk)
 {
 	enum end end = FOLLOWED;
 	__u16 protocol;
 
-	LOAD(typed, protocol, sk->sk_protocol);
+	LOAD(access, protocol, sk->sk_protocol);
 	if (protocol == IPPROTO_MPTCP) {
 		struct sock *first = may_probe ? first_subflow(sk) : NULL;
 
 		if (first && !is_taken_down(first))
-			return accepted_on(ctx, false, false, first, FOLLOWED);
+			return accepted_on(ctx, BY_PROBE, false, first, FOLLOWED);
 		end = first ? GONE : UNFOLLOWED;
 	} else if (protocol != IPPROTO_TCP) {
 		return 0;
 	}
-	return accepted_on(ctx, typed, locked, sk, end);
+	return accepted_on(ctx, access, locked, sk, end);
 }
 
 /* struct socket, to its sk, is 32 bytes on 5.10 to 7.2. */
@@ -138,7 +138,8 @@ struct socket_head {
  * one of all calls runs it for each (30 ns more), but asks for neither tracefs nor
  * CONFIG_FTRACE_SYSCALLS.
  */
-static __always_inline struct sock *socket_of(const bool typed, struct task_struct *task, int fd)
+static __always_inline struct sock *socket_of(const enum access access, struct task_struct *task,
+					      int fd)
 {
 	struct files_struct *opened;
 	struct fdtable *table;
@@ -146,10 +147,10 @@ static __always_inline struct sock *socket_of(const bool typed, struct task_stru
 	struct socket_head sock = {};
 	unsigned int max_fds;
 
-	LOAD(typed, opened, task->files);
-	LOAD(typed, table, opened->fdt);
-	LOAD(typed, max_fds, table->max_fds);
-	LOAD(typed, files, table->fd);
+	LOAD(access, opened, task->files);
+	LOAD(access, table, opened->fdt);
+	LOAD(access, max_fds, table->max_fds);
+	LOAD(access, files, table->fd);
 	if ((unsigned int)fd >= max_fds)
 		return NULL;
 	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
@@ -169,17 +170,17 @@ static __always_inline int accept_ended(void *ctx, long ret)
 	if (ret < 0)
 		return 0;
 	if (task_is_typed)
-		sk = socket_of(true, bpf_get_current_task_btf(), ret);
+		sk = socket_of(BY_TYPE, bpf_get_current_task_btf(), ret);
 	else
-		sk = socket_of(false, (struct task_struct *)bpf_get_current_task(), ret);
-	return sk ? accepted(ctx, false, false, sk) : 0;
+		sk = socket_of(BY_PROBE, (struct task_struct *)bpf_get_current_task(), ret);
+	return sk ? accepted(ctx, BY_PROBE, false, sk) : 0;
 }
 
-static __always_inline bool is_compat(const bool typed, struct task_struct *task)
+static __always_inline bool is_compat(const enum access access, struct task_struct *task)
 {
 	typeof(task->COMPAT_WORD) word;
 
-	LOAD(typed, word, task->COMPAT_WORD);
+	LOAD(access, word, task->COMPAT_WORD);
 	return word & COMPAT_BIT;
 }
 
@@ -195,9 +196,9 @@ static __always_inline int call_ended(void *ctx, struct pt_regs *regs, long ret)
 	if (!native && !compat)
 		return 0;
 	if (task_is_typed)
-		is_of_compat = is_compat(true, bpf_get_current_task_btf());
+		is_of_compat = is_compat(BY_TYPE, bpf_get_current_task_btf());
 	else
-		is_of_compat = is_compat(false, (struct task_struct *)bpf_get_current_task());
+		is_of_compat = is_compat(BY_PROBE, (struct task_struct *)bpf_get_current_task());
 	return (is_of_compat ? compat : native) ? accept_ended(ctx, ret) : 0;
 }
 

@@ -17,7 +17,7 @@ const volatile bool want_accepts;  /* beside lives, too */
 const volatile bool only_states;   /* without cgroup v2, see sockops.bpf.h */
 
 #define TABLE_LEN __builtin_offsetof(struct connect_record, cookie)
-#define MORE_LEN __builtin_offsetof(struct connect_record, start_ns)
+#define FIELDS_LEN __builtin_offsetof(struct connect_record, start_ns)
 
 static __always_inline void emit(const int level, const enum side side, void *ctx,
 				 struct sock *sk, struct connect_record *r)
@@ -26,12 +26,12 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 		count_flow(r);
 		return;
 	}
-	if (level >= ALL)
+	if (level >= LEVEL_PROCESS)
 		fill_process_facts(r);
 	if (side == PASSIVE)
 		r->flags |= ACCEPTED;
-	if (level < ALL) {
-		const __u64 len = level < MORE ? TABLE_LEN : MORE_LEN;
+	if (level < LEVEL_PROCESS) {
+		const __u64 len = level < LEVEL_FIELDS ? TABLE_LEN : FIELDS_LEN;
 
 		r->kind |= len / 8 << LEN_SHIFT;
 		submit(ctx, r, &r->ts_ns, len);
@@ -62,59 +62,60 @@ static __always_inline void emit(const int level, const enum side side, void *ct
  * hook on each sees it twice: the IPv4 one reports it, unless only IPv6 is
  * wanted.
  */
-static __always_inline bool reported_by_v4(const bool typed, struct sock *sk)
+static __always_inline bool reported_by_v4(const enum access access, struct sock *sk)
 {
 	__u8 daddr[16];
 
-	if (want_ip == 6 || !has_ipv6(typed))
+	if (want_ip == 6 || !has_ipv6(access))
 		return false;
-	load16(typed, daddr, &sk->__sk_common.skc_v6_daddr);
+	load16(access, daddr, &sk->__sk_common.skc_v6_daddr);
 	return is_v4_mapped(daddr);
 }
 
 /* With -6 --peer the IPv4 one is there for other sockets: those may be peers. */
-static __always_inline bool reported_by_v6(const bool typed, struct sock *sk)
+static __always_inline bool reported_by_v6(const enum access access, struct sock *sk)
 {
 	__u16 family;
 
 	if (want_ip != 6)
 		return false;
-	LOAD(typed, family, sk->__sk_common.skc_family);
+	LOAD(access, family, sk->__sk_common.skc_family);
 	return family == AF_INET6;
 }
 
 /* -f: a connect by the running task that ended with this error before its SYN. */
-static __always_inline int failed_by_current(void *ctx, const bool typed, struct sock *sk,
+static __always_inline int failed_by_current(void *ctx, const enum access access, struct sock *sk,
 					     const void *uaddr, __u64 addr_len, int error)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
 
-	if (fill_task(FAILED, &r.task) == WANTED &&
-	    fill_wanted_flow(typed, sk, uaddr, addr_len, &r)) {
+	if (fill_task(LEVEL_FAILED, &r.task) == WANTED &&
+	    fill_wanted_flow(access, sk, uaddr, addr_len, &r)) {
 		r.error = -error;
-		emit(FAILED, ACTIVE, ctx, sk, &r);
+		emit(LEVEL_FAILED, ACTIVE, ctx, sk, &r);
 	}
 	return 0;
 }
 
 /* tcp_v6_connect() failed before it came to tcp_v4_connect(), which would tell. */
-static __always_inline bool failed_in_v6(const bool typed, struct sock *sk, const void *uaddr)
+static __always_inline bool failed_in_v6(const enum access access, struct sock *sk,
+					 const void *uaddr)
 {
 	__u8 daddr[16];
 
 	if (want_ip == 6 ||
-	    (typed ? BPF_CORE_READ_BITFIELD(sk, __sk_common.skc_ipv6only) :
+	    (access != BY_PROBE ? BPF_CORE_READ_BITFIELD(sk, __sk_common.skc_ipv6only) :
 		     BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only)))
 		return true;
 	return bpf_probe_read_kernel(daddr, sizeof(daddr), uaddr + 8) || !is_v4_mapped(daddr);
 }
 
 /* Where a connect can be refused by a policy, before TCP: for all protocols. */
-static __always_inline bool is_tcp(const bool typed, struct sock *sk)
+static __always_inline bool is_tcp(const enum access access, struct sock *sk)
 {
 	__u16 protocol;
 
-	LOAD(typed, protocol, sk->sk_protocol);
+	LOAD(access, protocol, sk->sk_protocol);
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP;
 }
 
@@ -140,9 +141,9 @@ static __always_inline bool fill_connect(const int level, const enum side side, 
 	}
 	if (socket == SKIPPED)
 		return false;
-	if (level >= ALL && (task == OTHER || socket == OTHER))
-		r->flags |= UNWANTED;
-	if (level >= ALL && want_peer) {
+	if (level >= LEVEL_PROCESS && (task == WANTED_AS_PEER || socket == WANTED_AS_PEER))
+		r->flags |= PEER_ONLY;
+	if (level >= LEVEL_PROCESS && want_peer) {
 		/* Of a socket that is but about to send a SYN nothing can be read. */
 		if (!only_states || side == PASSIVE)
 			fill_sequence(side, access, sk, r);
@@ -166,15 +167,16 @@ static __always_inline bool connect_by_current(const int level, void *ctx,
 enum function { IN_V4, IN_V6, IN_POLICY };
 
 static __always_inline int connect_ended(const int level, const enum function function, void *ctx,
-					 const bool typed, struct sock *sk, const void *uaddr,
+					 const enum access access, struct sock *sk,
+					 const void *uaddr,
 					 __u64 addr_len, int ret)
 {
-	if (ret && level >= FAILED && (function != IN_V6 || failed_in_v6(typed, sk, uaddr)))
-		return failed_by_current(ctx, typed, sk, uaddr, addr_len, ret);
-	if (ret || function == IN_POLICY || (function == IN_V6 && reported_by_v4(typed, sk)) ||
-	    (function == IN_V4 && reported_by_v6(typed, sk)))
+	if (ret && level >= LEVEL_FAILED && (function != IN_V6 || failed_in_v6(access, sk, uaddr)))
+		return failed_by_current(ctx, access, sk, uaddr, addr_len, ret);
+	if (ret || function == IN_POLICY || (function == IN_V6 && reported_by_v4(access, sk)) ||
+	    (function == IN_V4 && reported_by_v6(access, sk)))
 		return 0;
-	connect_by_current(level, ctx, typed, sk);
+	connect_by_current(level, ctx, access, sk);
 	return 0;
 }
 
@@ -185,9 +187,9 @@ static __always_inline int connect_ended(const int level, const enum function fu
 static __always_inline int refused_by_policy(void *ctx, struct sock *sk, const void *uaddr,
 					     int addr_len, int ret)
 {
-	if (!ret || !is_tcp(true, sk))
+	if (!ret || !is_tcp(BY_TYPE, sk))
 		return 0;
-	return connect_ended(FAILED, IN_POLICY, ctx, true, sk, uaddr, addr_len, ret);
+	return connect_ended(LEVEL_FAILED, IN_POLICY, ctx, BY_TYPE, sk, uaddr, addr_len, ret);
 }
 
 #endif

@@ -11,14 +11,15 @@ static __always_inline void count_flow(const struct connect_record *r)
 {
 	__u32 slot = 0;
 	__u64 one = 1, *count;
-	struct flow flow;
+	struct flow flow __attribute__((aligned(8)));
 	void *table;
 
 	table = bpf_map_lookup_elem(&flows, &slot);
 	if (!table)
 		return;
-	__builtin_memcpy(flow.saddr, r->saddr, 16);
-	__builtin_memcpy(flow.daddr, r->daddr, 16);
+	/* Where clang does not see how they are aligned it copies them byte by byte. */
+	load16(BY_TYPE, flow.saddr, r->saddr);
+	load16(BY_TYPE, flow.daddr, r->daddr);
 	flow.dport = r->dport;
 	flow.ip = r->ip;
 	count = bpf_map_lookup_elem(table, &flow);

@@ -6,12 +6,12 @@
 #ifndef DESCENDANTS_BPF_H
 #define DESCENDANTS_BPF_H
 
-static __always_inline void process_forked(const bool typed, struct task_struct *parent,
+static __always_inline void process_forked(const enum access access, struct task_struct *parent,
 					   struct task_struct *child)
 {
 	__u32 parent_pid = known_pid(parent, parent->tgid), pid, descendant = 0;
 
-	LOAD(typed, pid, child->tgid);
+	LOAD(access, pid, child->tgid);
 	pid = known_pid(child, pid);
 	if (pid == parent_pid || !bpf_map_lookup_elem(&pids, &parent_pid))
 		return;

@@ -3,7 +3,7 @@
  * -d: questions to port 53, as they leave a socket, and what comes from port 53, on
  * its way into one, so whoever reads it and however; and which process asks on that
  * socket. What they say, and which answer belongs to which question, is for user
- * space. Only loaded with -d, and the same on every rung.
+ * space. Only loaded with -d, and the same on every hook.
  *
  * A packet that is no DNS costs the look at its ports, one that leaves over UDP a
  * look at its socket, too. An answer over UDP counts if its socket is connected to
@@ -68,19 +68,19 @@ struct {
 	__type(value, struct asker);
 } askers SEC(".maps");
 
-static __always_inline void fill_asker(const bool typed, struct task_struct *task,
+static __always_inline void fill_asker(const enum access access, struct task_struct *task,
 				       struct asker *asker)
 {
 	struct task_struct *leader;
 	const struct cred *cred;
 
-	LOAD(typed, leader, task->group_leader);
-	LOAD(typed, asker->start_ns, leader->start_boottime);
-	LOAD(typed, asker->tgid, task->tgid);
-	LOAD(typed, cred, task->cred);
-	LOAD(typed, asker->uid, cred->uid.val);
-	asker->cgroup_id = cgroup_id_of(typed, task);
-	asker->owner = user_of(typed, task);
+	LOAD(access, leader, task->group_leader);
+	LOAD(access, asker->start_ns, leader->start_boottime);
+	LOAD(access, asker->tgid, task->tgid);
+	LOAD(access, cred, task->cred);
+	LOAD(access, asker->uid, cred->uid.val);
+	asker->cgroup_id = cgroup_id_of(access, task);
+	asker->owner = user_of(access, task);
 }
 
 /* The running task connects to this address, or sends to it. */
@@ -97,9 +97,9 @@ static __always_inline void asks(const int family, struct bpf_sock_addr *ctx)
 		return;
 	}
 	if (task_is_typed)
-		fill_asker(true, bpf_get_current_task_btf(), asker);
+		fill_asker(BY_TYPE, bpf_get_current_task_btf(), asker);
 	else
-		fill_asker(false, (struct task_struct *)bpf_get_current_task(), asker);
+		fill_asker(BY_PROBE, (struct task_struct *)bpf_get_current_task(), asker);
 	to = (__u32 *)asker->to;
 	if (family == AF_INET) {
 		to[0] = ctx->user_ip4;
@@ -119,7 +119,7 @@ static __always_inline void submit_dns(struct __sk_buff *skb, const struct asker
 {
 	/* Without the share that the piece before it took. */
 	r->kind = RECORD_DNS;
-	submit_beside(skb, asker->tgid ? OWNER : NOBODY, asker->owner, r, &r->ts_ns,
+	submit_aux(skb, asker->tgid ? OWNER : NOBODY, asker->owner, r, &r->ts_ns,
 		      sizeof(*r) + len, &lost.names);
 }
 

@@ -14,10 +14,10 @@
  * has a program for each level, compiled without what it is not for.
  */
 enum {
-	TABLE, /* what BCC's default table shows, and its ports */
-	MORE,  /* JSON; users, namespaces and cgroups */
-	ALL,   /* who the process is */
-	FAILED, /* connects that fail at once, too */
+	LEVEL_TABLE, /* what BCC's default table shows, and its ports */
+	LEVEL_FIELDS, /* JSON; users, namespaces and cgroups */
+	LEVEL_PROCESS, /* who the process is */
+	LEVEL_FAILED, /* connects that fail at once, too */
 };
 
 const volatile __u32 want_pid;	    /* one pid; 0: any */
@@ -56,7 +56,7 @@ static __always_inline bool should_skip_pid(const int level, struct task_struct 
 
 	if (!want_pid && !want_pid_set)
 		return false;
-	pid = level >= ALL ? known_pid(task, tgid) : tgid;
+	pid = level >= LEVEL_PROCESS ? known_pid(task, tgid) : tgid;
 	if (want_pid && pid != want_pid)
 		return true;
 	return want_pid_set && !bpf_map_lookup_elem(&pids, &pid);
@@ -88,7 +88,7 @@ static __always_inline bool should_skip_cgroupmap(__u64 id)
 	return !pinned || !bpf_map_lookup_elem(pinned, &id);
 }
 
-static __always_inline bool should_skip_mntns(const bool typed, struct task_struct *task)
+static __always_inline bool should_skip_mntns(const enum access access, struct task_struct *task)
 {
 	__u32 slot = 0, inum = 0;
 	struct nsproxy *nsproxy;
@@ -98,9 +98,9 @@ static __always_inline bool should_skip_mntns(const bool typed, struct task_stru
 
 	if (!want_mntnsmap)
 		return false;
-	LOAD(typed, nsproxy, task->nsproxy);
-	LOAD(typed, mnt_ns, nsproxy->mnt_ns);
-	LOAD(typed, inum, mnt_ns->ns.inum);
+	LOAD(access, nsproxy, task->nsproxy);
+	LOAD(access, mnt_ns, nsproxy->mnt_ns);
+	LOAD(access, inum, mnt_ns->ns.inum);
 	key = inum;
 	pinned = bpf_map_lookup_elem(&mntnsmap, &slot);
 	return !pinned || !bpf_map_lookup_elem(pinned, &key);
@@ -153,7 +153,7 @@ static __always_inline bool should_skip_deep(struct task_struct *task, __s32 fir
  * walk that does not come to an end says "wanted": a row too many shows, a row too
  * few would hide whoever nests deep enough.
  */
-static __always_inline bool should_skip_cgroup(const bool typed, struct task_struct *task)
+static __always_inline bool should_skip_cgroup(const enum access access, struct task_struct *task)
 {
 	__u32 above = listed_levels.above, lowest = listed_levels.lowest;
 	__s32 first, last, level;
@@ -165,9 +165,9 @@ static __always_inline bool should_skip_cgroup(const bool typed, struct task_str
 		return false;
 	first = MAX_CGROUP_LEVEL - (above > made_levels.above ? above : made_levels.above);
 	last = lowest > made_levels.lowest ? lowest : made_levels.lowest;
-	LOAD(typed, set, task->cgroups);
-	LOAD(typed, cgrp, set->dfl_cgrp);
-	LOAD(typed, level, cgrp->level);
+	LOAD(access, set, task->cgroups);
+	LOAD(access, cgrp, set->dfl_cgrp);
+	LOAD(access, level, cgrp->level);
 	for (i = 0; i < MAX_CGROUP_STEPS; i++, level--) {
 		struct cgroup_subsys_state *parent;
 		struct kernfs_node *kn;
@@ -176,15 +176,15 @@ static __always_inline bool should_skip_cgroup(const bool typed, struct task_str
 		if (level < first)
 			return true;
 		if (level <= last) {
-			LOAD(typed, kn, cgrp->kn);
-			LOAD(typed, id, kn->id);
+			LOAD(access, kn, cgrp->kn);
+			LOAD(access, id, kn->id);
 			if (bpf_map_lookup_elem(&cgroups, &id))
 				return false;
 		}
-		LOAD(typed, parent, cgrp->self.parent);
+		LOAD(access, parent, cgrp->self.parent);
 		if (!parent)
 			return true;
-		LOAD(typed, cgrp, parent->cgroup);
+		LOAD(access, cgrp, parent->cgroup);
 	}
 	return may_probe && should_skip_deep(task, first, last);
 }
@@ -232,15 +232,15 @@ static __always_inline bool should_skip_net(__u32 ip, const __u8 *daddr)
 
 /* What the filters say of a task or a flow. With --peer what they do not want is
  * told, too: it may be the other end of what they want. */
-enum verdict { SKIPPED, WANTED, OTHER };
+enum verdict { SKIPPED, WANTED, WANTED_AS_PEER };
 
-#define SKIP_IF(level, verdict, condition)                \
-	do {                                              \
-		if (condition) {                          \
-			if ((level) < ALL || !want_peer)  \
-				return SKIPPED;           \
-			(verdict) = OTHER;                \
-		}                                         \
+#define SKIP_IF(level, verdict, condition)                         \
+	do {                                                       \
+		if (condition) {                                   \
+			if ((level) < LEVEL_PROCESS || !want_peer) \
+				return SKIPPED;                    \
+			(verdict) = WANTED_AS_PEER;                \
+		}                                                  \
 	} while (0)
 
 #endif

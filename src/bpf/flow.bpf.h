@@ -76,7 +76,7 @@ static __always_inline enum verdict fill_flow(const int level, const enum side s
 	SKIP_IF(level, verdict, should_skip_port(by_source(side) ? r->lport : r->dport));
 
 	r->netns = 0;
-	if (level >= MORE && (want_netns || want_netns_id)) {
+	if (level >= LEVEL_FIELDS && (want_netns || want_netns_id)) {
 		r->netns = netns_of(access, sk);
 		SKIP_IF(level, verdict, should_skip_netns(r->netns));
 	}
@@ -101,7 +101,8 @@ static __always_inline enum verdict fill_flow(const int level, const enum side s
  * Where the program wanted to go: of a connect that fails at once the socket
  * says nothing, but the program's sockaddr, in kernel memory by now, does.
  */
-static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, const void *uaddr,
+static __always_inline bool fill_wanted_flow(const enum access access, struct sock *sk,
+					     const void *uaddr,
 					     __u64 addr_len, struct connect_record *r)
 {
 	/* sockaddr_in6, whose family and port sockaddr_in has, too. */
@@ -131,7 +132,7 @@ static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, 
 		return false;
 	}
 	r->dport = bpf_ntohs(to.port);
-	r->netns = netns_of(typed, sk);
+	r->netns = netns_of(access, sk);
 	if ((want_ip && r->ip != want_ip) || should_skip_port(r->dport) ||
 	    should_skip_netns(r->netns) || should_skip_net(r->ip, r->daddr))
 		return false;
@@ -139,18 +140,18 @@ static __always_inline bool fill_wanted_flow(const bool typed, struct sock *sk, 
 	/* What the program has bound. With an IPv6 address bound, the kernel puts
 	 * 127.0.0.6 where the IPv4 one would be. */
 	__builtin_memset(r->saddr, 0, sizeof(r->saddr));
-	LOAD(typed, family, sk->__sk_common.skc_family);
-	if (family == AF_INET6 && has_ipv6(typed))
-		load16(typed, bound, &sk->__sk_common.skc_v6_rcv_saddr);
+	LOAD(access, family, sk->__sk_common.skc_family);
+	if (family == AF_INET6 && has_ipv6(access))
+		load16(access, bound, &sk->__sk_common.skc_v6_rcv_saddr);
 	if (r->ip == 6 && family == AF_INET6) {
 		__builtin_memcpy(r->saddr, bound, 16);
 	} else if (r->ip == 4 && (family == AF_INET || is_v4_mapped(bound))) {
 		__u32 v4;
 
-		LOAD(typed, v4, sk->__sk_common.skc_rcv_saddr);
+		LOAD(access, v4, sk->__sk_common.skc_rcv_saddr);
 		__builtin_memcpy(r->saddr, &v4, 4);
 	}
-	LOAD(typed, r->lport, sk->__sk_common.skc_num);
+	LOAD(access, r->lport, sk->__sk_common.skc_num);
 	return true;
 }
 
@@ -173,7 +174,7 @@ static __always_inline enum verdict fill_socket(const int level, const enum side
 {
 	enum verdict verdict = fill_flow(level, side, access, sk, r);
 
-	if (verdict != SKIPPED && level >= MORE && want_cookie)
+	if (verdict != SKIPPED && level >= LEVEL_FIELDS && want_cookie)
 		r->cookie = cookie_of(ctx, access, sk);
 	return verdict;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * The kprobe rung's two halves: remember the socket at entry, report at return.
+ * The kprobe hook's two halves: remember the socket at entry, report at return.
  */
 #ifndef KPROBE_BPF_H
 #define KPROBE_BPF_H
@@ -19,7 +19,7 @@ static __always_inline int connect_entry(const int level, const enum function fu
 
 	if (!fill_task(level, &t))
 		return 0;
-	if (level >= FAILED) {
+	if (level >= LEVEL_FAILED) {
 		call.uaddr = (__u64)uaddr;
 		call.addr_len = addr_len;
 	}
@@ -43,7 +43,7 @@ static __always_inline int connect_return(const int level, const enum function f
 		return 0;
 	call = *value;
 	bpf_map_delete_elem(&calls, &key);
-	return connect_ended(level, function, ctx, false, (struct sock *)call.sk,
+	return connect_ended(level, function, ctx, BY_PROBE, (struct sock *)call.sk,
 			     (void *)call.uaddr, call.addr_len, ret);
 }
 

@@ -51,7 +51,7 @@ static __always_inline __u8 closed_by_error(int error)
  *
  * The peer's FIN takes a number in the sequence, and counts as received.
  */
-static __always_inline void fill_end(const bool typed, struct tcp_sock *tp,
+static __always_inline void fill_end(const enum access access, struct tcp_sock *tp,
 				     struct life_record *life)
 {
 	struct sock *sk = (struct sock *)tp;
@@ -59,17 +59,17 @@ static __always_inline void fill_end(const bool typed, struct tcp_sock *tp,
 	__u64 again;
 	int error;
 
-	LOAD(typed, error, sk->sk_err);
+	LOAD(access, error, sk->sk_err);
 	life->connect.error = error;
 	if (error)
 		life->close_by = closed_by_error(error);
-	LOAD(typed, life->tx_bytes, tp->bytes_sent);
-	LOAD(typed, again, tp->bytes_retrans);
+	LOAD(access, life->tx_bytes, tp->bytes_sent);
+	LOAD(access, again, tp->bytes_retrans);
 	life->tx_bytes -= again < life->tx_bytes ? again : life->tx_bytes;
-	LOAD(typed, flags, sk->__sk_common.skc_flags);
-	LOAD(typed, life->rx_bytes, tp->bytes_received);
+	LOAD(access, flags, sk->__sk_common.skc_flags);
+	LOAD(access, life->rx_bytes, tp->bytes_received);
 	life->rx_bytes -= flags >> SOCK_DONE & 1;
-	LOAD(typed, life->retransmits, tp->total_retrans);
+	LOAD(access, life->retransmits, tp->total_retrans);
 }
 
 static __always_inline void submit_life(void *ctx, struct life_record *life, __u32 kind)
@@ -87,7 +87,7 @@ static __always_inline void shared_ended(void *ctx, void *sk, __u64 cookie, int 
 	if (!tp || !take_end((__u64)sk, life))
 		return;
 	end.close_by = closing_side(oldstate);
-	fill_end(true, tp, &end);
+	fill_end(BY_TYPE, tp, &end);
 	submit_life(ctx, &end, RECORD_CLOSE);
 	if (want_adopted)
 		bpf_map_delete_elem(&adopted, &cookie);
@@ -149,7 +149,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 		life->connect.lport = ((struct sock *)tp)->__sk_common.skc_num;
 	/* The answer to the SYN has come. */
 	if (want_peer && followed && tp && newstate != TCP_CLOSE && !life->connect.synack_seq)
-		read_sequence(true, tp, &life->connect.syn_seq, &life->connect.synack_seq);
+		read_sequence(BY_TYPE, tp, &life->connect.syn_seq, &life->connect.synack_seq);
 	if (!life->answered) {
 		/* The kernel skipped the run that would have told of the answer, and counts
 		 * that: it succeeded, but nobody knows when. */
@@ -164,7 +164,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 	}
 	if (tp && newstate == TCP_CLOSE && want_life) {
 		life->close_by = closing_side(oldstate);
-		fill_end(true, tp, life);
+		fill_end(BY_TYPE, tp, life);
 		submit_life(ctx, life, RECORD_CLOSE);
 	}
 	if (newstate == TCP_CLOSE && want_adopted)

@@ -55,7 +55,7 @@ static __always_inline void uncount(struct share *share, bool is_accepted)
  * was accepted where the ends of these have none. */
 static __always_inline bool is_missed(__u8 flags)
 {
-	return !(flags & UNWANTED) && (!(flags & ACCEPTED) || shows_accepted_ends);
+	return !(flags & PEER_ONLY) && (!(flags & ACCEPTED) || shows_accepted_ends);
 }
 
 static __always_inline void uncount_crowded(__u8 place)

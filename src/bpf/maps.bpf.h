@@ -55,7 +55,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(__u32));
-} beside_perf SEC(".maps");
+} aux_perf SEC(".maps");
 
 /*
  * tgid -> 1 for a process named by the user, 0 for a descendant.
@@ -187,7 +187,7 @@ struct call {
 };
 
 /*
- * kprobe rung: (tid, function) -> arguments of the call under way; a mapped
+ * kprobe hook: (tid, function) -> arguments of the call under way; a mapped
  * connect is in two functions at once. Inserted: entry probe.
  * Read and deleted: return probe. What the return probe missed is overwritten
  * by the thread's next connect, or found at exit by user space; both count as

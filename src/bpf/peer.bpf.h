@@ -13,16 +13,17 @@
 #ifndef PEER_BPF_H
 #define PEER_BPF_H
 
-static __always_inline void read_sequence(const bool typed, struct tcp_sock *tp, __u32 *sent,
+static __always_inline void read_sequence(const enum access access, struct tcp_sock *tp,
+					  __u32 *sent,
 					  __u32 *received)
 {
 	__u64 bytes_acked, bytes_received;
 	__u32 snd_una, rcv_nxt;
 
-	LOAD(typed, snd_una, tp->snd_una);
-	LOAD(typed, bytes_acked, tp->bytes_acked);
-	LOAD(typed, rcv_nxt, tp->rcv_nxt);
-	LOAD(typed, bytes_received, tp->bytes_received);
+	LOAD(access, snd_una, tp->snd_una);
+	LOAD(access, bytes_acked, tp->bytes_acked);
+	LOAD(access, rcv_nxt, tp->rcv_nxt);
+	LOAD(access, bytes_received, tp->bytes_received);
 	*sent = snd_una - (__u32)bytes_acked;
 	*received = rcv_nxt - (__u32)bytes_received - 1;
 }
@@ -30,19 +31,18 @@ static __always_inline void read_sequence(const bool typed, struct tcp_sock *tp,
 static __always_inline void fill_sequence(const enum side side, const enum access access,
 					  struct sock *sk, struct connect_record *r)
 {
-	const bool typed = access != BY_PROBE;
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	__u32 sent, received;
 
 	/* An MPTCP socket has no number of its own. */
-	if (typed) {
+	if (access != BY_PROBE) {
 		tp = bpf_skc_to_tcp_sock(sk);
 		if (!tp)
 			return;
 	} else {
 		__u16 protocol;
 
-		LOAD(typed, protocol, sk->sk_protocol);
+		LOAD(access, protocol, sk->sk_protocol);
 		if (protocol != IPPROTO_TCP)
 			return;
 	}
@@ -52,7 +52,7 @@ static __always_inline void fill_sequence(const enum side side, const enum acces
 		r->syn_seq = tp->write_seq;
 		return;
 	}
-	read_sequence(typed, tp, &sent, &received);
+	read_sequence(access, tp, &sent, &received);
 	if (side == ACTIVE) {
 		r->syn_seq = sent;
 	} else {

@@ -20,42 +20,43 @@ const volatile bool want_processes; /* records of all processes */
 
 static __always_inline void submit_process(void *ctx, void *record, __u64 *ts_ns, __u64 size)
 {
-	submit_beside(ctx, CURRENT, 0, record, ts_ns, size, &lost.process);
+	submit_aux(ctx, CURRENT, 0, record, ts_ns, size, &lost.process);
 }
 
-static __always_inline void fill_process(const bool typed, struct task_struct *task,
+static __always_inline void fill_process(const enum access access, struct task_struct *task,
 					 struct process_record *r)
 {
 	struct task_struct *leader, *parent, *parent_leader;
 	const struct cred *cred;
 	__u64 exec_id;
 
-	LOAD(typed, leader, task->group_leader);
-	LOAD(typed, parent, task->real_parent);
-	LOAD(typed, parent_leader, parent->group_leader);
-	LOAD(typed, cred, task->cred);
-	LOAD(typed, exec_id, task->self_exec_id);
-	LOAD(typed, r->task.tgid, task->tgid);
-	LOAD(typed, r->task.tid, task->pid);
-	LOAD(typed, r->task.uid, cred->uid.val);
-	LOAD(typed, r->task.gid, cred->gid.val);
-	r->task.cgroup_id = want_cgroup_id ? cgroup_id_of(typed, task) : 0;
-	load16(typed, r->task.comm, task->comm);
-	load16(typed, r->task.leader, leader->comm);
-	LOAD(typed, r->start_ns, leader->start_boottime);
+	LOAD(access, leader, task->group_leader);
+	LOAD(access, parent, task->real_parent);
+	LOAD(access, parent_leader, parent->group_leader);
+	LOAD(access, cred, task->cred);
+	LOAD(access, exec_id, task->self_exec_id);
+	LOAD(access, r->task.tgid, task->tgid);
+	LOAD(access, r->task.tid, task->pid);
+	LOAD(access, r->task.uid, cred->uid.val);
+	LOAD(access, r->task.gid, cred->gid.val);
+	r->task.cgroup_id = want_cgroup_id ? cgroup_id_of(access, task) : 0;
+	load16(access, r->task.comm, task->comm);
+	load16(access, r->task.leader, leader->comm);
+	LOAD(access, r->start_ns, leader->start_boottime);
 	r->exec_id = exec_id;
-	LOAD(typed, r->parent, parent->tgid);
-	LOAD(typed, r->parent_start_ns, parent_leader->start_boottime);
+	LOAD(access, r->parent, parent->tgid);
+	LOAD(access, r->parent_start_ns, parent_leader->start_boottime);
 	r->ns_pid = want_pidns ? pid_in(task, want_pidns) : r->task.tgid;
 }
 
 /* Threads are no processes. */
-static __always_inline void report_fork(void *ctx, const bool typed, struct task_struct *forker,
+static __always_inline void report_fork(void *ctx, const enum access access,
+					struct task_struct *forker,
 					struct task_struct *child)
 {
 	struct process_record r = { .kind = RECORD_FORK };
 
-	fill_process(typed, child, &r);
+	fill_process(access, child, &r);
 	if (r.task.tid != r.task.tgid)
 		return;
 	/* CLONE_PARENT: it runs its forker's program, not its parent's. */
@@ -151,7 +152,7 @@ static __always_inline void report_exit(void *ctx, struct task_struct *task)
 
 	if (task->signal->live.counter || has_no_code_yet(task))
 		return;
-	fill_process(true, task, &r);
+	fill_process(BY_TYPE, task, &r);
 	r.exit_code = exit_code_of(task);
 	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
 }
@@ -165,7 +166,7 @@ static __always_inline void report_rename(void *ctx, struct task_struct *task, _
 
 	if (!may_probe || BPF_CORE_READ_BITFIELD(task, in_execve))
 		return;
-	fill_process(true, task, &r);
+	fill_process(BY_TYPE, task, &r);
 	r.task.tid = tid;
 	bpf_probe_read_kernel(r.task.comm, sizeof(r.task.comm), comm);
 	submit_process(ctx, &r, &r.ts_ns, sizeof(r));
@@ -302,7 +303,7 @@ static __always_inline void report_exec(void *ctx, struct task_struct *task)
 		return;
 	__builtin_memset(&r->head, 0, sizeof(r->head));
 	r->head.kind = RECORD_EXEC;
-	fill_process(true, task, &r->head);
+	fill_process(BY_TYPE, task, &r->head);
 	file = mm->exe_file;
 	if (file) {
 		struct dentry *dentry = file->f_path.dentry;
@@ -330,20 +331,20 @@ static __always_inline void list_process(struct seq_file *seq, struct task_struc
 
 	if (task->pid != task->tgid)
 		return;
-	fill_process(true, task, &r);
+	fill_process(BY_TYPE, task, &r);
 	if (mm && mm->exe_file)
 		fill_exe(&r, mm->exe_file);
 	r.ts_ns = bpf_ktime_get_ns();
 	bpf_seq_write(seq, &r, sizeof(r));
 }
 
-static __always_inline void forked(void *ctx, const bool typed, struct task_struct *parent,
+static __always_inline void forked(void *ctx, const enum access access, struct task_struct *parent,
 				   struct task_struct *child)
 {
 	if (want_children)
-		process_forked(typed, parent, child);
+		process_forked(access, parent, child);
 	if (want_processes)
-		report_fork(ctx, typed, parent, child);
+		report_fork(ctx, access, parent, child);
 }
 
 static __always_inline void exited(void *ctx, struct task_struct *task)
@@ -375,7 +376,7 @@ static __always_inline void forked_by_pid(void *ctx, int pid)
 	if (!child)
 		child = child_of(forker->real_parent, pid, &unsure);
 	if (child)
-		forked(ctx, false, forker, child);
+		forked(ctx, BY_PROBE, forker, child);
 	else if (unsure && !is_young_thread(forker, pid))
 		fork_unseen(forker);
 }

@@ -3,40 +3,40 @@
  * Reading kernel memory: by direct loads where the verifier knows the pointer's
  * type, by probe reads where it does not. Owns no decision of what to read.
  *
- * `typed` is a constant at every call, so one body serves both and the other
- * half is compiled out. That matters: a program that merely contains
+ * `access` is a constant at every call, so one body serves all and the other
+ * parts are compiled out. That matters: a program that merely contains
  * bpf_probe_read_kernel() is refused under lockdown=confidentiality (EINVAL,
  * measured on 6.12), while direct loads are allowed.
  */
 #ifndef READ_BPF_H
 #define READ_BPF_H
 
-#define LOAD(typed, dst, field)                                            \
+/*
+ * BY_TYPE is a direct load. Two more ways are for a socket alone. As struct bpf_sock of the
+ * user-space API, which takes no search of the kernel's BTF; its dst_port was a u32 before 5.17,
+ * as one it can still be read. And as a copy of the socket's head, by one probe read: struct
+ * sock_common, to its cookie, is 96 bytes on 5.10 to 7.2. LOAD takes the last three alike.
+ */
+enum access { BY_PROBE, BY_TYPE, BY_API, BY_HEAD };
+
+#define LOAD(access, dst, field)                                           \
 	do {                                                               \
-		if (typed)                                                 \
+		if ((access) != BY_PROBE)                                  \
 			(dst) = (field);                                   \
 		else                                                       \
 			bpf_core_read(&(dst), sizeof(dst), &(field));      \
 	} while (0)
 
 /* 16 bytes: an IPv6 address or a comm. */
-static __always_inline void load16(const bool typed, void *dst, const void *src)
+static __always_inline void load16(const enum access access, void *dst, const void *src)
 {
-	if (typed) {
+	if (access != BY_PROBE) {
 		((__u64 *)dst)[0] = ((const volatile __u64 *)src)[0];
 		((__u64 *)dst)[1] = ((const volatile __u64 *)src)[1];
 	} else {
 		bpf_probe_read_kernel(dst, 16, src);
 	}
 }
-
-/*
- * Two more ways, for a socket alone. As struct bpf_sock of the user-space API,
- * which takes no search of the kernel's BTF; its dst_port was a u32 before 5.17,
- * as one it can still be read. And as a copy of the socket's head, by one probe
- * read: struct sock_common, to its cookie, is 96 bytes on 5.10 to 7.2.
- */
-enum access { BY_PROBE, BY_TYPE, BY_API, BY_HEAD };
 
 struct sock_head {
 	__u64 words[13];
@@ -63,14 +63,15 @@ struct sock_head {
 			LOAD_COMMON(access, dst, sk, field);                 \
 	} while (0)
 
-#define LOAD_SK16(access, dst, sk, field, api_field)                                     \
-	do {                                                                             \
-		if (access == BY_API)                                                    \
-			load_words(dst, ((volatile struct bpf_sock *)sk)->api_field);    \
-		else if (access == BY_HEAD)                                              \
-			load16(true, dst, (void *)IN_HEAD(struct sock, sk, __sk_common.field)); \
-		else                                                                     \
-			load16(access, dst, &(sk)->__sk_common.field);                   \
+#define LOAD_SK16(access, dst, sk, field, api_field)                                  \
+	do {                                                                          \
+		if (access == BY_API)                                                 \
+			load_words(dst, ((volatile struct bpf_sock *)sk)->api_field); \
+		else if (access == BY_HEAD)                                           \
+			load16(BY_TYPE, dst,                                          \
+			       (void *)IN_HEAD(struct sock, sk, __sk_common.field));  \
+		else                                                                  \
+			load16(access, dst, &(sk)->__sk_common.field);                \
 	} while (0)
 
 /* A kernel without IPv6 (CONFIG_IPV6) has no place for its addresses. */

@@ -24,7 +24,7 @@
 #define CROWD_BEGINS 16
 #define CROWD_ENDS 32
 #define RING_SHARE 3
-#define BESIDE_SHARE 1
+#define AUX_SHARE 1
 /* create_user_ns() of the kernel refuses more. */
 #define MAX_USERNS_DEPTH 34
 /* BPF_RINGBUF_HDR_SZ: what the ring adds to each record. */
@@ -33,21 +33,21 @@
 const volatile __u32 ring_bytes;
 const volatile __u32 share_seed;
 
-static __always_inline __u32 user_of(const bool typed, struct task_struct *task)
+static __always_inline __u32 user_of(const enum access access, struct task_struct *task)
 {
 	struct user_namespace *ns, *outer;
 	const struct cred *cred;
 	__u32 uid;
 	int i;
 
-	LOAD(typed, cred, task->cred);
-	LOAD(typed, uid, cred->uid.val);
-	LOAD(typed, ns, cred->user_ns);
+	LOAD(access, cred, task->cred);
+	LOAD(access, uid, cred->uid.val);
+	LOAD(access, ns, cred->user_ns);
 	for (i = 0; i < MAX_USERNS_DEPTH; i++) {
-		LOAD(typed, outer, ns->parent);
+		LOAD(access, outer, ns->parent);
 		if (!outer)
 			break;
-		LOAD(typed, uid, ns->owner.val);
+		LOAD(access, uid, ns->owner.val);
 		ns = outer;
 	}
 	return uid;
@@ -56,8 +56,8 @@ static __always_inline __u32 user_of(const bool typed, struct task_struct *task)
 static __always_inline __u32 current_user(void)
 {
 	if (task_is_typed)
-		return user_of(true, bpf_get_current_task_btf());
-	return user_of(false, (struct task_struct *)bpf_get_current_task());
+		return user_of(BY_TYPE, bpf_get_current_task_btf());
+	return user_of(BY_PROBE, (struct task_struct *)bpf_get_current_task());
 }
 
 /* Knuth's multiplicative hash: the upper bits are the good ones. Of one user the two

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * The sockops rung. TCP_CONNECT_CB runs in tcp_connect(), in the connecting
+ * The sockops hook. TCP_CONNECT_CB runs in tcp_connect(), in the connecting
  * task, with the local port assigned; cgroup programs have no recursion
  * protection, so nothing is skipped. sockops lacks bpf_get_current_pid_tgid()
  * before 6.12 and bpf_get_current_comm() before 7.x, but the task itself can be
@@ -22,7 +22,7 @@ static __always_inline void connect_callback(const int level, struct bpf_sock_op
 	struct bpf_sock *sk = ctx->sk;
 	bool wanted = sk && connect_by_current(level, ctx, BY_API, (struct sock *)sk);
 
-	if (level >= ALL && wanted && follows_lives)
+	if (level >= LEVEL_PROCESS && wanted && follows_lives)
 		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
 						       BPF_SOCK_OPS_STATE_CB_FLAG);
 }
@@ -49,11 +49,13 @@ static __always_inline void sockops_event(const int level, struct bpf_sock_ops *
 {
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		connect_callback(level, ctx);
-	else if (level >= ALL && follows_lives && ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->sk &&
+	else if (level >= LEVEL_PROCESS && follows_lives && ctx->op == BPF_SOCK_OPS_STATE_CB &&
+		 ctx->sk &&
 		 is_news(ctx->args[0], ctx->args[1]) && !is_passive_open(ctx))
 		connection_changed(ctx, ctx->sk, bpf_get_socket_cookie(ctx), ctx->args[0],
 				   ctx->args[1]);
-	else if (level >= ALL && want_accept && ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+	else if (level >= LEVEL_PROCESS && want_accept &&
+		 ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		passive_callback(ctx);
 }
 
@@ -70,9 +72,9 @@ static __always_inline void syn_sent(void *ctx, struct sock *sk)
 	struct attempt attempt = {};
 	__u64 key = (__u64)sk;
 
-	if (!fill_connect(ALL, ACTIVE, ctx, BY_TYPE, sk, &r))
+	if (!fill_connect(LEVEL_PROCESS, ACTIVE, ctx, BY_TYPE, sk, &r))
 		return;
-	emit(ALL, ACTIVE, ctx, sk, &r);
+	emit(LEVEL_PROCESS, ACTIVE, ctx, sk, &r);
 	attempt.ts_ns = r.ts_ns;
 	attempt.tid = r.task.tid;
 	attempt.segs_out = segs_out(sk);

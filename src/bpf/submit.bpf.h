@@ -107,13 +107,13 @@ static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const 
 /* Whose share a record takes that is no row of its own. */
 enum payer { CURRENT, OWNER, NOBODY };
 
-static __always_inline bool may_be_beside(enum payer payer, __u32 owner, __u32 *kind, __u64 size,
+static __always_inline bool may_be_aux(enum payer payer, __u32 owner, __u32 *kind, __u64 size,
 					  __u64 used)
 {
 	if (payer == NOBODY || !crowding)
 		return used <= ring_bytes / 2;
 	return takes_share(payer == OWNER ? owner : current_user(), false, kind, size,
-			   BESIDE_SHARE);
+			   AUX_SHARE);
 }
 
 /*
@@ -121,7 +121,7 @@ static __always_inline bool may_be_beside(enum payer payer, __u32 owner, __u32 *
  * loses a connect of others; beside the perf buffer it has one of its own. The reader's
  * timer is enough for it unless there is much.
  */
-static __always_inline void submit_beside(void *ctx, enum payer payer, __u32 owner, void *record,
+static __always_inline void submit_aux(void *ctx, enum payer payer, __u32 owner, void *record,
 					  __u64 *ts_ns, __u64 size, __u64 *counter)
 {
 	bool wake = want_prompt;
@@ -134,7 +134,7 @@ static __always_inline void submit_beside(void *ctx, enum payer payer, __u32 own
 		*ts_ns = bpf_ktime_get_ns();
 		if (used > ring_bytes / CROWD_BEGINS)
 			crowding = 1;
-		if (!may_be_beside(payer, owner, kind, size, used)) {
+		if (!may_be_aux(payer, owner, kind, size, used)) {
 			count_lost(counter);
 		} else if (bpf_ringbuf_output(&ring, record, size,
 					      wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP)) {
@@ -143,7 +143,7 @@ static __always_inline void submit_beside(void *ctx, enum payer payer, __u32 own
 			count_lost(counter);
 		}
 	} else {
-		submit_perf(ctx, &beside_perf, record, ts_ns, size, counter, wake);
+		submit_perf(ctx, &aux_perf, record, ts_ns, size, counter, wake);
 	}
 }
 

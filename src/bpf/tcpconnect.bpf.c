@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
  * The programs, one wrapper per hook; what they do is in the headers. User
- * space loads only those of the rung it uses.
+ * space loads only those of the hook it uses.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -47,8 +47,8 @@ const enum no_user *unused_no_user __attribute__((unused));
 const enum record_flags *unused_record_flags __attribute__((unused));
 
 /*
- * fentry rung: at exit the arguments and the result are both there. kprobe
- * rung: a pair of probes. sockops rung: to return 1 lets the connect go on.
+ * fentry hook: at exit the arguments and the result are both there. kprobe
+ * hook: a pair of probes. sockops hook: to return 1 lets the connect go on.
  *
  * Each for each level of filter.bpf.h.
  */
@@ -56,12 +56,12 @@ const enum record_flags *unused_record_flags __attribute__((unused));
 	SEC("fexit/tcp_v4_connect")                                                               \
 	int BPF_PROG(fexit_v4##suffix, struct sock *sk, void *uaddr, int addr_len, int ret)       \
 	{                                                                                         \
-		return connect_ended(level, IN_V4, ctx, true, sk, uaddr, addr_len, ret);          \
+		return connect_ended(level, IN_V4, ctx, BY_TYPE, sk, uaddr, addr_len, ret);  \
 	}                                                                                         \
 	SEC("fexit/tcp_v6_connect")                                                               \
 	int BPF_PROG(fexit_v6##suffix, struct sock *sk, void *uaddr, int addr_len, int ret)       \
 	{                                                                                         \
-		return connect_ended(level, IN_V6, ctx, true, sk, uaddr, addr_len, ret);          \
+		return connect_ended(level, IN_V6, ctx, BY_TYPE, sk, uaddr, addr_len, ret);  \
 	}                                                                                         \
 	SEC("kprobe/tcp_v4_connect")                                                              \
 	int BPF_KPROBE(kprobe_v4##suffix, struct sock *sk, void *uaddr, int addr_len)             \
@@ -84,10 +84,10 @@ const enum record_flags *unused_record_flags __attribute__((unused));
 		return connect_return(level, IN_V6, ctx, ret);                                    \
 	}
 
-CONNECT_PROGRAMS(, TABLE)
-CONNECT_PROGRAMS(_more, MORE)
-CONNECT_PROGRAMS(_all, ALL)
-CONNECT_PROGRAMS(_failed, FAILED)
+CONNECT_PROGRAMS(, LEVEL_TABLE)
+CONNECT_PROGRAMS(_more, LEVEL_FIELDS)
+CONNECT_PROGRAMS(_all, LEVEL_PROCESS)
+CONNECT_PROGRAMS(_failed, LEVEL_FAILED)
 
 #define SOCKOPS_PROGRAM(suffix, level)                        \
 	SEC("sockops")                                        \
@@ -97,9 +97,9 @@ CONNECT_PROGRAMS(_failed, FAILED)
 		return 1;                                     \
 	}
 
-SOCKOPS_PROGRAM(, TABLE)
-SOCKOPS_PROGRAM(_more, MORE)
-SOCKOPS_PROGRAM(_all, ALL)
+SOCKOPS_PROGRAM(, LEVEL_TABLE)
+SOCKOPS_PROGRAM(_more, LEVEL_FIELDS)
+SOCKOPS_PROGRAM(_all, LEVEL_PROCESS)
 
 SEC("fexit/security_socket_connect")
 int BPF_PROG(fexit_security, struct socket *sock, void *uaddr, int addr_len, int ret)
@@ -112,13 +112,14 @@ int BPF_KPROBE(kprobe_security, struct socket *sock, void *uaddr, int addr_len)
 {
 	struct sock *sk = BPF_CORE_READ(sock, sk);
 
-	return is_tcp(false, sk) ? connect_entry(FAILED, IN_POLICY, sk, uaddr, addr_len) : 0;
+	return is_tcp(BY_PROBE, sk) ? connect_entry(LEVEL_FAILED, IN_POLICY, sk, uaddr, addr_len)
+				    : 0;
 }
 
 SEC("kretprobe/security_socket_connect")
 int BPF_KRETPROBE(kretprobe_security, int ret)
 {
-	return connect_return(FAILED, IN_POLICY, ctx, ret);
+	return connect_return(LEVEL_FAILED, IN_POLICY, ctx, ret);
 }
 
 #define POLICY_PROGRAMS(family)                                                             \
@@ -130,12 +131,12 @@ int BPF_KRETPROBE(kretprobe_security, int ret)
 	SEC("kprobe/tcp_" #family "_pre_connect")                                           \
 	int BPF_KPROBE(kprobe_pre_##family, struct sock *sk, void *uaddr, int addr_len)     \
 	{                                                                                   \
-		return connect_entry(FAILED, IN_POLICY, sk, uaddr, addr_len);               \
+		return connect_entry(LEVEL_FAILED, IN_POLICY, sk, uaddr, addr_len);               \
 	}                                                                                   \
 	SEC("kretprobe/tcp_" #family "_pre_connect")                                        \
 	int BPF_KRETPROBE(kretprobe_pre_##family, int ret)                                  \
 	{                                                                                   \
-		return connect_return(FAILED, IN_POLICY, ctx, ret);                         \
+		return connect_return(LEVEL_FAILED, IN_POLICY, ctx, ret);                         \
 	}
 
 POLICY_PROGRAMS(v4)
@@ -144,13 +145,13 @@ POLICY_PROGRAMS(v6)
 SEC("fentry/security_sock_graft")
 int BPF_PROG(fentry_accept, struct sock *sk)
 {
-	return accepted(ctx, true, true, sk);
+	return accepted(ctx, BY_TYPE, true, sk);
 }
 
 SEC("kprobe/security_sock_graft")
 int BPF_KPROBE(kprobe_accept, struct sock *sk)
 {
-	return accepted(ctx, false, true, sk);
+	return accepted(ctx, BY_PROBE, true, sk);
 }
 
 SEC("tp/syscalls/sys_exit_accept")
@@ -190,7 +191,7 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
-	forked(ctx, true, parent, child);
+	forked(ctx, BY_TYPE, parent, child);
 	return 0;
 }
 

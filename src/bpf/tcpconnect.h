@@ -50,7 +50,7 @@ enum record_flags {
 	/* Open before tracing: put into a map by user space (--existing). */
 	EXISTING = 16,
 	/* Not wanted by the filters, but it may be a peer (--peer). */
-	UNWANTED = 32,
+	PEER_ONLY = 32,
 	/* exe_mntns is known. */
 	EXE_MNTNS = 64,
 };

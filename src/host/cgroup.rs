@@ -21,8 +21,8 @@ use rustix::fs::fstat;
 use rustix::fs::openat;
 
 use crate::error::StartError;
-use crate::error::tell;
 use crate::error::text_of;
+use crate::error::warn;
 use crate::host::cgroup_scan;
 use crate::host::cgroup_scan::Unread;
 use crate::model::container;
@@ -208,7 +208,7 @@ impl Cgroups {
             )),
         };
         if let Some(line) = told {
-            TOLD.call_once(|| tell(&line));
+            TOLD.call_once(|| warn(&line));
         }
         Some((Cgroups { nodes }, unread.ok()?))
     }

@@ -61,7 +61,7 @@ fn missing_from(caps: u64) -> Option<String> {
     ))
 }
 
-/// Whether the sockops rung's own capability is there.
+/// Whether the sockops hook's own capability is there.
 pub fn may_attach_to_cgroups() -> bool {
     let caps = effective();
     caps >> CAP_NET_ADMIN & 1 == 1 || caps >> CAP_SYS_ADMIN & 1 == 1

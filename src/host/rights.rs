@@ -15,7 +15,7 @@ use rustix::thread::capabilities;
 use rustix::thread::set_capabilities;
 use rustix::thread::set_no_new_privs;
 
-use crate::error::tell;
+use crate::error::warn;
 use crate::host::sandbox;
 use crate::model::needs::Needs;
 
@@ -54,14 +54,14 @@ pub fn of_a_bystander(is_confined: bool) {
 
 /// Keeps what is needed from now on, and leaves no core dump. A COMMAND was forked before,
 /// so it keeps its rights.
-pub fn give_up(needed: CapabilitySet, say: &dyn Fn(&str)) -> Result<()> {
+pub fn give_up(needed: CapabilitySet, verbose: &dyn Fn(&str)) -> Result<()> {
     let give_up = || -> io::Result<CapabilitySet> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         keep(needed)
     };
     let left = give_up().context("failed to give up privileges")?;
     let names: Vec<_> = left.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
-    say(&match names.as_slice() {
+    verbose(&match names.as_slice() {
         [] => "no capability is left".to_owned(),
         names => format!("capabilities left: {}", names.join(", ")),
     });
@@ -70,11 +70,11 @@ pub fn give_up(needed: CapabilitySet, say: &dyn Fn(&str)) -> Result<()> {
 
 /// Confines this process, which has given up what it does not need. If that is not strict,
 /// what the kernel cannot do is said, and left.
-pub fn confine(needs: Needs, is_strict: bool, say: &dyn Fn(&str)) -> Result<()> {
+pub fn confine(needs: Needs, is_strict: bool, verbose: &dyn Fn(&str)) -> Result<()> {
     match sandbox::enter(needs, is_strict) {
-        Ok(what) => say(&format!("sandbox: {what}")),
+        Ok(what) => verbose(&format!("sandbox: {what}")),
         Err(e) if is_strict => bail!("--sandbox strict: {e:#}"),
-        Err(e) => tell(&format!("tcpconnect: not confined: {e:#}; see --sandbox")),
+        Err(e) => warn(&format!("tcpconnect: not confined: {e:#}; see --sandbox")),
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use std::time::Instant;
 use nix::unistd::Uid;
 use nix::unistd::User;
 
-use crate::error::tell;
+use crate::error::warn;
 use crate::host::rights;
 use crate::host::sandbox;
 use crate::poll::poll;
@@ -182,7 +182,7 @@ impl Users {
         }
         let answer = read_answer(&self.answers).ok();
         if answer.is_none() && !std::mem::replace(&mut self.is_gone, true) {
-            tell("tcpconnect: the process that names users has ended; numbers stand for names");
+            warn("tcpconnect: the process that names users has ended; numbers stand for names");
         }
         answer
     }

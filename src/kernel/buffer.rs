@@ -161,14 +161,14 @@ impl Drop for PerfBuffer {
 pub(super) struct PerfMaps {
     pub(super) data: RawFd,
     /// Records of processes, cgroups and names.
-    pub(super) beside: Option<RawFd>,
+    pub(super) aux: Option<RawFd>,
     pub(super) doorbell: RawFd,
     pub(super) pages: usize,
 }
 
 struct PerfSet {
     data: PerfBuffer,
-    beside: Option<PerfBuffer>,
+    aux: Option<PerfBuffer>,
     doorbell: PerfBuffer,
 }
 
@@ -177,7 +177,7 @@ impl PerfSet {
         let of_records = |map_fd| PerfBuffer::new(map_fd, maps.pages, Some(Rc::clone(sink)), cpu);
         Ok(PerfSet {
             data: of_records(maps.data)?,
-            beside: maps.beside.map(of_records).transpose()?,
+            aux: maps.aux.map(of_records).transpose()?,
             doorbell: PerfBuffer::new(maps.doorbell, 1, None, cpu)?,
         })
     }
@@ -185,7 +185,7 @@ impl PerfSet {
     fn consume(&self) -> io::Result<()> {
         self.doorbell.consume()?;
         self.data.consume()?;
-        self.beside.as_ref().map_or(Ok(()), PerfBuffer::consume)
+        self.aux.as_ref().map_or(Ok(()), PerfBuffer::consume)
     }
 }
 

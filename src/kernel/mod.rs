@@ -6,11 +6,11 @@
 mod btf;
 mod buffer;
 pub mod files;
+mod hook;
 mod list;
 mod object;
 pub mod record;
 mod refusal;
-mod rung;
 mod setup;
 pub(crate) mod skel;
 pub mod source;
@@ -43,10 +43,10 @@ use self::buffer::PerfBuffers;
 use self::buffer::SharedSink;
 use self::buffer::Sink;
 use self::buffer::Transport;
+use self::hook::Hook;
+use self::hook::LIST_PROGRAM;
 use self::list::Lister;
 pub use self::object::refused_cgroups;
-use self::rung::LIST_PROGRAM;
-use self::rung::Rung;
 use crate::clock::monotonic_ns;
 use crate::kernel::record::decode_flow;
 use crate::kernel::record::encode_existing;
@@ -77,7 +77,7 @@ pub struct Tracer {
     transport: Transport,
     skel: TcpconnectSkel<'static>,
     sink: SharedSink,
-    rung: Rung,
+    hook: Hook,
     /// The programs that see connects.
     connect: Vec<String>,
     /// Of `-c`: the table in use and, with an interval, an empty one.
@@ -158,7 +158,7 @@ impl Tracer {
     /// Moves what the kernel has into `events`, at most one batch; true if there
     /// is more. No record of a connection up to `horizon_ns`, which only grows, can come later.
     pub fn drain(&mut self, events: &mut Vec<Event>, horizon_ns: &mut u64) -> Result<bool> {
-        let doubt_ns = self.rung.doubt_ns();
+        let retraction_window_ns = self.hook.retraction_window_ns();
         let (more, complete_until_ns) = match &mut self.transport {
             Transport::Ring(ring) => {
                 let (n, no_older_ns) =
@@ -166,13 +166,16 @@ impl Tracer {
                 if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
                     return_shares(bss, &mut self.sink.borrow_mut());
                 }
-                (n >= BATCH, no_older_ns.map(|ns| ns.saturating_sub(HOLD_NS + doubt_ns)))
+                (
+                    n >= BATCH,
+                    no_older_ns.map(|ns| ns.saturating_sub(HOLD_NS + retraction_window_ns)),
+                )
             }
             Transport::Perf { buffers, ending } => {
                 let bss = self.skel.maps.bss_data.as_deref_mut();
                 let bss = bss.context("the BPF object has no counters")?;
                 let ended_ns = drain_perf(buffers, ending, bss)?;
-                (false, ended_ns.map(|ns| ns.saturating_sub(doubt_ns)))
+                (false, ended_ns.map(|ns| ns.saturating_sub(retraction_window_ns)))
             }
             Transport::None => (false, None),
         };
@@ -295,7 +298,7 @@ impl Tracer {
         wait_for_programs();
         self.count_skipped();
         self.close_lives();
-        if self.rung == Rung::Kprobe {
+        if self.hook == Hook::Kprobe {
             self.unreturned = self.skel.maps.calls.keys().count() as u64;
         }
     }
@@ -322,7 +325,7 @@ impl Tracer {
                 None => unknown += 1,
                 Some(cookie) => {
                     let put = adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY);
-                    let is_missed = have_rows && !connection.unwanted;
+                    let is_missed = have_rows && !connection.peer_only;
                     self.unadopted += u64::from(put.is_err() && is_missed);
                 }
             }
@@ -353,7 +356,7 @@ impl Tracer {
                     let is_missed = u32::from(life.place) & types::place::MISSED.0 != 0;
                     open += u64::from(is_missed || !is_crowd);
                     let wanted =
-                        u32::from(life.connect.flags) & types::record_flags::UNWANTED.0 == 0;
+                        u32::from(life.connect.flags) & types::record_flags::PEER_ONLY.0 == 0;
                     self.unanswered += u64::from(wanted && life.answered == 0);
                 }
             }

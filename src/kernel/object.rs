@@ -19,11 +19,11 @@ use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 
 use super::Tracer;
-use super::rung::Rung;
+use super::hook::Hook;
 use super::setup::Setup;
 use crate::error::StartError;
-use crate::error::tell;
 use crate::error::text_of;
+use crate::error::warn;
 use crate::host::cgroup;
 use crate::host::cgroup::Cgroups;
 use crate::host::cgroup::Found;
@@ -44,7 +44,7 @@ const MAX_FAMILY: u32 = 32_768;
 const MAX_CGROUPS: u32 = 4_096;
 /// As in src/bpf/maps.bpf.h.
 const MAX_CGROUP_LEVEL: u32 = 0x7fff_ffff;
-/// Connects under way at once, in the rungs that keep them between two hooks.
+/// Connects under way at once, where two programs see the begin and the end of each.
 const MAX_CALLS: u32 = 65_536;
 /// Ended connections whose place is kept for the next: the sockets that an allocator
 /// with many CPUs may have at hand.
@@ -85,7 +85,7 @@ impl Setup<'_> {
         if self.plan.accepts { self.placed_lives() / 2 } else { self.placed_lives() }
     }
 
-    pub(super) fn set_constants(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
+    pub(super) fn set_constants(&self, open: &mut OpenTcpconnectSkel, hook: Hook) -> Result<()> {
         let plan = &self.plan;
         let facts = plan.facts;
         let data = open.maps.rodata_data.as_deref_mut();
@@ -103,18 +103,18 @@ impl Setup<'_> {
         data.want_vpid = facts.vpid;
         data.want_cookie = facts.cookie;
         data.has_cookie = facts.cookie && privilege::has_cookies();
-        data.makes_cookies = rung != Rung::Sockops && data.has_cookie && plan.follows;
+        data.makes_cookies = hook != Hook::Sockops && data.has_cookie && plan.follows;
         data.want_processes = plan.processes;
         data.want_prompt = self.config.procs.is_some();
         data.want_cgroup_names = plan.cgroups;
         data.wanted_cgroup_names = u32::try_from(self.patterns.len())?;
         data.follows_lives = plan.follows;
-        data.states_call_back = rung == Rung::Sockops && self.sees_all_cgroups();
-        data.only_states = rung == Rung::StateOnly;
+        data.states_call_back = hook == Hook::Sockops && self.sees_all_cgroups();
+        data.only_states = hook == Hook::StateOnly;
         data.want_connects = plan.connect_records;
         data.want_adopted = plan.adopts;
         data.want_accept = plan.accepts;
-        data.accepts_unlocked = self.accepts_unlocked(rung);
+        data.accepts_unlocked = self.accepts_unlocked(hook);
         data.want_accepts = plan.accept_records;
         data.want_peer = self.config.peer.is_some();
         data.want_result = self.config.result.is_some();
@@ -166,7 +166,7 @@ impl Setup<'_> {
     }
 
     /// Creates only the maps this run needs, in the size it needs.
-    pub(super) fn size_maps(&self, open: &mut OpenTcpconnectSkel, rung: Rung) -> Result<()> {
+    pub(super) fn size_maps(&self, open: &mut OpenTcpconnectSkel, hook: Hook) -> Result<()> {
         let filter = &self.config.filter;
         let nets = filter.nets.as_ref().map_or(0, |n| n.entries.len());
         let pids = match filter.children {
@@ -187,7 +187,7 @@ impl Setup<'_> {
             // 0 entries: libbpf makes it one for each possible CPU.
             (&mut maps.perf, perf, None),
             (&mut maps.doorbell, perf, None),
-            (&mut maps.beside_perf, perf && self.plan.has_records_beside(), None),
+            (&mut maps.aux_perf, perf && self.plan.has_aux_records(), None),
             (&mut maps.exec_scratch, self.plan.processes, None),
             (&mut maps.dns_scratch, self.plan.names, None),
             (&mut maps.askers, self.plan.names, None),
@@ -199,11 +199,11 @@ impl Setup<'_> {
             (&mut maps.cgroupmap, self.cgroupmap.is_some(), None),
             (&mut maps.mntnsmap, self.mntnsmap.is_some(), None),
             (&mut maps.flows, !self.plan.rows, None),
-            (&mut maps.calls, rung == Rung::Kprobe, Some(MAX_CALLS)),
-            (&mut maps.attempts, rung == Rung::StateOnly, Some(MAX_CALLS)),
+            (&mut maps.calls, hook == Hook::Kprobe, Some(MAX_CALLS)),
+            (&mut maps.attempts, hook == Hook::StateOnly, Some(MAX_CALLS)),
             (&mut maps.lives, self.plan.follows, Some(placed)),
             (&mut maps.crowd, self.plan.follows, Some(crowded)),
-            (&mut maps.closing, self.accepts_unlocked(rung), None),
+            (&mut maps.closing, self.accepts_unlocked(hook), None),
             (&mut maps.adopted, self.plan.adopts, Some(self.config.max_connections)),
         ];
         for (map, needed, entries) in plan {
@@ -309,7 +309,7 @@ impl Setup<'_> {
                 false => "",
             };
             let names = names.join(", ");
-            tell(&format!("tcpconnect: no cgroup of {names} now{searched}; waiting for one"));
+            warn(&format!("tcpconnect: no cgroup of {names} now{searched}; waiting for one"));
         }
         let mut claimed = vec![0; self.patterns.len()];
         for Found { place, pattern, by_root } in found {
@@ -320,7 +320,7 @@ impl Setup<'_> {
         }
         for (pattern, claimed) in self.patterns.iter().zip(claimed) {
             if let Some(refused @ 1..) = claimed.checked_sub(pattern.room) {
-                tell(&refused_cgroups(&pattern.shown(), refused.into()));
+                warn(&refused_cgroups(&pattern.shown(), refused.into()));
             }
         }
         Ok(())

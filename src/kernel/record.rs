@@ -172,7 +172,7 @@ fn connect(r: &types::connect_record) -> Result<Connect, DecodeError> {
             flags if has(flags, types::record_flags::EXISTING) => Origin::Existing,
             _ => Origin::Connected,
         },
-        unwanted: has(r.flags.into(), types::record_flags::UNWANTED),
+        peer_only: has(r.flags.into(), types::record_flags::PEER_ONLY),
     })
 }
 
@@ -218,8 +218,8 @@ pub fn encode_existing(c: &Connect) -> types::life_record {
         lport: c.lport.unwrap_or(0),
         dport: c.dport,
         ip: if c.daddr.is_ipv4() { 4 } else { 6 },
-        flags: match c.unwanted {
-            true => types::record_flags::EXISTING.0 | types::record_flags::UNWANTED.0,
+        flags: match c.peer_only {
+            true => types::record_flags::EXISTING.0 | types::record_flags::PEER_ONLY.0,
             false => types::record_flags::EXISTING.0,
         } as u8,
         start_ns: c.start_ns,

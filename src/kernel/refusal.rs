@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use libbpf_rs::PrintLevel;
 
 use super::btf;
-use super::rung::Rung;
-use super::rung::plain_name;
+use super::hook::Hook;
+use super::hook::plain_name;
 use crate::config::cli::Attach;
 use crate::error::text_of;
 use crate::host::privilege;
@@ -25,7 +25,7 @@ pub(super) fn take_log() -> Vec<String> {
     LIBBPF_LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default()
 }
 
-/// Why a rung cannot be used, in words.
+/// Why a hook cannot be used, in words.
 pub(super) type Refusal = String;
 
 /// What to do when nothing attaches although the capabilities are there.
@@ -48,7 +48,7 @@ pub(super) fn hint(attach: Attach) -> String {
 }
 
 /// Why the kernel refused, from the error and libbpf's last words.
-pub(super) fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[String]) -> Refusal {
+pub(super) fn refusal(hook: Hook, step: &str, error: &libbpf_rs::Error, log: &[String]) -> Refusal {
     let words = log.iter().rev().find_map(|line| {
         let line = line.trim().strip_prefix("libbpf: ").unwrap_or(line.trim());
         let is_reason = ["failed", "not found", "not supported"].iter().any(|w| line.contains(w));
@@ -65,8 +65,8 @@ pub(super) fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[S
     }
     // BPF_CGROUP_MAX_PROGS, and BPF_MAX_TRAMP_LINKS on x86-64.
     if step != "load" && why.contains("E2BIG") {
-        why += match rung {
-            Rung::Fentry => {
+        why += match hook {
+            Hook::Fentry => {
                 " (38 programs on one function are the kernel's limit: end other tracers, see \
                  bpftool link)"
             }
@@ -81,13 +81,13 @@ pub(super) fn refusal(rung: Rung, step: &str, error: &libbpf_rs::Error, log: &[S
         why += " (before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE)";
     } else if refused && privilege::missing().is_none() {
         let of_names = why.contains("dns_");
-        match rung {
+        match hook {
             _ if of_names && !privilege::may_attach_to_cgroups() => {
                 why += " (-d needs CAP_NET_ADMIN)";
             }
             _ if of_names => {}
-            Rung::Fentry => why += " (this kernel refuses BPF trampolines)",
-            Rung::Kprobe => {
+            Hook::Fentry => why += " (this kernel refuses BPF trampolines)",
+            Hook::Kprobe => {
                 if let Some(level @ 3..) = privilege::perf_event_paranoid() {
                     why += &format!(
                         " (kernel.perf_event_paranoid is {level}: set it to 2, or add CAP_SYS_ADMIN)"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How tracing starts: the rungs of the attach ladder, which programs and records a
+//! How tracing starts: the hooks of the attach ladder, which programs and records a
 //! run needs, and why the kernel refuses them.
 
 use std::cell::Cell;
@@ -35,6 +35,17 @@ use super::buffer::PerfMaps;
 use super::buffer::Ring;
 use super::buffer::SharedSink;
 use super::buffer::Transport;
+use super::hook::AcceptHook;
+use super::hook::CGROUP_PROGRAMS;
+use super::hook::DNS_PROGRAMS;
+use super::hook::Hook;
+use super::hook::LIST_PROGRAM;
+use super::hook::PERF_TRACEPOINTS;
+use super::hook::PROCESS_FORK;
+use super::hook::PROCESS_PROGRAMS;
+use super::hook::STATE_PROGRAM;
+use super::hook::is_accept_program;
+use super::hook::plain_name;
 use super::new_flows;
 use super::object::pinned;
 use super::put_flows;
@@ -43,17 +54,6 @@ use super::refusal::hint;
 use super::refusal::keep_log;
 use super::refusal::refusal;
 use super::refusal::take_log;
-use super::rung::AcceptHook;
-use super::rung::CGROUP_PROGRAMS;
-use super::rung::DNS_PROGRAMS;
-use super::rung::LIST_PROGRAM;
-use super::rung::PROCESS_FORK;
-use super::rung::PROCESS_PROGRAMS;
-use super::rung::Rung;
-use super::rung::STATE_PROGRAM;
-use super::rung::TWIN_PROGRAMS;
-use super::rung::is_accept_program;
-use super::rung::plain_name;
 use super::tracepoint;
 use crate::config::Config;
 use crate::config::Mode;
@@ -61,8 +61,8 @@ use crate::config::cli::Attach;
 use crate::config::cli::Buffer;
 use crate::config::cli::Procs;
 use crate::error::StartError;
-use crate::error::tell;
 use crate::error::text_of;
+use crate::error::warn;
 use crate::host::cgroup;
 use crate::host::cgroup::Place;
 use crate::host::privilege;
@@ -78,9 +78,9 @@ const SHARES: usize = 1 << 10;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
 impl Tracer {
-    /// Attaches the first rung that works. `command` is the pid of COMMAND,
+    /// Attaches the first hook that works. `command` is the pid of COMMAND,
     /// `say` gets what `-v` shows.
-    pub fn start(config: &Config, command: Option<u32>, say: &dyn Fn(&str)) -> Result<Self> {
+    pub fn start(config: &Config, command: Option<u32>, verbose: &dyn Fn(&str)) -> Result<Self> {
         let btf = config.btf.as_deref().map(BtfFile::open).transpose()?;
         if btf.is_none() && !btf::kernel_has_its_own() {
             return Err(StartError::NoBtf.into());
@@ -95,26 +95,26 @@ impl Tracer {
 
         let mut refusals = Vec::new();
         let ladder = match config.procs {
-            Some(Procs::Only) => vec![Rung::Processes],
+            Some(Procs::Only) => vec![Hook::Processes],
             _ => setup.ladder(),
         };
-        for rung in ladder {
-            match setup.try_rung(rung, say) {
+        for hook in ladder {
+            match setup.try_hook(hook, verbose) {
                 Ok(Ok(tracer)) => {
-                    for (rung, why) in &refusals {
-                        say(&format!("{rung} not used: {why}"));
+                    for (hook, why) in &refusals {
+                        verbose(&format!("{hook} not used: {why}"));
                     }
-                    setup.report(&tracer, say);
+                    setup.report(&tracer, verbose);
                     return Ok(tracer);
                 }
-                Ok(Err(why)) => refusals.push((rung.name(), why)),
+                Ok(Err(why)) => refusals.push((hook.name(), why)),
                 Err(fatal) => return Err(fatal),
             }
         }
         if let Some(missing) = privilege::missing() {
             return Err(StartError::NotPermitted(missing).into());
         }
-        let reasons: Vec<_> = refusals.iter().map(|(rung, why)| format!("{rung}: {why}")).collect();
+        let reasons: Vec<_> = refusals.iter().map(|(hook, why)| format!("{hook}: {why}")).collect();
         Err(StartError::NoHook { reasons: reasons.join("; "), hint: hint(config.attach) }.into())
     }
 
@@ -144,7 +144,7 @@ impl Tracer {
     }
 }
 
-/// What is the same for every rung.
+/// What is the same for every hook.
 pub(super) struct Setup<'a> {
     pub(super) config: &'a Config,
     pub(super) plan: Plan,
@@ -157,9 +157,9 @@ pub(super) struct Setup<'a> {
     cgroup_mount: Option<PathBuf>,
     /// Names of --container and --unit.
     pub(super) patterns: Vec<Pattern>,
-    /// They come from the perf side of the tracepoints.
-    twins: Cell<bool>,
-    /// What tells the other rungs than fentry and kprobe of accepts.
+    /// The programs of processes use the perf variants of the tracepoints.
+    perf_tracepoints: Cell<bool>,
+    /// What sees accepts where neither fentry nor kprobe is the hook.
     accept_hook: Cell<AcceptHook>,
     /// The pid namespace that pids are of, unless the initial one.
     pub(super) pidns: Option<u32>,
@@ -200,7 +200,9 @@ impl<'a> Setup<'a> {
             btf,
             cgroup_mount,
             patterns,
-            twins: Cell::new(privilege::needs_perf_tracepoints() && privilege::may_probe()),
+            perf_tracepoints: Cell::new(
+                privilege::needs_perf_tracepoints() && privilege::may_probe(),
+            ),
             accept_hook: Cell::new(match privilege::has_kprobes() && privilege::may_probe() {
                 true => AcceptHook::Kprobe,
                 false => AcceptHook::Calls,
@@ -216,25 +218,25 @@ impl<'a> Setup<'a> {
         })
     }
 
-    /// The rungs to try, best first. sockops gives the same rows as the others but
+    /// The hooks to try, best first. sockops gives the same rows as the others but
     /// for deferred fast open; it starts soonest (6.1, emulated: 80 ms, kprobe 130,
     /// fentry 350, most of which is the wait for a grace period at the first
     /// trampoline), and the kernel never skips a run of it. fentry costs 400
     /// instructions less a connect. Below the root, sockops would not see all tasks.
-    fn ladder(&self) -> Vec<Rung> {
+    fn ladder(&self) -> Vec<Hook> {
         let sockops = match self.cgroup_mount {
-            Some(_) => Rung::Sockops,
-            None => Rung::StateOnly,
+            Some(_) => Hook::Sockops,
+            None => Hook::StateOnly,
         };
         match self.config.attach {
-            Attach::Fentry => vec![Rung::Fentry],
-            Attach::Kprobe => vec![Rung::Kprobe],
+            Attach::Fentry => vec![Hook::Fentry],
+            Attach::Kprobe => vec![Hook::Kprobe],
             Attach::Sockops => vec![sockops],
             // sockops sees no accept: it would take a kprobe, or the exits of system calls.
             Attach::Auto if self.sees_all_cgroups() && !self.plan.accepts => {
-                vec![sockops, Rung::Fentry, Rung::Kprobe]
+                vec![sockops, Hook::Fentry, Hook::Kprobe]
             }
-            Attach::Auto => vec![Rung::Fentry, Rung::Kprobe, sockops],
+            Attach::Auto => vec![Hook::Fentry, Hook::Kprobe, sockops],
         }
     }
 
@@ -252,12 +254,12 @@ impl<'a> Setup<'a> {
         self.roots.len() > 1 || self.config.filter.children
     }
 
-    /// The outer error is fatal, the inner one sends us to the next rung.
-    fn try_rung(&self, rung: Rung, say: &dyn Fn(&str)) -> Result<Result<Tracer, Refusal>> {
-        if rung == Rung::Sockops && self.config.failed {
+    /// The outer error is fatal, the inner one sends us to the next hook.
+    fn try_hook(&self, hook: Hook, verbose: &dyn Fn(&str)) -> Result<Result<Tracer, Refusal>> {
+        if hook == Hook::Sockops && self.config.failed {
             return Ok(Err("it sees no connect that fails before its SYN (-f)".into()));
         }
-        if rung == Rung::Kprobe && !privilege::has_kprobes() {
+        if hook == Hook::Kprobe && !privilege::has_kprobes() {
             return Ok(Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".into()));
         }
         let family = self.config.filter.family;
@@ -266,23 +268,23 @@ impl<'a> Setup<'a> {
         // What is accepted over IPv4 may be an IPv6 socket's, and its peer is not.
         let v4 = wants_v4 || self.config.peer.is_some();
         let v6 = family != Family::V4 || self.config.failed;
-        match self.try_programs(rung, rung.programs(self.plan.level, v4, v6))? {
+        match self.try_programs(hook, hook.programs(self.plan.level, v4, v6))? {
             Err(why) if wants_v4 && v6 && why.contains("tcp_v6_connect") => {
-                say(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
-                self.try_programs(rung, rung.programs(self.plan.level, true, false))
+                verbose(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
+                self.try_programs(hook, hook.programs(self.plan.level, true, false))
             }
             result => Ok(result),
         }
     }
 
-    fn try_programs(&self, rung: Rung, connect: Vec<String>) -> Result<Result<Tracer, Refusal>> {
+    fn try_programs(&self, hook: Hook, connect: Vec<String>) -> Result<Result<Tracer, Refusal>> {
         take_log();
-        let followed = self.followers(rung);
-        let mut tracer = match self.load(rung, &connect, &followed)? {
+        let companions = self.companions(hook);
+        let mut tracer = match self.load(hook, &connect, &companions)? {
             Ok(tracer) => tracer,
             Err(why) => return Ok(Err(why)),
         };
-        tracer.counted = self.counted(&tracer, &followed);
+        tracer.counted = self.counted(&tracer, &companions);
         if !self.plan.rows {
             let table = new_flows()?;
             put_flows(&tracer.skel.maps.flows, &table)?;
@@ -293,17 +295,17 @@ impl<'a> Setup<'a> {
             tracer.flows.push(new_flows()?);
         }
         let mount = self.cgroup_mount.as_deref();
-        for name in &followed {
+        for name in &companions {
             if let Err(e) = tracer.attach(name, mount) {
                 // Debian's perf_event_paranoid=3 asks for CAP_SYS_ADMIN.
-                let (hook, is_accept) = (self.accept_hook(rung), is_accept_program(name));
-                match hook.next() {
-                    Some(next) if is_accept && rung != Rung::Kprobe => self.accept_hook.set(next),
-                    _ if !is_accept && self.twins.replace(false) => {}
-                    _ => return Ok(Err(refusal(rung, name, &e, &take_log()))),
+                let (accepts, is_accept) = (self.accept_hook(hook), is_accept_program(name));
+                match accepts.next() {
+                    Some(next) if is_accept && hook != Hook::Kprobe => self.accept_hook.set(next),
+                    _ if !is_accept && self.perf_tracepoints.replace(false) => {}
+                    _ => return Ok(Err(refusal(hook, name, &e, &take_log()))),
                 }
                 drop(tracer);
-                return self.try_programs(rung, connect);
+                return self.try_programs(hook, connect);
             }
         }
         if self.config.filter.children {
@@ -312,7 +314,7 @@ impl<'a> Setup<'a> {
         if self.plan.processes {
             match tracer.program(LIST_PROGRAM).attach() {
                 Ok(link) => tracer.list = Some(link),
-                Err(e) => return Ok(Err(refusal(rung, LIST_PROGRAM, &e, &take_log()))),
+                Err(e) => return Ok(Err(refusal(hook, LIST_PROGRAM, &e, &take_log()))),
             }
         }
         if !self.patterns.is_empty() {
@@ -320,7 +322,7 @@ impl<'a> Setup<'a> {
         }
         for name in &connect {
             if let Err(e) = tracer.attach(name, mount) {
-                return Ok(Err(refusal(rung, name, &e, &take_log())));
+                return Ok(Err(refusal(hook, name, &e, &take_log())));
             }
         }
         Ok(Ok(tracer))
@@ -329,9 +331,9 @@ impl<'a> Setup<'a> {
     /// With no hook attached yet.
     fn load(
         &self,
-        rung: Rung,
+        hook: Hook,
         connect: &[String],
-        followed: &[String],
+        companions: &[String],
     ) -> Result<Result<Tracer, Refusal>> {
         let mut object = ObjectBuilder::default();
         if let Some(file) = &self.btf {
@@ -339,20 +341,20 @@ impl<'a> Setup<'a> {
         }
         let builder = TcpconnectSkelBuilder { obj_builder: object };
         // The skeleton borrows this for as long as it lives, which is as long
-        // as the process; a refused rung leaks its few bytes.
+        // as the process; a refused hook leaks its few bytes.
         let storage: &'static mut MaybeUninit<OpenObject> =
             Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = builder.open(storage).context("failed to open the BPF object")?;
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_owned();
-            let wanted = connect.iter().chain(followed).any(|n| name.to_str() == Some(n));
+            let wanted = connect.iter().chain(companions).any(|n| name.to_str() == Some(n));
             program.set_autoload(wanted || self.plan.processes && name == LIST_PROGRAM);
         }
-        self.set_constants(&mut open, rung)?;
-        self.size_maps(&mut open, rung)?;
+        self.set_constants(&mut open, hook)?;
+        self.size_maps(&mut open, hook)?;
         let mut skel = match open.load() {
             Ok(skel) => skel,
-            Err(e) => return Ok(Err(refusal(rung, "load", &e, &take_log()))),
+            Err(e) => return Ok(Err(refusal(hook, "load", &e, &take_log()))),
         };
         self.fill_maps(&mut skel)?;
         let sink = SharedSink::default();
@@ -364,7 +366,7 @@ impl<'a> Setup<'a> {
             transport: self.transport(&skel, &sink)?,
             skel,
             sink,
-            rung,
+            hook,
             connect: connect.to_vec(),
             flows: Vec::new(),
             unreturned: 0,
@@ -383,15 +385,15 @@ impl<'a> Setup<'a> {
         }))
     }
 
-    fn counted(&self, tracer: &Tracer, followed: &[String]) -> Counted {
+    fn counted(&self, tracer: &Tracer, companions: &[String]) -> Counted {
         let fds = |names: &mut dyn Iterator<Item = &String>| -> Vec<RawFd> {
             names.map(|name| tracer.program(name).as_fd().as_raw_fd()).collect()
         };
         let also = |name: &&String| *name == STATE_PROGRAM || is_accept_program(name);
         // What sockops hears in its callbacks is not lost with a run of that program.
         let spared =
-            |name: &str| tracer.rung == Rung::Sockops && !self.plan.adopts && name == STATE_PROGRAM;
-        let states = followed.iter().filter(also).filter(|name| !spared(name));
+            |name: &str| tracer.hook == Hook::Sockops && !self.plan.adopts && name == STATE_PROGRAM;
+        let states = companions.iter().filter(also).filter(|name| !spared(name));
         let of_names = |name: &&String| DNS_PROGRAMS.contains(&name.as_str());
         // A kretprobe's misses are seen by its entry probe instead.
         let seen = |name: &&String| !name.starts_with("kret");
@@ -399,18 +401,18 @@ impl<'a> Setup<'a> {
         let tells = self.plan.processes || self.plan.cgroups;
         Counted {
             connect: fds(&mut tracer.connect.iter().chain(states).filter(seen)),
-            fork: fds(&mut followed.iter().filter(forks)),
-            process: fds(&mut followed
+            fork: fds(&mut companions.iter().filter(forks)),
+            process: fds(&mut companions
                 .iter()
                 .filter(|name| tells && !also(name) && !of_names(name))),
-            probes: tracer.connect.iter().chain(followed).any(|name| name.starts_with("kprobe")),
+            probes: tracer.connect.iter().chain(companions).any(|name| name.starts_with("kprobe")),
         }
     }
 
-    /// What is attached beside the hooks of the rung.
-    fn followers(&self, rung: Rung) -> Vec<String> {
-        let of_processes = match self.twins.get() {
-            true => TWIN_PROGRAMS,
+    /// The programs that are attached beside those of the hook.
+    fn companions(&self, hook: Hook) -> Vec<String> {
+        let of_processes = match self.perf_tracepoints.get() {
+            true => PERF_TRACEPOINTS,
             false => PROCESS_PROGRAMS,
         };
         let mut programs = Vec::new();
@@ -425,11 +427,11 @@ impl<'a> Setup<'a> {
         if self.plan.names {
             programs.extend(DNS_PROGRAMS);
         }
-        if self.hears_states(rung) {
+        if self.hears_states(hook) {
             programs.push(STATE_PROGRAM);
         }
         if self.plan.accepts {
-            programs.extend(self.accept_hook(rung).programs());
+            programs.extend(self.accept_hook(hook).programs());
         }
         programs.into_iter().map(str::to_owned).collect()
     }
@@ -437,45 +439,45 @@ impl<'a> Setup<'a> {
     /// Beside sockops, too: no callback comes for a socket that was there before, nor
     /// for one of which another sockops program has set the flags. Without the kernel's
     /// own BTF the callbacks have to do.
-    fn hears_states(&self, rung: Rung) -> bool {
-        match rung {
-            Rung::Fentry | Rung::Kprobe => self.plan.follows,
-            Rung::Sockops => self.plan.adopts || self.plan.follows && btf::kernel_has_its_own(),
-            Rung::StateOnly | Rung::Processes => false,
+    fn hears_states(&self, hook: Hook) -> bool {
+        match hook {
+            Hook::Fentry | Hook::Kprobe => self.plan.follows,
+            Hook::Sockops => self.plan.adopts || self.plan.follows && btf::kernel_has_its_own(),
+            Hook::StateOnly | Hook::Processes => false,
         }
     }
 
-    fn accept_hook(&self, rung: Rung) -> AcceptHook {
-        match rung {
-            Rung::Fentry => AcceptHook::Fentry,
-            Rung::Kprobe => AcceptHook::Kprobe,
+    fn accept_hook(&self, hook: Hook) -> AcceptHook {
+        match hook {
+            Hook::Fentry => AcceptHook::Fentry,
+            Hook::Kprobe => AcceptHook::Kprobe,
             _ => self.accept_hook.get(),
         }
     }
 
     /// Whether a connection may end while its accept is looked at.
-    pub(super) fn accepts_unlocked(&self, rung: Rung) -> bool {
-        let hook = self.accept_hook(rung);
+    pub(super) fn accepts_unlocked(&self, hook: Hook) -> bool {
+        let accepts = self.accept_hook(hook);
         self.plan.accepts
             && self.plan.ends
-            && matches!(hook, AcceptHook::Calls | AcceptHook::AllCalls)
+            && matches!(accepts, AcceptHook::Calls | AcceptHook::AllCalls)
     }
 
-    fn report(&self, tracer: &Tracer, say: &dyn Fn(&str)) {
+    fn report(&self, tracer: &Tracer, verbose: &dyn Fn(&str)) {
         let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
-        say(&format!("attached {} ({})", tracer.rung.name(), programs.join(", ")));
+        verbose(&format!("attached {} ({})", tracer.hook.name(), programs.join(", ")));
         if self.plan.accepts {
-            say(&format!("accepts: {}", self.accept_hook(tracer.rung).programs().join(", ")));
+            verbose(&format!("accepts: {}", self.accept_hook(tracer.hook).programs().join(", ")));
         }
         if self.plan.rows {
             let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
-            say(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
+            verbose(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
         }
         if self.plan.names && !self.sees_all_cgroups() {
-            tell("tcpconnect: -d sees only the answers to this cgroup namespace");
+            warn("tcpconnect: -d sees only the answers to this cgroup namespace");
         }
-        if tracer.rung == Rung::StateOnly {
-            tell(
+        if tracer.hook == Hook::StateOnly {
+            warn(
                 "tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it",
             );
         }
@@ -497,10 +499,7 @@ impl<'a> Setup<'a> {
         }
         let maps = PerfMaps {
             data: skel.maps.perf.as_fd().as_raw_fd(),
-            beside: self
-                .plan
-                .has_records_beside()
-                .then(|| skel.maps.beside_perf.as_fd().as_raw_fd()),
+            aux: self.plan.has_aux_records().then(|| skel.maps.aux_perf.as_fd().as_raw_fd()),
             doorbell: skel.maps.doorbell.as_fd().as_raw_fd(),
             pages: self.buffer_bytes / page_size(),
         };

@@ -52,7 +52,7 @@ pub struct Connect {
     pub handshake: Handshake,
     pub origin: Origin,
     /// The filters do not want it; it is told because it may be a peer.
-    pub unwanted: bool,
+    pub peer_only: bool,
 }
 
 /// By what one end of a connection knows the other, as far as it is known.
@@ -107,7 +107,7 @@ impl Connect {
             cookie: None,
             handshake: Handshake { syn: None, synack: None, netns_owner: None },
             origin: Origin::Connected,
-            unwanted: false,
+            peer_only: false,
         }
     }
 }

@@ -21,8 +21,8 @@ use anyhow::Result;
 use anyhow::bail;
 
 use crate::config::Config;
-use crate::error::tell;
 use crate::error::text_of;
+use crate::error::warn;
 use crate::output::output_file;
 use crate::poll::poll;
 use crate::poll::readable;
@@ -147,7 +147,7 @@ impl Sink {
             && let Some((_, why)) = self.full.as_ref().filter(|_| !self.told)
         {
             self.told = true;
-            tell(&format!(
+            warn(&format!(
                 "tcpconnect: {}: {}; rows are dropped and counted until there is room",
                 self.name,
                 text_of(why)

@@ -75,7 +75,7 @@ impl Told {
         let Event::Connect(connect) = event else { return };
         // What came to no connection, or to none that has a row, is not told of.
         let has_row = connect.origin != Origin::Accepted || self.accepts;
-        if connect.error != 0 || connect.unwanted || !has_row {
+        if connect.error != 0 || connect.peer_only || !has_row {
             return;
         }
         if let Some(cookie) = connect.cookie {
@@ -144,7 +144,7 @@ impl Shown {
     /// was listed before its accept was told, will have it by that.
     pub fn new(found: &Found, is_by_ends: bool) -> Self {
         let rows = &found.rows;
-        let wanted = rows.iter().filter(|row| !row.connect.unwanted);
+        let wanted = rows.iter().filter(|row| !row.connect.peer_only);
         let ends = |row: &Listed| {
             let (listed_ns, socket) = (row.connect.ts_ns, &found.sockets[row.socket]);
             let late_ns = if is_told_late(socket) { LATE_NS } else { 0 };
@@ -274,7 +274,7 @@ pub fn find(config: &Config) -> Result<Found> {
         let vpid = |task: &Task| Some(task.vpid).filter(|_| config.who.vpid);
         rows.extend(told.map(|task| {
             let held = task.holds(bare);
-            let connect = Connect { unwanted: !wants(task), vpid: vpid(task), ..held };
+            let connect = Connect { peer_only: !wants(task), vpid: vpid(task), ..held };
             Listed { connect, socket: at }
         }));
         if held.is_empty() && wanted(&Wanted::default()) {
@@ -427,7 +427,7 @@ mod tests {
         assert!(is_shown(&AT, (7, 9, OPEN), with(8)), "another one with its ends");
         assert!(is_shown(&AT, (7, 9, OPEN), Connect { dport: 81, ..live }));
         assert!(is_shown(&AT, (7, 9, OPEN), Connect { error: 1, ..with(7) }));
-        assert!(is_shown(&AT, (7, 9, OPEN), Connect { unwanted: true, ..with(7) }));
+        assert!(is_shown(&AT, (7, 9, OPEN), Connect { peer_only: true, ..with(7) }));
     }
 
     #[test]

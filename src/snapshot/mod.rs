@@ -24,8 +24,8 @@ use crate::config::Format;
 use crate::config::cli::JsonForm;
 use crate::config::cli::Snapshot;
 use crate::error::StartError;
-use crate::error::tell;
 use crate::error::text_of;
+use crate::error::warn;
 use crate::host::cgroup;
 use crate::host::proc;
 use crate::host::rights;
@@ -72,16 +72,16 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     let began = proc::ticks_now();
     let filter = &config.filter;
     for &pid in filter.pids.iter().filter(|&&pid| !proc::exists(pid)) {
-        tell(&format!("tcpconnect: no process has pid {pid}"));
+        warn(&format!("tcpconnect: no process has pid {pid}"));
     }
     let proc = Proc::open().context("failed to open /proc")?;
     let seen = look(&proc, filter, what)?;
     if let Some(line) = seen.unseen() {
-        tell(&format!("tcpconnect: {line}"));
+        warn(&format!("tcpconnect: {line}"));
     }
     rights::give_up(plan::capabilities(config, plan::Host::default()), &|text| {
         if config.verbose {
-            tell(&format!("tcpconnect: {text}"));
+            warn(&format!("tcpconnect: {text}"));
         }
     })?;
     if config.verbose {
@@ -90,7 +90,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
             None => "the kernel's list of open files".to_owned(),
             Some(why) => format!("/proc ({why})"),
         };
-        tell(&format!(
+        warn(&format!(
             "tcpconnect: {sockets} sockets in {namespaces} network namespaces; their processes \
              from {holders}"
         ));

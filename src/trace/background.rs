@@ -49,7 +49,7 @@ impl Priority {
 /// does not push the connecting task off its CPU in the middle of a connect.
 /// Of this thread only: a COMMAND keeps its own priority, and so does work in the
 /// background. Returns what was before.
-pub fn come_first() -> Priority {
+pub fn raise_priority() -> Priority {
     let before = Priority::own();
     Priority { policy: libc::SCHED_BATCH, level: 0, nice: -20 }.take();
     before
@@ -96,7 +96,7 @@ mod tests {
     fn work_in_the_background_does_not_come_first() {
         // A thread of its own, for priorities are those of a thread.
         let seen = std::thread::spawn(|| {
-            let before = come_first();
+            let before = raise_priority();
             let first = Priority::own();
             let of_both = || {
                 let own = Priority::own();

@@ -25,7 +25,7 @@ use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Mode;
 use crate::config::cli::Sandbox;
-use crate::error::tell;
+use crate::error::warn;
 use crate::host::privilege;
 use crate::host::proc;
 use crate::host::rights;
@@ -46,7 +46,7 @@ use crate::poll::readable;
 use crate::snapshot::existing;
 use crate::stop::Stop;
 use crate::trace::background::Priority;
-use crate::trace::background::come_first;
+use crate::trace::background::raise_priority;
 use crate::trace::command::Paused;
 use crate::trace::command::Running;
 use crate::trace::ready::Ready;
@@ -93,20 +93,20 @@ pub fn run(config: &Config) -> Result<u8> {
     let is_confined = config.sandbox != Sandbox::Off;
     let stop = Stop::on_signals(move || rights::of_a_bystander(is_confined))?;
     let sink = Sink::open(config, Some(stop.clone()))?;
-    let say = |text: &str| {
+    let verbose = |text: &str| {
         if config.verbose {
-            tell(&format!("tcpconnect: {text}"));
+            warn(&format!("tcpconnect: {text}"));
         }
     };
     let paused = match config.command.as_slice() {
         [] => None,
         command => Some(Paused::spawn(command, has_own_zone)?),
     };
-    let priority = come_first();
+    let priority = raise_priority();
     let command = paused.as_ref().map(Paused::pid);
-    let mut tracer = Tracer::start(config, command, &say)?;
+    let mut tracer = Tracer::start(config, command, &verbose)?;
     for &pid in config.filter.pids.iter().filter(|&&pid| !proc::exists(pid)) {
-        tell(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
+        warn(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
     }
     let mut screen = Sink::stdout(Some(stop.clone()))?;
     if let Err(e) = screen.write_all(&mut output::banner(config).to_vec()) {
@@ -118,7 +118,7 @@ pub fn run(config: &Config) -> Result<u8> {
     if !app.look_around(command)? {
         return app.finish(End::Signal).map(|_| 0);
     }
-    give_up_rights(config, &app.tracer, command, &say)?;
+    give_up_rights(config, &app.tracer, command, &verbose)?;
     if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }
@@ -142,16 +142,16 @@ fn give_up_rights(
     config: &Config,
     tracer: &Tracer,
     command: Option<u32>,
-    say: &dyn Fn(&str),
+    verbose: &dyn Fn(&str),
 ) -> Result<()> {
     let host = plan::Host {
         bpf_is_restricted: privilege::bpf_is_restricted(),
         uses_perf: tracer.has_perf_buffer(),
         perf_takes_sys_admin: privilege::perf_takes_sys_admin(),
     };
-    rights::give_up(plan::capabilities(config, host), say)?;
+    rights::give_up(plan::capabilities(config, host), verbose)?;
     match plan::needs(config, host, command) {
-        Some(needs) => rights::confine(needs, config.sandbox == Sandbox::Strict, say),
+        Some(needs) => rights::confine(needs, config.sandbox == Sandbox::Strict, verbose),
         None => Ok(()),
     }
 }
@@ -441,17 +441,17 @@ impl<'a> App<'a> {
         }
         self.report_lost(Duration::ZERO)?;
         if self.config.result.is_some() && self.tracer.unanswered > 0 {
-            tell(&format!("tcpconnect: {} connects have no outcome yet", self.tracer.unanswered));
+            warn(&format!("tcpconnect: {} connects have no outcome yet", self.tracer.unanswered));
         }
         if self.who.malformed() > 0 {
-            tell(&format!(
+            warn(&format!(
                 "tcpconnect: {} messages from port 53 were no DNS that can be read",
                 self.who.malformed()
             ));
         }
         let unasked = self.who.unasked() + self.tracer.unasked();
         if unasked > 0 {
-            tell(&format!("tcpconnect: {unasked} answers from port 53 were to nobody's question"));
+            warn(&format!("tcpconnect: {unasked} answers from port 53 were to nobody's question"));
         }
         let lost = self.reported.total();
         if lost > 0 {
@@ -466,7 +466,7 @@ impl<'a> App<'a> {
             let done = if self.config.mode == Mode::Rows { "printed" } else { "counted" };
             // Those that the output did not take were made ready for it.
             let printed = self.printed.saturating_sub(self.reported.output);
-            tell(&format!(
+            warn(&format!(
                 "tcpconnect: {} events seen: {printed} {done}, {lost} lost: {}",
                 printed + lost,
                 reasons.join(", ")

@@ -10,7 +10,7 @@ use super::App;
 use super::RESYNC_SHARE;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
-use crate::error::tell;
+use crate::error::warn;
 use crate::kernel::refused_cgroups;
 use crate::model::lost::Lost;
 use crate::output::sink::end_of_output;
@@ -32,12 +32,12 @@ impl App<'_> {
         lost.names += self.who.lost_names();
         lost.output = self.sink.dropped() + self.uncounted;
         for (name, count) in self.tracer.newly_refused() {
-            tell(&refused_cgroups(&name, count));
+            warn(&refused_cgroups(&name, count));
         }
         let new = lost.since(&self.reported);
         self.reported = lost;
         if new.process > 0 {
-            tell(&format!(
+            warn(&format!(
                 "tcpconnect: {} records of processes lost; their rows say less",
                 new.process
             ));
@@ -51,19 +51,19 @@ impl App<'_> {
             self.resync_at = began + RESYNC_SHARE * began.elapsed();
         }
         if new.names > 0 {
-            tell(&format!(
+            warn(&format!(
                 "tcpconnect: {} DNS answers or names lost; names may be missing",
                 new.names
             ));
         }
         if new.family > 0 {
-            tell(&format!(
+            warn(&format!(
                 "tcpconnect: {} more descendants or cgroups cannot be followed",
                 new.family
             ));
         }
         if new.total() > new.output {
-            tell(&format!("Possibly lost {} samples", new.total() - new.output));
+            warn(&format!("Possibly lost {} samples", new.total() - new.output));
         }
         self.write_lost(lost)
     }

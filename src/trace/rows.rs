@@ -112,7 +112,7 @@ impl App<'_> {
         if let Some(peers) = &mut self.peers {
             peers.settle(connect, &facts);
         }
-        if connect.unwanted {
+        if connect.peer_only {
             return false;
         }
         let shows_connects = self.config.shows_connects();
@@ -142,7 +142,7 @@ impl App<'_> {
         let is_asked_for = life.connect.origin != Origin::Accepted || self.config.accept;
         let is_listed = life.connect.origin == Origin::Accepted
             && self.existing.as_ref().is_some_and(|shown| shown.lists(life));
-        let is_wanted = !life.connect.unwanted && is_asked_for || is_listed;
+        let is_wanted = !life.connect.peer_only && is_asked_for || is_listed;
         if !is_wanted || !self.shows(life) {
             return false;
         }

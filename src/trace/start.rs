@@ -20,7 +20,7 @@ use super::write_if_large;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
-use crate::error::tell;
+use crate::error::warn;
 use crate::host::proc;
 use crate::model::event::Connect;
 use crate::model::event::Event;
@@ -148,6 +148,7 @@ impl App<'_> {
         let mut deadline = Instant::now() + LATE;
         loop {
             let has_more = self.hold_back(true)?;
+            self.report_lost(IDLE)?;
             if self.stop.is_set() {
                 return Ok(false);
             }
@@ -193,7 +194,7 @@ impl App<'_> {
         };
         let mut found = found?;
         if let Some(unseen) = &found.unseen {
-            tell(&format!("tcpconnect: {unseen}"));
+            warn(&format!("tcpconnect: {unseen}"));
         }
         if !self.hold_back_until(found.listed_ns)? {
             return Ok(false);
@@ -238,7 +239,7 @@ impl App<'_> {
         let clock = WallClock::now();
         let left = self.config.max_events.map_or(usize::MAX, |n| n as usize);
         // They were named before anybody looked.
-        let is_shown = |row: &&Listed| !row.connect.unwanted && self.config.to_name.is_none();
+        let is_shown = |row: &&Listed| !row.connect.peer_only && self.config.to_name.is_none();
         let rows: Vec<_> = rows.iter().filter(is_shown).take(left).collect();
         for chunk in rows.chunks(CHUNK) {
             for row in chunk.iter().map(|row| &row.connect) {
@@ -266,7 +267,7 @@ impl App<'_> {
     fn follow(&mut self, found: &mut existing::Found) -> Result<Option<Vec<Event>>> {
         // One process of those that hold it, rather one that is wanted.
         let mut rows = found.rows.clone();
-        rows.sort_by_key(|row| row.connect.unwanted);
+        rows.sort_by_key(|row| row.connect.peer_only);
         let mut known = NumberSet::default();
         rows.retain(|row| row.connect.cookie.is_none_or(|cookie| known.insert(cookie)));
         // With --peer alone they may be ends of others, and have no rows.
@@ -277,7 +278,7 @@ impl App<'_> {
             self.hold_back(true)?;
         }
         if unknown > 0 {
-            tell(&format!(
+            warn(&format!(
                 "tcpconnect: {unknown} existing connections are not followed to their end: the \
                  kernel tells no cookie of theirs"
             ));

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use crate::config::Config;
-use crate::error::tell;
+use crate::error::warn;
 use crate::host::connector::Connector;
 use crate::model::event::Event;
 use crate::model::filter::Filter;
@@ -65,7 +65,7 @@ impl Procs {
         config.procs?;
         let connector = Connector::open();
         if let Err(why) = &connector {
-            tell(&format!(
+            warn(&format!(
                 "tcpconnect: no uid, gid, sid, ptrace and coredump events: they come from the \
                  process connector, which needs CAP_NET_ADMIN and the initial network and pid \
                  namespaces ({why})"

@@ -32,7 +32,7 @@ use libbpf_rs::libbpf_sys;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// One way to trace: a rung and a buffer.
+/// One way to trace: a hook and a buffer.
 #[derive(Clone, Debug)]
 pub struct Lab {
     pub attach: String,
@@ -64,14 +64,14 @@ impl Lab {
         }
     }
 
-    /// This lab's rung and buffer, as options beside these: a table of counts has no buffer.
+    /// This lab's hook and buffer, as options beside these: a table of counts has no buffer.
     pub fn words(&self, args: &[&str]) -> Vec<&str> {
         let counts = args.iter().take_while(|arg| **arg != "--").any(|arg| *arg == "-c");
         let buffer: &[&str] = if counts { &[] } else { &["--buffer", &self.buffer] };
         [&["--attach", &self.attach], buffer].concat()
     }
 
-    /// The tracer's command with this lab's rung and buffer, not yet started.
+    /// The tracer's command with this lab's hook and buffer, not yet started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.bare(args);
         command.args(args);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The rungs of the attach ladder and the names of the programs of src/bpf, by what
+//! The hooks of the attach ladder and the names of the programs of src/bpf, by what
 //! they see. Loads nothing.
 
 use crate::plan::Level;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rung {
+pub(super) enum Hook {
     Fentry,
     Kprobe,
     Sockops,
@@ -15,21 +15,21 @@ pub(super) enum Rung {
     Processes,
 }
 
-impl Rung {
+impl Hook {
     /// The name of `--attach`.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Rung::Fentry => "fentry",
-            Rung::Kprobe => "kprobe",
-            Rung::Sockops | Rung::StateOnly => "sockops",
-            Rung::Processes => "processes",
+            Hook::Fentry => "fentry",
+            Hook::Kprobe => "kprobe",
+            Hook::Sockops | Hook::StateOnly => "sockops",
+            Hook::Processes => "processes",
         }
     }
 
     /// How long a connect may still be taken back.
-    pub(super) fn doubt_ns(self) -> u64 {
+    pub(super) fn retraction_window_ns(self) -> u64 {
         match self {
-            Rung::StateOnly => 50_000_000,
+            Hook::StateOnly => 50_000_000,
             _ => 0,
         }
     }
@@ -38,14 +38,14 @@ impl Rung {
     /// return probe before its entry probe, so that no call is left waiting.
     pub(super) fn programs(self, level: Level, v4: bool, v6: bool) -> Vec<String> {
         let (of_v4, of_v6): (&[_], &[_]) = match self {
-            Rung::Fentry => (&["fexit_v4"], &["fexit_v6"]),
-            Rung::Kprobe => (&["kretprobe_v4", "kprobe_v4"], &["kretprobe_v6", "kprobe_v6"]),
-            Rung::Sockops => (&["sockops_connect"], &[]),
-            Rung::StateOnly => return vec![STATE_PROGRAM.into()],
-            Rung::Processes => return Vec::new(),
+            Hook::Fentry => (&["fexit_v4"], &["fexit_v6"]),
+            Hook::Kprobe => (&["kretprobe_v4", "kprobe_v4"], &["kretprobe_v6", "kprobe_v6"]),
+            Hook::Sockops => (&["sockops_connect"], &[]),
+            Hook::StateOnly => return vec![STATE_PROGRAM.into()],
+            Hook::Processes => return Vec::new(),
         };
         let (v4, v6) = match self {
-            Rung::Sockops => (true, false),
+            Hook::Sockops => (true, false),
             _ => (v4, v6),
         };
         let names = of_v4.iter().filter(|_| v4).chain(of_v6.iter().filter(|_| v6));
@@ -53,7 +53,7 @@ impl Rung {
         if level == Level::Failed {
             let policy = [(true, "security"), (v4, "pre_v4"), (v6, "pre_v6")];
             let entries: &[_] = match self {
-                Rung::Kprobe => &["kretprobe", "kprobe"],
+                Hook::Kprobe => &["kretprobe", "kprobe"],
                 _ => &["fexit"],
             };
             for (_, function) in policy.iter().filter(|(wanted, _)| *wanted) {
@@ -69,8 +69,8 @@ impl Level {
     pub(super) fn suffix(self) -> &'static str {
         match self {
             Level::Table => "",
-            Level::More => "_more",
-            Level::All => "_all",
+            Level::Fields => "_more",
+            Level::Process => "_all",
             Level::Failed => "_failed",
         }
     }
@@ -80,13 +80,13 @@ impl Level {
 pub(super) const PROCESS_PROGRAMS: [&str; 4] =
     ["process_fork", "process_exit", "process_exec", "process_rename"];
 /// The same on the perf side of the tracepoints.
-pub(super) const TWIN_PROGRAMS: [&str; 4] =
+pub(super) const PERF_TRACEPOINTS: [&str; 4] =
     ["process_fork_tp", "process_exit_tp", "process_exec_tp", "process_rename_tp"];
 /// The fork program and its twin begin so.
 pub(super) const PROCESS_FORK: &str = "process_fork";
 pub(super) const LIST_PROGRAM: &str = "process_list";
 
-/// What sees accepts: of fentry, of kprobe, and for the other rungs the best that
+/// What sees accepts: of fentry, of kprobe, and for the other hooks the best that
 /// can be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AcceptHook {
@@ -126,7 +126,7 @@ pub(super) fn is_accept_program(name: &str) -> bool {
 
 /// Where sockops has no callback for a change of state.
 pub(super) const STATE_PROGRAM: &str = "sock_set_state";
-/// The programs of -d, for all rungs.
+/// The programs of -d, for all hooks.
 pub(super) const DNS_PROGRAMS: [&str; 6] =
     ["dns_connect4", "dns_connect6", "dns_sendmsg4", "dns_sendmsg6", "dns_sent", "dns_received"];
 /// The programs that follow cgroups.
@@ -134,6 +134,6 @@ pub(super) const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_new", "cgroup_gone"];
 
 /// A program's name without its level, which is nobody's business but ours.
 pub(super) fn plain_name(name: &str) -> &str {
-    let levels = [Level::More, Level::All, Level::Failed];
+    let levels = [Level::Fields, Level::Process, Level::Failed];
     levels.iter().fold(name, |name, level| name.trim_end_matches(level.suffix()))
 }
