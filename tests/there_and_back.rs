@@ -59,6 +59,11 @@ fn output() -> Box<dyn Output> {
     new_output(&Config::new(Cli::try_parse_from(ALL).unwrap(), false).unwrap())
 }
 
+fn parents_table() -> Box<dyn Output> {
+    let args = ["tcpconnect", "--exe", "--parents", "--user"];
+    new_output(&Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap())
+}
+
 fn settings() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) }
 }
@@ -159,7 +164,7 @@ prop_compose! {
         (pid, start_ns) in (any::<u32>(), prop_oneof![Just(0), 1..CENTURY_NS]),
         (name, image) in (comm(), image()),
     ) -> Ancestor {
-        Ancestor::Known { pid, start_ns, ppid: 0, name, image: Rc::new(image) }
+        Ancestor::Known { pid, start_ns, ppid: None, name, image: Rc::new(image) }
     }
 }
 
@@ -171,7 +176,7 @@ prop_compose! {
         near in prop::option::of(prop::collection::vec(ancestor(), 0..4)),
         far in prop::option::of(prop::collection::vec(ancestor(), 4)),
     ) -> ProcessFacts {
-        let gap = far.map(|far| [vec![Ancestor::LeftOut(1)], far].concat()).unwrap_or_default();
+        let gap = far.map(|far| [vec![Ancestor::LeftOut(None)], far].concat()).unwrap_or_default();
         let ancestors = near.map(|near| [near, gap].concat());
         ProcessFacts { pid, start_ns, ppid, name, image: Rc::new(image), source, ancestors }
     }
@@ -362,6 +367,12 @@ proptest! {
         prop_assert_eq!(back.life, row.life);
         prop_assert_eq!(&back.peer, &row.peer);
         prop_assert_eq!(&back.query, &row.query);
+        let table = |row: &OwnedRow| {
+            let mut text = Vec::new();
+            parents_table().connect(&row.row(), &WallClock::at(0), &mut text);
+            String::from_utf8(text).expect("a table is UTF-8")
+        };
+        prop_assert_eq!(table(&back), table(&row));
         prop_assert!(same(&(&back.user, &back.container, &back.cgroup), &(&row.user, &row.container, &row.cgroup)));
     }
 
@@ -411,6 +422,11 @@ proptest! {
 
 #[test]
 fn a_line_that_is_none_is_refused_with_its_field() {
+    let connect = r#"{"event":"connect","time":"2026-11-21T04:30:05.000001Z","ts_ns":1,"ip":4,"daddr":"192.0.2.1","dport":1,"query":"a","query_match":"host","query_age_ms":"#;
+    for age in ["1e17", "1e300", "-5.0"] {
+        let why = read(&format!("{connect}{age}}}")).unwrap_err().to_string();
+        assert_eq!(why, "its field query_age_ms is missing, or no value of it");
+    }
     let why = |line: &str| read(line).unwrap_err().to_string();
     assert_eq!(
         why(r#"{"event":"count","time":"x"}"#),

@@ -29,7 +29,8 @@ const MAX_CONNECTIONS: i64 = 4_194_304;
 /// How to attach to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Attach {
-    /// The first of the others that really attaches
+    /// The first that attaches of sockops, fentry and kprobe; where accepts are seen, too, or
+    /// below the root of the cgroups, of fentry, kprobe and sockops
     Auto,
     /// fexit programs on tcp_v4_connect() and tcp_v6_connect()
     Fentry,

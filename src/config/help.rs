@@ -322,7 +322,7 @@ second; that is said once. No line is left in part.";
 pub const MAX_EVENTS: &str = "Stop after this many rows.";
 
 pub const DURATION: &str = "\
-Stop after this time; fractions are allowed, and a time too long to count is no limit.";
+Stop after this time; fractions are allowed, and what the clock cannot count to, up to 1.8e19, is no limit.";
 
 pub const READY_FD: &str = "\
 Once tracing is on, write a newline to this descriptor and close it, so that a script can wait. \

@@ -159,12 +159,13 @@ pub enum Ancestor {
         pid: u32,
         /// As in `ProcessFacts`.
         start_ns: u64,
-        ppid: u32,
+        /// The process that forked it, 0 if the kernel did; `None`: not known.
+        ppid: Option<u32>,
         name: Comm,
         image: Rc<Image>,
     },
-    /// As many are left out here.
-    LeftOut(u32),
+    /// As many are left out here; `None`: not known.
+    LeftOut(Option<u32>),
 }
 
 /// Whom to ask what processes there are.

@@ -34,6 +34,7 @@ use crate::model::row::ProcessRow;
 use crate::model::row::Row;
 use crate::output::community_id;
 
+mod fields;
 mod process;
 pub mod read;
 

@@ -506,7 +506,7 @@ mod tests {
         let parent = Ancestor::Known {
             pid: 5,
             start_ns: 0,
-            ppid: 0,
+            ppid: Some(0),
             name: Comm::new(b"sh<"),
             image: Rc::default(),
         };

@@ -296,7 +296,7 @@ fn process(out: &mut Vec<u8>, name: &Comm, pid: u32) {
 /// are left out stands `...`.
 fn parents(line: &Line, out: &mut Vec<u8>) {
     let start = out.len();
-    let mut above = 0;
+    let mut above = Some(0);
     let ancestors = line.row.process.as_ref().and_then(|process| process.ancestors.as_deref());
     for ancestor in ancestors.unwrap_or_default() {
         if out.len() > start {
@@ -312,7 +312,7 @@ fn parents(line: &Line, out: &mut Vec<u8>) {
     }
     if out.len() == start {
         out.push(b'-');
-    } else if above != 0 {
+    } else if above != Some(0) {
         out.extend_from_slice(b" < -");
     }
 }

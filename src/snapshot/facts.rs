@@ -302,7 +302,7 @@ fn shown(line: &[Rc<Above>], is_whole: bool) -> Vec<Ancestor> {
     let known = |above: &Rc<Above>| Ancestor::Known {
         pid: above.pid,
         start_ns: 0,
-        ppid: above.ppid,
+        ppid: Some(above.ppid),
         name: above.name,
         image: Rc::clone(&above.image),
     };
@@ -313,7 +313,7 @@ fn shown(line: &[Rc<Above>], is_whole: bool) -> Vec<Ancestor> {
     let mut shown: Vec<_> = nearest.iter().map(known).collect();
     if is_whole {
         let (left_out, first) = rest.split_at(rest.len() - FIRST_ANCESTORS);
-        shown.push(Ancestor::LeftOut(left_out.len() as u32));
+        shown.push(Ancestor::LeftOut(Some(left_out.len() as u32)));
         shown.extend(first.iter().map(known));
     }
     shown
@@ -389,7 +389,7 @@ mod tests {
         let pids = |length, is_whole| -> Vec<i64> {
             let pid = |ancestor: &Ancestor| match ancestor {
                 Ancestor::Known { pid, .. } => i64::from(*pid),
-                Ancestor::LeftOut(n) => -i64::from(*n),
+                Ancestor::LeftOut(n) => -i64::from(n.unwrap_or(0)),
             };
             shown(&line(length), is_whole).iter().map(pid).collect()
         };

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A line of JSON becomes a row again. What is not in it is unknown: sequence numbers, the
-//! file of an ancestor, and of what was cut the rest, which `truncated` names.
+//! A line of JSON becomes a row again, but for those of `--snapshot`. What is not in it is
+//! unknown: sequence numbers, the file of an ancestor, the parent of the last one, and of what was
+//! cut the rest, which `truncated` names. Text that is no UTF-8 stays as the line has it, but for
+//! names, and executables up to 1,536 bytes. The end of an accepted connection does not say that
+//! it was accepted. Starts are counted from the boot of the host that wrote the line.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -11,9 +14,11 @@ use std::rc::Rc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::DateTime;
-use serde::Deserialize;
 use thiserror::Error;
 
+use super::fields::Fields;
+use super::fields::ParentFields;
+use super::fields::PeerFields;
 use super::text;
 use crate::model::container::Container;
 use crate::model::event::CloseBy;
@@ -44,7 +49,7 @@ use crate::model::row::Peer;
 use crate::model::row::ProcessRow;
 use crate::model::row::ProcessRowKind;
 
-/// A line that no output of this program is.
+/// A line that is no row of tracing.
 #[derive(Debug, Error)]
 pub enum ReadError {
     #[error("not an object of tcpconnect: {0}")]
@@ -71,150 +76,6 @@ pub enum What {
     Process(Box<ProcessRow<'static>>),
     Count(Flow),
     Lost(Lost),
-}
-
-/// All fields of all objects; which of them an object has, its writer says.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Fields {
-    event: String,
-    time: String,
-    ts_ns: Option<u64>,
-    pid: Option<u32>,
-    tid: Option<u32>,
-    comm: Option<String>,
-    comm_raw: Option<String>,
-    thread: Option<String>,
-    thread_raw: Option<String>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    ip: Option<u8>,
-    saddr: Option<IpAddr>,
-    lport: Option<u16>,
-    daddr: Option<IpAddr>,
-    dport: Option<u16>,
-    conn_id: Option<String>,
-    /// Made of the addresses and ports.
-    #[serde(rename = "community_id")]
-    _community_id: Option<String>,
-    error: Option<String>,
-    query: Option<String>,
-    query_raw: Option<String>,
-    query_age_ms: Option<f64>,
-    query_match: Option<String>,
-    query_by: Option<QueryBy>,
-    #[serde(default)]
-    query_chain: Vec<String>,
-    result: Option<String>,
-    latency_us: Option<u64>,
-    duration_us: Option<u64>,
-    tx_bytes: Option<u64>,
-    rx_bytes: Option<u64>,
-    retransmits: Option<u32>,
-    close_by: Option<String>,
-    #[serde(default)]
-    partial: bool,
-    peer: Option<PeerFields>,
-    netns: Option<u32>,
-    cgroup_id: Option<u64>,
-    vpid: Option<u32>,
-    user: Option<String>,
-    container_id: Option<String>,
-    #[serde(default)]
-    container_claimed: bool,
-    cgroup: Option<String>,
-    exe: Option<String>,
-    exe_raw: Option<String>,
-    #[serde(default)]
-    exe_deleted: bool,
-    #[serde(default)]
-    exe_truncated: bool,
-    exe_dev: Option<String>,
-    exe_inode: Option<u64>,
-    exe_mntns: Option<u32>,
-    args: Option<Vec<String>>,
-    #[serde(default)]
-    args_truncated: bool,
-    ppid: Option<u32>,
-    parents: Option<Vec<ParentFields>>,
-    #[serde(default)]
-    parents_truncated: bool,
-    start: Option<String>,
-    process_id: Option<String>,
-    source: Option<String>,
-    #[serde(default)]
-    truncated: Vec<String>,
-    old_comm: Option<String>,
-    old_comm_raw: Option<String>,
-    euid: Option<u32>,
-    egid: Option<u32>,
-    tracer: Option<u32>,
-    exit_code: Option<u32>,
-    exit_signal: Option<u32>,
-    #[serde(default)]
-    core_dumped: bool,
-    connects: Option<u64>,
-    #[serde(rename = "count")]
-    _count: Option<u64>,
-    #[serde(default)]
-    buffer: u64,
-    #[serde(default)]
-    crowded: u64,
-    crowded_uid: Option<u32>,
-    #[serde(default)]
-    cpu: u64,
-    #[serde(default)]
-    skipped: u64,
-    #[serde(default)]
-    stash: u64,
-    #[serde(default)]
-    flows: u64,
-    #[serde(default)]
-    lives: u64,
-    #[serde(default)]
-    ends: u64,
-    #[serde(default)]
-    undecodable: u64,
-    #[serde(default)]
-    output: u64,
-    #[serde(default)]
-    family: u64,
-    #[serde(default)]
-    process: u64,
-    #[serde(default)]
-    names: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct QueryBy {
-    pid: u32,
-    uid: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PeerFields {
-    pid: u32,
-    comm: String,
-    comm_raw: Option<String>,
-    exe: Option<String>,
-    exe_mntns: Option<u32>,
-    container_id: Option<String>,
-    #[serde(default)]
-    container_claimed: bool,
-    netns: Option<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ParentFields {
-    pid: u32,
-    comm: String,
-    comm_raw: Option<String>,
-    exe: Option<String>,
-    exe_mntns: Option<u32>,
-    start: Option<String>,
 }
 
 type Read<T> = Result<T, ReadError>;
@@ -259,6 +120,13 @@ fn comm(name: &'static str, text: Option<&str>, raw: Option<&str>) -> Read<Comm>
     let mut comm = Comm::default();
     need(name, comm.0.get_mut(..bytes.len()))?.copy_from_slice(&bytes);
     Ok(comm)
+}
+
+/// Of milliseconds with three digits behind the point.
+fn nanoseconds(ms: f64) -> Option<u64> {
+    const MOST_US: f64 = (u64::MAX / 1000) as f64;
+    let us = (ms * 1000.0).round();
+    (0.0..MOST_US).contains(&us).then(|| us as u64 * 1000)
 }
 
 /// The errno of a name as `text::error` writes it.
@@ -314,7 +182,7 @@ impl Fields {
 
     fn connect(&self, cookie: Option<u64>) -> Read<Connect> {
         let daddr = need("daddr", self.daddr)?;
-        need("ip", self.ip.filter(|&ip| (ip == 4) == daddr.is_ipv4()))?;
+        need("ip", self.ip.filter(|&ip| ip == if daddr.is_ipv4() { 4 } else { 6 }))?;
         let nowhere: IpAddr = match daddr {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -394,7 +262,7 @@ impl Fields {
                 .as_ref()
                 .map(|by| Asker { process: ProcessKey { pid: by.pid, start_ns: 0 }, uid: by.uid }),
             matched: need("query_match", Match::ALL.into_iter().find(|m| m.name() == matched))?,
-            age_ns: (need("query_age_ms", self.query_age_ms)? * 1000.0).round() as u64 * 1000,
+            age_ns: need("query_age_ms", self.query_age_ms.and_then(nanoseconds))?,
         }))
     }
 
@@ -456,12 +324,14 @@ impl Fields {
         let boot_ns = own.and_then(|own| own.checked_sub(start_ns));
         let mut ancestors = Vec::with_capacity(parents.len() + 1);
         for (at, parent) in parents.iter().enumerate() {
-            let ppid = parents.get(at + 1).map_or(0, |parent| parent.pid);
-            ancestors.push(parent.ancestor(ppid, boot_ns)?);
+            // What is above the gap is not the parent of what is below it.
+            let is_below_gap = self.parents_truncated && at + 1 + FIRST_ANCESTORS == parents.len();
+            let above = parents.get(at + 1).filter(|_| !is_below_gap);
+            ancestors.push(parent.ancestor(above.map(|above| above.pid), boot_ns)?);
         }
         if self.parents_truncated {
-            // How many, no object says.
-            ancestors.insert(parents.len().saturating_sub(FIRST_ANCESTORS), Ancestor::LeftOut(1));
+            ancestors
+                .insert(parents.len().saturating_sub(FIRST_ANCESTORS), Ancestor::LeftOut(None));
         }
         Ok(Some(ancestors))
     }
@@ -501,8 +371,11 @@ impl Fields {
             }
             "exit" => {
                 let ended = match self.exit_signal {
-                    Some(number) => Ended::Signal { number, core: self.core_dumped },
-                    None => Ended::Code(need("exit_code", self.exit_code)?),
+                    Some(number) => {
+                        need("exit_signal", (1..0x7f).contains(&number).then_some(()))?;
+                        Ended::Signal { number, core: self.core_dumped }
+                    }
+                    None => Ended::Code(need("exit_code", self.exit_code.filter(|&c| c < 256))?),
                 };
                 Ok(ProcessRowKind::Exit(ended.status()))
             }
@@ -568,7 +441,7 @@ impl PeerFields {
 }
 
 impl ParentFields {
-    fn ancestor(&self, ppid: u32, boot_ns: Option<u64>) -> Read<Ancestor> {
+    fn ancestor(&self, ppid: Option<u32>, boot_ns: Option<u64>) -> Read<Ancestor> {
         let start = self.start.as_deref();
         let start = start.map(|start| need("parents.start", unix_ns(start))).transpose()?;
         let image = Image {

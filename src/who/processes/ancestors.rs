@@ -41,12 +41,12 @@ impl Ancestors {
         let known = |known: &Rc<Known>| Ancestor::Known {
             pid: known.pid,
             start_ns: known.start_ns,
-            ppid: known.ppid,
+            ppid: Some(known.ppid),
             name: known.name(),
             image: known.image(),
         };
         let (nearest, first) = self.line.split_at(self.line.len().min(NEAREST_ANCESTORS));
-        let gap = (self.left_out > 0).then_some(Ancestor::LeftOut(self.left_out));
+        let gap = (self.left_out > 0).then_some(Ancestor::LeftOut(Some(self.left_out)));
         nearest.iter().map(known).chain(gap).chain(first.iter().map(known))
     }
 }

@@ -167,7 +167,7 @@ fn of_a_long_line_of_ancestors_the_nearest_and_the_first_are_known() {
         let expected: Vec<_> = (68..100).rev().chain([0, 4, 3, 2, 1]).collect();
         assert_eq!(line(&last), expected);
         let left_out = last.ancestors().find_map(|ancestor| match ancestor {
-            Ancestor::LeftOut(n) => Some(n),
+            Ancestor::LeftOut(n) => n,
             Ancestor::Known { .. } => None,
         });
         assert_eq!(left_out, Some(100 - 1 - 36));
