@@ -42,26 +42,16 @@ use tcpconnect::output::json::read::What;
 use tcpconnect::output::json::read::read;
 use tcpconnect::trace::new_output;
 
-const ALL: [&str; 10] = [
-    "tcpconnect",
-    "-j",
-    "--exe",
-    "--args",
-    "--parents",
-    "--user",
-    "--container-id",
-    "--cgroup-path",
-    "--vpid",
-    "--procs",
-];
-
-fn output() -> Box<dyn Output> {
-    new_output(&Config::new(Cli::try_parse_from(ALL).unwrap(), false).unwrap())
+/// With these options, each without its dashes.
+fn output_with(options: &[&str]) -> Box<dyn Output> {
+    let options = options.iter().map(|option| format!("--{option}"));
+    let args = std::iter::once("tcpconnect".to_owned()).chain(options);
+    new_output(&Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap())
 }
 
-fn parents_table() -> Box<dyn Output> {
-    let args = ["tcpconnect", "--exe", "--parents", "--user"];
-    new_output(&Config::new(Cli::try_parse_from(args).unwrap(), false).unwrap())
+fn json() -> Box<dyn Output> {
+    let who = ["exe", "args", "parents", "user", "container-id", "cgroup-path", "vpid", "procs"];
+    output_with(&[&["json"], &who[..]].concat())
 }
 
 fn settings() -> ProptestConfig {
@@ -296,37 +286,24 @@ prop_compose! {
 
 fn lost() -> impl Strategy<Value = Lost> {
     (any::<[u32; 13]>(), any::<u32>()).prop_map(|(counts, uid)| {
-        let [
-            buffer,
-            crowded,
-            cpu,
-            skipped,
-            stash,
-            flows,
-            family,
-            process,
-            names,
-            lives,
-            ends,
-            undecodable,
-            output,
-        ] = counts.map(u64::from);
-        let crowder = (crowded > 0).then_some(uid);
+        let mut counts = counts.into_iter().map(u64::from);
+        let mut count = || counts.next().expect("one for each reason");
+        let crowded = count();
         Lost {
-            buffer,
             crowded,
-            crowder,
-            cpu,
-            skipped,
-            stash,
-            flows,
-            family,
-            process,
-            names,
-            lives,
-            ends,
-            undecodable,
-            output,
+            crowder: (crowded > 0).then_some(uid),
+            buffer: count(),
+            cpu: count(),
+            skipped: count(),
+            stash: count(),
+            flows: count(),
+            family: count(),
+            process: count(),
+            names: count(),
+            lives: count(),
+            ends: count(),
+            undecodable: count(),
+            output: count(),
         }
     })
 }
@@ -343,11 +320,6 @@ fn clock(unix_ns: u64, ts_ns: u64) -> WallClock {
     WallClock::at(unix_ns - ts_ns)
 }
 
-/// As far as a line tells it: text that is no UTF-8 has its bytes for names alone.
-fn same<T: std::fmt::Debug>(one: &T, other: &T) -> bool {
-    format!("{one:?}") == format!("{other:?}")
-}
-
 proptest! {
     #![proptest_config(settings())]
 
@@ -355,7 +327,7 @@ proptest! {
     fn a_row_of_a_connection_survives_the_way_there_and_back(
         row in row(), offset_ns in SECOND_NS..CENTURY_NS,
     ) {
-        let mut output = output();
+        let mut output = json();
         let text = line(|out| output.connect(&row.row(), &WallClock::at(offset_ns), out));
         let printed = read(&text).map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
         prop_assert!(printed.truncated.is_empty());
@@ -369,18 +341,21 @@ proptest! {
         prop_assert_eq!(&back.query, &row.query);
         let table = |row: &OwnedRow| {
             let mut text = Vec::new();
-            parents_table().connect(&row.row(), &WallClock::at(0), &mut text);
+            output_with(&["exe", "parents", "user"]).connect(&row.row(), &WallClock::at(0), &mut text);
             String::from_utf8(text).expect("a table is UTF-8")
         };
         prop_assert_eq!(table(&back), table(&row));
-        prop_assert!(same(&(&back.user, &back.container, &back.cgroup), &(&row.user, &row.container, &row.cgroup)));
+        prop_assert_eq!(
+            (&back.user, &back.container, &back.cgroup),
+            (&row.user, &row.container, &row.cgroup)
+        );
     }
 
     #[test]
     fn a_row_of_a_process_survives_the_way_there_and_back(
         row in process_row(), offset_ns in SECOND_NS..CENTURY_NS,
     ) {
-        let mut output = output();
+        let mut output = json();
         let text = line(|out| output.process(&row, &WallClock::at(offset_ns), out));
         let printed = read(&text).map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
         let What::Process(back) = printed.what else { panic!("{text}") };
@@ -396,7 +371,7 @@ proptest! {
         (dport, connects, lost) in (any::<u16>(), any::<u64>(), lost()),
         now_ns in SECOND_NS..CENTURY_NS,
     ) {
-        let mut output = output();
+        let mut output = json();
         let at = WallClock::at(SECOND_NS);
         let flow = Flow { saddr, daddr, dport, connects };
         let text = line(|out| output.flows(&[flow], now_ns, &at, out));
@@ -411,7 +386,7 @@ proptest! {
     fn no_line_of_others_upsets_the_reader(
         row in row(), at in any::<prop::sample::Index>(), with in "[ -~]{0,3}", cut in 0..4usize,
     ) {
-        let text = line(|out| output().connect(&row.row(), &WallClock::at(SECOND_NS), out));
+        let text = line(|out| json().connect(&row.row(), &WallClock::at(SECOND_NS), out));
         let at = at.index(text.len());
         if let (Some(before), Some(after)) = (text.get(..at), text.get((at + cut).min(text.len())..)) {
             let _ = read(&[before, &with, after].concat());
