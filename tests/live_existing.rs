@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
@@ -41,6 +42,7 @@ pub const TESTS: &Tests = &[
         Cells::One,
         &tests![
             a_signal_ends_it_while_connections_are_listed,
+            a_start_reads_on_while_there_is_more,
             existing_connections_have_their_program_in_a_pid_namespace,
             existing_connections_without_room_are_lost,
             existing_connections_are_those_of_their_holders_user,
@@ -314,7 +316,7 @@ impl Halted {
             halted.thread = waiting.unwrap_or(0);
             let ended = halted.tracer.tracer.child.try_wait().expect("it is our child");
             assert!(ended.is_none(), "{ended:?}: {}", halted.tracer.tracer.stderr());
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         halted
     }
@@ -389,7 +391,7 @@ fn the_buffer_is_read_while_connections_are_listed(lab: &Lab) {
             if halted.waits() > before + 2 {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
     let done = halted.release().stop();
@@ -409,6 +411,63 @@ fn a_signal_ends_it_while_connections_are_listed(lab: &Lab) {
     done.assert_success();
     let rows: Vec<_> = done.rows().iter().map(|row| row["dport"].clone()).collect();
     assert_eq!(rows, [80]);
+}
+
+/// What was made before the list is read after it, by a tracer that is stopped again and again, for
+/// longer than it waits for what is late: whatever it reads in a millisecond, one of the stops comes
+/// when it has read some thousands and has as many to read.
+fn a_start_reads_on_while_there_is_more(lab: &Lab) {
+    const MADE: u64 = 20_000;
+    let mut client = Client::new();
+    let args = ["-j", "-e", "--buffer-size", "64M", "--netns", &client.netns()];
+    let halted = Halted::new(&lab.attach, "ring", "", &args);
+    let reader = StoppedThread::new(halted.pid());
+    client.case(&format!("storm {MADE} 2"));
+    let held = client.case("existing once").remove(0);
+    open_to_write(&halted.dir.path().join("fifo"));
+    while halted.threads().contains(&halted.thread) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(reader);
+    for run in (0..8).map(|i| Duration::from_millis(1 << i)) {
+        std::thread::sleep(run);
+        halted.tracer.tracer.signal(libc::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(1_100));
+        halted.tracer.tracer.signal(libc::SIGCONT);
+    }
+    let done = halted.tracer.traces().stop();
+    done.assert_success();
+    assert_eq!(done.rows().len() as u64, MADE + 1, "{}", done.stderr);
+    // The end that was accepted, of which no hook tells.
+    let existing: Vec<_> = done.objects("existing").iter().map(ports).collect();
+    assert_eq!(existing, [(held["dport"].as_u64(), held["lport"].as_u64())]);
+}
+
+/// One thread alone stands still, until this is dropped.
+struct StoppedThread(i32);
+
+impl StoppedThread {
+    fn new(tid: u32) -> Self {
+        let thread = StoppedThread(tid as i32);
+        thread.ptrace(libc::PTRACE_SEIZE);
+        thread.ptrace(libc::PTRACE_INTERRUPT);
+        // SAFETY: no status is asked for.
+        let waited = unsafe { libc::waitpid(thread.0, std::ptr::null_mut(), libc::__WALL) };
+        assert_eq!(waited, thread.0, "{}", std::io::Error::last_os_error());
+        thread
+    }
+
+    fn ptrace(&self, request: libc::c_uint) {
+        // SAFETY: these requests read and write no memory.
+        let done = unsafe { libc::ptrace(request, self.0, 0, 0) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for StoppedThread {
+    fn drop(&mut self) {
+        self.ptrace(libc::PTRACE_DETACH);
+    }
 }
 
 fn existing_connections_have_their_program_in_a_pid_namespace(lab: &Lab) {

@@ -48,6 +48,8 @@ fn key(connect: &Connect) -> Key {
 /// What is kept of a connect that has a cookie, or has none; with the tables' own bytes.
 const BYTES_OF_COOKIE: usize = 32;
 const BYTES_OF_ENDS: usize = 2 * (size_of::<Key>() + size_of::<u64>());
+/// Bytes of these at most, some 2,000,000 connects with a cookie.
+const MAX_TOLD: usize = 64 << 20;
 
 /// The connections of which hooks have told since they were attached. What is listed, too,
 /// has a row already.
@@ -89,9 +91,9 @@ impl Told {
         }
     }
 
-    /// Bytes of memory, about.
-    pub fn size(&self) -> usize {
-        self.cookies.len() * BYTES_OF_COOKIE + self.ends.len() * BYTES_OF_ENDS
+    /// Whether there is no room for more.
+    pub fn is_full(&self) -> bool {
+        self.cookies.len() * BYTES_OF_COOKIE + self.ends.len() * BYTES_OF_ENDS >= MAX_TOLD
     }
 
     fn has(&self, listed: &Listed, socket: &Socket) -> bool {
@@ -228,9 +230,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// Leaves out what hooks have told of until `listed_ns`.
-    pub fn leave_out(&mut self, told: &Told) {
+    /// Leaves out what hooks have told of until `listed_ns`. `told` need not know it any more, and
+    /// has room for what they tell later.
+    pub fn leave_out(&mut self, told: &mut Told) {
         self.rows.retain(|row| !told.has(row, &self.sockets[row.socket]));
+        told.cookies = NumberMap::default();
+        told.ends = HashMap::new();
     }
 }
 
@@ -409,7 +414,7 @@ mod tests {
         let mut table = Told { by_ends: cookie == 0, accepts: true, ..Told::default() };
         table.note(&Event::Connect(told));
         let mut found = found(connect, (inode, state));
-        found.leave_out(&table);
+        found.leave_out(&mut table);
         !found.rows.is_empty()
     }
 
@@ -428,6 +433,27 @@ mod tests {
         assert!(is_shown(&AT, (7, 9, OPEN), Connect { dport: 81, ..live }));
         assert!(is_shown(&AT, (7, 9, OPEN), Connect { error: 1, ..with(7) }));
         assert!(is_shown(&AT, (7, 9, OPEN), Connect { peer_only: true, ..with(7) }));
+    }
+
+    #[test]
+    fn more_can_be_told_than_there_is_room_for_once_connections_are_listed() {
+        let live = |cookie| Connect { cookie: Some(cookie), origin: Origin::Connected, ..AT };
+        let note = |told: &mut Told, cookie| told.note(&Event::Connect(live(cookie)));
+        let mut told = Told { accepts: true, ..Told::default() };
+        let mut last = 0;
+        while !told.is_full() {
+            last += 1;
+            note(&mut told, last);
+        }
+        let mut found = found(AT, (9, OPEN));
+        let cookies = [1, last, last + 1, last + 2].into_iter();
+        let listed = |cookie| Listed { connect: Connect { cookie: Some(cookie), ..AT }, socket: 0 };
+        found.rows = cookies.map(listed).collect();
+        found.leave_out(&mut told);
+        assert!(!told.is_full(), "there is room for the rest");
+        note(&mut told, last + 1);
+        found.leave_out(&mut told);
+        assert_eq!(found.rows, [listed(last + 2)]);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::model::process::ProcessList as _;
 use crate::model::row::Row;
 use crate::output::sink::end_of_output;
 use crate::snapshot::existing;
+use crate::snapshot::existing::Found;
 use crate::snapshot::existing::Listed;
 use crate::snapshot::existing::Told;
 use crate::trace::background::Background;
@@ -40,10 +41,8 @@ use crate::who::processes::Processes;
 /// Bytes of events that wait while something is looked at, some 350,000 connects, which a
 /// storm makes in 2 s.
 const MAX_HELD_BACK: usize = 64 << 20;
-/// Bytes to know them by that were printed meanwhile, some 2,000,000 connects with a cookie.
-const MAX_TOLD: usize = 64 << 20;
-/// Full batches read in a row before anything else is looked at.
-const MAX_BATCHES: usize = 64;
+/// Full batches read in a row before anything else is looked at; some 10 ms of a slow host.
+const MAX_BATCHES: usize = 8;
 /// How long an event of before the end of a list is waited for: its task may have been
 /// preempted with the record half written.
 const LATE: Duration = Duration::from_secs(1);
@@ -66,6 +65,14 @@ impl HeldBack {
         self.bytes += event.size();
         if let Some(told) = &mut self.told {
             told.note(event);
+        }
+    }
+
+    /// Once the connections are listed, only those have to be known: a storm as long as the list
+    /// would otherwise stop the reading, and what is listed would be told once more later.
+    fn make_room(&mut self, found: &mut Found) {
+        if let Some(told) = self.told.as_mut().filter(|told| told.is_full()) {
+            found.leave_out(told);
         }
     }
 }
@@ -105,24 +112,23 @@ impl App<'_> {
         }
     }
 
-    /// Reads what the buffer has, as far as there is room for it; true if it has more, for
-    /// which there is room.
-    fn hold_back(&mut self, may_print: bool) -> Result<bool> {
+    /// Reads what the buffer has, as far as there is room for it.
+    fn hold_back(&mut self, may_print: bool) -> Result<()> {
         for _ in 0..MAX_BATCHES {
             if !self.has_room(may_print)? {
-                return Ok(false);
+                break;
             }
             self.drain()?;
             if !self.more {
-                return Ok(false);
+                break;
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn has_room(&mut self, may_print: bool) -> Result<bool> {
         let Some(held_back) = &self.held_back else { return Ok(true) };
-        if held_back.told.as_ref().is_some_and(|told| told.size() >= MAX_TOLD) {
+        if held_back.told.as_ref().is_some_and(Told::is_full) {
             return Ok(false);
         }
         if held_back.bytes < MAX_HELD_BACK || !may_print {
@@ -144,10 +150,13 @@ impl App<'_> {
     }
 
     /// Reads until no event of before `ns` can come; false if a signal came meanwhile.
-    fn hold_back_until(&mut self, ns: u64) -> Result<bool> {
+    fn hold_back_until(&mut self, ns: u64, found: &mut Found) -> Result<bool> {
         let mut deadline = Instant::now() + LATE;
         loop {
-            let has_more = self.hold_back(true)?;
+            if let Some(held_back) = &mut self.held_back {
+                held_back.make_room(found);
+            }
+            self.hold_back(true)?;
             self.report_lost(IDLE)?;
             if self.stop.is_set() {
                 return Ok(false);
@@ -158,7 +167,7 @@ impl App<'_> {
             // Nothing is late while there is more to read: it may be among that, and a slow
             // host reads no more than 200,000 events in this time.
             let now = Instant::now();
-            if has_more {
+            if self.more {
                 deadline = now + LATE;
             } else if now >= deadline {
                 return Ok(true);
@@ -196,11 +205,12 @@ impl App<'_> {
         if let Some(unseen) = &found.unseen {
             warn(&format!("tcpconnect: {unseen}"));
         }
-        if !self.hold_back_until(found.listed_ns)? {
+        if !self.hold_back_until(found.listed_ns, &mut found)? {
             return Ok(false);
         }
-        if let Some(told) = self.held_back.as_mut().and_then(|held_back| held_back.told.take()) {
-            found.leave_out(&told);
+        if let Some(mut told) = self.held_back.as_mut().and_then(|held_back| held_back.told.take())
+        {
+            found.leave_out(&mut told);
         }
         let seen = self.who.by_proc_pid();
         self.settle_existing(&mut found.rows, &seen)?;
@@ -264,7 +274,7 @@ impl App<'_> {
     /// Follows them to their end. Of those that ended before, no hook has told: the kernel is
     /// asked for each once it is followed, and returned are the ends of those that are gone.
     /// `None` if a signal came meanwhile.
-    fn follow(&mut self, found: &mut existing::Found) -> Result<Option<Vec<Event>>> {
+    fn follow(&mut self, found: &mut Found) -> Result<Option<Vec<Event>>> {
         // One process of those that hold it, rather one that is wanted.
         let mut rows = found.rows.clone();
         rows.sort_by_key(|row| row.connect.peer_only);
@@ -290,7 +300,7 @@ impl App<'_> {
             return Ok(None);
         };
         let asked_ns = monotonic_ns();
-        if !self.hold_back_until(asked_ns)? {
+        if !self.hold_back_until(asked_ns, found)? {
             return Ok(None);
         }
         let is_closed = |c: &&Connect| c.cookie.is_some_and(|cookie| closed.contains(&cookie));
