@@ -36,31 +36,84 @@ pub enum Level {
     Failed,
 }
 
-/// What a run needs of the kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Where connects are seen: the hooks of the attach ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Fentry,
+    Kprobe,
+    Sockops,
+    /// What is left of sockops without cgroup v2: inet_sock_set_state.
+    StateOnly,
+    /// `--procs=only`: no connects at all.
+    Processes,
+}
+
+/// Programs that run beside those of the hook, by what they see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Companion {
+    /// Forks and exits.
+    Descendants,
+    /// Forks, exits, execs and names.
+    Processes,
+    Cgroups,
+    /// Messages from and to port 53.
+    Names,
+    /// Changes of a socket's state.
+    States,
+    Accepts,
+}
+
+/// What a run needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub level: Level,
     /// Events leave the kernel, not a table of counts.
     pub rows: bool,
+    pub shown: Shown,
     /// Records of all processes.
     pub processes: bool,
-    /// Records of all cgroups.
+    /// Descendants of processes are known in the kernel.
+    pub descendants: bool,
+    /// Cgroups have names in rows: records of all of them.
     pub cgroups: bool,
+    /// Cgroups are wanted by their names.
+    pub cgroup_names: bool,
     /// Messages from and to port 53.
     pub names: bool,
+    /// Rows name the process on the other end.
+    pub peers: bool,
     /// Connections are followed after their connect.
     pub follows: bool,
     /// To their ends, though these have no rows, perhaps.
     pub ends: bool,
-    /// Also connections that were there before.
+    /// Connections that were there before are listed, though these have no rows, perhaps.
+    pub lists: bool,
+    /// And followed.
     pub adopts: bool,
     pub accepts: bool,
     /// Records of connects and accepts, though these have no rows, perhaps: others are joined
     /// to them.
     pub connect_records: bool,
     pub accept_records: bool,
+    /// What is known of the process at the connect is kept for later rows.
+    pub keeps_who: bool,
     /// What a record has beside what the table of BCC shows.
     pub facts: Facts,
+}
+
+/// Which events have rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// A connect when it is made, not only what it came to.
+    pub connects: bool,
+    /// An accept when it is made, not only its end.
+    pub accepts: bool,
+    /// Accepted connections at all.
+    pub accepted: bool,
+    /// Ends of connections.
+    pub ends: bool,
+    /// Connections of before tracing.
+    pub existing: bool,
 }
 
 /// Facts of a connect that cost something to know.
@@ -81,19 +134,28 @@ impl Plan {
     /// `is_nested`: pids are those of a pid namespace below the first.
     pub fn new(config: &Config, is_nested: bool) -> Self {
         let json = config.format == Format::Json;
-        let (peer, existing) = (config.peer.is_some(), config.existing);
-        let processes = config.follows_processes();
-        let cgroups = config.names_cgroups();
-        let (rows, ends) = (config.mode == Mode::Rows, config.life || peer);
-        let follows = !config.shows_connects() || peer;
-        let accepts = config.accept || peer;
-        let connect_records = config.keeps_who() || existing || peer;
-        let who = config.who;
+        let (peers, existing) = (config.peer.is_some(), config.existing);
+        let processes = follows_processes(config);
+        let cgroups = names_cgroups(config);
+        let shown = Shown {
+            connects: config.result.is_none() && !config.life,
+            accepts: config.accept && (config.result.is_some() || !config.life),
+            accepted: config.accept,
+            ends: config.life,
+            existing,
+        };
+        let lists = existing || peers;
+        let follows = !shown.connects || peers;
+        let ends = config.life || peers;
+        let accepts = config.accept || peers;
+        let keeps_who = !shown.connects && (processes || cgroups || config.dns);
+        let connect_records = keeps_who || lists;
+        let (filter, who) = (&config.filter, config.who);
         let facts = Facts {
             leader: json || processes,
-            netns: json || config.dns || who.netns_id || existing || peer,
+            netns: json || config.dns || who.netns_id || lists,
             cgroup: json || cgroups || config.dns,
-            cookie: json || existing || peer || follows,
+            cookie: json || lists || follows,
             process: processes || who.container_id || config.dns,
             vpid: who.vpid,
         };
@@ -101,25 +163,54 @@ impl Plan {
             Level::Failed
         } else if follows || accepts || existing || facts.process || facts.vpid || is_nested {
             Level::Process
-        } else if shows_uid(config) || who != Who::default() || filters_more(&config.filter) {
+        } else if shows_uid(config) || who != Who::default() || filters_more(filter) {
             Level::Fields
         } else {
             Level::Table
         };
         Plan {
             level,
-            rows,
+            rows: config.mode == Mode::Rows,
+            shown,
             processes,
+            descendants: filter.children,
             cgroups,
+            cgroup_names: names_in_filter(filter),
             names: config.dns,
+            peers,
             follows,
             ends,
-            adopts: config.looks_at_existing() && ends,
+            lists,
+            adopts: lists && ends,
             accepts,
             connect_records,
-            accept_records: config.shows_accepts() || connect_records,
+            accept_records: shown.accepts || connect_records,
+            keeps_who,
             facts,
         }
+    }
+
+    /// The programs beside those of `hook`. Sockops hears of states by callbacks, but for a
+    /// socket that was there before, and for one of which another sockops program has set the
+    /// flags: `has_btf` tells that this kernel has its own, without which the callbacks have
+    /// to do.
+    pub fn companions(&self, hook: Hook, has_btf: bool) -> Vec<Companion> {
+        let hears_states = match hook {
+            Hook::Fentry | Hook::Kprobe => self.follows,
+            Hook::Sockops => self.adopts || self.follows && has_btf,
+            Hook::StateOnly | Hook::Processes => false,
+        };
+        let all = [
+            (Companion::Descendants, self.descendants && !self.processes),
+            (Companion::Processes, self.processes),
+            (Companion::Cgroups, self.cgroups || self.cgroup_names),
+            (Companion::Names, self.names),
+            (Companion::States, hears_states),
+            (Companion::Accepts, self.accepts),
+        ];
+        all.into_iter()
+            .filter_map(|(companion, is_needed)| is_needed.then_some(companion))
+            .collect()
     }
 
     /// Bytes of the ring, or of the perf buffer of each CPU.
@@ -144,10 +235,28 @@ fn shows_uid(config: &Config) -> bool {
     }
 }
 
+/// Whether all processes must be known, not just those that connect.
+fn follows_processes(config: &Config) -> bool {
+    let who = config.who;
+    who.exe
+        || who.args
+        || who.parents
+        || config.procs.is_some()
+        || (who.any() || config.peer.is_some()) && config.format == Format::Json
+}
+
+/// Whether cgroups must be known by name.
+fn names_cgroups(config: &Config) -> bool {
+    config.who.container_id || config.who.cgroup_path
+}
+
+fn names_in_filter(filter: &Filter) -> bool {
+    !filter.containers.is_empty() || !filter.units.is_empty()
+}
+
 /// Whether a filter looks at what BCC's table has not.
 fn filters_more(filter: &Filter) -> bool {
-    let by_cgroup = [&filter.containers, &filter.units].into_iter().any(|names| !names.is_empty());
-    by_cgroup
+    names_in_filter(filter)
         || !filter.cgroups.is_empty()
         || filter.uid.is_some()
         || filter.netns.is_some()
@@ -175,12 +284,12 @@ pub fn capabilities(config: &Config, host: Host) -> CapabilitySet {
     // The program of a process whose exec was lost is read from /proc/PID/exe, cgroups may
     // be mounted in the namespace of init alone, and /proc with hidepid shows no others.
     let reads_proc =
-        config.follows_processes() || config.names_cgroups() || config.snapshot.is_some();
+        follows_processes(config) || names_cgroups(config) || config.snapshot.is_some();
     needed.set(CapabilitySet::SYS_PTRACE, reads_proc);
     // After losses the cgroups are listed again, also those below a folder that its owner
     // has closed to others; and the descriptors of a process that was just made are looked at
     // again, whoever it belongs to.
-    let looks_again = config.names_cgroups() || reads_holders(config);
+    let looks_again = names_cgroups(config) || reads_holders(config);
     needed.set(CapabilitySet::DAC_READ_SEARCH, looks_again);
     // COMMAND is ended with us, and may be another user by then.
     needed.set(CapabilitySet::KILL, !config.command.is_empty());
@@ -191,8 +300,8 @@ pub fn capabilities(config: &Config, host: Host) -> CapabilitySet {
 /// nothing is to keep it from more.
 pub fn needs(config: &Config, host: Host, command: Option<u32>) -> Option<Needs> {
     let needs = Needs {
-        reads_proc: config.follows_processes() || config.names_cgroups(),
-        lists_processes: config.follows_processes(),
+        reads_proc: follows_processes(config) || names_cgroups(config),
+        lists_processes: follows_processes(config),
         opens_perf: host.uses_perf,
         hears_netlink: config.procs.is_some(),
         command,
@@ -282,13 +391,83 @@ mod tests {
     }
 
     #[test]
+    fn all_processes_are_followed_only_if_somebody_asks_who() {
+        for line in ["-x", "-a", "--parents", "--procs", "-j --user", "-j --peer"] {
+            assert!(plan(line).processes, "{line}");
+        }
+        // The record itself says enough for these.
+        let enough = ["", "-j", "--user", "--container-id", "--cgroup-path", "--vpid", "--peer"];
+        for line in enough {
+            assert!(!plan(line).processes, "{line}");
+        }
+    }
+
+    #[test]
+    fn who_connected_is_kept_for_rows_that_come_later() {
+        for line in ["-d -r", "--life -x", "-r --container-id"] {
+            assert!(plan(line).keeps_who, "{line}");
+        }
+        for line in ["-r", "-x", "--life", "-d --accept"] {
+            assert!(!plan(line).keeps_who, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_event_has_a_row_of_its_own_unless_a_later_one_says_as_much() {
+        let (none, yes) = (Shown::default(), true);
+        let connects = Shown { connects: yes, ..none };
+        let accepted = Shown { accepts: yes, accepted: yes, ..none };
+        for (line, shown) in [
+            ("", connects),
+            ("-f", connects),
+            ("--peer", connects),
+            ("-e", Shown { existing: yes, ..connects }),
+            ("-r", none),
+            ("--life", Shown { ends: yes, ..none }),
+            ("--accept", Shown { connects: yes, ..accepted }),
+            ("--accept -r", accepted),
+            ("--accept --life", Shown { accepted: yes, ends: yes, ..none }),
+            ("--accept -r --life", Shown { ends: yes, ..accepted }),
+        ] {
+            assert_eq!(plan(line).shown, shown, "{line}");
+        }
+    }
+
+    #[test]
+    fn beside_the_hook_only_those_programs_run_that_see_what_is_needed() {
+        use Companion::*;
+        let of = |line: &str, hook| plan(line).companions(hook, true);
+        for (line, companions) in [
+            ("", &[][..]),
+            ("-c", &[]),
+            ("-p 1 --children", &[Descendants]),
+            ("-p 1 --children -x", &[Processes]),
+            ("--procs", &[Processes]),
+            ("--container x", &[Cgroups]),
+            ("--cgroup-path", &[Cgroups]),
+            ("-d", &[Names]),
+            ("--accept", &[Accepts]),
+            ("-r", &[States]),
+            ("-x -d --life --accept", &[Processes, Names, States, Accepts]),
+        ] {
+            assert_eq!(of(line, Hook::Fentry), companions, "{line}");
+        }
+        let hears = |line, hook, has_btf| plan(line).companions(hook, has_btf).contains(&States);
+        assert!(hears("-r", Hook::Sockops, true) && !hears("-r", Hook::Sockops, false));
+        assert!(hears("-e --life", Hook::Sockops, false), "no callback comes for what was there");
+        assert!(!hears("-r", Hook::StateOnly, true), "it is the hook itself");
+    }
+
+    #[test]
     fn connections_are_followed_as_far_as_a_row_or_a_peer_needs() {
         let none = plan("");
         assert!(none.rows && !plan("-c").rows);
-        let follows = Plan { follows: true, level: Level::Process, ..none.clone() };
+        let follows = Plan { follows: true, level: Level::Process, ..none };
         let cookie = Facts { cookie: true, ..Facts::default() };
-        assert_eq!(plan("-r"), Plan { facts: cookie, ..follows.clone() });
-        assert_eq!(plan("--life"), Plan { ends: true, facts: cookie, ..follows });
+        let shown = plan("-r").shown;
+        assert_eq!(plan("-r"), Plan { facts: cookie, shown, ..follows });
+        let shown = plan("--life").shown;
+        assert_eq!(plan("--life"), Plan { ends: true, facts: cookie, shown, ..follows });
         let ends = |line: &str| (plan(line).ends, plan(line).adopts, plan(line).accepts);
         assert_eq!(ends("-e"), (false, false, false));
         assert_eq!(ends("-e --life"), (true, true, false));

@@ -75,7 +75,7 @@ pub struct Who {
 }
 
 impl Who {
-    fn any(self) -> bool {
+    pub fn any(self) -> bool {
         self != Who::default()
     }
 }
@@ -125,42 +125,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether all processes must be known, not just those that connect.
-    pub fn follows_processes(&self) -> bool {
-        let who = self.who;
-        who.exe
-            || who.args
-            || who.parents
-            || self.procs.is_some()
-            || (who.any() || self.peer.is_some()) && self.format == Format::Json
-    }
-
-    /// Whether connects themselves have rows.
-    pub fn shows_connects(&self) -> bool {
-        self.result.is_none() && !self.life
-    }
-
-    /// Whether the connections that are already there matter.
-    pub fn looks_at_existing(&self) -> bool {
-        self.existing || self.peer.is_some()
-    }
-
-    /// Whether accepted connections have rows when they are accepted: with an
-    /// outcome each, not with an end alone.
-    pub fn shows_accepts(&self) -> bool {
-        self.accept && (self.result.is_some() || !self.life)
-    }
-
-    /// Whether what is known of the process at the connect must be kept for later.
-    pub fn keeps_who(&self) -> bool {
-        !self.shows_connects() && (self.follows_processes() || self.names_cgroups() || self.dns)
-    }
-
-    /// Whether cgroups must be known by name.
-    pub fn names_cgroups(&self) -> bool {
-        self.who.container_id || self.who.cgroup_path
-    }
-
     /// The error is one line for the user; it is a usage error.
     pub fn new(mut cli: Cli, tcpv4connect: bool) -> Result<Self, String> {
         rules::check(&cli, tcpv4connect)?;
@@ -328,7 +292,6 @@ mod tests {
         for args in [&["-d"][..], &["--to-name", "*.test"], &["-dj"]] {
             assert!(new(args).dns, "{args:?}");
         }
-        assert!(new(&["-d", "-r"]).keeps_who() && !new(&["-r"]).keeps_who());
     }
 
     #[test]
@@ -410,18 +373,6 @@ mod tests {
     }
 
     #[test]
-    fn all_processes_are_followed_only_if_somebody_asks_who() {
-        assert!(!new(&[]).follows_processes() && !new(&["-j"]).follows_processes());
-        for args in [&["--exe"][..], &["-a"], &["--parents"], &["--procs"], &["-j", "--user"]] {
-            assert!(new(args).follows_processes(), "{args:?}");
-        }
-        // The record itself says enough for these.
-        for option in ["--user", "--container-id", "--cgroup-path", "--netns-id", "--vpid"] {
-            assert!(!new(&[option]).follows_processes(), "{option}");
-        }
-    }
-
-    #[test]
     fn counting_does_not_tell_who() {
         assert!(refused(&["-c", "--exe"]).starts_with("-c counts connects"));
         assert!(refused(&["-c", "--procs"]).starts_with("-c counts connects"));
@@ -438,10 +389,8 @@ mod tests {
     fn outcomes_and_ends_are_rows_of_their_own() {
         let config = new(&["-r", "--min-latency", "1.5", "--life"]);
         assert_eq!(config.result, Some(Duration::from_micros(1500)));
-        assert!(config.life && !config.shows_connects() && !config.keeps_who());
+        assert!(config.life);
         assert_eq!(new(&["-r"]).result, Some(Duration::ZERO));
-        assert!(new(&[]).shows_connects() && new(&["-f"]).shows_connects());
-        assert!(new(&["--life", "--exe"]).keeps_who());
         assert!(refused(&["--min-latency", "1"]).starts_with("--min-latency needs -r"));
         assert!(refused(&["-c", "-r"]).starts_with("-c counts connects"));
         assert!(refused(&["-c", "--life"]).starts_with("-c counts connects"));
@@ -474,7 +423,7 @@ mod tests {
     fn a_peer_is_remembered_for_a_minute_unless_told() {
         assert_eq!(new(&["--peer"]).peer, Some(Duration::from_secs(60)));
         assert_eq!(new(&["--peer", "--keep", "1"]).peer, Some(Duration::from_secs(1)));
-        assert!(new(&["--peer"]).looks_at_existing() && !new(&["--peer"]).existing);
+        assert!(!new(&["--peer"]).existing);
         assert!(refused(&["--keep", "1"]).starts_with("--keep needs --peer"));
     }
 
@@ -497,11 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_have_rows_unless_only_ends_are_wanted() {
-        let shows = |args: &[&str]| new(args).shows_accepts();
-        assert!(shows(&["--accept"]) && shows(&["--accept", "-r"]));
-        assert!(shows(&["--accept", "-r", "--life"]));
-        assert!(!shows(&["--accept", "--life"]) && !shows(&[]));
+    fn a_table_of_counts_has_no_accepts() {
         assert!(refused(&["-c", "--accept"]).starts_with("-c counts connects"));
     }
 

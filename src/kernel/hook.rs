@@ -2,18 +2,8 @@
 //! The hooks of the attach ladder and the names of the programs of src/bpf, by what
 //! they see. Loads nothing.
 
+use crate::plan::Hook;
 use crate::plan::Level;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hook {
-    Fentry,
-    Kprobe,
-    Sockops,
-    /// What is left of sockops without cgroup v2: inet_sock_set_state.
-    StateOnly,
-    /// `--procs=only`: no connects at all.
-    Processes,
-}
 
 impl Hook {
     /// The name of `--attach`.

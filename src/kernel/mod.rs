@@ -43,7 +43,6 @@ use self::buffer::PerfBuffers;
 use self::buffer::SharedSink;
 use self::buffer::Sink;
 use self::buffer::Transport;
-use self::hook::Hook;
 use self::hook::LIST_PROGRAM;
 use self::list::Lister;
 pub use self::object::refused_cgroups;
@@ -57,6 +56,8 @@ use crate::model::event::Event;
 use crate::model::event::Flow;
 use crate::model::event::Open;
 use crate::model::lost::Lost;
+use crate::plan::Hook;
+use crate::plan::Plan;
 
 /// Rows of the table of `-c`; about 7 MB of kernel memory.
 const MAX_FLOWS: u32 = 65_536;
@@ -78,6 +79,8 @@ pub struct Tracer {
     skel: TcpconnectSkel<'static>,
     sink: SharedSink,
     hook: Hook,
+    /// What it was set up for.
+    pub plan: Plan,
     /// The programs that see connects.
     connect: Vec<String>,
     /// Of `-c`: the table in use and, with an interval, an empty one.

@@ -19,7 +19,6 @@ use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 
 use super::Tracer;
-use super::hook::Hook;
 use super::setup::Setup;
 use crate::error::StartError;
 use crate::error::text_of;
@@ -36,6 +35,7 @@ use crate::kernel::skel::types;
 use crate::model::filter::Family;
 use crate::model::filter::Filter;
 use crate::model::process::COMM_LEN;
+use crate::plan::Hook;
 
 /// Processes that --children and COMMAND can follow at once: the default limit
 /// of pids on hosts with up to 32 CPUs.
@@ -116,13 +116,13 @@ impl Setup<'_> {
         data.want_accept = plan.accepts;
         data.accepts_unlocked = self.accepts_unlocked(hook);
         data.want_accepts = plan.accept_records;
-        data.want_peer = self.config.peer.is_some();
+        data.want_peer = plan.peers;
         data.want_result = self.config.result.is_some();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = plan.ends;
-        data.shows_ends = self.config.life;
+        data.shows_ends = plan.shown.ends;
         // Of those that were listed while they were accepted, too.
-        data.shows_accepted_ends = self.config.life && (self.config.accept || self.config.existing);
+        data.shows_accepted_ends = plan.shown.ends && (plan.shown.accepted || plan.shown.existing);
         data.max_lives = self.placed_of_a_side().into();
         data.max_spare_lives = self.spare_lives().into();
         self.set_filters(data);
@@ -137,7 +137,7 @@ impl Setup<'_> {
             true => data.want_pid_set = true,
             false => data.want_pid = self.roots.first().copied().unwrap_or(0),
         }
-        data.want_children = filter.children;
+        data.want_children = self.plan.descendants;
         data.want_uid_set = filter.uid.is_some();
         data.want_uid = filter.uid.unwrap_or(0);
         if let Some(comm) = filter.comm {

@@ -6,11 +6,11 @@ use std::sync::Mutex;
 use libbpf_rs::PrintLevel;
 
 use super::btf;
-use super::hook::Hook;
 use super::hook::plain_name;
 use crate::config::cli::Attach;
 use crate::error::text_of;
 use crate::host::privilege;
+use crate::plan::Hook;
 
 /// What libbpf said last; silent unless asked, but its words explain a failure.
 static LIBBPF_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -38,7 +38,6 @@ use super::buffer::Transport;
 use super::hook::AcceptHook;
 use super::hook::CGROUP_PROGRAMS;
 use super::hook::DNS_PROGRAMS;
-use super::hook::Hook;
 use super::hook::LIST_PROGRAM;
 use super::hook::PERF_TRACEPOINTS;
 use super::hook::PROCESS_FORK;
@@ -71,6 +70,8 @@ use crate::kernel::skel::TcpconnectSkelBuilder;
 use crate::model::container;
 use crate::model::container::Pattern;
 use crate::model::filter::Family;
+use crate::plan::Companion;
+use crate::plan::Hook;
 use crate::plan::Plan;
 
 /// SHARES in src/bpf/tcpconnect.h.
@@ -80,12 +81,17 @@ const MAX_PATTERNS: usize = 64;
 impl Tracer {
     /// Attaches the first hook that works. `command` is the pid of COMMAND,
     /// `say` gets what `-v` shows.
-    pub fn start(config: &Config, command: Option<u32>, verbose: &dyn Fn(&str)) -> Result<Self> {
+    pub fn start(
+        config: &Config,
+        plan: &Plan,
+        command: Option<u32>,
+        verbose: &dyn Fn(&str),
+    ) -> Result<Self> {
         let btf = config.btf.as_deref().map(BtfFile::open).transpose()?;
         if btf.is_none() && !btf::kernel_has_its_own() {
             return Err(StartError::NoBtf.into());
         }
-        let setup = match (Setup::new(config, command, btf), privilege::missing()) {
+        let setup = match (Setup::new(config, plan, command, btf), privilege::missing()) {
             (Ok(setup), _) => setup,
             // Pinned maps are behind a folder that only root may enter.
             (Err(_), Some(missing)) => return Err(StartError::NotPermitted(missing).into()),
@@ -147,7 +153,7 @@ impl Tracer {
 /// What is the same for every hook.
 pub(super) struct Setup<'a> {
     pub(super) config: &'a Config,
-    pub(super) plan: Plan,
+    pub(super) plan: &'a Plan,
     btf: Option<BtfFile>,
     pub(super) ring: bool,
     pub(super) buffer_bytes: usize,
@@ -169,7 +175,12 @@ pub(super) struct Setup<'a> {
 }
 
 impl<'a> Setup<'a> {
-    fn new(config: &'a Config, command: Option<u32>, btf: Option<BtfFile>) -> Result<Self> {
+    fn new(
+        config: &'a Config,
+        plan: &'a Plan,
+        command: Option<u32>,
+        btf: Option<BtfFile>,
+    ) -> Result<Self> {
         let filter = &config.filter;
         let ring = match config.buffer {
             Buffer::Ring => true,
@@ -178,7 +189,6 @@ impl<'a> Setup<'a> {
             Buffer::Auto => MapType::RingBuf.is_supported().unwrap_or(false),
         };
         let pidns = cgroup::own_pidns();
-        let plan = Plan::new(config, pidns.is_some());
         let default = plan.default_buffer(ring);
         // Both kinds want a power of two, in whole pages.
         let buffer_bytes =
@@ -193,7 +203,7 @@ impl<'a> Setup<'a> {
             bail!("too many of --container and --unit: trace them in two runs");
         }
         let cgroup_mount = cgroup::mount();
-        check_host(config, &plan, cgroup_mount.is_some())?;
+        check_host(config, plan, cgroup_mount.is_some())?;
         Ok(Setup {
             config,
             plan,
@@ -251,7 +261,7 @@ impl<'a> Setup<'a> {
 
     /// Several pids, or any that change while tracing, are looked up in a map.
     pub(super) fn pid_set(&self) -> bool {
-        self.roots.len() > 1 || self.config.filter.children
+        self.roots.len() > 1 || self.plan.descendants
     }
 
     /// The outer error is fatal, the inner one sends us to the next hook.
@@ -266,7 +276,7 @@ impl<'a> Setup<'a> {
         // A policy may refuse a mapped connect as one of IPv6.
         let wants_v4 = family != Family::V6;
         // What is accepted over IPv4 may be an IPv6 socket's, and its peer is not.
-        let v4 = wants_v4 || self.config.peer.is_some();
+        let v4 = wants_v4 || self.plan.peers;
         let v6 = family != Family::V4 || self.config.failed;
         match self.try_programs(hook, hook.programs(self.plan.level, v4, v6))? {
             Err(why) if wants_v4 && v6 && why.contains("tcp_v6_connect") => {
@@ -308,7 +318,7 @@ impl<'a> Setup<'a> {
                 return self.try_programs(hook, connect);
             }
         }
-        if self.config.filter.children {
+        if self.plan.descendants {
             self.adopt_descendants(&tracer)?;
         }
         if self.plan.processes {
@@ -367,6 +377,7 @@ impl<'a> Setup<'a> {
             skel,
             sink,
             hook,
+            plan: *self.plan,
             connect: connect.to_vec(),
             flows: Vec::new(),
             unreturned: 0,
@@ -412,39 +423,19 @@ impl<'a> Setup<'a> {
     /// The programs that are attached beside those of the hook.
     fn companions(&self, hook: Hook) -> Vec<String> {
         let of_processes = match self.perf_tracepoints.get() {
-            true => PERF_TRACEPOINTS,
-            false => PROCESS_PROGRAMS,
+            true => &PERF_TRACEPOINTS,
+            false => &PROCESS_PROGRAMS,
         };
-        let mut programs = Vec::new();
-        if self.plan.processes {
-            programs.extend(of_processes);
-        } else if self.config.filter.children {
-            programs.extend(&of_processes[..2]);
-        }
-        if self.plan.cgroups || !self.patterns.is_empty() {
-            programs.extend(CGROUP_PROGRAMS);
-        }
-        if self.plan.names {
-            programs.extend(DNS_PROGRAMS);
-        }
-        if self.hears_states(hook) {
-            programs.push(STATE_PROGRAM);
-        }
-        if self.plan.accepts {
-            programs.extend(self.accept_hook(hook).programs());
-        }
-        programs.into_iter().map(str::to_owned).collect()
-    }
-
-    /// Beside sockops, too: no callback comes for a socket that was there before, nor
-    /// for one of which another sockops program has set the flags. Without the kernel's
-    /// own BTF the callbacks have to do.
-    fn hears_states(&self, hook: Hook) -> bool {
-        match hook {
-            Hook::Fentry | Hook::Kprobe => self.plan.follows,
-            Hook::Sockops => self.plan.adopts || self.plan.follows && btf::kernel_has_its_own(),
-            Hook::StateOnly | Hook::Processes => false,
-        }
+        let programs = |companion| match companion {
+            Companion::Descendants => &of_processes[..2],
+            Companion::Processes => of_processes,
+            Companion::Cgroups => &CGROUP_PROGRAMS,
+            Companion::Names => &DNS_PROGRAMS,
+            Companion::States => &[STATE_PROGRAM],
+            Companion::Accepts => self.accept_hook(hook).programs(),
+        };
+        let companions = self.plan.companions(hook, btf::kernel_has_its_own());
+        companions.into_iter().flat_map(programs).map(|name| (*name).to_owned()).collect()
     }
 
     fn accept_hook(&self, hook: Hook) -> AcceptHook {
@@ -510,9 +501,8 @@ impl<'a> Setup<'a> {
 
 /// Whether this host has what the options need.
 fn check_host(config: &Config, plan: &Plan, has_cgroups: bool) -> Result<()> {
-    let filter = &config.filter;
-    let by_cgroup = plan.cgroups || !filter.containers.is_empty() || !filter.units.is_empty();
-    if (by_cgroup) && !has_cgroups {
+    let by_cgroup = plan.cgroups || plan.cgroup_names;
+    if by_cgroup && !has_cgroups {
         bail!(
             "--container, --unit, --container-id and --cgroup-path need cgroup v2, and none is \
              mounted here; see mount -t cgroup2"
@@ -524,7 +514,7 @@ fn check_host(config: &Config, plan: &Plan, has_cgroups: bool) -> Result<()> {
              which lockdown=confidentiality forbids; --cgroup PATH works"
         );
     }
-    if config.dns && !has_cgroups {
+    if plan.names && !has_cgroups {
         bail!("-d needs cgroup v2, and none is mounted here; see mount -t cgroup2");
     }
     if config.failed && !privilege::may_probe() {

@@ -68,8 +68,9 @@ pub struct Told {
 }
 
 impl Told {
-    pub fn new(config: &Config) -> Self {
-        let (by_ends, accepts) = (!sock_diag::have_cookies(), config.accept);
+    /// `accepts`: accepts have rows.
+    pub fn new(accepts: bool) -> Self {
+        let by_ends = !sock_diag::have_cookies();
         Told { by_ends, accepts, ..Told::default() }
     }
 

@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::config::Mode;
 use crate::config::cli::Sandbox;
 use crate::error::warn;
+use crate::host::cgroup;
 use crate::host::privilege;
 use crate::host::proc;
 use crate::host::rights;
@@ -41,6 +42,7 @@ use crate::output::Output;
 use crate::output::sink::Sink;
 use crate::output::sink::end_of_output;
 use crate::plan;
+use crate::plan::Plan;
 use crate::poll::poll;
 use crate::poll::readable;
 use crate::snapshot::existing;
@@ -102,9 +104,10 @@ pub fn run(config: &Config) -> Result<u8> {
         [] => None,
         command => Some(Paused::spawn(command, has_own_zone)?),
     };
+    let plan = Plan::new(config, cgroup::own_pidns().is_some());
     let priority = raise_priority();
     let command = paused.as_ref().map(Paused::pid);
-    let mut tracer = Tracer::start(config, command, &verbose)?;
+    let mut tracer = Tracer::start(config, &plan, command, &verbose)?;
     for &pid in config.filter.pids.iter().filter(|&&pid| !proc::exists(pid)) {
         warn(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
     }
@@ -226,6 +229,7 @@ impl Times {
 
 struct App<'a> {
     config: &'a Config,
+    plan: Plan,
     tracer: Tracer,
     output: Box<dyn Output>,
     sink: Sink,
@@ -270,10 +274,12 @@ impl<'a> App<'a> {
         stop: Stop,
         priority: Priority,
     ) -> Self {
+        let plan = tracer.plan;
         App {
             config,
+            plan,
             procs: Procs::new(config, command),
-            who: Who::new(config, users.map(Users::once_harmless), tracer.max_open()),
+            who: Who::new(config, &plan, users.map(Users::once_harmless), tracer.max_open()),
             tracer,
             output: new_output(config),
             sink,
@@ -286,7 +292,7 @@ impl<'a> App<'a> {
             text: Vec::with_capacity(64 << 10),
             more: false,
             printed: 0,
-            held_back: Some(HeldBack::new(config)),
+            held_back: Some(HeldBack::new(&plan)),
             existing: None,
             peers: config.peer.map(|keep| Peers::new(keep, config.max_connections)),
             reported: Lost::default(),
@@ -343,7 +349,7 @@ impl<'a> App<'a> {
     }
 
     fn is_over(&self, times: &Times) -> Option<End> {
-        let waits_for_ends = self.config.life && self.tracer.has_open();
+        let waits_for_ends = self.plan.shown.ends && self.tracer.has_open();
         if times.end_at_deadline == End::Command && !waits_for_ends {
             return Some(End::Command);
         }

@@ -115,13 +115,11 @@ impl App<'_> {
         if connect.peer_only {
             return false;
         }
-        let shows_connects = self.config.shows_connects();
+        let shown = self.plan.shown;
         let (is_shown, has_more) = match connect.origin {
-            Origin::Accepted => {
-                (self.config.shows_accepts(), self.config.life && self.config.accept)
-            }
+            Origin::Accepted => (shown.accepts, shown.ends && shown.accepted),
             _ if connect.error != 0 => (true, false),
-            _ => (shows_connects, !shows_connects),
+            _ => (shown.connects, !shown.connects),
         };
         let is_shown = is_shown && facts.has_name(self.config.to_name.as_ref());
         if is_shown {
@@ -139,7 +137,7 @@ impl App<'_> {
             peers.changed(life);
         }
         // Followed for --peer, too, which shows none but those that were listed.
-        let is_asked_for = life.connect.origin != Origin::Accepted || self.config.accept;
+        let is_asked_for = life.connect.origin != Origin::Accepted || self.plan.shown.accepted;
         let is_listed = life.connect.origin == Origin::Accepted
             && self.existing.as_ref().is_some_and(|shown| shown.lists(life));
         let is_wanted = !life.connect.peer_only && is_asked_for || is_listed;
@@ -151,7 +149,7 @@ impl App<'_> {
         if is_listed && !is_asked_for {
             life.connect.origin = Origin::Existing;
         }
-        let is_last = !self.config.life || life.stage.is_end();
+        let is_last = !self.plan.shown.ends || life.stage.is_end();
         let facts = self.who.of_life(life, is_last);
         let told = self.existing.as_mut().is_some_and(|shown| shown.ends_again(life));
         if told || !facts.has_name(self.config.to_name.as_ref()) {
@@ -167,7 +165,7 @@ impl App<'_> {
         match life.stage {
             Stage::Result(_) => true,
             Stage::Close { .. } | Stage::Gone => {
-                self.config.life && (self.config.existing || !life.is_partial())
+                self.plan.shown.ends && (self.plan.shown.existing || !life.is_partial())
             }
         }
     }

@@ -19,7 +19,6 @@ use super::readable;
 use super::write_if_large;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
-use crate::config::Config;
 use crate::error::warn;
 use crate::host::proc;
 use crate::model::event::Connect;
@@ -30,6 +29,7 @@ use crate::model::numbers::NumberSet;
 use crate::model::process::ProcessList as _;
 use crate::model::row::Row;
 use crate::output::sink::end_of_output;
+use crate::plan::Plan;
 use crate::snapshot::existing;
 use crate::snapshot::existing::Found;
 use crate::snapshot::existing::Listed;
@@ -57,8 +57,8 @@ pub(super) struct HeldBack {
 }
 
 impl HeldBack {
-    pub(super) fn new(config: &Config) -> Self {
-        HeldBack { bytes: 0, told: config.looks_at_existing().then(|| Told::new(config)) }
+    pub(super) fn new(plan: &Plan) -> Self {
+        HeldBack { bytes: 0, told: plan.lists.then(|| Told::new(plan.shown.accepted)) }
     }
 
     pub(super) fn note(&mut self, event: &Event) {
@@ -83,8 +83,8 @@ type Seen = HashMap<u32, Rc<Process>>;
 impl App<'_> {
     /// False if a signal came meanwhile. `command` is the pid of COMMAND.
     pub(super) fn look_around(&mut self, command: Option<u32>) -> Result<bool> {
-        let done = self.look_at_processes(command)?
-            && (!self.config.looks_at_existing() || self.look_at_existing()?);
+        let done =
+            self.look_at_processes(command)? && (!self.plan.lists || self.look_at_existing()?);
         self.held_back = None;
         Ok(done)
     }
@@ -181,7 +181,7 @@ impl App<'_> {
     /// The kernel's list before and after /proc is read: where they differ, /proc may have
     /// shown a later program than the first list means.
     fn look_at_processes(&mut self, command: Option<u32>) -> Result<bool> {
-        if !self.config.follows_processes() {
+        if !self.plan.processes {
             return Ok(true);
         }
         let kernel = Rc::new(self.tracer.lister()?);
@@ -214,13 +214,13 @@ impl App<'_> {
         }
         let seen = self.who.by_proc_pid();
         self.settle_existing(&mut found.rows, &seen)?;
-        let ended = match self.config.life || self.peers.is_some() {
+        let ended = match self.plan.adopts {
             true => self.follow(&mut found)?,
             false => Some(Vec::new()),
         };
         let Some(ended) = ended else { return Ok(false) };
-        if self.config.existing {
-            let by_ends = self.config.peer.is_some() && !self.config.accept;
+        if self.plan.shown.existing {
+            let by_ends = self.plan.peers && !self.plan.shown.accepted;
             self.existing = Some(existing::Shown::new(&found, by_ends));
             self.show_existing(&found.rows, &seen)?;
         }
@@ -258,7 +258,7 @@ impl App<'_> {
                 let shown = Row { peer: peer.as_ref(), ..facts.row(row, self.config.who.parents) };
                 self.output.connect(&shown, &clock, &mut self.text);
                 self.printed += 1;
-                if self.config.life {
+                if self.plan.shown.ends {
                     self.who.keep(row, facts);
                 }
                 if let Err(e) = write_if_large(&mut self.sink, &mut self.text) {
@@ -281,7 +281,7 @@ impl App<'_> {
         let mut known = NumberSet::default();
         rows.retain(|row| row.connect.cookie.is_none_or(|cookie| known.insert(cookie)));
         // With --peer alone they may be ends of others, and have no rows.
-        let have_rows = self.config.existing && self.config.life;
+        let have_rows = self.plan.shown.existing && self.plan.shown.ends;
         let mut unknown = 0;
         for chunk in rows.chunks(CHUNK) {
             unknown += self.tracer.adopt(chunk.iter().map(|row| &row.connect), have_rows);

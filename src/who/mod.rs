@@ -36,6 +36,7 @@ use crate::model::process::Change;
 use crate::model::process::Comm;
 use crate::model::process::ProcessEvent;
 use crate::model::row::Row;
+use crate::plan::Plan;
 use crate::who::kept::Kept;
 use crate::who::names::Names;
 use crate::who::peers::Settled;
@@ -104,14 +105,14 @@ impl Facts {
 impl Who {
     /// Lists what exists already, but for processes; the tracer is attached, so that
     /// nothing that changes meanwhile is missed. `max_open` connections are followed at most.
-    pub fn new(config: &Config, users: Option<Users>, max_open: usize) -> Self {
+    pub fn new(config: &Config, plan: &Plan, users: Option<Users>, max_open: usize) -> Self {
         Who {
             processes: None,
-            cgroups: config.names_cgroups().then(Cgroups::scan),
-            names: config.dns.then(Names::default),
+            cgroups: plan.cgroups.then(Cgroups::scan),
+            names: plan.names.then(Names::default),
             want_container: config.who.container_id,
             users,
-            kept: config.keeps_who().then(|| Kept::new(max_open)),
+            kept: plan.keeps_who.then(|| Kept::new(max_open)),
         }
     }
 
