@@ -43,6 +43,7 @@ pub const TESTS: &Tests = &[
         &tests![
             a_signal_ends_it_while_connections_are_listed,
             a_start_reads_on_while_there_is_more,
+            rows_that_found_no_room_at_the_start_count_for_a_limit,
             existing_connections_have_their_program_in_a_pid_namespace,
             existing_connections_without_room_are_lost,
             existing_connections_are_those_of_their_holders_user,
@@ -441,6 +442,20 @@ fn a_start_reads_on_while_there_is_more(lab: &Lab) {
     // The end that was accepted, of which no hook tells.
     let existing: Vec<_> = done.objects("existing").iter().map(ports).collect();
     assert_eq!(existing, [(held["dport"].as_u64(), held["lport"].as_u64())]);
+}
+
+/// Events of more than 64 MiB: some rows come before the list, which has as many as are left.
+fn rows_that_found_no_room_at_the_start_count_for_a_limit(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("existing queue 20");
+    let args = ["-j", "-e", "-n", "5", "--buffer-size", "64M", "--netns", &client.netns()];
+    let halted = Halted::new(&lab.attach, "ring", "", &args);
+    // In emulation far fewer.
+    client.case(&format!("storm {} 2", lab::scaled(600_000)));
+    let done = halted.release().wait();
+    done.assert_success();
+    let (connects, existing) = (done.rows().len(), done.objects("existing").len());
+    assert_eq!(connects + existing, 5, "{connects} and {existing}");
 }
 
 /// One thread alone stands still, until this is dropped.

@@ -229,8 +229,16 @@ fn a_start_that_fails_leaves_the_last_record_whole(lab: &Lab) {
         assert!(!done.status.success(), "{done:?}");
         assert_eq!(text(&file), "yesterday\n", "{args:?}");
     }
+    let (ready, writer) = std::io::pipe().expect("a pipe");
+    drop(ready);
+    let mut command = lab.command(&["--ready-fd", "0", "-o", utf8(&file)]);
+    let output = command.stdin(writer).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("nobody reads --ready-fd"), "{said}");
+    assert_eq!((output.status.code(), &*text(&file)), (Some(1), "yesterday\n"));
     // The next that starts begins it anew.
-    let done = lab.run(&["-o", utf8(&file), "--duration", "0.01"]);
+    let own = std::process::id().to_string();
+    let done = lab.run(&["-o", utf8(&file), "--duration", "0.01", "-p", &own]);
     done.assert_quiet_success();
     assert_eq!(text(&file).lines().count(), 1, "the header: {}", text(&file));
 }

@@ -188,11 +188,11 @@ prop_compose! {
 prop_compose! {
     fn peer()(
         (pid, comm) in (any::<u32>(), comm()),
-        (exe, mntns) in (prop::option::of(string()), any::<Option<u32>>()),
+        (exe, mntns) in (prop::option::of(text()), any::<Option<u32>>()),
         (container, netns) in (container(), any::<Option<u32>>()),
     ) -> Peer {
         let file = mntns.map(|mntns| ExeFile { dev: (0, 0), inode: 0, mntns: Some(mntns) });
-        let exe = exe.map(|exe| exe.into_bytes().into());
+        let exe = exe.map(Into::into);
         let image = Image { exe, file, ..Image::default() };
         let image = (image != Image::default()).then(|| Rc::new(image));
         Peer { pid, comm, image, container, netns }

@@ -202,8 +202,8 @@ and --comm.";
 pub const EXISTING: &str = "\
 First the connections that exist already, in every network namespace, one row for each process \
 that holds one, with E in column T; then what happens from now on. What happens meanwhile waits \
-for them, and a connection that is made meanwhile is shown once; only on a host that makes \
-hundreds of thousands of connections while they are listed are some shown before.
+for them, and a connection that is made meanwhile is shown once. Of more than 64 MiB of it some is \
+shown before: of hundreds of thousands of connections, or thousands of execs with long arguments.
 
 One that no process holds has \"-\" as PID: it waits to be accepted, and with --accept its accept \
 has a row of its own with the same conn_id; or its process has closed it, and the kernel has yet \
@@ -306,7 +306,8 @@ With -c: print and reset the table this often, each time after a line with the t
 
 pub const OUTPUT: &str = "\
 Write header and rows (or objects) to this file instead of standard output. An existing file is \
-overwritten, but only once tracing is on: a start that fails leaves it as it was.
+overwritten, but only once tracing is on, just before COMMAND starts: a start that fails before \
+that leaves it as it was.
 
 A new file is readable by its owner alone (mode 0600): it holds the arguments, names and addresses \
 of all users, passwords in arguments included, and must be kept like a file of passwords. In a \

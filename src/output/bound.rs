@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn all_limits_together_are_less_than_a_row() {
-        let parent = PARENT_EXE + 16 * 6 + 37 + 130;
+        let parent = PARENT_EXE + 16 * 6 + 37 + 130 + r#","exe_raw":"""#.len();
         let all = EXE + RAW_EXE * 4 / 3 + ARGS + CGROUP + PEER_EXE + CHAIN + 4 * NAME;
         assert!(all + 36 * parent + (4 << 10) < MAX_ROW);
     }

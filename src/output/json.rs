@@ -41,6 +41,7 @@ pub mod read;
 pub(super) use self::process::Cuts;
 pub(super) use self::process::WhoFields;
 use self::process::is_false;
+use self::process::path_and_bytes;
 
 pub struct Json {
     want: Who,
@@ -146,6 +147,8 @@ struct PeerObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    exe_raw: Option<Raw<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     exe_mntns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     container_id: Option<Cow<'a, str>>,
@@ -157,14 +160,14 @@ struct PeerObject<'a> {
 
 impl<'a> PeerObject<'a> {
     fn of(peer: &'a Peer, cuts: &mut Cuts) -> Self {
-        let exe = peer.exe();
+        let (exe, exe_raw) = peer.exe().map(|exe| path_and_bytes(exe, bound::PEER_EXE)).unzip();
         let container = peer.container.as_ref().map(|container| &*container.id);
-        let exe = exe.map(|exe| bound::tail(exe, bound::PEER_EXE));
         PeerObject {
             pid: peer.pid,
             comm: lossy(peer.comm.bytes()),
             comm_raw: raw(peer.comm.bytes()),
             exe: exe.map(|exe| cuts.of("peer.exe", exe)),
+            exe_raw: exe_raw.flatten(),
             exe_mntns: peer.exe_mntns(),
             container_id: cuts.head("peer.container_id", container, bound::NAME),
             container_claimed: peer.container.as_ref().is_some_and(|c| c.claimed),

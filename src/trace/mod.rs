@@ -122,6 +122,7 @@ pub fn run(config: &Config) -> Result<u8> {
         return app.finish(End::Signal).map(|_| 0);
     }
     give_up_rights(config, &app.tracer, command, &verbose)?;
+    ready.as_ref().map_or(Ok(()), Ready::check)?;
     if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }

@@ -3,13 +3,17 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
+
+use crate::poll::poll;
 
 pub struct Ready(File);
 
@@ -32,6 +36,16 @@ impl Ready {
         }
         // SAFETY: fcntl() just returned it.
         Ok(Ready(File::from(unsafe { OwnedFd::from_raw_fd(copy) })))
+    }
+
+    /// Fails where `tell` would: nobody reads it.
+    pub fn check(&self) -> Result<()> {
+        let mut fd = libc::pollfd { fd: self.0.as_raw_fd(), events: 0, revents: 0 };
+        poll(std::slice::from_mut(&mut fd), Duration::ZERO)?;
+        if fd.revents & libc::POLLERR != 0 {
+            bail!("nobody reads --ready-fd any more");
+        }
+        Ok(())
     }
 
     pub fn tell(mut self) -> Result<()> {

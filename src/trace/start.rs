@@ -214,14 +214,16 @@ impl App<'_> {
         }
         let seen = self.who.by_proc_pid();
         self.settle_existing(&mut found.rows, &seen)?;
+        if self.plan.shown.existing {
+            let by_ends = self.plan.peers && !self.plan.shown.accepted;
+            self.existing = Some(existing::Shown::new(&found, by_ends));
+        }
         let ended = match self.plan.adopts {
             true => self.follow(&mut found)?,
             false => Some(Vec::new()),
         };
         let Some(ended) = ended else { return Ok(false) };
         if self.plan.shown.existing {
-            let by_ends = self.plan.peers && !self.plan.shown.accepted;
-            self.existing = Some(existing::Shown::new(&found, by_ends));
             self.show_existing(&found.rows, &seen)?;
         }
         self.pending.extend(ended);
@@ -247,9 +249,11 @@ impl App<'_> {
 
     fn show_existing(&mut self, rows: &[Listed], seen: &Seen) -> Result<()> {
         let clock = WallClock::now();
-        let left = self.config.max_events.map_or(usize::MAX, |n| n as usize);
+        // What had no room meanwhile has been printed.
+        let left = self.config.max_events.map_or(u64::MAX, |n| n.saturating_sub(self.printed));
         // They were named before anybody looked.
         let is_shown = |row: &&Listed| !row.connect.peer_only && self.config.to_name.is_none();
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
         let rows: Vec<_> = rows.iter().filter(is_shown).take(left).collect();
         for chunk in rows.chunks(CHUNK) {
             for row in chunk.iter().map(|row| &row.connect) {

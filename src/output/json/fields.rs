@@ -131,6 +131,7 @@ pub(super) struct PeerFields {
     pub(super) comm: String,
     pub(super) comm_raw: Option<String>,
     pub(super) exe: Option<String>,
+    pub(super) exe_raw: Option<String>,
     pub(super) exe_mntns: Option<u32>,
     pub(super) container_id: Option<String>,
     #[serde(default)]
@@ -145,6 +146,7 @@ pub(super) struct ParentFields {
     pub(super) comm: String,
     pub(super) comm_raw: Option<String>,
     pub(super) exe: Option<String>,
+    pub(super) exe_raw: Option<String>,
     pub(super) exe_mntns: Option<u32>,
     pub(super) start: Option<String>,
 }

@@ -187,23 +187,41 @@ pub(in crate::output) struct ParentObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    exe_raw: Option<Raw<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     exe_mntns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<Time>,
+}
+
+/// The end of a path, true if that is not all, and its bytes if it is no text and they have
+/// room: those in base64 have half of `budget`.
+pub(super) fn path_and_bytes(
+    path: &[u8],
+    budget: usize,
+) -> ((Cow<'_, str>, bool), Option<Raw<'_>>) {
+    let bytes = raw(path).filter(|_| path.len() <= budget / 2 / 4 * 3);
+    let budget = if bytes.is_some() { budget / 2 } else { budget };
+    (bound::tail(path, budget), bytes)
 }
 
 impl Json {
     /// True if some are left out.
     fn parents<'a>(&self, ancestors: &'a [Ancestor]) -> (Vec<ParentObject<'a>>, bool) {
         let object = |ancestor: &'a Ancestor| match ancestor {
-            Ancestor::Known { pid, start_ns, name, image, .. } => Some(ParentObject {
-                pid: *pid,
-                comm: lossy(name.bytes()),
-                comm_raw: raw(name.bytes()),
-                exe: image.exe.as_deref().map(|exe| bound::tail(exe, bound::PARENT_EXE).0),
-                exe_mntns: image.file.and_then(|file| file.mntns),
-                start: self.start(*start_ns),
-            }),
+            Ancestor::Known { pid, start_ns, name, image, .. } => {
+                let exe = image.exe.as_deref().map(|exe| path_and_bytes(exe, bound::PARENT_EXE));
+                let (exe, exe_raw) = exe.unzip();
+                Some(ParentObject {
+                    pid: *pid,
+                    comm: lossy(name.bytes()),
+                    comm_raw: raw(name.bytes()),
+                    exe: exe.map(|(text, _)| text),
+                    exe_raw: exe_raw.flatten(),
+                    exe_mntns: image.file.and_then(|file| file.mntns),
+                    start: self.start(*start_ns),
+                })
+            }
             Ancestor::LeftOut(_) => None,
         };
         let parents: Vec<_> = ancestors.iter().filter_map(object).collect();

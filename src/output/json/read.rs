@@ -2,7 +2,7 @@
 //! A line of JSON becomes a row again, but for those of `--snapshot`. What is not in it is
 //! unknown: sequence numbers, the file of an ancestor, the parent of the last one, and of what was
 //! cut the rest, which `truncated` names. Text that is no UTF-8 stays as the line has it, but for
-//! names, and executables up to 1,536 bytes. The end of an accepted connection does not say that
+//! names, and executables up to 1,536 bytes, of an ancestor up to 96. The end of an accepted connection does not say that
 //! it was accepted. Starts are counted from the boot of the host that wrote the line.
 
 use std::borrow::Cow;
@@ -98,7 +98,9 @@ pub fn read(line: &str) -> Read<Printed> {
 /// Of a time in RFC 3339.
 fn unix_ns(time: &str) -> Option<u64> {
     let micros = DateTime::parse_from_rfc3339(time).ok()?.timestamp_micros();
-    u64::try_from(micros).ok()?.checked_mul(1000)
+    // Beyond the year 2262 the writer has no time.
+    let ns = micros.checked_mul(1000)?;
+    u64::try_from(ns).ok()
 }
 
 fn need<T>(name: &'static str, value: Option<T>) -> Read<T> {
@@ -111,6 +113,10 @@ fn bytes(name: &'static str, text: &str, raw: Option<&str>) -> Read<Box<[u8]>> {
         Some(raw) => need(name, STANDARD.decode(raw).ok()).map(Vec::into),
         None => Ok(text.as_bytes().into()),
     }
+}
+
+fn path(name: &'static str, text: Option<&str>, raw: Option<&str>) -> Read<Option<Box<[u8]>>> {
+    text.map(|text| bytes(name, text, raw)).transpose()
 }
 
 fn comm(name: &'static str, text: Option<&str>, raw: Option<&str>) -> Read<Comm> {
@@ -291,8 +297,7 @@ impl Fields {
     }
 
     fn image(&self) -> Read<Image> {
-        let exe = self.exe.as_deref();
-        let exe = exe.map(|exe| bytes("exe_raw", exe, self.exe_raw.as_deref())).transpose()?;
+        let exe = path("exe", self.exe.as_deref(), self.exe_raw.as_deref())?;
         let args = self.args.as_ref().map(|args| {
             let bytes: Vec<u8> =
                 args.iter().flat_map(|arg| [arg.as_bytes(), b"\0"].concat()).collect();
@@ -426,7 +431,7 @@ impl Fields {
 impl PeerFields {
     fn peer(&self) -> Read<Peer> {
         let image = Image {
-            exe: self.exe.as_deref().map(|exe| exe.as_bytes().into()),
+            exe: path("peer.exe", self.exe.as_deref(), self.exe_raw.as_deref())?,
             file: file_in(self.exe_mntns),
             ..Image::default()
         };
@@ -445,7 +450,7 @@ impl ParentFields {
         let start = self.start.as_deref();
         let start = start.map(|start| need("parents.start", unix_ns(start))).transpose()?;
         let image = Image {
-            exe: self.exe.as_deref().map(|exe| exe.as_bytes().into()),
+            exe: path("parents.exe", self.exe.as_deref(), self.exe_raw.as_deref())?,
             file: file_in(self.exe_mntns),
             ..Image::default()
         };
