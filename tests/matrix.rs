@@ -103,7 +103,9 @@ fn main() -> ExitCode {
         let (wanted, next, programs) = (wanted.clone(), Arc::clone(&next), programs.clone());
         let args = args.clone();
         thread::spawn(move || {
-            while let Some((kernel, results)) = wanted.get(next.fetch_add(1, Ordering::SeqCst)) {
+            // The newest takes longest, and at the end no CPU is to wait for another.
+            let nth = || wanted.iter().rev().nth(next.fetch_add(1, Ordering::SeqCst));
+            while let Some((kernel, results)) = nth() {
                 let filter = in_kernel(&args, kernel).unwrap_or_default();
                 run_machine(kernel, &programs, filter, results);
             }
