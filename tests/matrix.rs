@@ -78,8 +78,9 @@ fn main() -> ExitCode {
     };
     let programs = Programs::build();
     let names = [test_names(&programs.live), test_names(&programs.model)].concat();
-    let machines: Vec<_> =
-        kernels.iter().map(|k| (k.clone(), Arc::new(Results::default()))).collect();
+    // The newest takes longest, and at the end no CPU is to wait for another.
+    let kernels = kernels.into_iter().rev();
+    let machines: Vec<_> = kernels.map(|k| (k, Arc::new(Results::default()))).collect();
     let mut trials = Vec::new();
     for (kernel, results) in &machines {
         for name in &names {
@@ -103,9 +104,7 @@ fn main() -> ExitCode {
         let (wanted, next, programs) = (wanted.clone(), Arc::clone(&next), programs.clone());
         let args = args.clone();
         thread::spawn(move || {
-            // The newest takes longest, and at the end no CPU is to wait for another.
-            let nth = || wanted.iter().rev().nth(next.fetch_add(1, Ordering::SeqCst));
-            while let Some((kernel, results)) = nth() {
+            while let Some((kernel, results)) = wanted.get(next.fetch_add(1, Ordering::SeqCst)) {
                 let filter = in_kernel(&args, kernel).unwrap_or_default();
                 run_machine(kernel, &programs, filter, results);
             }
