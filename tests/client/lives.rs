@@ -15,10 +15,12 @@ use std::thread;
 use libc::{IPPROTO_TCP, SOL_SOCKET, c_int};
 use serde_json::{Value, json};
 
-use crate::{
-    Ctx, IPPROTO_MPTCP, LO4, RawAddr, Res, Sock, ended, ensure, errno, fact, fork, graceful,
-    in_child, number, raw, set, set_name, sys, text, wait, write,
-};
+use crate::connections::{ended, graceful, raw};
+use crate::facts::fact;
+use crate::processes::{fork, in_child, wait};
+use crate::sockets::{RawAddr, Sock, set};
+use crate::system::{ensure, errno, number, set_name, sys, text, write};
+use crate::{Ctx, IPPROTO_MPTCP, LO4, Res};
 
 /// Of the cases that filter by port.
 const PORT: u16 = 7001;

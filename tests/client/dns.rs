@@ -2,6 +2,7 @@
 //! The client's cases about names: looks them up in every way, then connects, and plays the servers
 //! that no real one would be. Owns no assertion.
 
+use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{
     IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket,
@@ -10,13 +11,16 @@ use std::os::fd::AsRawFd as _;
 use std::process::{Command, Stdio};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use libc::c_void;
 use serde_json::json;
 
-use crate::{Ctx, Res, ensure, lossy, mount, number, ring_call, text, unescape};
+use crate::acts::mount;
+use crate::connects::ring_call;
+use crate::system::{ensure, lossy, number, text, unescape};
+use crate::{Ctx, Res};
 
 const DNS: u16 = 53;
 const IORING_OP_RECV: u8 = 27;
@@ -55,13 +59,13 @@ pub fn dns(ctx: &Ctx, args: &[&str]) -> Res {
 }
 
 fn connect(ctx: &Ctx, to: SocketAddr) -> Res {
-    crate::connect(ctx, &[&to.ip().to_string(), &to.port().to_string()])
+    crate::connects::connect(ctx, &[&to.ip().to_string(), &to.port().to_string()])
 }
 
 /// In a mount namespace of our own.
 fn resolver(server: &str) -> Res {
     // SAFETY: a plain system call.
-    crate::sys("unshare", unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    crate::system::sys("unshare", unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     mount("none", "/", "", libc::MS_REC | libc::MS_PRIVATE)?;
     let file = std::env::temp_dir().join(format!("resolv-{}", std::process::id()));
     fs::write(&file, format!("nameserver {server}\n")).map_err(text)?;
@@ -289,7 +293,7 @@ fn flood(uid: u32, n: u32) -> Res {
     let server = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 17), DNS)).map_err(text)?;
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
     // SAFETY: a plain system call.
-    crate::sys("setresuid", unsafe { libc::setresuid(uid, uid, uid) })?;
+    crate::system::sys("setresuid", unsafe { libc::setresuid(uid, uid, uid) })?;
     client.connect(server.local_addr().map_err(text)?).map_err(text)?;
     for i in 0..n {
         client.send(&question("flood.test")?).map_err(text)?;

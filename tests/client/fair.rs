@@ -9,10 +9,12 @@ use std::sync::Mutex;
 
 use serde_json::json;
 
-use crate::{
-    Ctx, LO4, RawAddr, Res, Sock, addr, become_user, ensure, fork, in_child, listener, number,
-    storm, sys, text, wait, write,
-};
+use crate::acts::become_user;
+use crate::processes::{fork, in_child, wait};
+use crate::sockets::{RawAddr, Sock, addr, listener};
+use crate::storms::storm;
+use crate::system::{ensure, number, sys, text, write};
+use crate::{Ctx, LO4, Res};
 
 /// In a user namespace of its own, as newuidmap(1) makes it for OWNER: another user.
 fn become_user_below(owner: u32, uid: u32) -> Res {

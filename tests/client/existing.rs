@@ -13,9 +13,10 @@ use std::time::Duration;
 use libc::SOL_SOCKET;
 use serde_json::{Value, json};
 
-use crate::{
-    Ctx, LO4, RawAddr, Res, Sock, addr, ensure, fact, listener, number, patiently, set, sys, text,
-};
+use crate::facts::fact;
+use crate::sockets::{RawAddr, Sock, addr, listener, set};
+use crate::system::{ensure, number, patiently, sys, text};
+use crate::{Ctx, LO4, Res};
 
 /// What one case keeps for a later one.
 static KEPT: Mutex<Kept> = Mutex::new(Kept { listener: None, open: VecDeque::new() });

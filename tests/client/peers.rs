@@ -9,9 +9,11 @@ use std::process::exit;
 use libc::SOL_SOCKET;
 use serde_json::json;
 
-use crate::{
-    Ctx, LO4, RawAddr, Res, Sock, addr, ensure, fact, fork, listener, set, set_name, text, wait,
-};
+use crate::facts::fact;
+use crate::processes::{fork, wait};
+use crate::sockets::{RawAddr, Sock, addr, listener, set};
+use crate::system::{ensure, set_name, text};
+use crate::{Ctx, LO4, Res};
 
 /// The port that both connect from.
 const FROM: u16 = 5555;
