@@ -19,7 +19,7 @@ use crate::connections::{ended, graceful, raw};
 use crate::facts::fact;
 use crate::processes::{fork, in_child, wait};
 use crate::sockets::{RawAddr, Sock, set};
-use crate::system::{ensure, errno, number, set_name, sys, text, write};
+use crate::system::{ensure, errno, number, patiently, set_name, sys, text, write};
 use crate::{Ctx, IPPROTO_MPTCP, LO4, Res};
 
 /// Of the cases that filter by port.
@@ -357,6 +357,8 @@ fn unfinished(ctx: &Ctx) -> Res {
     let state = taken.tcp_info()?[0];
     ensure(state == 3, &format!("accepted in state {state}, not SYN_RECV"))?;
     send_segment(port, 1006, RST, b"")?;
+    // On a busy machine it comes after a moment, and a close before that is ours.
+    patiently(|| ensure(taken.tcp_info()?[0] == 7, "not in CLOSE after a reset"))?;
     other["daddr"] = json!(NOWHERE);
     ctx.emit(&ended(other, "", 0, 5, "reset"));
     Ok(())
