@@ -80,7 +80,7 @@ const SHARES: usize = 1 << 10;
 const MAX_PATTERNS: usize = 64;
 impl Tracer {
     /// Attaches the first hook that works. `command` is the pid of COMMAND,
-    /// `say` gets what `-v` shows.
+    /// `verbose` gets what `-v` shows.
     pub fn start(
         config: &Config,
         plan: &Plan,

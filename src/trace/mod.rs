@@ -230,7 +230,6 @@ impl Times {
 
 struct App<'a> {
     config: &'a Config,
-    plan: Plan,
     tracer: Tracer,
     output: Box<dyn Output>,
     sink: Sink,
@@ -278,7 +277,6 @@ impl<'a> App<'a> {
         let plan = tracer.plan;
         App {
             config,
-            plan,
             procs: Procs::new(config, command),
             who: Who::new(config, &plan, users.map(Users::once_harmless), tracer.max_open()),
             tracer,
@@ -350,7 +348,7 @@ impl<'a> App<'a> {
     }
 
     fn is_over(&self, times: &Times) -> Option<End> {
-        let waits_for_ends = self.plan.shown.ends && self.tracer.has_open();
+        let waits_for_ends = self.tracer.plan.shown.ends && self.tracer.has_open();
         if times.end_at_deadline == End::Command && !waits_for_ends {
             return Some(End::Command);
         }

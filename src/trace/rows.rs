@@ -115,7 +115,7 @@ impl App<'_> {
         if connect.peer_only {
             return false;
         }
-        let shown = self.plan.shown;
+        let shown = self.tracer.plan.shown;
         let (is_shown, has_more) = match connect.origin {
             Origin::Accepted => (shown.accepts, shown.ends && shown.accepted),
             _ if connect.error != 0 => (true, false),
@@ -137,7 +137,8 @@ impl App<'_> {
             peers.changed(life);
         }
         // Followed for --peer, too, which shows none but those that were listed.
-        let is_asked_for = life.connect.origin != Origin::Accepted || self.plan.shown.accepted;
+        let is_asked_for =
+            life.connect.origin != Origin::Accepted || self.tracer.plan.shown.accepted;
         let is_listed = life.connect.origin == Origin::Accepted
             && self.existing.as_ref().is_some_and(|shown| shown.lists(life));
         let is_wanted = !life.connect.peer_only && is_asked_for || is_listed;
@@ -149,7 +150,7 @@ impl App<'_> {
         if is_listed && !is_asked_for {
             life.connect.origin = Origin::Existing;
         }
-        let is_last = !self.plan.shown.ends || life.stage.is_end();
+        let is_last = !self.tracer.plan.shown.ends || life.stage.is_end();
         let facts = self.who.of_life(life, is_last);
         let told = self.existing.as_mut().is_some_and(|shown| shown.ends_again(life));
         if told || !facts.has_name(self.config.to_name.as_ref()) {
@@ -165,7 +166,8 @@ impl App<'_> {
         match life.stage {
             Stage::Result(_) => true,
             Stage::Close { .. } | Stage::Gone => {
-                self.plan.shown.ends && (self.plan.shown.existing || !life.is_partial())
+                self.tracer.plan.shown.ends
+                    && (self.tracer.plan.shown.existing || !life.is_partial())
             }
         }
     }

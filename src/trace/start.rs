@@ -83,8 +83,8 @@ type Seen = HashMap<u32, Rc<Process>>;
 impl App<'_> {
     /// False if a signal came meanwhile. `command` is the pid of COMMAND.
     pub(super) fn look_around(&mut self, command: Option<u32>) -> Result<bool> {
-        let done =
-            self.look_at_processes(command)? && (!self.plan.lists || self.look_at_existing()?);
+        let done = self.look_at_processes(command)?
+            && (!self.tracer.plan.lists || self.look_at_existing()?);
         self.held_back = None;
         Ok(done)
     }
@@ -181,7 +181,7 @@ impl App<'_> {
     /// The kernel's list before and after /proc is read: where they differ, /proc may have
     /// shown a later program than the first list means.
     fn look_at_processes(&mut self, command: Option<u32>) -> Result<bool> {
-        if !self.plan.processes {
+        if !self.tracer.plan.processes {
             return Ok(true);
         }
         let kernel = Rc::new(self.tracer.lister()?);
@@ -214,16 +214,16 @@ impl App<'_> {
         }
         let seen = self.who.by_proc_pid();
         self.settle_existing(&mut found.rows, &seen)?;
-        if self.plan.shown.existing {
-            let by_ends = self.plan.peers && !self.plan.shown.accepted;
+        if self.tracer.plan.shown.existing {
+            let by_ends = self.tracer.plan.peers && !self.tracer.plan.shown.accepted;
             self.existing = Some(existing::Shown::new(&found, by_ends));
         }
-        let ended = match self.plan.adopts {
+        let ended = match self.tracer.plan.adopts {
             true => self.follow(&mut found)?,
             false => Some(Vec::new()),
         };
         let Some(ended) = ended else { return Ok(false) };
-        if self.plan.shown.existing {
+        if self.tracer.plan.shown.existing {
             self.show_existing(&found.rows, &seen)?;
         }
         self.pending.extend(ended);
@@ -251,9 +251,9 @@ impl App<'_> {
         let clock = WallClock::now();
         // What had no room meanwhile has been printed.
         let left = self.config.max_events.map_or(u64::MAX, |n| n.saturating_sub(self.printed));
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
         // They were named before anybody looked.
         let is_shown = |row: &&Listed| !row.connect.peer_only && self.config.to_name.is_none();
-        let left = usize::try_from(left).unwrap_or(usize::MAX);
         let rows: Vec<_> = rows.iter().filter(is_shown).take(left).collect();
         for chunk in rows.chunks(CHUNK) {
             for row in chunk.iter().map(|row| &row.connect) {
@@ -262,7 +262,7 @@ impl App<'_> {
                 let shown = Row { peer: peer.as_ref(), ..facts.row(row, self.config.who.parents) };
                 self.output.connect(&shown, &clock, &mut self.text);
                 self.printed += 1;
-                if self.plan.shown.ends {
+                if self.tracer.plan.shown.ends {
                     self.who.keep(row, facts);
                 }
                 if let Err(e) = write_if_large(&mut self.sink, &mut self.text) {
@@ -285,7 +285,7 @@ impl App<'_> {
         let mut known = NumberSet::default();
         rows.retain(|row| row.connect.cookie.is_none_or(|cookie| known.insert(cookie)));
         // With --peer alone they may be ends of others, and have no rows.
-        let have_rows = self.plan.shown.existing && self.plan.shown.ends;
+        let have_rows = self.tracer.plan.shown.existing && self.tracer.plan.shown.ends;
         let mut unknown = 0;
         for chunk in rows.chunks(CHUNK) {
             unknown += self.tracer.adopt(chunk.iter().map(|row| &row.connect), have_rows);

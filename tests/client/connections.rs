@@ -20,11 +20,10 @@ use serde_json::{Value, json};
 use crate::connects::{accept_by_ring, silent_listener};
 use crate::facts::{fact, identity};
 use crate::processes::{fork, wait};
+use crate::rights;
 use crate::sockets::{RawAddr, Sock, addr, listener, set};
 use crate::system::{ensure, number, sys, text, write};
 use crate::{Ctx, IPPROTO_MPTCP, LO4, LO6, Res};
-
-use crate::rights;
 
 /// `accepts WHAT`: a child takes the connections that this process makes, and both tell; the
 /// child's lines have `accepted`.

@@ -20,7 +20,11 @@ use crate::sockets::{RawAddr, Sock, addr, address, listener, set};
 use crate::system::{
     add_ipv6_to_lo, ensure, errno, lossy, number, patiently, set_name, sys, text, unescape, write,
 };
-use crate::{Ctx, IORING_OP_ACCEPT, IORING_OP_CONNECT, IOSQE_ASYNC, IPPROTO_MPTCP, LO4, LO6, Res};
+use crate::{Ctx, IPPROTO_MPTCP, LO4, LO6, Res};
+
+pub const IOSQE_ASYNC: u8 = 1 << 4;
+const IORING_OP_ACCEPT: u8 = 13;
+const IORING_OP_CONNECT: u8 = 16;
 
 pub fn plain(ctx: &Ctx, args: &[&str], ip: IpAddr) -> Res {
     let listener = listener(ip)?;

@@ -43,10 +43,10 @@ use serde_json::{Value, json};
 use crate::acts::{act, become_actor, herd, swarm};
 use crate::connections::{accepts, cycles, hold, life};
 use crate::connects::{
-    addr_not_available, af_unspec, any, bound_source, connect, connect_and_stay, denied, eisconn,
-    in_thread, io_uring, ipv4_mapped, ipv6_link_local, mptcp, named_thread, no_route,
-    no_route_mapped_from_ipv6, nonblocking, plain, refused, tfo_connect, tfo_sendto, threads,
-    timeout,
+    IOSQE_ASYNC, addr_not_available, af_unspec, any, bound_source, connect, connect_and_stay,
+    denied, eisconn, in_thread, io_uring, ipv4_mapped, ipv6_link_local, mptcp, named_thread,
+    no_route, no_route_mapped_from_ipv6, nonblocking, plain, refused, tfo_connect, tfo_sendto,
+    threads, timeout,
 };
 use crate::facts::{fact, identity};
 use crate::processes::{
@@ -135,9 +135,6 @@ const TOOLS: &[(&str, Case)] = &[
 const LO4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LO6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const IPPROTO_MPTCP: c_int = 262;
-const IOSQE_ASYNC: u8 = 1 << 4;
-const IORING_OP_ACCEPT: u8 = 13;
-const IORING_OP_CONNECT: u8 = 16;
 
 /// What a case runs with. A forked child gets a copy whose `out` is a pipe to its parent.
 #[derive(Clone)]

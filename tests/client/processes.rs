@@ -19,11 +19,10 @@ use serde_json::{Value, json};
 
 use crate::acts::become_user;
 use crate::facts::{fact, identity};
+use crate::rights;
 use crate::sockets::{RawAddr, Sock, addr, listener};
 use crate::system::{ensure, errno, lo_up, number, patiently, sys, text, write};
 use crate::{Ctx, LO4, Res};
-
-use crate::rights;
 
 pub fn fork_connects(ctx: &Ctx) -> Res {
     let listener = listener(LO4)?;
