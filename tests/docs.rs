@@ -427,6 +427,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         family: 1,
         process: 1,
         names: 1,
+        joins: 1,
         lives: 1,
         ends: 1,
         undecodable: 1,

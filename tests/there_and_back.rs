@@ -285,7 +285,7 @@ prop_compose! {
 }
 
 fn lost() -> impl Strategy<Value = Lost> {
-    (any::<[u32; 13]>(), any::<u32>()).prop_map(|(counts, uid)| {
+    (any::<[u32; 14]>(), any::<u32>()).prop_map(|(counts, uid)| {
         let mut counts = counts.into_iter().map(u64::from);
         let mut count = || counts.next().expect("one for each reason");
         let crowded = count();
@@ -298,6 +298,7 @@ fn lost() -> impl Strategy<Value = Lost> {
             stash: count(),
             flows: count(),
             family: count(),
+            joins: count(),
             process: count(),
             names: count(),
             lives: count(),

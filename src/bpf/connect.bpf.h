@@ -14,6 +14,8 @@ const volatile bool want_life;	   /* --life */
 const volatile bool want_connects; /* beside them */
 const volatile bool want_accept;   /* --accept */
 const volatile bool want_accepts;  /* beside lives, too */
+const volatile bool shows_connects; /* they have rows, not only what they came to */
+const volatile bool shows_accepts;  /* they have rows, not only their ends */
 const volatile bool only_states;   /* without cgroup v2, see sockops.bpf.h */
 
 #define TABLE_LEN __builtin_offsetof(struct connect_record, cookie)
@@ -37,6 +39,8 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 		submit(ctx, r, &r->ts_ns, len);
 		return;
 	}
+	if (side == PASSIVE ? !shows_accepts : !shows_connects && !r->error)
+		r->flags |= NO_ROW;
 	if (!follows_lives || r->error) {
 		submit(ctx, r, &r->ts_ns, sizeof(*r));
 		return;
@@ -142,7 +146,7 @@ static __always_inline bool fill_connect(const int level, const enum side side, 
 	if (socket == SKIPPED)
 		return false;
 	if (level >= LEVEL_PROCESS && (task == WANTED_AS_PEER || socket == WANTED_AS_PEER))
-		r->flags |= PEER_ONLY;
+		r->flags |= PEER_ONLY | NO_ROW;
 	if (level >= LEVEL_PROCESS && want_peer) {
 		/* Of a socket that is but about to send a SYN nothing can be read. */
 		if (!only_states || side == PASSIVE)

@@ -75,6 +75,9 @@ static __always_inline void fill_end(const enum access access, struct tcp_sock *
 static __always_inline void submit_life(void *ctx, struct life_record *life, __u32 kind)
 {
 	life->connect.kind = kind;
+	life->connect.flags &= ~NO_ROW;
+	if ((kind == RECORD_CLOSE && !shows_ends) || !is_missed(life->connect.flags))
+		life->connect.flags |= NO_ROW;
 	submit_of(life, ctx, life, &life->connect.ts_ns, sizeof(*life));
 }
 

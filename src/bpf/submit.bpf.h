@@ -58,17 +58,17 @@ static __always_inline void submit_perf(void *ctx, void *buffer, void *record, _
 static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 size,
 					const struct life_record *life)
 {
+	/* That of a connection begins with what is known of its connect. */
+	const struct connect_record *r = record;
 	bool is_counted = false;
 	void *out;
 
 	if (crowding) {
-		/* That of a connection begins with what is known of its connect. */
 		is_counted = takes_share(life ? life->connect.owner : current_user(),
-					 ((struct connect_record *)record)->flags & ACCEPTED,
-					 record, size, RING_SHARE);
+					 r->flags & ACCEPTED, record, size, RING_SHARE);
 		if (!is_counted) {
 			*ts_ns = bpf_ktime_get_ns();
-			count_lost(&lost.crowded);
+			count_lost(r->flags & NO_ROW ? &lost.joins : &lost.crowded);
 			return;
 		}
 	}
@@ -79,7 +79,7 @@ static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 
 	if (!out) {
 		if (is_counted)
 			return_share(*(__u32 *)record, size);
-		count_lost(&lost.buffer);
+		count_lost(r->flags & NO_ROW ? &lost.joins : &lost.buffer);
 		return;
 	}
 	/* Of an unknown alignment clang copies byte by byte: 290 instructions more. */
@@ -96,7 +96,10 @@ static __always_inline void submit_of(const struct life_record *life, void *ctx,
 	if (use_ring)
 		submit_ring(record, ts_ns, size, life);
 	else
-		submit_perf(ctx, &perf, record, ts_ns, size, &lost.buffer, true);
+		submit_perf(ctx, &perf, record, ts_ns, size,
+			    ((struct connect_record *)record)->flags & NO_ROW ? &lost.joins
+									      : &lost.buffer,
+			    true);
 }
 
 static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const __u64 size)

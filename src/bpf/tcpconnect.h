@@ -53,6 +53,8 @@ enum record_flags {
 	PEER_ONLY = 32,
 	/* exe_mntns is known. */
 	EXE_MNTNS = 64,
+	/* No row is missing without it: others are joined to it. */
+	NO_ROW = 128,
 };
 
 /* A path of PATH_MAX and one more name. */
@@ -244,6 +246,7 @@ struct lost_counters {
 	__u64 cpu;     /* no perf buffer for the CPU yet: it came online later */
 	__u64 ends;    /* an end that the kernel did not tell: found by the next connection */
 	__u64 crowded; /* too much of its user's in the ring */
+	__u64 joins;   /* no room for what is no row of its own: rows are joined to it */
 };
 
 /* What some users have in the ring, bytes, and of followed connections. */

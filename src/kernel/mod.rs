@@ -206,6 +206,7 @@ impl Tracer {
             lost.family = counters.family + self.skipped_forks;
             lost.process = counters.process + self.skipped_processes;
             lost.names = counters.names;
+            lost.joins = counters.joins;
             lost.lives = counters.lives + self.forgotten + self.unadopted;
             lost.ends = counters.ends;
         }

@@ -120,6 +120,8 @@ impl Setup<'_> {
         data.want_result = self.config.result.is_some();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = plan.ends;
+        data.shows_connects = plan.shown.connects;
+        data.shows_accepts = plan.shown.accepts;
         data.shows_ends = plan.shown.ends;
         // Of those that were listed while they were accepted, too.
         data.shows_accepted_ends = plan.shown.ends && (plan.shown.accepted || plan.shown.existing);

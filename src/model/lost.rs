@@ -26,6 +26,9 @@ pub struct Lost {
     pub process: u64,
     /// Pieces of DNS messages; not part of the total either.
     pub names: u64,
+    /// Records of connects and accepts that are no rows, but rows are joined to them; not part
+    /// of the total either.
+    pub joins: u64,
     /// Connections forgotten for want of room before they ended.
     pub lives: u64,
     /// Connections whose end the kernel did not tell.
@@ -54,6 +57,7 @@ impl Lost {
             family: self.family - earlier.family,
             process: self.process - earlier.process,
             names: self.names - earlier.names,
+            joins: self.joins - earlier.joins,
             lives: self.lives - earlier.lives,
             ends: self.ends - earlier.ends,
             undecodable: self.undecodable - earlier.undecodable,
@@ -101,6 +105,7 @@ mod tests {
         family: 16,
         process: 64,
         names: 256,
+        joins: 8192,
         lives: 128,
         ends: 4096,
         undecodable: 32,

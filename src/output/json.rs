@@ -403,7 +403,12 @@ impl Output for Json {
         object.insert("time".into(), Time(clock.unix_ns(now_ns)).to_string().into());
         object.insert("count".into(), lost.total().into());
         let reasons = lost.reasons().map(|(count, reason, _)| (count, reason));
-        let beside = [(lost.family, "family"), (lost.process, "process"), (lost.names, "names")];
+        let beside = [
+            (lost.family, "family"),
+            (lost.process, "process"),
+            (lost.joins, "joins"),
+            (lost.names, "names"),
+        ];
         for (count, reason) in reasons.into_iter().chain(beside) {
             if count > 0 {
                 object.insert(reason.into(), count.into());

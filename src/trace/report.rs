@@ -56,6 +56,13 @@ impl App<'_> {
                 new.names
             ));
         }
+        if new.joins > 0 {
+            warn(&format!(
+                "tcpconnect: {} records of who connected lost; the rows of these connections say \
+                 less",
+                new.joins
+            ));
+        }
         if new.family > 0 {
             warn(&format!(
                 "tcpconnect: {} more descendants or cgroups cannot be followed",

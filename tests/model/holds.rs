@@ -27,7 +27,7 @@ impl Losses {
         let lost = lost_of(done);
         let of = |reason: &str| lost.get(reason).copied().unwrap_or(0);
         // Those who fill the buffer lose their own: no excuse for what others do.
-        Losses { rows: of("count") - of("crowded"), programs: of("process") }
+        Losses { rows: of("count") - of("crowded"), programs: of("process") + of("joins") }
     }
 
     pub fn may_hide_programs(&self) -> bool {
@@ -117,7 +117,12 @@ impl Check<'_> {
             wrong.push(format!("it ended with {:?}: {}", done.status, done.stderr));
         }
         // What is printed and what is lost, of whomever.
-        let told = ["Possibly lost ", " records of processes lost", " events seen: "];
+        let told = [
+            "Possibly lost ",
+            " records of processes lost",
+            " records of who connected lost",
+            " events seen: ",
+        ];
         // A machine may hide a process of its own from everybody.
         let hidden = "no permission to see the descriptors";
         let complaints = done
@@ -253,8 +258,7 @@ impl Check<'_> {
         let has = |reason: &str| lost.get(reason).is_some_and(|&count| count > 0);
         // Who connected is told by a record at the connect, and kept for later rows.
         let keeps = event == "result" || event == "close";
-        let lost_record =
-            has("process") || keeps && ["buffer", "crowded", "cpu"].into_iter().any(has);
+        let lost_record = has("process") || keeps && has("joins");
         // Of one that was there when tracing began /proc tells nothing more, if it has ended
         // or runs another program by the time it is looked at.
         lost_record || fact.before < self.since && row["source"] == "none"
@@ -284,7 +288,7 @@ impl Check<'_> {
         // was forgotten may have told of each event of a connection.
         let others = lost["count"] - records;
         let most = records + of_one * others;
-        let exactly = self.options.has_one_record_a_row() && !self.attacked && others == 0;
+        let exactly = !self.attacked && others == 0;
         (missing > most || exactly && missing != records).then(|| {
             format!("{missing} rows are missing, {lost:?} are told to be lost; one is {first:?}")
         })

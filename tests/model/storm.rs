@@ -114,12 +114,6 @@ impl Options {
     fn knows_the_host(&self) -> bool {
         self.peer || self.exe || self.args || self.names || self.existing
     }
-
-    /// A row and a record of the kernel are the same thing: no connection is followed, and
-    /// no record is only of the other end, or of who connected.
-    pub fn has_one_record_a_row(&self) -> bool {
-        !self.result && !self.life && !self.peer && !self.existing
-    }
 }
 
 /// What came of it.

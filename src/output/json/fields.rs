@@ -115,6 +115,8 @@ pub(super) struct Fields {
     pub(super) process: u64,
     #[serde(default)]
     pub(super) names: u64,
+    #[serde(default)]
+    pub(super) joins: u64,
 }
 
 #[derive(Deserialize)]

@@ -420,6 +420,7 @@ impl Fields {
             family: self.family,
             process: self.process,
             names: self.names,
+            joins: self.joins,
             lives: self.lives,
             ends: self.ends,
             undecodable: self.undecodable,
