@@ -31,6 +31,7 @@ use super::lab::Done;
 use super::lab::Lab;
 use super::lab::Tracer;
 use super::lab::scaled;
+use super::lab::tcpconnect;
 
 pub const TESTS: &Tests = &[
     (
@@ -50,6 +51,7 @@ pub const TESTS: &Tests = &[
             a_process_from_before_the_tracer_is_told_from_procfs,
             an_executable_unlinked_before_the_tracer_is_marked_deleted,
             a_path_that_looks_deleted_is_not,
+            a_path_of_many_parts_is_whole_with_either_loop,
             a_user_is_named_after_setuid_and_in_a_setuid_program,
             a_process_in_its_own_namespaces_has_their_path_and_pid,
             arguments_are_exact_whatever_they_hold,
@@ -481,6 +483,27 @@ fn a_path_that_looks_deleted_is_not(lab: &Lab) {
     let shown: Vec<_> = rows.iter().map(|r| (&r["exe"], &r["exe_deleted"], &r["source"])).collect();
     let (exe, no) = (json!(copy), json!(false));
     assert_eq!(shown, [(&exe, &no, &json!("procfs")), (&exe, &no, &json!("exec"))]);
+}
+
+/// Another network namespace does not tell whether programs are compiled: bpf_loop() is not
+/// used there, as on kernels that have none.
+fn a_path_of_many_parts_is_whole_with_either_loop(lab: &Lab) {
+    let (_dir, path) = open_dir();
+    let folder = format!("{path}{}", "/d".repeat(400));
+    fs::create_dir_all(&folder).expect("folders");
+    let copy = copy_of(program(), &format!("{folder}/program"));
+    let mut command = Command::new(&copy);
+    command.arg("--netns");
+    let mut client = Client::start(command);
+    let args = ["-j", "-x", "--netns", &client.netns()];
+    let mut elsewhere = Command::new("unshare");
+    elsewhere.arg("-n").arg(tcpconnect()).args(lab.words(&args));
+    let tracers = [lab.trace(&args), Tracer::start(elsewhere, &args)];
+    client.case("exec_child connect 127.0.0.1 82");
+    for tracer in tracers {
+        let row = only_row(&tracer.stop());
+        assert_eq!((&row["exe"], &row["source"]), (&json!(copy), &json!("exec")), "{row:#}");
+    }
 }
 
 fn renames_show_in_the_parents(shared: &Shared) {

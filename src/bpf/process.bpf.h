@@ -212,21 +212,75 @@ struct {
 	__type(value, struct exec_record);
 } exec_scratch SEC(".maps");
 
+/* From a file up to the root of its mount namespace. */
+struct walk {
+	struct exec_record *r;
+	struct dentry *dentry;
+	struct mount *mount;
+	bool is_whole;
+};
+
 /*
- * What /proc/PID/exe would show: names from the file up to the root of its mount
- * namespace. Between rounds the length is kept in the record and not in a
- * register, where its range would differ with every way through the loop and
+ * Whether there is more of the path. Between rounds the length is kept in the record and
+ * not in a register, where its range would differ with every way through the loop and
  * the verifier would follow them all (815,480 instructions on 6.18 for 14,286 with
- * 128 rounds, and too many on 6.1; 56,200 with 512). More rounds meet another limit:
- * the ways out of a round stay open until the last one has been looked at, and
- * 8,192 may be open (BPF_COMPLEXITY_LIMIT_JMP_SEQ).
+ * 128 rounds, and too many on 6.1).
  */
-static __always_inline void read_path(struct exec_record *r, struct file *file)
+static __always_inline bool read_part(struct walk *walk)
 {
+	struct exec_record *r = walk->r;
 	volatile __u16 *path_len = &r->head.path_len;
+	struct dentry *dentry = walk->dentry;
+	struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+	struct mount *mount = walk->mount;
+	const unsigned char *name;
+	__u32 at;
+	long len;
+
+	if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
+		walk->mount = BPF_CORE_READ(mount, mnt_parent);
+		walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+		walk->is_whole = walk->mount == mount;
+		return !walk->is_whole;
+	}
+	if (dentry == parent) {
+		walk->is_whole = true;
+		return false;
+	}
+	name = BPF_CORE_READ(dentry, d_name.name);
+	/* No helper is called between this and its use: 6.1 forgets the limit of what it spills. */
+	at = *path_len;
+	if (at > MAX_PATH_BYTES - MAX_NAME_BYTES)
+		return false;
+	len = bpf_probe_read_kernel_str(&r->text[at], MAX_NAME_BYTES, name);
+	if (len <= 0)
+		return false;
+	*path_len = at + len;
+	walk->dentry = parent;
+	return true;
+}
+
+static long read_part_in_loop(__u64 i, struct walk *walk)
+{
+	return !read_part(walk);
+}
+
+/*
+ * What /proc/PID/exe would show. The verifier follows a loop of C round by round: 56,200
+ * instructions with 512, a tenth of a second at each start, and more rounds meet another
+ * limit: the ways out of a round stay open until the last one has been looked at, and
+ * 8,192 may be open (BPF_COMPLEXITY_LIMIT_JMP_SEQ). Of bpf_loop() it follows one round.
+ */
+static __always_inline void read_path(const bool has_loop, struct exec_record *r,
+				      struct file *file)
+{
 	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
 	struct vfsmount *vfsmount = BPF_CORE_READ(file, f_path.mnt);
-	struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
+	struct walk walk = {
+		.r = r,
+		.dentry = dentry,
+		.mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt),
+	};
 	int i;
 
 	/* A file of no directory, as memfd_create() makes. */
@@ -235,36 +289,17 @@ static __always_inline void read_path(struct exec_record *r, struct file *file)
 						     BPF_CORE_READ(dentry, d_name.name));
 
 		r->head.flags |= EXE_DELETED;
-		*path_len = len > 0 ? len : 0;
+		r->head.path_len = len > 0 ? len : 0;
 		return;
 	}
-	for (i = 0; i < MAX_PATH_PARTS; i++) {
-		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
-
-		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
-			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-
-			if (above == mount)
-				return;
-			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-			mount = above;
-		} else if (dentry == parent) {
-			return;
-		} else {
-			__u32 at = *path_len;
-			long len;
-
-			if (at > MAX_PATH_BYTES - MAX_NAME_BYTES)
-				break;
-			len = bpf_probe_read_kernel_str(&r->text[at], MAX_NAME_BYTES,
-							BPF_CORE_READ(dentry, d_name.name));
-			if (len <= 0)
-				break;
-			*path_len = at + len;
-			dentry = parent;
-		}
+	if (has_loop) {
+		bpf_loop(MAX_PATH_PARTS, read_part_in_loop, &walk, 0);
+	} else {
+		for (i = 0; i < MAX_PATH_PARTS && read_part(&walk); i++)
+			;
 	}
-	r->head.flags |= PATH_UNREADABLE;
+	if (!walk.is_whole)
+		r->head.flags |= PATH_UNREADABLE;
 }
 
 static __always_inline bool is_deleted(struct dentry *dentry)
@@ -290,7 +325,7 @@ static __always_inline void read_args(struct exec_record *r, struct mm_struct *m
 		r->head.args_len = size;
 }
 
-static __always_inline void report_exec(void *ctx, struct task_struct *task)
+static __always_inline void report_exec(const bool has_loop, void *ctx, struct task_struct *task)
 {
 	struct exec_record *r;
 	struct mm_struct *mm;
@@ -310,7 +345,7 @@ static __always_inline void report_exec(void *ctx, struct task_struct *task)
 
 		fill_exe(&r->head, file);
 		if (may_probe)
-			read_path(r, file);
+			read_path(has_loop, r, file);
 		else
 			r->head.flags |= PATH_UNREADABLE;
 		if (dentry && is_deleted(dentry))

@@ -216,17 +216,33 @@ int process_exit_tp(void *ctx)
 	return 0;
 }
 
+/* Even in code that is never run 5.10 refuses the address of a function, as bpf_loop() takes
+ * it: so each has two programs. */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task)
 {
-	report_exec(ctx, task);
+	report_exec(true, ctx, task);
 	return 0;
 }
 
 SEC("tp/sched/sched_process_exec")
 int process_exec_tp(void *ctx)
 {
-	report_exec(ctx, bpf_get_current_task_btf());
+	report_exec(true, ctx, bpf_get_current_task_btf());
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec_bounded, struct task_struct *task)
+{
+	report_exec(false, ctx, task);
+	return 0;
+}
+
+SEC("tp/sched/sched_process_exec")
+int process_exec_bounded_tp(void *ctx)
+{
+	report_exec(false, ctx, bpf_get_current_task_btf());
 	return 0;
 }
 

@@ -91,6 +91,17 @@ pub fn has_cookies() -> bool {
     kernel() >= (5, 12)
 }
 
+/// Whether programs can have bpf_loop() (kernel 5.17). Its body is a function that the kernel
+/// calls, which it refuses where programs are interpreted; only the initial network namespace
+/// tells whether they are.
+pub fn has_bpf_loop() -> bool {
+    let is_compiled = || {
+        let text = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable");
+        text.is_ok_and(|text| text.trim() != "0")
+    };
+    kernel() >= (5, 17) && is_compiled()
+}
+
 /// Major and minor number of the running kernel.
 fn kernel() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

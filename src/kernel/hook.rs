@@ -66,12 +66,22 @@ impl Level {
     }
 }
 
-/// The programs that follow processes: descendants need the first two.
-pub(super) const PROCESS_PROGRAMS: [&str; 4] =
-    ["process_fork", "process_exit", "process_exec", "process_rename"];
-/// The same on the perf side of the tracepoints.
-pub(super) const PERF_TRACEPOINTS: [&str; 4] =
-    ["process_fork_tp", "process_exit_tp", "process_exec_tp", "process_rename_tp"];
+/// The programs that follow processes, of which descendants need the first two: those of
+/// tp_btf, or the same on the perf side of the tracepoints.
+pub(super) fn process_programs(perf_side: bool, has_loop: bool) -> [&'static str; 4] {
+    match (perf_side, has_loop) {
+        (false, true) => ["process_fork", "process_exit", "process_exec", "process_rename"],
+        (false, false) => {
+            ["process_fork", "process_exit", "process_exec_bounded", "process_rename"]
+        }
+        (true, true) => {
+            ["process_fork_tp", "process_exit_tp", "process_exec_tp", "process_rename_tp"]
+        }
+        (true, false) => {
+            ["process_fork_tp", "process_exit_tp", "process_exec_bounded_tp", "process_rename_tp"]
+        }
+    }
+}
 /// The fork program and its twin begin so.
 pub(super) const PROCESS_FORK: &str = "process_fork";
 pub(super) const LIST_PROGRAM: &str = "process_list";

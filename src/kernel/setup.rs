@@ -39,12 +39,11 @@ use super::hook::AcceptHook;
 use super::hook::CGROUP_PROGRAMS;
 use super::hook::DNS_PROGRAMS;
 use super::hook::LIST_PROGRAM;
-use super::hook::PERF_TRACEPOINTS;
 use super::hook::PROCESS_FORK;
-use super::hook::PROCESS_PROGRAMS;
 use super::hook::STATE_PROGRAM;
 use super::hook::is_accept_program;
 use super::hook::plain_name;
+use super::hook::process_programs;
 use super::new_flows;
 use super::object::pinned;
 use super::put_flows;
@@ -422,13 +421,10 @@ impl<'a> Setup<'a> {
 
     /// The programs that are attached beside those of the hook.
     fn companions(&self, hook: Hook) -> Vec<String> {
-        let of_processes = match self.perf_tracepoints.get() {
-            true => &PERF_TRACEPOINTS,
-            false => &PROCESS_PROGRAMS,
-        };
+        let of_processes = process_programs(self.perf_tracepoints.get(), privilege::has_bpf_loop());
         let programs = |companion| match companion {
             Companion::Descendants => &of_processes[..2],
-            Companion::Processes => of_processes,
+            Companion::Processes => &of_processes,
             Companion::Cgroups => &CGROUP_PROGRAMS,
             Companion::Names => &DNS_PROGRAMS,
             Companion::States => &[STATE_PROGRAM],
