@@ -78,7 +78,6 @@ const PROCESS_RECORD_LEN: usize = 136;
 const RECORD_RESULT: u32 = 9;
 const RECORD_CLOSE: u32 = 10;
 const RECORD_CONNECT: u32 = 1;
-const RECORD_RETRACT: u32 = 2;
 
 /// A failure is to be fixed and, if need be, kept as a test of its own.
 fn settings() -> ProptestConfig {
@@ -251,10 +250,6 @@ proptest! {
         match (kind, ip) {
             (RECORD_CONNECT, 4 | 6) => prop_assert!(matches!(decoded, Ok(Event::Connect(_)))),
             (RECORD_CONNECT, _) => prop_assert_eq!(decoded, Err(DecodeError::Ip(ip.into()))),
-            (RECORD_RETRACT, _) => prop_assert_eq!(
-                decoded,
-                Ok(Event::Retract { tid: record.task[1], ts_ns: record.cgroup_id })
-            ),
             // Records of processes and names are as short, those of cgroups longer.
             (3..=6 | 11, _) => prop_assert!(!matches!(decoded, Err(DecodeError::Kind(_)))),
             (7..=10, _) => prop_assert_eq!(decoded, Err(DecodeError::Short(RECORD_LEN))),

@@ -78,8 +78,8 @@ static __always_inline int accepted_on(void *ctx, const enum access access, cons
 	emit(LEVEL_PROCESS, PASSIVE, ctx, sk, &r);
 	if (want_life && end == FOLLOWED)
 		follow_accepted(ctx, access, locked, sk, &r);
-	else if (want_life && end == GONE)
-		count_lost_life(&lost.ends, &r);
+	else if (want_life && end == GONE && is_missed(PASSIVE, r.flags))
+		count_lost(&lost.ends);
 	return 0;
 }
 

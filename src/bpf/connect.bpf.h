@@ -21,12 +21,15 @@ const volatile bool only_states;   /* without cgroup v2, see sockops.bpf.h */
 #define TABLE_LEN __builtin_offsetof(struct connect_record, cookie)
 #define FIELDS_LEN __builtin_offsetof(struct connect_record, start_ns)
 
-static __always_inline void emit(const int level, const enum side side, void *ctx,
+/* Whether its record found room. */
+static __always_inline bool emit(const int level, const enum side side, void *ctx,
 				 struct sock *sk, struct connect_record *r)
 {
+	bool is_told = false;
+
 	if (count_only) {
 		count_flow(r);
-		return;
+		return true;
 	}
 	if (level >= LEVEL_PROCESS)
 		fill_process_facts(r);
@@ -36,29 +39,27 @@ static __always_inline void emit(const int level, const enum side side, void *ct
 		const __u64 len = level < LEVEL_FIELDS ? TABLE_LEN : FIELDS_LEN;
 
 		r->kind |= len / 8 << LEN_SHIFT;
-		submit(ctx, r, &r->ts_ns, len);
-		return;
+		return submit(ctx, r, &r->ts_ns, len);
 	}
 	if (side == PASSIVE ? !shows_accepts : !shows_connects && !r->error)
 		r->flags |= NO_ROW;
-	if (!follows_lives || r->error) {
-		submit(ctx, r, &r->ts_ns, sizeof(*r));
-		return;
-	}
+	if (!follows_lives || r->error)
+		return submit(ctx, r, &r->ts_ns, sizeof(*r));
 	if (side == PASSIVE ? want_accepts : want_connects)
-		submit(ctx, r, &r->ts_ns, sizeof(*r));
+		is_told = submit(ctx, r, &r->ts_ns, sizeof(*r));
 	else
 		r->ts_ns = bpf_ktime_get_ns();
 	/* accept.bpf.h goes on with one that was accepted. */
 	if (side == PASSIVE)
-		return;
+		return is_told;
 	/* The run that should have made its cookie was skipped, which 7.0 and later do. Only by
 	 * its address it would be given the next connection's outcome, should that of its own
 	 * end be skipped, too. */
-	if (makes_cookies && !r->cookie)
-		count_lost_life(&lost.ends, r);
-	else
+	if (!makes_cookies || r->cookie)
 		begin_life(side, TAKEN, sk, r);
+	else if (is_missed(side, r->flags))
+		count_lost(&lost.ends);
+	return is_told;
 }
 
 /*

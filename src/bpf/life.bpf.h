@@ -76,7 +76,7 @@ static __always_inline void submit_life(void *ctx, struct life_record *life, __u
 {
 	life->connect.kind = kind;
 	life->connect.flags &= ~NO_ROW;
-	if ((kind == RECORD_CLOSE && !shows_ends) || !is_missed(life->connect.flags))
+	if ((kind == RECORD_CLOSE && !shows_ends) || !(life->place & MISSED))
 		life->connect.flags |= NO_ROW;
 	submit_of(life, ctx, life, &life->connect.ts_ns, sizeof(*life));
 }

@@ -52,10 +52,12 @@ static __always_inline void uncount(struct share *share, bool is_accepted)
 }
 
 /* Of a connection that is told as a possible peer alone no row is missing, nor of one that
- * was accepted where the ends of these have none. */
-static __always_inline bool is_missed(__u8 flags)
+ * was accepted where the ends of these have none, unless it may be in the list of --existing. */
+static __always_inline bool is_missed(const enum side side, __u8 flags)
 {
-	return !(flags & PEER_ONLY) && (!(flags & ACCEPTED) || shows_accepted_ends);
+	if (flags & PEER_ONLY)
+		return false;
+	return side == ACTIVE || shows_accepted_ends || may_be_listed;
 }
 
 static __always_inline void uncount_crowded(__u8 place)
@@ -89,20 +91,14 @@ static __always_inline void forget(__u64 key, struct life_record *life, bool kee
 		bpf_map_delete_elem(&lives, &key);
 }
 
-static __always_inline void count_lost_life(__u64 *reason, const struct connect_record *r)
-{
-	if (is_missed(r->flags))
-		count_lost(reason);
-}
-
 /* The socket is another connection's by now. Whether its place is kept. */
 static __always_inline bool end_unsaid(__u64 key, struct life_record *life)
 {
 	bool keep = count_end(life);
 
 	/* Of its outcome all is known by then, and of its peer. */
-	if (shows_ends || !life->answered)
-		count_lost_life(&lost.ends, &life->connect);
+	if ((shows_ends || !life->answered) && life->place & MISSED)
+		count_lost(&lost.ends);
 	forget(key, life, keep);
 	return keep;
 }
@@ -143,7 +139,7 @@ static __always_inline void fill_life(const enum side side, const __u8 place, __
 	life->tx_bytes = life->rx_bytes = 0;
 	life->retransmits = 0;
 	life->close_by = life->established = 0;
-	life->place = place;
+	life->place = place | (is_missed(side, r->flags) ? MISSED : 0);
 	life->answered = side == PASSIVE;
 }
 
@@ -161,16 +157,16 @@ static __always_inline bool finds_place(const enum side side, const struct share
 static __always_inline void begin_crowded(const enum side side, const enum place place,
 					  __u64 key, __u32 owner, const struct connect_record *r)
 {
-	const bool missed = is_missed(r->flags);
 	struct life_record life;
 
-	fill_life(side, place | CROWDED | (missed ? MISSED : 0), owner, r, &life);
+	fill_life(side, place | CROWDED, owner, r, &life);
 	__sync_fetch_and_add(&crowd_begun, 1);
-	if (missed)
+	if (life.place & MISSED)
 		__sync_fetch_and_add(&missed_begun, 1);
 	if (bpf_map_update_elem(&crowd, &key, &life, BPF_ANY)) {
 		uncount_crowded(life.place);
-		count_lost_life(&lost.lives, r);
+		if (life.place & MISSED)
+			count_lost(&lost.lives);
 	}
 }
 
@@ -186,7 +182,8 @@ static __always_inline void begin_placed(const enum side side, const enum place 
 
 		fill_life(side, place, owner, r, &life);
 		if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY)) {
-			count_lost_life(&lost.lives, r);
+			if (life.place & MISSED)
+				count_lost(&lost.lives);
 			return;
 		}
 	}

@@ -205,18 +205,29 @@ struct {
  * before a SYN is sent. Inserted: SYN_SENT. Read and deleted: the next state.
  * When full, a connect cannot be taken back. Set before load.
  */
-struct attempt {
-	__u64 ts_ns;
-	__u32 tid;
-	__u32 segs_out;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, __u64);
 	__type(value, struct attempt);
 } attempts SEC(".maps");
+
+/*
+ * Without cgroup v2: the connects that are taken back, each of which is in the buffer or has
+ * been read, so that there are no more than have room there. A record would find no room
+ * where the buffer is full, and a row would stay of a connect that never sent a SYN.
+ * Inserted: CLOSE. Read and deleted: user space, once `retractions` has changed, before it
+ * prints a connect.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 20);
+	__type(key, struct attempt);
+	__type(value, __u32);
+} retracted SEC(".maps");
+
+__u64 retractions;
 
 /*
  * -r and --life: socket -> what is known of its connection so far. Inserted:
@@ -279,6 +290,8 @@ __u64 lives_begun, lives_ended, accepted_lives, spare_lives;
 __u64 crowd_begun, crowd_ended;
 /* Of these, those of which something is missing when the kernel drops them. */
 __u64 missed_begun, missed_ended;
+/* While connections are listed, where their ends have rows. */
+bool may_be_listed;
 
 static __always_inline void count_lost(__u64 *counter)
 {

@@ -74,18 +74,16 @@ static __always_inline void syn_sent(void *ctx, struct sock *sk)
 
 	if (!fill_connect(LEVEL_PROCESS, ACTIVE, ctx, BY_TYPE, sk, &r))
 		return;
-	emit(LEVEL_PROCESS, ACTIVE, ctx, sk, &r);
+	attempt.tid = emit(LEVEL_PROCESS, ACTIVE, ctx, sk, &r) ? r.task.tid : 0;
 	attempt.ts_ns = r.ts_ns;
-	attempt.tid = r.task.tid;
 	attempt.segs_out = segs_out(sk);
 	bpf_map_update_elem(&attempts, &key, &attempt, BPF_ANY);
 }
 
 /* A connect that fails for want of a port closes with no error on the socket
  * and no segment sent. */
-static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newstate)
+static __always_inline void attempt_ended(struct sock *sk, int newstate)
 {
-	struct connect_record r = { .kind = RECORD_RETRACT };
 	__u64 key = (__u64)sk;
 	struct attempt *attempt;
 
@@ -98,9 +96,10 @@ static __always_inline void attempt_ended(void *ctx, struct sock *sk, int newsta
 
 		if (life)
 			forget(key, life, count_end(life));
-		r.task.tid = attempt->tid;
-		r.task.cgroup_id = attempt->ts_ns;
-		submit(ctx, &r, &r.ts_ns, sizeof(r));
+		if (attempt->tid) {
+			bpf_map_update_elem(&retracted, attempt, &attempt->tid, BPF_ANY);
+			__sync_fetch_and_add(&retractions, 1);
+		}
 	}
 	bpf_map_delete_elem(&attempts, &key);
 }
@@ -128,7 +127,7 @@ static __always_inline void state_changed(void *ctx, struct sock *sk, int oldsta
 	if (only_states && newstate == TCP_SYN_SENT)
 		syn_sent(ctx, sk);
 	else if (only_states)
-		attempt_ended(ctx, sk, newstate);
+		attempt_ended(sk, newstate);
 	if (follows_lives && is_news(oldstate, newstate) && !(states_call_back && calls_back(sk)))
 		connection_changed(ctx, sk, sk->__sk_common.skc_cookie.counter, oldstate, newstate);
 }

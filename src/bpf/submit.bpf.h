@@ -32,11 +32,13 @@ static __always_inline bool lacks_cpu(long error)
 	return true;
 }
 
-static __always_inline void submit_perf(void *ctx, void *buffer, void *record, __u64 *ts_ns,
+/* Whether there was room. */
+static __always_inline bool submit_perf(void *ctx, void *buffer, void *record, __u64 *ts_ns,
 					__u64 size, __u64 *counter, bool wake)
 {
 	__u32 began = era & 1;
 	__u64 bell = 0;
+	bool is_told;
 	long error;
 
 	__sync_fetch_and_add(&in_flight[began], 1);
@@ -45,17 +47,19 @@ static __always_inline void submit_perf(void *ctx, void *buffer, void *record, _
 	if (error < 0)
 		count_lost(lacks_cpu(error) && counter == &lost.buffer ? &lost.cpu : counter);
 	__sync_fetch_and_add(&in_flight[began], -1);
+	is_told = error >= 0;
 	if (!wake || !reader_must_wake())
-		return;
+		return is_told;
 	error = bpf_perf_event_output(ctx, &doorbell, BPF_F_CURRENT_CPU, &bell, sizeof(bell));
 	/* Then another CPU is to ring. */
 	if (lacks_cpu(error))
 		reader_waits = 1;
+	return is_told;
 }
 
 /* Of a connection that is followed, whatever task runs when it changes; NULL: of the
- * running task. */
-static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 size,
+ * running task. Whether there was room. */
+static __always_inline bool submit_ring(void *record, __u64 *ts_ns, const __u64 size,
 					const struct life_record *life)
 {
 	/* That of a connection begins with what is known of its connect. */
@@ -69,7 +73,7 @@ static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 
 		if (!is_counted) {
 			*ts_ns = bpf_ktime_get_ns();
 			count_lost(r->flags & NO_ROW ? &lost.joins : &lost.crowded);
-			return;
+			return false;
 		}
 	}
 	out = bpf_ringbuf_reserve(&ring, size, 0);
@@ -80,7 +84,7 @@ static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 
 		if (is_counted)
 			return_share(*(__u32 *)record, size);
 		count_lost(r->flags & NO_ROW ? &lost.joins : &lost.buffer);
-		return;
+		return false;
 	}
 	/* Of an unknown alignment clang copies byte by byte: 290 instructions more. */
 	__builtin_memcpy(__builtin_assume_aligned(out, 8), __builtin_assume_aligned(record, 8),
@@ -88,23 +92,23 @@ static __always_inline void submit_ring(void *record, __u64 *ts_ns, const __u64 
 	bpf_ringbuf_submit(out, reader_must_wake() ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	/* Not before that: until then the reader cannot pass. */
 	look_for_a_crowd(*ts_ns);
+	return true;
 }
 
-static __always_inline void submit_of(const struct life_record *life, void *ctx, void *record,
+static __always_inline bool submit_of(const struct life_record *life, void *ctx, void *record,
 				      __u64 *ts_ns, const __u64 size)
 {
+	const struct connect_record *r = record;
+
 	if (use_ring)
-		submit_ring(record, ts_ns, size, life);
-	else
-		submit_perf(ctx, &perf, record, ts_ns, size,
-			    ((struct connect_record *)record)->flags & NO_ROW ? &lost.joins
-									      : &lost.buffer,
-			    true);
+		return submit_ring(record, ts_ns, size, life);
+	return submit_perf(ctx, &perf, record, ts_ns, size,
+			   r->flags & NO_ROW ? &lost.joins : &lost.buffer, true);
 }
 
-static __always_inline void submit(void *ctx, void *record, __u64 *ts_ns, const __u64 size)
+static __always_inline bool submit(void *ctx, void *record, __u64 *ts_ns, const __u64 size)
 {
-	submit_of(NULL, ctx, record, ts_ns, size);
+	return submit_of(NULL, ctx, record, ts_ns, size);
 }
 
 /* Whose share a record takes that is no row of its own. */

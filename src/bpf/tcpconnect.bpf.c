@@ -35,6 +35,7 @@ const struct flow *unused_flow __attribute__((unused));
 const struct net_key *unused_net_key __attribute__((unused));
 const struct process_record *unused_process_record __attribute__((unused));
 const struct life_record *unused_life_record __attribute__((unused));
+const struct attempt *unused_attempt __attribute__((unused));
 const enum place *unused_place __attribute__((unused));
 const enum close_by *unused_close_by __attribute__((unused));
 const struct cgroup_record *unused_cgroup_record __attribute__((unused));

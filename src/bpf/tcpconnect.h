@@ -12,10 +12,6 @@
 
 enum record_kind {
 	RECORD_CONNECT = 1,
-	/* Takes back the connect of task.tid whose ts_ns is here task.cgroup_id:
-	 * it failed before its SYN was sent. Only without cgroup v2 (see
-	 * sockops.bpf.h); the other fields are zero. */
-	RECORD_RETRACT = 2,
 	/* struct process_record; see process.bpf.h. */
 	RECORD_FORK = 3,
 	RECORD_EXEC = 4,
@@ -112,13 +108,23 @@ struct connect_record {
 
 _Static_assert(sizeof(struct connect_record) == 152, "ABI with src/kernel/record.rs");
 
+/* A connect that may fail before its SYN is sent, and is taken back then. Only without
+ * cgroup v2, see sockops.bpf.h. */
+struct attempt {
+	__u64 ts_ns; /* of its record, as tid */
+	__u32 tid;   /* 0: it found no room, and there is nothing to take back */
+	__u32 segs_out;
+};
+
+_Static_assert(sizeof(struct attempt) == 16, "it is a key: no padding");
+
 /* Of a connection in the kernel's table. */
 enum place {
 	TAKEN = 0,
 	SPARE = 1, /* it ended; its place is kept */
 	SHARED = 2, /* accepted without its lock: who deletes it tells its end */
 	CROWDED = 4, /* added to the others: in `crowd` */
-	MISSED = 8, /* added to CROWDED: it is lost when the kernel drops it */
+	MISSED = 8, /* added to the others: what it came to has rows */
 };
 
 /*

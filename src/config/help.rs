@@ -306,8 +306,8 @@ With -c: print and reset the table this often, each time after a line with the t
 
 pub const OUTPUT: &str = "\
 Write header and rows (or objects) to this file instead of standard output. An existing file is \
-overwritten, but only once tracing is on, just before COMMAND starts: a start that fails before \
-that leaves it as it was.
+overwritten, but only once tracing is on, just before COMMAND starts, or where --existing has to \
+show rows before: a start that fails before that leaves it as it was.
 
 A new file is readable by its owner alone (mode 0600): it holds the arguments, names and addresses \
 of all users, passwords in arguments included, and must be kept like a file of passwords. In a \

@@ -101,6 +101,8 @@ pub struct Tracer {
     /// Connects without an outcome, known at detach.
     pub unanswered: u64,
     counted: Counted,
+    /// Connects taken back so far.
+    retractions: u64,
     list: Option<Link>,
     /// The names of --container and --unit, and how often one was refused.
     refused: Vec<(String, u64)>,
@@ -182,9 +184,34 @@ impl Tracer {
             }
             Transport::None => (false, None),
         };
+        if self.hook == Hook::StateOnly {
+            self.take_retracted(events)?;
+        }
         *horizon_ns = complete_until_ns.map_or(*horizon_ns, |ns| ns.max(*horizon_ns));
         events.append(&mut self.sink.borrow_mut().events);
         Ok(more)
+    }
+
+    /// Without cgroup v2: the connects that are taken back.
+    fn take_retracted(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let Some(bss) = self.skel.maps.bss_data.as_deref() else { return Ok(()) };
+        // SAFETY: a valid, aligned u64 in the mapped .bss, also written by the kernel, hence
+        // volatile.
+        let retractions = unsafe { (&raw const bss.retractions).read_volatile() };
+        if retractions == self.retractions {
+            return Ok(());
+        }
+        self.retractions = retractions;
+        let map = &self.skel.maps.retracted;
+        for key in map.keys().collect::<Vec<_>>() {
+            let mut attempt = types::attempt::default();
+            if plain::copy_from_bytes(&mut attempt, &key).is_ok() {
+                let types::attempt { tid, ts_ns, .. } = attempt;
+                events.push(Event::Retract { tid, ts_ns });
+            }
+            map.delete(&key).context("failed to empty the table of retractions")?;
+        }
+        Ok(())
     }
 
     /// What was lost so far. Cheap: reads mapped memory.
@@ -312,6 +339,14 @@ impl Tracer {
         matches!(self.transport, Transport::Perf { .. })
     }
 
+    /// What is accepted from now on is in no list of connections.
+    pub fn have_listed(&mut self) {
+        if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
+            // SAFETY: a valid bool in the mapped .bss, which the kernel reads, hence volatile.
+            unsafe { (&raw mut bss.may_be_listed).write_volatile(false) };
+        }
+    }
+
     /// Follows connections that were there before to their end, which may have rows; returns
     /// how many have no cookie to know them by.
     pub fn adopt<'a>(
@@ -322,15 +357,15 @@ impl Tracer {
         let adopted = &self.skel.maps.adopted;
         let mut unknown = 0;
         for connection in connections {
-            let life = encode_existing(connection);
+            let has_rows = have_rows && !connection.peer_only;
+            let life = encode_existing(connection, has_rows);
             // SAFETY: a record is plain data without padding.
             let bytes = unsafe { plain::as_bytes(&life) };
             match connection.cookie {
                 None => unknown += 1,
                 Some(cookie) => {
                     let put = adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY);
-                    let is_missed = have_rows && !connection.peer_only;
-                    self.unadopted += u64::from(put.is_err() && is_missed);
+                    self.unadopted += u64::from(put.is_err() && has_rows);
                 }
             }
         }

@@ -123,8 +123,10 @@ impl Setup<'_> {
         data.shows_connects = plan.shown.connects;
         data.shows_accepts = plan.shown.accepts;
         data.shows_ends = plan.shown.ends;
-        // Of those that were listed while they were accepted, too.
-        data.shows_accepted_ends = plan.shown.ends && (plan.shown.accepted || plan.shown.existing);
+        data.shows_accepted_ends = plan.shown.ends && plan.shown.accepted;
+        if let Some(bss) = open.maps.bss_data.as_deref_mut() {
+            bss.may_be_listed = plan.shown.ends && plan.shown.existing;
+        }
         data.max_lives = self.placed_of_a_side().into();
         data.max_spare_lives = self.spare_lives().into();
         self.set_filters(data);
@@ -203,6 +205,7 @@ impl Setup<'_> {
             (&mut maps.flows, !self.plan.rows, None),
             (&mut maps.calls, hook == Hook::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, hook == Hook::StateOnly, Some(MAX_CALLS)),
+            (&mut maps.retracted, hook == Hook::StateOnly && self.plan.rows, None),
             (&mut maps.lives, self.plan.follows, Some(placed)),
             (&mut maps.crowd, self.plan.follows, Some(crowded)),
             (&mut maps.closing, self.accepts_unlocked(hook), None),

@@ -35,7 +35,8 @@ use crate::model::process::ProcessKey;
 unsafe impl plain::Plain for types::connect_record {}
 // SAFETY: as above.
 unsafe impl plain::Plain for types::life_record {}
-
+// SAFETY: as above.
+unsafe impl plain::Plain for types::attempt {}
 // SAFETY: as above.
 unsafe impl plain::Plain for types::process_record {}
 // SAFETY: as above.
@@ -97,10 +98,6 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         }
         types::record_kind::RECORD_RESULT | types::record_kind::RECORD_CLOSE => {
             life(&record(bytes)?).map(|life| Event::Life(Box::new(life)))
-        }
-        types::record_kind::RECORD_RETRACT => {
-            let record: types::connect_record = record(bytes)?;
-            Ok(Event::Retract { tid: record.task.tid, ts_ns: record.task.cgroup_id })
         }
         types::record_kind::RECORD_FORK
         | types::record_kind::RECORD_EXEC
@@ -192,7 +189,7 @@ fn life(r: &types::life_record) -> Result<Life, DecodeError> {
 }
 
 /// The entry by which the kernel follows a connection that was there before.
-pub fn encode_existing(c: &Connect) -> types::life_record {
+pub fn encode_existing(c: &Connect, has_rows: bool) -> types::life_record {
     let bytes = |addr: IpAddr| match addr {
         IpAddr::V4(v4) => {
             let mut bytes = [0; 16];
@@ -231,7 +228,14 @@ pub fn encode_existing(c: &Connect) -> types::life_record {
         owner: types::no_user::NO_USER.0,
         ..Default::default()
     };
-    types::life_record { connect, began_ns: c.ts_ns, answered: 1, ..Default::default() }
+    let place = if has_rows { types::place::MISSED } else { types::place::TAKEN };
+    types::life_record {
+        connect,
+        began_ns: c.ts_ns,
+        answered: 1,
+        place: place.0 as u8,
+        ..Default::default()
+    }
 }
 
 fn close_by(by: u8) -> Result<Option<CloseBy>, DecodeError> {
@@ -421,15 +425,6 @@ mod tests {
             panic!("not a connect");
         };
         assert_eq!((connect.lport, connect.netns, connect.cgroup_id), (None, None, None));
-    }
-
-    #[test]
-    fn a_retraction_names_the_thread_and_the_time() {
-        let mut record = record(types::record_kind::RECORD_RETRACT, 0);
-        record.task.cgroup_id = 9;
-        let event = decoded(&record).unwrap();
-        assert_eq!(event, Event::Retract { tid: 7, ts_ns: 9 });
-        assert_eq!(event.ts_ns(), 9);
     }
 
     #[test]

@@ -389,6 +389,7 @@ impl<'a> Setup<'a> {
             unadopted: 0,
             unanswered: 0,
             counted: Counted::default(),
+            retractions: 0,
             list: None,
             refused: self.patterns.iter().map(|pattern| (pattern.shown(), 0)).collect(),
             refused_total: 0,

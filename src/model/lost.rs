@@ -26,8 +26,8 @@ pub struct Lost {
     pub process: u64,
     /// Pieces of DNS messages; not part of the total either.
     pub names: u64,
-    /// Records of connects and accepts that are no rows, but rows are joined to them; not part
-    /// of the total either.
+    /// Records of connects, accepts and ends that are no rows, but rows are joined to them; not
+    /// part of the total either.
     pub joins: u64,
     /// Connections forgotten for want of room before they ended.
     pub lives: u64,

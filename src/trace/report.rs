@@ -58,8 +58,7 @@ impl App<'_> {
         }
         if new.joins > 0 {
             warn(&format!(
-                "tcpconnect: {} records of who connected lost; the rows of these connections say \
-                 less",
+                "tcpconnect: {} records lost that are no rows themselves; other rows may say less",
                 new.joins
             ));
         }

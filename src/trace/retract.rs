@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connects that are taken back: each by one record, which may be read before theirs if
-//! another CPU's buffer held it.
+//! Connects that are taken back: each by an entry of a table, which may be read before their
+//! record if another CPU's buffer holds that.
 
 use crate::model::event::Connect;
 use crate::model::event::Event;

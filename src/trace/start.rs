@@ -201,6 +201,7 @@ impl App<'_> {
         let Some(found) = self.aside(true, move || existing::find(&config))? else {
             return Ok(false);
         };
+        self.tracer.have_listed();
         let mut found = found?;
         if let Some(unseen) = &found.unseen {
             warn(&format!("tcpconnect: {unseen}"));

@@ -157,17 +157,26 @@ pub fn no_route_mapped_from_ipv6(ctx: &Ctx) -> Res {
     ctx.connect(&sock, to, libc::ENETUNREACH)
 }
 
-/// The second socket bound to one port cannot have the first one's destination.
-pub fn addr_not_available(ctx: &Ctx) -> Res {
+/// The second socket bound to one port cannot have the first one's destination, nor can N.
+pub fn addr_not_available(ctx: &Ctx, args: &[&str]) -> Res {
     let listener = listener(LO4)?;
-    let (first, other) = (Sock::tcp(LO4)?, Sock::tcp(LO4)?);
-    for sock in [&first, &other] {
+    let bound_to = |at: SocketAddr| {
+        let sock = Sock::tcp(LO4)?;
         set(&sock.0, SOL_SOCKET, libc::SO_REUSEADDR, &1)?;
+        sock.bind(at)?;
+        Ok::<_, String>(sock)
+    };
+    let first = bound_to(SocketAddr::new(LO4, 0))?;
+    let at = first.local()?;
+    let to = addr(&listener)?;
+    let other = bound_to(at)?;
+    ctx.connect(&first, to, 0)?;
+    for _ in 1..number(args, 0, Some(1))? {
+        if bound_to(at)?.connect(&RawAddr::new(to)) == 0 {
+            return Err("two connections have the same ports".into());
+        }
     }
-    first.bind(SocketAddr::new(LO4, 0))?;
-    other.bind(first.local()?)?;
-    ctx.connect(&first, addr(&listener)?, 0)?;
-    ctx.connect(&other, addr(&listener)?, libc::EADDRNOTAVAIL)
+    ctx.connect(&other, to, libc::EADDRNOTAVAIL)
 }
 
 pub fn eisconn(ctx: &Ctx) -> Res {

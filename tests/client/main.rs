@@ -77,7 +77,7 @@ const CASES: &[(&str, Case)] = &[
     ("no_route_ipv6", |c, _| no_route(c, "[2001:db8::1]:80")),
     ("no_route_mapped", |c, _| no_route(c, "[::ffff:192.0.2.1]:80")),
     ("no_route_mapped_from_ipv6", |c, _| no_route_mapped_from_ipv6(c)),
-    ("addr_not_available", |c, _| addr_not_available(c)),
+    ("addr_not_available", addr_not_available),
     ("eisconn", |c, _| eisconn(c)),
     ("af_unspec", |c, _| af_unspec(c)),
     ("any_ipv4", |c, _| any(c, LO4, Ipv4Addr::UNSPECIFIED.into())),

@@ -120,7 +120,7 @@ impl Check<'_> {
         let told = [
             "Possibly lost ",
             " records of processes lost",
-            " records of who connected lost",
+            " records lost that are no rows",
             " events seen: ",
         ];
         // A machine may hide a process of its own from everybody.
