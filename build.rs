@@ -15,12 +15,20 @@ use object::build::elf::SectionData;
 use object::elf::SHT_STRTAB;
 
 /// clang leaves a symbol for each basic block, and libbpf goes through all symbols
-/// once for each section: a tenth of the tracer's start.
-fn drop_labels(object: &Path) -> Result<()> {
+/// once for each section: a tenth of the tracer's start. Lines of source, which only the
+/// verifier's log shows, are two fifths of the object.
+fn slim(object: &Path) -> Result<()> {
     let data = fs::read(object)?;
     let mut elf = Builder::read(&*data)?;
     for symbol in &mut elf.symbols {
         symbol.delete = symbol.name.starts_with(b"LBB");
+    }
+    for section in &mut elf.sections {
+        if section.name == b".BTF.ext".as_slice().into()
+            && let SectionData::Data(data) = &mut section.data
+        {
+            *data = without_lines(data)?.into();
+        }
     }
     // libbpf's linker keeps the names of sections and symbols in one section.
     let names = elf.sections.add();
@@ -33,6 +41,25 @@ fn drop_labels(object: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Of a .BTF.ext section (struct btf_ext_header, linux/btf.h): its header has the offset, from
+/// its own end, and the length of each part.
+fn without_lines(data: &[u8]) -> Result<Vec<u8>> {
+    const HEADER_LEN: usize = 4;
+    const LINES: usize = 16;
+    const RELOCATIONS: usize = 24;
+    let number = |at: usize| {
+        let bytes = data.get(at..).and_then(<[u8]>::first_chunk);
+        Ok::<_, anyhow::Error>(u32::from_ne_bytes(*bytes.context(".BTF.ext is too short")?))
+    };
+    let (at, len) = (number(LINES)?, number(LINES + 4)?);
+    let start = usize::try_from(number(HEADER_LEN)? + at)?;
+    let mut rest = data.to_vec();
+    rest.drain(start..start + usize::try_from(len)?);
+    rest[LINES + 4..][..4].fill(0);
+    rest[RELOCATIONS..][..4].copy_from_slice(&(number(RELOCATIONS)? - len).to_ne_bytes());
+    Ok(rest)
+}
+
 fn build(name: &str, out: &Path) -> Result<()> {
     let object = out.join(name).with_extension("o");
     let mut skeleton = SkeletonBuilder::new();
@@ -43,7 +70,7 @@ fn build(name: &str, out: &Path) -> Result<()> {
         .clang_args(["-Wall", "-Werror", "-mcpu=v3", "-fno-strict-aliasing"])
         .build()
         .context("the BPF program does not build (is clang installed?)")?;
-    drop_labels(&object).context("failed to drop the labels of the BPF program")?;
+    slim(&object).context("failed to slim the BPF program")?;
     skeleton.generate(out.join(name).with_extension("skel.rs"))?;
     Ok(())
 }
