@@ -33,7 +33,7 @@ const BUFFERS: &str = "ring,perf";
 /// One for each of the host's two CPUs.
 const MACHINES_AT_ONCE: usize = 2;
 /// Attaching and detaching wait for RCU: 0.38 s a tracer with kprobes for 0.60 s.
-const CMDLINE: &str = "rcupdate.rcu_expedited=1 tsc=reliable";
+const CMDLINE: &str = "rcupdate.rcu_expedited=1";
 /// Emulation against hardware.
 const SCALE_DOWN: &str = "100";
 const LIMIT_SECONDS: &str = "2400";
