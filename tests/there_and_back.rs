@@ -9,7 +9,9 @@ use std::rc::Rc;
 use clap::Parser as _;
 use proptest::prelude::*;
 use tcpconnect::clock::WallClock;
+use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
+use tcpconnect::config::Who;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::model::container::Container;
 use tcpconnect::model::event::CloseBy;
@@ -37,9 +39,19 @@ use tcpconnect::model::row::OwnedRow;
 use tcpconnect::model::row::Peer;
 use tcpconnect::model::row::ProcessRow;
 use tcpconnect::model::row::ProcessRowKind;
+use tcpconnect::model::row::SocketRow;
+use tcpconnect::model::socket;
+use tcpconnect::model::socket::Address;
+use tcpconnect::model::socket::Ends;
+use tcpconnect::model::socket::Family;
+use tcpconnect::model::socket::Socket;
+use tcpconnect::model::socket::UnixEnds;
 use tcpconnect::output::Output;
 use tcpconnect::output::json::read::What;
 use tcpconnect::output::json::read::read;
+use tcpconnect::output::sockets::Form;
+use tcpconnect::output::sockets::Line;
+use tcpconnect::output::sockets::Sockets;
 use tcpconnect::trace::new_output;
 
 /// With these options, each without its dashes.
@@ -309,6 +321,94 @@ fn lost() -> impl Strategy<Value = Lost> {
     })
 }
 
+/// Of each family, with the states and protocols that have a name, and others.
+fn socket() -> impl Strategy<Value = Socket> {
+    let inet = any::<bool>().prop_flat_map(|is_v6| {
+        let ends = (address(is_v6), any::<u16>(), address(is_v6), any::<u16>());
+        let protocols =
+            vec![socket::TCP, socket::UDP, socket::UDPLITE, socket::RAW, socket::MPTCP, 0];
+        (Just(is_v6), ends, any::<bool>(), prop::sample::select(protocols))
+    });
+    let inet = inet.prop_map(|(is_v6, (laddr, lport, raddr, rport), is_connected, protocol)| {
+        let nowhere = if is_v6 { IpAddr::V6(0.into()) } else { IpAddr::V4(0.into()) };
+        let (raddr, rport) = if is_connected { (raddr, rport) } else { (nowhere, 0) };
+        let family = if is_v6 { Family::Inet6 } else { Family::Inet };
+        (family, protocol, Address::Inet(Ends { laddr, lport, raddr, rport }))
+    });
+    let types =
+        prop::sample::select(vec![libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET, 0]);
+    let unix = (types, text(), any::<Option<u32>>()).prop_map(|(kind, path, peer)| {
+        (Family::Unix, kind as u16, Address::Unix(Box::new(UnixEnds { path, peer })))
+    });
+    // SYN_RECV and CLOSED each are two.
+    let states = prop::sample::select((0..12u8).collect::<Vec<_>>());
+    let numbers = (any::<(u32, u64, u32)>(), any::<Option<u32>>());
+    (prop_oneof![inet, unix], states, numbers).prop_map(
+        |((family, protocol, address), state, ((netns, cookie, inode), uid))| Socket {
+            netns,
+            family,
+            protocol,
+            address,
+            cookie,
+            state,
+            inode,
+            uid,
+            device: 0,
+            is_closed: false,
+        },
+    )
+}
+
+/// A snapshot does not say when processes started.
+fn undated(pid: u32, mut process: ProcessFacts) -> ProcessFacts {
+    for ancestor in process.ancestors.iter_mut().flatten() {
+        if let Ancestor::Known { start_ns, .. } = ancestor {
+            *start_ns = 0;
+        }
+    }
+    ProcessFacts { pid, start_ns: 0, ..process }
+}
+
+prop_compose! {
+    fn socket_row()(
+        (socket, row) in (socket(), prop::option::of(row())),
+        holder in prop::option::of((1..u32::MAX, any::<u32>(), comm())),
+    ) -> SocketRow {
+        let who = row.zip(holder).map(|(row, (pid, ..))| OwnedRow {
+            connect: Connect { pid, ..row.connect },
+            process: row.process.map(|process| undated(pid, process)),
+            ..row
+        });
+        SocketRow {
+            socket,
+            pid: holder.map(|(pid, ..)| pid),
+            fd: holder.map(|(_, fd, _)| fd),
+            comm: holder.map(|(.., comm)| comm),
+            who,
+        }
+    }
+}
+
+fn socket_line(row: &SocketRow) -> String {
+    let who = Who {
+        exe: true,
+        args: true,
+        parents: true,
+        user: true,
+        container_id: true,
+        cgroup_path: true,
+        ..Who::default()
+    };
+    let columns = Columns { who, ..Columns::default() };
+    let writer =
+        Sockets::new(Form::Json, columns, "2026-11-21T04:30:05.000001Z".into(), Vec::new());
+    let known = row.who.as_ref().map(OwnedRow::row);
+    let SocketRow { socket, pid, fd, comm, .. } = row;
+    let comm = comm.as_ref().map(Comm::bytes);
+    let who = known.as_ref();
+    line(|out| writer.line(&Line { socket, pid: *pid, fd: *fd, comm, peer_path: None, who }, out))
+}
+
 fn line(write: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut text = Vec::new();
     write(&mut text);
@@ -381,6 +481,20 @@ proptest! {
         let text = line(|out| output.lost(&lost, now_ns, &at, out));
         let What::Lost(back) = read(&text).expect(&text).what else { panic!("{text}") };
         prop_assert_eq!(back, lost);
+    }
+
+    #[test]
+    fn a_socket_survives_the_way_there_and_back(row in socket_row()) {
+        let text = socket_line(&row);
+        let printed = read(&text).map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
+        prop_assert_eq!(printed.unix_ns, 1_795_235_405_000_001_000);
+        let What::Socket(back) = printed.what else { panic!("{text}") };
+        prop_assert_eq!(&socket_line(&back), &text);
+        prop_assert_eq!(&back.socket, &row.socket);
+        prop_assert_eq!((back.pid, back.fd), (row.pid, row.fd));
+        prop_assert_eq!(back.comm.as_ref().map(Comm::bytes), row.comm.as_ref().map(Comm::bytes));
+        let uid = row.who.as_ref().and_then(|who| who.connect.uid);
+        prop_assert_eq!(back.who.as_ref().and_then(|who| who.connect.uid), uid);
     }
 
     #[test]

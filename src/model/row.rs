@@ -12,6 +12,7 @@ use crate::model::process::Comm;
 use crate::model::process::Image;
 use crate::model::process::NoticeKind;
 use crate::model::process::ProcessFacts;
+use crate::model::socket::Socket;
 
 /// The process on the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +102,17 @@ impl OwnedRow {
             query: self.query.as_ref(),
         }
     }
+}
+
+/// A socket of `--snapshot` and one process that holds it, as who reads it has them.
+#[derive(Clone, Debug)]
+pub struct SocketRow {
+    pub socket: Socket,
+    pub pid: Option<u32>,
+    pub fd: Option<u32>,
+    pub comm: Option<Comm>,
+    /// Of that process, if it was asked for and known: a row of a connect of its.
+    pub who: Option<OwnedRow>,
 }
 
 /// One process event of `--procs`.

@@ -75,50 +75,81 @@ const COLUMNS: [(&str, usize); 10] = [
     ("COMM", 12),
 ];
 
+const FAMILIES: [(Family, &str); 3] =
+    [(Family::Inet, "inet"), (Family::Inet6, "inet6"), (Family::Unix, "unix")];
+const TYPES: [(u16, &str); 3] = [
+    (libc::SOCK_STREAM as u16, "stream"),
+    (libc::SOCK_DGRAM as u16, "dgram"),
+    (libc::SOCK_SEQPACKET as u16, "seqpacket"),
+];
+const PROTOCOLS: [(u16, &str); 5] = [
+    (socket::TCP, "tcp"),
+    (socket::UDP, "udp"),
+    (socket::UDPLITE, "udplite"),
+    (socket::RAW, "raw"),
+    (socket::MPTCP, "mptcp"),
+];
+/// What none of the names is for.
+const OTHER: &str = "-";
+
 fn family(socket: &Socket) -> &'static str {
-    match socket.family {
-        Family::Inet => "inet",
-        Family::Inet6 => "inet6",
-        Family::Unix => "unix",
-    }
+    name_of(&FAMILIES, socket.family)
 }
 
 fn protocol(socket: &Socket) -> &'static str {
-    match (socket.family, i32::from(socket.protocol)) {
-        (Family::Unix, libc::SOCK_STREAM) => "stream",
-        (Family::Unix, libc::SOCK_DGRAM) => "dgram",
-        (Family::Unix, libc::SOCK_SEQPACKET) => "seqpacket",
-        (Family::Unix, _) => "-",
-        _ => match socket.protocol {
-            socket::TCP => "tcp",
-            socket::UDP => "udp",
-            socket::UDPLITE => "udplite",
-            socket::RAW => "raw",
-            socket::MPTCP => "mptcp",
-            _ => "-",
-        },
-    }
+    name_of(protocols(socket.family), socket.protocol)
 }
 
-fn has_tcp_states(socket: &Socket) -> bool {
-    socket.family != Family::Unix && [socket::TCP, socket::MPTCP].contains(&socket.protocol)
+fn protocols(family: Family) -> &'static [(u16, &'static str)] {
+    if family == Family::Unix { &TYPES } else { &PROTOCOLS }
+}
+
+fn name_of<T: PartialEq>(names: &[(T, &'static str)], value: T) -> &'static str {
+    names.iter().find(|(one, _)| *one == value).map_or(OTHER, |(_, name)| name)
+}
+
+fn value_of<T: Copy>(names: &[(T, &str)], name: Option<&str>) -> Option<T> {
+    names.iter().find(|(_, one)| Some(*one) == name).map(|(value, _)| *value)
+}
+
+pub(super) fn family_of(name: Option<&str>) -> Option<Family> {
+    value_of(&FAMILIES, name)
+}
+
+/// 0 for one that has no name.
+pub(super) fn protocol_of(family: Family, name: Option<&str>) -> Option<u16> {
+    value_of(protocols(family), name).or((name == Some(OTHER)).then_some(0))
+}
+
+/// 0 for one that has no name.
+pub(super) fn state_of(family: Family, protocol: u16, name: Option<&str>) -> Option<u8> {
+    let has_tcp_states = has_tcp_states(family, protocol);
+    (0..=socket::BOUND_INACTIVE).find(|&state| Some(state_name(state, has_tcp_states)) == name)
+}
+
+fn has_tcp_states(family: Family, protocol: u16) -> bool {
+    family != Family::Unix && [socket::TCP, socket::MPTCP].contains(&protocol)
 }
 
 fn state(socket: &Socket) -> &'static str {
-    match socket.state {
+    state_name(socket.state, has_tcp_states(socket.family, socket.protocol))
+}
+
+fn state_name(state: u8, has_tcp_states: bool) -> &'static str {
+    match state {
         1 => "ESTABLISHED",
         2 => "SYN_SENT",
         3 | 12 => "SYN_RECV",
         4 => "FIN_WAIT1",
         5 => "FIN_WAIT2",
         6 => "TIME_WAIT",
-        socket::CLOSE | socket::BOUND_INACTIVE if has_tcp_states(socket) => "CLOSED",
+        socket::CLOSE | socket::BOUND_INACTIVE if has_tcp_states => "CLOSED",
         socket::CLOSE => "UNCONN",
         8 => "CLOSE_WAIT",
         9 => "LAST_ACK",
         10 => "LISTEN",
         11 => "CLOSING",
-        _ => "-",
+        _ => OTHER,
     }
 }
 
@@ -377,7 +408,7 @@ fn osquery(line: &Line, out: &mut Vec<u8>) {
         remote_port: ends.map_or(0, |ends| ends.rport),
         path: lossy(path),
         // osquery knows those of TCP only.
-        state: if has_tcp_states(socket) { state(socket) } else { "" },
+        state: if has_tcp_states(socket.family, socket.protocol) { state(socket) } else { "" },
         net_namespace: socket.netns,
     };
     put(out, &object);

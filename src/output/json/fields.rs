@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The fields of all objects of tracing, as they stand in a line.
+//! The fields of all objects, as they stand in a line.
 
 use std::net::IpAddr;
 
 use serde::Deserialize;
 
-/// All fields of all objects; which of them an object has, its writer says.
+/// What each object has.
+#[derive(Deserialize)]
+pub(super) struct Kind {
+    pub(super) event: String,
+}
+
+/// All fields of all objects but `lost`; which of them an object has, its writer says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fields {
@@ -46,7 +52,7 @@ pub(super) struct Fields {
     pub(super) close_by: Option<String>,
     #[serde(default)]
     pub(super) partial: bool,
-    pub(super) peer: Option<PeerFields>,
+    pub(super) peer: Option<PeerField>,
     pub(super) netns: Option<u32>,
     pub(super) cgroup_id: Option<u64>,
     pub(super) vpid: Option<u32>,
@@ -85,37 +91,40 @@ pub(super) struct Fields {
     pub(super) exit_signal: Option<u32>,
     #[serde(default)]
     pub(super) core_dumped: bool,
+    pub(super) family: Option<String>,
+    pub(super) protocol: Option<String>,
+    pub(super) state: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) path_raw: Option<String>,
+    pub(super) fd: Option<u32>,
+    pub(super) inode: Option<u32>,
+    pub(super) process_uid: Option<u32>,
     pub(super) connects: Option<u64>,
+}
+
+/// Of what was lost.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct LostFields {
+    #[serde(rename = "event")]
+    pub(super) _event: String,
+    pub(super) time: String,
     #[serde(rename = "count")]
     pub(super) _count: Option<u64>,
-    #[serde(default)]
     pub(super) buffer: u64,
-    #[serde(default)]
     pub(super) crowded: u64,
     pub(super) crowded_uid: Option<u32>,
-    #[serde(default)]
     pub(super) cpu: u64,
-    #[serde(default)]
     pub(super) skipped: u64,
-    #[serde(default)]
     pub(super) stash: u64,
-    #[serde(default)]
     pub(super) flows: u64,
-    #[serde(default)]
     pub(super) lives: u64,
-    #[serde(default)]
     pub(super) ends: u64,
-    #[serde(default)]
     pub(super) undecodable: u64,
-    #[serde(default)]
     pub(super) output: u64,
-    #[serde(default)]
     pub(super) family: u64,
-    #[serde(default)]
     pub(super) process: u64,
-    #[serde(default)]
     pub(super) names: u64,
-    #[serde(default)]
     pub(super) joins: u64,
 }
 
@@ -124,6 +133,14 @@ pub(super) struct Fields {
 pub(super) struct QueryBy {
     pub(super) pid: u32,
     pub(super) uid: u32,
+}
+
+/// The process on the other end, or the inode of a UNIX socket's other end.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum PeerField {
+    Process(Box<PeerFields>),
+    Inode(u32),
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A line of JSON becomes a row again, but for those of `--snapshot`. What is not in it is
-//! unknown: sequence numbers, the file of an ancestor, the parent of the last one, and of what was
-//! cut the rest, which `truncated` names. Text that is no UTF-8 stays as the line has it, but for
-//! names, and executables up to 1,536 bytes, of an ancestor up to 96. The end of an accepted connection does not say that
-//! it was accepted. Starts are counted from the boot of the host that wrote the line.
+//! A line of JSON becomes a row again. What is not in it is unknown: sequence numbers, the file
+//! of an ancestor, the parent of the last one, and of what was cut the rest, which `truncated`
+//! names. Text that is no UTF-8 stays as the line has it, but for names, and executables up to
+//! 1,536 bytes, of an ancestor up to 96. The end of an accepted connection does not say that it
+//! was accepted, nor a socket its device. Starts are counted from the boot of the host that wrote
+//! the line.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -17,7 +18,10 @@ use chrono::DateTime;
 use thiserror::Error;
 
 use super::fields::Fields;
+use super::fields::Kind;
+use super::fields::LostFields;
 use super::fields::ParentFields;
+use super::fields::PeerField;
 use super::fields::PeerFields;
 use super::text;
 use crate::model::container::Container;
@@ -48,8 +52,15 @@ use crate::model::row::OwnedRow;
 use crate::model::row::Peer;
 use crate::model::row::ProcessRow;
 use crate::model::row::ProcessRowKind;
+use crate::model::row::SocketRow;
+use crate::model::socket::Address;
+use crate::model::socket::Ends;
+use crate::model::socket::Family;
+use crate::model::socket::Socket;
+use crate::model::socket::UnixEnds;
+use crate::output::sockets;
 
-/// A line that is no row of tracing.
+/// A line that is no row.
 #[derive(Debug, Error)]
 pub enum ReadError {
     #[error("not an object of tcpconnect: {0}")]
@@ -74,6 +85,7 @@ pub enum What {
     Connection(Box<OwnedRow>),
     /// fork, exec and so on.
     Process(Box<ProcessRow<'static>>),
+    Socket(Box<SocketRow>),
     Count(Flow),
     Lost(Lost),
 }
@@ -82,14 +94,21 @@ type Read<T> = Result<T, ReadError>;
 
 /// Reads what `Json` wrote, without the newline.
 pub fn read(line: &str) -> Read<Printed> {
+    let Kind { event } = serde_json::from_str(line)?;
+    if event == "lost" {
+        let fields: LostFields = serde_json::from_str(line)?;
+        let unix_ns = need("time", unix_ns(&fields.time))?;
+        let what = What::Lost(fields.lost());
+        return Ok(Printed { unix_ns, what, truncated: Vec::new() });
+    }
     let fields: Fields = serde_json::from_str(line)?;
-    let unix_ns = unix_ns(&fields.time).ok_or(ReadError::Field("time"))?;
-    let what = match fields.event.as_str() {
+    let unix_ns = need("time", unix_ns(&fields.time))?;
+    let what = match event.as_str() {
         "connect" | "accept" | "existing" | "result" | "close" => {
             What::Connection(Box::new(fields.connection()?))
         }
+        "socket" => What::Socket(Box::new(fields.socket_row()?)),
         "count" => What::Count(fields.flow()?),
-        "lost" => What::Lost(fields.lost()),
         _ => What::Process(Box::new(fields.process_row()?)),
     };
     Ok(Printed { unix_ns, what, truncated: fields.truncated })
@@ -150,7 +169,7 @@ fn container(id: Option<&String>, claimed: bool) -> Option<Container> {
     id.map(|id| Container { id: id.clone(), claimed })
 }
 
-/// Of a file whose number is not told.
+/// A file of which only the mount namespace is known.
 fn file_in(mntns: Option<u32>) -> Option<ExeFile> {
     mntns.map(|mntns| ExeFile { dev: (0, 0), inode: 0, mntns: Some(mntns) })
 }
@@ -167,13 +186,21 @@ impl Fields {
         Ok(OwnedRow {
             connect,
             life,
-            peer: self.peer.as_ref().map(PeerFields::peer).transpose()?,
+            peer: self.peer()?,
             process: self.facts()?,
             user: self.user.as_deref().map(Into::into),
             container: container(self.container_id.as_ref(), self.container_claimed),
             cgroup: self.cgroup.as_deref().map(Into::into),
             query: self.name_of_destination()?,
         })
+    }
+
+    fn peer(&self) -> Read<Option<Peer>> {
+        match &self.peer {
+            None => Ok(None),
+            Some(PeerField::Process(peer)) => peer.peer().map(Some),
+            Some(PeerField::Inode(_)) => Err(ReadError::Field("peer")),
+        }
     }
 
     /// The socket's cookie, or else when the connect was.
@@ -321,8 +348,8 @@ impl Fields {
         Ok(Some(ExeFile { dev: need("exe_dev", dev)?, inode, mntns: self.exe_mntns }))
     }
 
-    /// `start_ns` of the process tells when the host was booted, which its ancestors have
-    /// their starts from.
+    /// The starts of ancestors are counted from the boot of the host, which follows from
+    /// `start_ns` and `start` of the process.
     fn ancestors(&self, start_ns: u64) -> Read<Option<Vec<Ancestor>>> {
         let Some(parents) = &self.parents else { return Ok(None) };
         let own = self.start.as_deref().map(|start| need("start", unix_ns(start))).transpose()?;
@@ -399,6 +426,85 @@ impl Fields {
         }
     }
 
+    fn socket_row(&self) -> Read<SocketRow> {
+        Ok(SocketRow {
+            socket: self.socket()?,
+            pid: self.pid,
+            fd: self.fd,
+            comm: self.comm.as_ref().map(|_| self.name()).transpose()?,
+            who: self.holder()?,
+        })
+    }
+
+    fn socket(&self) -> Read<Socket> {
+        let family = need("family", sockets::family_of(self.family.as_deref()))?;
+        let protocol = need("protocol", sockets::protocol_of(family, self.protocol.as_deref()))?;
+        let state = sockets::state_of(family, protocol, self.state.as_deref());
+        let (cookie, _) = self.conn_id()?;
+        Ok(Socket {
+            netns: need("netns", self.netns)?,
+            family,
+            protocol,
+            address: self.address(family)?,
+            cookie: cookie.unwrap_or(0),
+            state: need("state", state)?,
+            inode: self.inode.unwrap_or(0),
+            uid: self.uid,
+            device: 0,
+            is_closed: false,
+        })
+    }
+
+    fn address(&self, family: Family) -> Read<Address> {
+        if family == Family::Unix {
+            let path = path("path", self.path.as_deref(), self.path_raw.as_deref())?;
+            let peer = match self.peer {
+                None => None,
+                Some(PeerField::Inode(inode)) => Some(inode),
+                Some(PeerField::Process(_)) => return Err(ReadError::Field("peer")),
+            };
+            let path = path.unwrap_or_default().into_vec();
+            return Ok(Address::Unix(Box::new(UnixEnds { path, peer })));
+        }
+        let nowhere: IpAddr = match family {
+            Family::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            _ => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Ok(Address::Inet(Ends {
+            laddr: need("saddr", self.saddr)?,
+            lport: self.lport.unwrap_or(0),
+            raddr: self.daddr.unwrap_or(nowhere),
+            rport: self.dport.unwrap_or(0),
+        }))
+    }
+
+    /// What is known of a socket's holder, if anybody asked; `uid` is the socket's own.
+    fn holder(&self) -> Read<Option<OwnedRow>> {
+        let connect = Connect {
+            pid: self.pid.unwrap_or(0),
+            uid: self.process_uid,
+            netns: self.netns,
+            vpid: self.vpid,
+            start_ns: self.process_key()?.map_or(0, |key| key.start_ns),
+            ..Connect::nowhere()
+        };
+        let row = OwnedRow {
+            connect,
+            life: None,
+            peer: None,
+            process: self.facts()?,
+            user: self.user.as_deref().map(Into::into),
+            container: container(self.container_id.as_ref(), self.container_claimed),
+            cgroup: self.cgroup.as_deref().map(Into::into),
+            query: None,
+        };
+        let is_known = row.connect.uid.or(row.connect.vpid).is_some()
+            || row.process.is_some()
+            || row.container.is_some()
+            || row.cgroup.is_some();
+        Ok(is_known.then_some(row))
+    }
+
     fn flow(&self) -> Read<Flow> {
         Ok(Flow {
             saddr: need("saddr", self.saddr)?,
@@ -407,7 +513,9 @@ impl Fields {
             connects: need("connects", self.connects)?,
         })
     }
+}
 
+impl LostFields {
     fn lost(&self) -> Lost {
         Lost {
             buffer: self.buffer,
