@@ -25,7 +25,7 @@ fn offsets() -> Offsets {
     static OFFSETS: OnceLock<Offsets> = OnceLock::new();
     *OFFSETS.get_or_init(|| {
         let text = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-        // The file tells of the namespace of children.
+        // The file has the offsets of the namespace of children.
         match ns_inode("time") == ns_inode("time_for_children") {
             true => parse_offsets(&text),
             false => Offsets::default(),
@@ -38,7 +38,7 @@ fn ns_inode(name: &str) -> Option<u64> {
 }
 
 /// Whether it can be known by how much the clocks here differ from the host's: the kernel
-/// tells only the offsets of the namespace that children will be in.
+/// shows only the offsets of the namespace that children will be in.
 pub fn own_is_known() -> bool {
     /// PROC_TIME_INIT_INO (include/linux/proc_ns.h)
     const INITIAL: u64 = 0xefff_fffa;

@@ -95,6 +95,9 @@ pub struct Plan {
     /// to them.
     pub connect_records: bool,
     pub accept_records: bool,
+    /// With a record of a connect a row is lost: its own, or one that is wanted by the name that
+    /// only this record finds.
+    pub connects_are_missed: bool,
     /// What is known of the process at the connect is kept for later rows.
     pub keeps_who: bool,
     /// What a record has beside what the table of BCC shows.
@@ -185,6 +188,7 @@ impl Plan {
             accepts,
             connect_records,
             accept_records: shown.accepts || connect_records,
+            connects_are_missed: shown.connects || config.to_name.is_some(),
             keeps_who,
             facts,
         }
@@ -192,7 +196,7 @@ impl Plan {
 
     /// The programs beside those of `hook`. Sockops hears of states by callbacks, but for a
     /// socket that was there before, and for one of which another sockops program has set the
-    /// flags: `has_btf` tells that this kernel has its own, without which the callbacks have
+    /// flags: `has_btf` is true if this kernel has its own, without which the callbacks have
     /// to do.
     pub fn companions(&self, hook: Hook, has_btf: bool) -> Vec<Companion> {
         let hears_states = match hook {
@@ -462,7 +466,8 @@ mod tests {
     fn connections_are_followed_as_far_as_a_row_or_a_peer_needs() {
         let none = plan("");
         assert!(none.rows && !plan("-c").rows);
-        let follows = Plan { follows: true, level: Level::Process, ..none };
+        let follows =
+            Plan { follows: true, connects_are_missed: false, level: Level::Process, ..none };
         let cookie = Facts { cookie: true, ..Facts::default() };
         let shown = plan("-r").shown;
         assert_eq!(plan("-r"), Plan { facts: cookie, shown, ..follows });
@@ -483,6 +488,8 @@ mod tests {
         assert_eq!(records("--accept"), (false, true));
         assert_eq!(records("--accept --life"), (false, false));
         assert_eq!(records("-e"), (true, true));
+        let is_missed = |line: &str| plan(line).connects_are_missed;
+        assert!(is_missed("-j") && !is_missed("-r -x") && is_missed("-r --to-name *.test"));
         let beside = |line: &str| plan(line).has_aux_records();
         assert!(!beside("-j -r") && beside("-x") && beside("--cgroup-path") && beside("-d"));
     }

@@ -343,7 +343,6 @@ const TESTS: &Tests = &[
     (
         Cells::OneBuffer,
         &tests![
-            an_end_that_is_no_row_is_not_lost_as_one,
             rows_are_exact_from_a_process_in_its_own_namespaces,
             ipv4_only_shows_mapped_addresses_as_ipv4,
             ipv6_only_shows_mapped_addresses_as_ipv6,
@@ -397,6 +396,7 @@ const TESTS: &Tests = &[
     (
         Cells::Sockops,
         &tests![
+            an_end_that_is_no_row_is_not_lost_as_one,
             without_cgroup_v2_it_still_traces,
             no_row_is_left_of_a_connect_that_is_taken_back,
             without_kprobes_accepts_are_seen_in_the_exits_of_system_calls,

@@ -45,6 +45,7 @@ pub const TESTS: &Tests = &[
     (
         Cells::Sockops,
         &tests![
+            what_has_no_room_and_no_rows_is_no_loss,
             ends_are_told_though_others_take_our_flag_away,
             ends_are_told_without_cgroup_v2,
             exits_of_system_calls_tell_of_each_accept_and_end,
@@ -215,6 +216,24 @@ fn what_has_no_room_is_lost_where_it_is_wanted(lab: &Lab) {
         assert!(done.status.success(), "{done:#?}");
         assert_eq!(done.lost("lives") > 0, is_wanted, "{done:#?}");
         other.case("close_kept");
+    }
+}
+
+/// With -r the outcomes have rows, and come before there is no room.
+fn what_has_no_room_and_no_rows_is_no_loss(lab: &Lab) {
+    let cpus = std::thread::available_parallelism().expect("it is known").get();
+    let made = 400 + 128 * cpus;
+    let mut client = Client::new();
+    for result in [&[][..], &["-r"]] {
+        let netns = client.netns();
+        let own = ["-j", "--peer", "--netns", &netns, "--max-connections", "64"];
+        let tracer = lab.trace(&[&own[..], result].concat());
+        client.case(&format!("keep {made}"));
+        let done = tracer.stop();
+        done.assert_success();
+        let rows = done.objects(if result.is_empty() { "connect" } else { "result" });
+        assert_eq!((rows.len(), done.lost("count")), (made, 0), "{result:?} {}", done.stderr);
+        client.case("close_kept");
     }
 }
 

@@ -32,7 +32,10 @@ static __always_inline void tell_end(void *ctx, const enum access access, struct
 		return;
 	fill_life(PASSIVE, TAKEN, current_user(), r, &life);
 	fill_end(access, tp, &life);
-	submit_life(ctx, &life, RECORD_CLOSE);
+	/* It may have been listed while it waited. */
+	if (want_adopted)
+		life.place |= MISSED;
+	submit_life(ctx, &life, 0, RECORD_CLOSE);
 }
 
 /* Who hears of the end looks into the table before and after `closing` has it. */
@@ -51,7 +54,7 @@ static __always_inline bool is_closing(const enum access access, struct sock *sk
 /*
  * While the socket is locked its state stays. Where it is not, the connection may end
  * before it is in the table or after: of the one here and the one that hears of the
- * end, who deletes it tells it.
+ * end, the one that deletes it reports it.
  */
 static __always_inline void follow_accepted(void *ctx, const enum access access, const bool locked,
 					    struct sock *sk, const struct connect_record *r)
@@ -65,7 +68,7 @@ static __always_inline void follow_accepted(void *ctx, const enum access access,
 		tell_end(ctx, access, sk, r);
 }
 
-/* What can be told of the end of an accepted connection; GONE: it was, and is lost. */
+/* What can be known of the end of an accepted connection; GONE: it was, and is lost. */
 enum end { FOLLOWED, UNFOLLOWED, GONE };
 
 static __always_inline int accepted_on(void *ctx, const enum access access, const bool locked,
@@ -78,12 +81,12 @@ static __always_inline int accepted_on(void *ctx, const enum access access, cons
 	emit(LEVEL_PROCESS, PASSIVE, ctx, sk, &r);
 	if (want_life && end == FOLLOWED)
 		follow_accepted(ctx, access, locked, sk, &r);
-	else if (want_life && end == GONE && is_missed(PASSIVE, r.flags))
+	else if (want_life && end == GONE && (is_missed(PASSIVE, r.flags) || want_adopted))
 		count_lost(&lost.ends);
 	return 0;
 }
 
-/* Nobody tells the states of an MPTCP socket, but those of its first subflow, which
+/* Nobody reports the states of an MPTCP socket, but those of its first subflow, which
  * has its addresses and ports, and which is what connects, too. */
 static __always_inline struct sock *first_subflow(struct sock *sk)
 {

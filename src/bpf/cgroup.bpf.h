@@ -7,7 +7,7 @@
 #ifndef CGROUP_BPF_H
 #define CGROUP_BPF_H
 
-const volatile bool want_cgroup_names;	  /* tell user space */
+const volatile bool want_cgroup_names;	  /* report them to user space */
 const volatile __u32 wanted_cgroup_names; /* number of names in the map */
 
 static __always_inline bool name_matches(const struct cgroup_name *wanted, const __u8 *name)

@@ -9,12 +9,11 @@
 /* Tracing programs can ask for a socket's cookie, and others of this rung cannot. */
 const volatile bool makes_cookies;
 const volatile bool follows_lives; /* any of the next two */
-const volatile bool want_result;   /* -r */
 const volatile bool want_life;	   /* --life */
 const volatile bool want_connects; /* beside them */
 const volatile bool want_accept;   /* --accept */
 const volatile bool want_accepts;  /* beside lives, too */
-const volatile bool shows_connects; /* they have rows, not only what they came to */
+const volatile bool connects_are_missed; /* a row is lost with their records */
 const volatile bool shows_accepts;  /* they have rows, not only their ends */
 const volatile bool only_states;   /* without cgroup v2, see sockops.bpf.h */
 
@@ -41,7 +40,7 @@ static __always_inline bool emit(const int level, const enum side side, void *ct
 		r->kind |= len / 8 << LEN_SHIFT;
 		return submit(ctx, r, &r->ts_ns, len);
 	}
-	if (side == PASSIVE ? !shows_accepts : !shows_connects && !r->error)
+	if (side == PASSIVE ? !shows_accepts : !connects_are_missed && !r->error)
 		r->flags |= NO_ROW;
 	if (!follows_lives || r->error)
 		return submit(ctx, r, &r->ts_ns, sizeof(*r));
@@ -102,7 +101,7 @@ static __always_inline int failed_by_current(void *ctx, const enum access access
 	return 0;
 }
 
-/* tcp_v6_connect() failed before it came to tcp_v4_connect(), which would tell. */
+/* tcp_v6_connect() failed before it came to tcp_v4_connect(), whose hook would report it. */
 static __always_inline bool failed_in_v6(const enum access access, struct sock *sk,
 					 const void *uaddr)
 {

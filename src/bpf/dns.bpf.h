@@ -53,7 +53,7 @@ struct asker {
 	__u32 uid;
 	__u8 to[16]; /* as the program, or another hook before this, has it */
 	__u32 asks;  /* the message to there has not left yet */
-	__u32 owner; /* who pays for what is told of it, see share.bpf.h */
+	__u32 owner; /* who pays for its records, see share.bpf.h */
 	__u64 sk;    /* the socket */
 };
 
@@ -112,7 +112,7 @@ static __always_inline void asks(const int family, struct bpf_sock_addr *ctx)
 	asker->asks = true;
 }
 
-/* What comes from the network is told at the cost of who asked; of a socket that was
+/* A record of what comes from the network is at the cost of who asked; of a socket that was
  * connected before tracing nobody knows who that is. */
 static __always_inline void submit_dns(struct __sk_buff *skb, const struct asker *asker,
 				       struct dns_record *r, __u64 len)

@@ -231,7 +231,7 @@ static __always_inline bool should_skip_net(__u32 ip, const __u8 *daddr)
 }
 
 /* What the filters say of a task or a flow. With --peer what they do not want is
- * told, too: it may be the other end of what they want. */
+ * reported, too: it may be the other end of what they want. */
 enum verdict { SKIPPED, WANTED, WANTED_AS_PEER };
 
 #define SKIP_IF(level, verdict, condition)                         \

@@ -24,7 +24,7 @@ static __always_inline int connect_entry(const int level, const enum function fu
 		call.addr_len = addr_len;
 	}
 	/* A left-over of this thread: its return probe did not run (no free
-	 * kretprobe instance), which no kernel before 6.7 tells. */
+	 * kretprobe instance), which no kernel before 6.7 counts. */
 	if (bpf_map_update_elem(&calls, &key, &call, BPF_NOEXIST)) {
 		count_lost(&lost.stash);
 		bpf_map_update_elem(&calls, &key, &call, BPF_ANY);

@@ -7,14 +7,13 @@
  * A socket is found by its address, which is used again, so it is forgotten when
  * it closes; its cookie says whether it is still the same. The kernel calls with
  * the socket locked: the states of one connection come one after the other.
- * TIME_WAIT is never told: a socket that enters it is closed, its place is taken by
+ * TIME_WAIT is never reported: a socket that enters it is closed, its place is taken by
  * a smaller one.
  */
 #ifndef LIFE_BPF_H
 #define LIFE_BPF_H
 
 const volatile __u64 min_latency_ns;
-const volatile bool want_adopted;
 const volatile bool accepts_unlocked;
 
 /* Only these say something new. SYN_RECV: both ends connect to each other; it may be
@@ -72,11 +71,12 @@ static __always_inline void fill_end(const enum access access, struct tcp_sock *
 	LOAD(access, life->retransmits, tp->total_retrans);
 }
 
-static __always_inline void submit_life(void *ctx, struct life_record *life, __u32 kind)
+static __always_inline void submit_life(void *ctx, struct life_record *life, __u64 cookie,
+					__u32 kind)
 {
 	life->connect.kind = kind;
 	life->connect.flags &= ~NO_ROW;
-	if ((kind == RECORD_CLOSE && !shows_ends) || !(life->place & MISSED))
+	if ((kind == RECORD_CLOSE && !shows_ends) || !end_is_missed(life, cookie))
 		life->connect.flags |= NO_ROW;
 	submit_of(life, ctx, life, &life->connect.ts_ns, sizeof(*life));
 }
@@ -91,13 +91,13 @@ static __always_inline void shared_ended(void *ctx, void *sk, __u64 cookie, int 
 		return;
 	end.close_by = closing_side(oldstate);
 	fill_end(BY_TYPE, tp, &end);
-	submit_life(ctx, &end, RECORD_CLOSE);
+	submit_life(ctx, &end, cookie, RECORD_CLOSE);
 	if (want_adopted)
 		bpf_map_delete_elem(&adopted, &cookie);
 }
 
 /*
- * A socket's address alone is no identity: a connection whose end nobody told would be
+ * A socket's address alone is no identity: a connection whose end nobody reported would be
  * given the next one's outcome and end. Before 5.12 a tracing program may not ask for the
  * cookie; but there no run of it is ever skipped.
  */
@@ -111,7 +111,7 @@ static __always_inline struct life_record *followed_life(__u64 key, __u64 cookie
 	return NULL;
 }
 
-/* The state is told before the socket has it: accept.bpf.h may have found it open, and
+/* The tracepoint comes before the socket has the state: accept.bpf.h may have found it open, and
  * put it in the table only now. */
 static __always_inline struct life_record *life_begun_meanwhile(__u64 key, __u64 cookie)
 {
@@ -141,7 +141,8 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 		return;
 	}
 	ends = followed && (newstate == TCP_CLOSE || !want_life);
-	/* A locked instruction after the record's stores waits for them: 45 ns. */
+	/* It is counted first: an atomic add after the record has been filled waits until those
+	 * stores are done (45 ns). */
 	keep = ends && count_end(followed);
 	/* That it succeeded needs nothing of the socket. */
 	if (newstate == TCP_CLOSE || !life->connect.lport || want_peer)
@@ -154,7 +155,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 	if (want_peer && followed && tp && newstate != TCP_CLOSE && !life->connect.synack_seq)
 		read_sequence(BY_TYPE, tp, &life->connect.syn_seq, &life->connect.synack_seq);
 	if (!life->answered) {
-		/* The kernel skipped the run that would have told of the answer, and counts
+		/* The kernel skipped the run that would have reported the answer, and counts
 		 * that: it succeeded, but nobody knows when. */
 		bool missed = newstate == TCP_CLOSE && oldstate != TCP_SYN_SENT &&
 			      oldstate != TCP_SYN_RECV;
@@ -163,12 +164,14 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 		life->established = newstate != TCP_CLOSE || missed;
 		if (want_result && !missed && (!min_latency_ns ||
 				    bpf_ktime_get_ns() - life->began_ns >= min_latency_ns))
-			submit_life(ctx, life, RECORD_RESULT);
+			submit_life(ctx, life, cookie, RECORD_RESULT);
+		if (followed && !ends && !shows_ends)
+			miss_no_more(life);
 	}
 	if (tp && newstate == TCP_CLOSE && want_life) {
 		life->close_by = closing_side(oldstate);
 		fill_end(BY_TYPE, tp, life);
-		submit_life(ctx, life, RECORD_CLOSE);
+		submit_life(ctx, life, cookie, RECORD_CLOSE);
 	}
 	if (newstate == TCP_CLOSE && want_adopted)
 		bpf_map_delete_elem(&adopted, &cookie);

@@ -9,7 +9,7 @@
  * have. The newcomers of a user who has too many are in `crowd`, where those push out
  * one another. Nobody looks there before any was put there.
  *
- * One whose end nobody told keeps its place until its socket is followed again. Were
+ * One whose end nobody reported keeps its place until its socket is followed again. Were
  * `lives` full of these, everybody would be in the crowd.
  */
 #ifndef LIVES_BPF_H
@@ -19,6 +19,8 @@
 
 const volatile bool shows_ends;	  /* --life; else --peer alone may want them */
 const volatile bool shows_accepted_ends;
+const volatile bool want_result;  /* -r */
+const volatile bool want_adopted; /* connections that were there before, too */
 
 /* Which end opened the connection. */
 enum side { ACTIVE, PASSIVE };
@@ -51,13 +53,33 @@ static __always_inline void uncount(struct share *share, bool is_accepted)
 	__sync_fetch_and_add(&share->lives, -1);
 }
 
-/* Of a connection that is told as a possible peer alone no row is missing, nor of one that
- * was accepted where the ends of these have none, unless it may be in the list of --existing. */
+/* No row is missing without what becomes of a connection that is reported as a possible peer
+ * alone, or followed for --peer alone. */
 static __always_inline bool is_missed(const enum side side, __u8 flags)
 {
 	if (flags & PEER_ONLY)
 		return false;
-	return side == ACTIVE || shows_accepted_ends || may_be_listed;
+	return side == ACTIVE ? shows_ends || want_result : shows_accepted_ends;
+}
+
+/* Where the ends of what is accepted have no rows, one that waited for its accept when
+ * connections were listed has one all the same. Not for kprobes: 5.10 warns of one that uses a
+ * table whose entries are allocated when they are inserted, as this one's. */
+static __always_inline bool is_listed(__u64 cookie)
+{
+	const struct life_record *listed;
+
+	if (may_be_listed)
+		return true;
+	if (!want_adopted || !cookie)
+		return false;
+	listed = bpf_map_lookup_elem(&adopted, &cookie);
+	return listed && listed->place & MISSED;
+}
+
+static __always_inline bool end_is_missed(const struct life_record *life, __u64 cookie)
+{
+	return life->place & MISSED || (life->connect.flags & ACCEPTED && is_listed(cookie));
 }
 
 static __always_inline void uncount_crowded(__u8 place)
@@ -65,6 +87,14 @@ static __always_inline void uncount_crowded(__u8 place)
 	__sync_fetch_and_add(&crowd_ended, 1);
 	if (place & MISSED)
 		__sync_fetch_and_add(&missed_ended, 1);
+}
+
+/* With -r and --peer: its outcome was all that had a row. */
+static __always_inline void miss_no_more(struct life_record *life)
+{
+	if (life->place & MISSED && life->place & CROWDED)
+		__sync_fetch_and_add(&missed_ended, 1);
+	life->place &= ~MISSED;
 }
 
 /* Whether its place is kept. */
@@ -103,7 +133,7 @@ static __always_inline bool end_unsaid(__u64 key, struct life_record *life)
 	return keep;
 }
 
-/* Of a shared one: true for who is to tell the end. It may be somebody else's place
+/* Of a shared one: true for who is to report the end. It may be somebody else's place
  * when it is deleted. */
 static __always_inline bool take_end(__u64 key, const struct life_record *life)
 {
@@ -193,7 +223,7 @@ static __always_inline void begin_placed(const enum side side, const enum place 
 	__sync_fetch_and_add(&lives_begun, 1);
 }
 
-/* From here on life.bpf.h tells what becomes of it. */
+/* From here on life.bpf.h reports what becomes of it. */
 static __always_inline void begin_life(const enum side side, const enum place place,
 				       struct sock *sk, const struct connect_record *r)
 {

@@ -41,7 +41,7 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } perf SEC(".maps");
 
-/* A perf buffer cannot be told per record whether to wake its reader, so it
+/* For a perf buffer it cannot be chosen per record whether to wake its reader, so it
  * never does; the record that finds the reader waiting rings this one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
@@ -201,12 +201,12 @@ struct {
 } calls SEC(".maps");
 
 /*
- * Without cgroup v2: socket -> its connect, to take it back should it fail
- * before a SYN is sent. Inserted: SYN_SENT. Read and deleted: the next state.
- * When full, a connect cannot be taken back. Set before load.
+ * Without cgroup v2: socket -> its connect, to take it back should it fail before a SYN is
+ * sent, which it does in the same system call. Inserted: SYN_SENT. Read and deleted: the next
+ * state. When full, the kernel drops the oldest, which have sent theirs. Set before load.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, __u64);
 	__type(value, struct attempt);
@@ -214,17 +214,15 @@ struct {
 
 /*
  * Without cgroup v2: the connects that are taken back, each of which is in the buffer or has
- * been read, so that there are no more than have room there. A record would find no room
+ * just been read, so that there are no more than have room there. A record would find no room
  * where the buffer is full, and a row would stay of a connect that never sent a SYN.
- * Inserted: CLOSE. Read and deleted: user space, once `retractions` has changed, before it
- * prints a connect.
+ * Pushed: CLOSE. Taken: by user space, once `retractions` has changed, before it prints a
+ * connect. Set before load.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 20);
-	__type(key, struct attempt);
-	__type(value, __u32);
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1);
+	__type(value, struct attempt);
 } retracted SEC(".maps");
 
 __u64 retractions;
@@ -290,7 +288,7 @@ __u64 lives_begun, lives_ended, accepted_lives, spare_lives;
 __u64 crowd_begun, crowd_ended;
 /* Of these, those of which something is missing when the kernel drops them. */
 __u64 missed_begun, missed_ended;
-/* While connections are listed, where their ends have rows. */
+/* Until the connections are listed whose ends have rows. */
 bool may_be_listed;
 
 static __always_inline void count_lost(__u64 *counter)

@@ -112,7 +112,7 @@ static __always_inline bool is_young_thread(struct task_struct *task, int pid)
 	return false;
 }
 
-/* reboot() in a pid namespace kills its first process, and sets the code that wait() will tell,
+/* reboot() in a pid namespace kills its first process, and sets the code that wait() will return,
  * SIGHUP or SIGINT, after this tracepoint; else 0. */
 static __always_inline int reboot_code_of(struct task_struct *task)
 {
@@ -125,7 +125,7 @@ static __always_inline int reboot_code_of(struct task_struct *task)
 								       : 0;
 }
 
-/* What wait() will tell. The thread that ends last has a code of its own: of a process that is
+/* What wait() will return. The thread that ends last has a code of its own: of a process that is
  * killed a worker of io_uring returns 0. */
 static __always_inline int exit_code_of(struct task_struct *task)
 {
@@ -158,7 +158,7 @@ static __always_inline void report_exit(void *ctx, struct task_struct *task)
 }
 
 /* The tracepoint comes before the change. exec renames, too; its own record
- * tells the name. */
+ * has the name. */
 static __always_inline void report_rename(void *ctx, struct task_struct *task, __u32 tid,
 					  const char *comm)
 {
@@ -401,7 +401,7 @@ static __always_inline void fork_unseen(struct task_struct *forker)
 		count_lost(&lost.process);
 }
 
-/* A fork by the running task, of which only the child's pid is told. */
+/* A fork by the running task, of which only the child's pid is known. */
 static __always_inline void forked_by_pid(void *ctx, int pid)
 {
 	struct task_struct *forker = bpf_get_current_task_btf(), *child;

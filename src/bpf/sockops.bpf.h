@@ -8,7 +8,7 @@
  *
  * Without cgroup v2 there is only the tracepoint inet_sock_set_state: at
  * SYN_SENT addresses and task are right, but no port is bound yet unless the
- * program chose one, and the connect can still fail for want of a port.
+ * program chose one, and the connect can still fail because no port is free.
  */
 #ifndef SOCKOPS_BPF_H
 #define SOCKOPS_BPF_H
@@ -38,8 +38,8 @@ static __always_inline void passive_callback(struct bpf_sock_ops *ctx)
 		bpf_get_socket_cookie(ctx);
 }
 
-/* News of a connect alone: when both ends connect to each other, this one has sent
- * its SYN. What waits to be accepted has sent nothing. */
+/* SYN_RECV to ESTABLISHED is either an accept, which has sent nothing yet, or the connect of a
+ * task to which the other end connects at the same time, which has sent its SYN. */
 static __always_inline bool is_passive_open(struct bpf_sock_ops *ctx)
 {
 	return ctx->args[0] == TCP_SYN_RECV && ctx->args[1] == TCP_ESTABLISHED && !ctx->segs_out;
@@ -80,7 +80,7 @@ static __always_inline void syn_sent(void *ctx, struct sock *sk)
 	bpf_map_update_elem(&attempts, &key, &attempt, BPF_ANY);
 }
 
-/* A connect that fails for want of a port closes with no error on the socket
+/* A connect that finds no free port closes with no error on the socket
  * and no segment sent. */
 static __always_inline void attempt_ended(struct sock *sk, int newstate)
 {
@@ -96,10 +96,10 @@ static __always_inline void attempt_ended(struct sock *sk, int newstate)
 
 		if (life)
 			forget(key, life, count_end(life));
-		if (attempt->tid) {
-			bpf_map_update_elem(&retracted, attempt, &attempt->tid, BPF_ANY);
+		if (attempt->tid && bpf_map_push_elem(&retracted, attempt, BPF_ANY))
+			count_lost(&lost.stash);
+		else if (attempt->tid)
 			__sync_fetch_and_add(&retractions, 1);
-		}
 	}
 	bpf_map_delete_elem(&attempts, &key);
 }

@@ -184,7 +184,7 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
  * Processes: --children, COMMAND, and who made the connect. From 7.0 on a task
  * can be preempted inside a tp_btf program, whose other runs on that CPU are
  * then skipped; a program on the perf side of a tracepoint runs with preemption
- * off. That one is told the child's pid alone. (bpf_task_from_pid() would find
+ * off. That one gets the child's pid alone. (bpf_task_from_pid() would find
  * the child, but with a kernel function in it the object does not load where the
  * kernel has no BTF.)
  */

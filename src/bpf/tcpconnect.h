@@ -49,7 +49,7 @@ enum record_flags {
 	PEER_ONLY = 32,
 	/* exe_mntns is known. */
 	EXE_MNTNS = 64,
-	/* No row is missing without it: others are joined to it. */
+	/* No row is missing without it: rows are joined to it. */
 	NO_ROW = 128,
 };
 
@@ -116,13 +116,13 @@ struct attempt {
 	__u32 segs_out;
 };
 
-_Static_assert(sizeof(struct attempt) == 16, "it is a key: no padding");
+_Static_assert(sizeof(struct attempt) == 16, "ABI with src/kernel/mod.rs");
 
 /* Of a connection in the kernel's table. */
 enum place {
 	TAKEN = 0,
 	SPARE = 1, /* it ended; its place is kept */
-	SHARED = 2, /* accepted without its lock: who deletes it tells its end */
+	SHARED = 2, /* accepted without its lock: who deletes it reports its end */
 	CROWDED = 4, /* added to the others: in `crowd` */
 	MISSED = 8, /* added to the others: what it came to has rows */
 };
@@ -250,7 +250,7 @@ struct lost_counters {
 	__u64 names;   /* no room for what came from port 53 or went there */
 	__u64 lives;   /* no room to keep a connection until its end */
 	__u64 cpu;     /* no perf buffer for the CPU yet: it came online later */
-	__u64 ends;    /* an end that the kernel did not tell: found by the next connection */
+	__u64 ends;    /* an end that the kernel did not report: found by the next connection */
 	__u64 crowded; /* too much of its user's in the ring */
 	__u64 joins;   /* no room for what is no row of its own: rows are joined to it */
 };

@@ -42,6 +42,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_QUEUE = 22,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
@@ -571,7 +572,7 @@ struct seq_file;
 
 #pragma clang attribute pop
 
-/* What the exit of a single system call is told with (perf_call_bpf_exit()): in no
+/* What a program at the exit of a single system call gets (perf_call_bpf_exit()): in no
  * header, the same on 5.10 to 7.2. */
 struct call_exit {
 	u64 entry;

@@ -88,7 +88,7 @@ there those not heard of for longest are given up, and count as lost. So nobody 
 connections of a user who has few. Those who are in a user namespace count as the user who made \
 it. With --accept or --peer half of these three quarters is for accepted connections, where they \
 count as their acceptor's: others choose how many that one has, so they push out none that he has \
-opened. What the options that tell who show is as it was at the connect.";
+opened. What the options that ask who show is as it was at the connect.";
 
 pub const ACCEPT: &str = "\
 Show connections that are accepted, too, and include T:
@@ -106,7 +106,7 @@ What is accepted is seen in security_sock_graft(); fentry and kprobe come first.
 kprobe is there; where the kernel has none, the exits of accept() and accept4(), or, where tracefs \
 can be neither read nor mounted, of all system calls. These cost every system call of the machine \
 a tenth of a microsecond, and what io_uring accepts is not seen. The exits of accept() and \
-accept4() alone do not tell of the system calls of 32-bit programs, nor of those made by int \
+accept4() alone do not include the system calls of 32-bit programs, nor those made by int \
 $0x80; the exits of all calls do.
 
 A connection that was reset before it is accepted has its row A, and with --life its row X, when \
@@ -122,7 +122,7 @@ at the start, whatever the filters want; \"-\" if it is elsewhere, behind addres
 has not accepted yet. Where both ends connect to each other and one began before tracing, \
 neither's peer is known. Rows wait 50 ms for the accept.
 
-Connections of the same addresses and ports, one after the other, are told apart by the sequence \
+Connections of the same addresses and ports, one after the other, are distinguished by the sequence \
 numbers with which both ends began (of the SYN and its answer). In one network namespace that is \
 exact; where a number is not known (MPTCP, deferred fast open, a connection from before), an \
 accept is taken for that of the newest connect before it.
@@ -143,7 +143,7 @@ MiB.";
 pub const MAX_CONNECTIONS: &str = "\
 With -r, --life or --peer: follow this many connections that are open at once, 1 to 4,194,304; \
 default 65,536, which takes 16 MiB of kernel memory. Those beyond it count as lost, with the \
-reason \"lives\", but for those that the filters do not want.";
+reason \"lives\", if what becomes of them has rows that are wanted.";
 
 // Who
 
@@ -180,9 +180,9 @@ can make any name in it, so where only others than root made one (podman without
 outermost, with a \"?\" behind it: a claim.";
 
 pub const CGROUP_PATH: &str = "\
-Include CGROUP, the path of the cgroup v2 directory below its mount. Of directories that exist at \
-the start and that this program may not read it is told once, how many and why; those in them have \
-neither CGROUP nor CONTAINER.";
+Include CGROUP, the path of the cgroup v2 directory below its mount. One message counts the \
+directories that exist at the start and that this program may not read, and says why; processes in \
+them have neither CGROUP nor CONTAINER.";
 
 pub const NETNS_ID: &str = "Include NETNS, the inode of the network namespace.";
 
@@ -269,13 +269,13 @@ containerd, cri-o, podman and nerdctl put it into the cgroup's name; or a name a
 (lxc.payload.NAME), systemd-nspawn (machine-NAME.scope) and Kubernetes (the uid of a pod) use it; \
 or the name of a cgroup directory. Cgroups below it count. One that appears later, for example \
 because the container restarts, counts from its first process on. Of directories that others than \
-root made, which may claim to be this container, 64 by each of these names count; what is beyond \
-is told, and takes no room from those of root. May be repeated.";
+root made, which may claim to be this container, 64 by each of these names count; more \
+than that are counted in a message, and take no room from those of root. May be repeated.";
 
 pub const UNIT: &str = "\
 Only tasks of this systemd unit, found as --container is; \".service\" may be left out. Only units \
-of the system: one of a user's own manager has a directory that root did not make, and is told of \
-but does not count; name its path with --cgroup. May be repeated.";
+of the system: one of a user's own manager has a directory that root did not make: a message \
+names it, but it does not count; give its path with --cgroup. May be repeated.";
 
 pub const NETNS: &str = "\
 Only sockets of this network namespace: that of a process, of a file such as /proc/1/ns/net, or \
@@ -306,8 +306,8 @@ With -c: print and reset the table this often, each time after a line with the t
 
 pub const OUTPUT: &str = "\
 Write header and rows (or objects) to this file instead of standard output. An existing file is \
-overwritten, but only once tracing is on, just before COMMAND starts, or where --existing has to \
-show rows before: a start that fails before that leaves it as it was.
+overwritten, but only once tracing is on, just before COMMAND starts, or where --existing or \
+--peer has to show rows before: a start that fails before that leaves it as it was.
 
 A new file is readable by its owner alone (mode 0600): it holds the arguments, names and addresses \
 of all users, passwords in arguments included, and must be kept like a file of passwords. In a \

@@ -184,7 +184,7 @@ impl Cgroups {
     }
 
     /// Reads them all anew: what is gone goes. What cannot be read stays as it was: it may
-    /// have been read when this program had more rights, or an event have told of it.
+    /// have been read when this program had more rights, or an event have reported it.
     pub fn rescan(&mut self) {
         if let Some((found, unread)) = mount().and_then(|mount| Cgroups::read(&mount)) {
             self.renew(found, &unread);
@@ -192,14 +192,14 @@ impl Cgroups {
     }
 
     fn read(mount: &Path) -> Option<(Self, Unread)> {
-        static TOLD: Once = Once::new();
+        static WARNED: Once = Once::new();
         let mut nodes = HashMap::new();
         nodes.insert(fs::metadata(mount).ok()?.ino(), Node::new(0, Box::default(), true));
         let unread = cgroup_scan::scan(mount, |dir| {
             let name = dir.name.to_bytes().into();
             nodes.insert(dir.id, Node::new(dir.parent, name, dir.by_root));
         });
-        let told = match &unread {
+        let warning = match &unread {
             Ok(unread) => unread.words(),
             Err(why) => Some(format!(
                 "tcpconnect: cgroups cannot be read ({}); those that exist already have no name \
@@ -207,8 +207,8 @@ impl Cgroups {
                 text_of(&io::Error::from(*why))
             )),
         };
-        if let Some(line) = told {
-            TOLD.call_once(|| warn(&line));
+        if let Some(warning) = warning {
+            WARNED.call_once(|| warn(&warning));
         }
         Some((Cgroups { nodes }, unread.ok()?))
     }

@@ -54,7 +54,7 @@ impl Unread {
         }
     }
 
-    /// What is to be told of it.
+    /// What is to be reported of it.
     pub fn words(&self) -> Option<String> {
         let why = text_of(&io::Error::from(self.why?));
         let (count, s) = (self.ids.len(), if self.ids.len() == 1 { "" } else { "s" });

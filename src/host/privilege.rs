@@ -92,8 +92,8 @@ pub fn has_cookies() -> bool {
 }
 
 /// Whether programs can have bpf_loop() (kernel 5.17). Its body is a function that the kernel
-/// calls, which it refuses where programs are interpreted; only the initial network namespace
-/// tells whether they are.
+/// calls, which it refuses where programs are interpreted; whether they are is shown only in the
+/// initial network namespace.
 pub fn has_bpf_loop() -> bool {
     let is_compiled = || {
         let text = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What /proc tells of processes: their programs, parents and starts.
+//! What /proc shows of processes: their programs, parents and starts.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -86,15 +86,15 @@ pub fn is_alive(pid: u32, start_ns: u64) -> bool {
 }
 
 /// When the process of this pid was forked, CLOCK_BOOTTIME of this time namespace, as
-/// exactly as /proc tells.
+/// exactly as /proc shows it.
 pub fn start_of(pid: u32) -> Option<u64> {
     Some(stat_of(pid)?.start * Stat::TICK_NS)
 }
 
-/// Whether a process that was forked at `start_ns`, the host's time, is one of which /proc
-/// tells that it was forked `told_ns`.
-pub fn is_start(told_ns: u64, start_ns: u64) -> bool {
-    told_ns / Stat::TICK_NS == boottime_here(start_ns) / Stat::TICK_NS
+/// Whether a process that was forked at `start_ns`, the host's time, is one that was forked at
+/// `shown_ns` as /proc shows it.
+pub fn is_start(shown_ns: u64, start_ns: u64) -> bool {
+    shown_ns / Stat::TICK_NS == boottime_here(start_ns) / Stat::TICK_NS
 }
 
 /// Whether a process has this pid now.
@@ -102,14 +102,14 @@ pub fn exists(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok()
 }
 
-/// A process as /proc tells it from others of its number.
+/// What distinguishes a process from others of its number, as /proc shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Told {
+pub struct Identity {
     pub pid: u32,
     start: u64,
 }
 
-impl Told {
+impl Identity {
     /// Whether the hook of its end has yet to run: one of its threads is not about to
     /// end. The first may do so long before the others.
     pub fn has_yet_to_end(self) -> bool {
@@ -125,12 +125,12 @@ impl Told {
     }
 }
 
-/// As `descendants`, with what tells each from others of its number.
-pub fn told_descendants(roots: &[u32]) -> Vec<Told> {
+/// As `descendants`, with what distinguishes each from others of its number.
+pub fn identified_descendants(roots: &[u32]) -> Vec<Identity> {
     let stats = stats();
     let parents = stats.iter().map(|(&pid, stat)| (pid, stat.parent)).collect();
-    let told = |pid: u32| Some(Told { pid, start: stats.get(&pid)?.start });
-    closure(roots, &parents).into_iter().filter_map(told).collect()
+    let identity = |pid: u32| Some(Identity { pid, start: stats.get(&pid)?.start });
+    closure(roots, &parents).into_iter().filter_map(identity).collect()
 }
 
 /// Parent of each live process.
@@ -187,7 +187,7 @@ impl Stat {
     }
 }
 
-/// Since boot as /proc tells it here, in units of 10 ms.
+/// Since boot as /proc shows it here, in units of 10 ms.
 pub fn ticks_now() -> u64 {
     boottime_now_here() / Stat::TICK_NS
 }

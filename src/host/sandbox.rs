@@ -96,16 +96,18 @@ const BPF_MAP_UPDATE_ELEM: u64 = 2;
 const BPF_MAP_DELETE_ELEM: u64 = 3;
 const BPF_MAP_GET_NEXT_KEY: u64 = 4;
 const BPF_OBJ_GET_INFO_BY_FD: u64 = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: u64 = 21;
 const BPF_MAP_LOOKUP_BATCH: u64 = 24;
 const BPF_MAP_LOOKUP_AND_DELETE_BATCH: u64 = 25;
 const BPF_LINK_CREATE: u64 = 28;
 const BPF_ITER_CREATE: u64 = 33;
-const OF_MAPS: [u64; 7] = [
+const OF_MAPS: [u64; 8] = [
     BPF_MAP_LOOKUP_ELEM,
     BPF_MAP_UPDATE_ELEM,
     BPF_MAP_DELETE_ELEM,
     BPF_MAP_GET_NEXT_KEY,
     BPF_OBJ_GET_INFO_BY_FD,
+    BPF_MAP_LOOKUP_AND_DELETE_ELEM,
     BPF_MAP_LOOKUP_BATCH,
     BPF_MAP_LOOKUP_AND_DELETE_BATCH,
 ];
@@ -205,7 +207,7 @@ fn install(program: &BpfProgram) -> io::Result<()> {
     let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     let len = program.len().try_into().map_err(io::Error::other)?;
     let filter = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: the kernel copies the program, which is as long as told, during the call.
+    // SAFETY: the kernel copies the program, which has the length given, during the call.
     let done = unsafe {
         let mode = libc::SECCOMP_SET_MODE_FILTER;
         libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter)

@@ -756,7 +756,7 @@ mod tests {
         body[40] = 3;
         let socket = inet_row(&body, 5, TCP).unwrap();
         let request = single_request(&socket, socket.ends().unwrap());
-        // Its id, as the kernel has just told it.
+        // Its id, as the kernel has just sent it.
         assert_eq!(request[HEADER_LEN + 8..], body[4..52]);
         assert_eq!(request.len(), HEADER_LEN + 56);
     }

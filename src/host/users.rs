@@ -319,7 +319,7 @@ impl Passwd {
     }
 }
 
-/// The first line of an id tells its name.
+/// The first line of an id has its name.
 fn parse(passwd: &[u8]) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     for line in passwd.split(|&byte| byte == b'\n') {

@@ -272,7 +272,7 @@ impl Ring {
     /// Reads at most so many records; returns how many there were, and, if that is known
     /// anew, a time: what comes later got its place in the ring after that. A record whose
     /// task is preempted keeps the reader from all behind it, however long that takes, so
-    /// the clock alone does not tell.
+    /// the clock alone is not enough.
     pub(super) fn consume(&mut self, most: usize) -> io::Result<(usize, Option<u64>)> {
         // The clock comes first: who gets a place after this look has a later time.
         let ns = monotonic_ns();

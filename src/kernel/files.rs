@@ -50,7 +50,7 @@ pub fn are_worth_a_list() -> bool {
 /// Lists those of all processes that this pid namespace has; those of a thread
 /// only if it has a table of its own.
 pub fn list() -> Result<Vec<OpenFile>> {
-    // Else libbpf tells stderr what this kernel lacks.
+    // Else libbpf writes to stderr what this kernel lacks.
     libbpf_rs::set_print(None);
     let mut storage = MaybeUninit::uninit();
     let open = FilesSkelBuilder::default().open(&mut storage);

@@ -69,7 +69,7 @@ const MAX_WAITING: usize = 65_536 + BATCH;
 /// How much older than its place in the ring a record may be: of processes, cgroups and names
 /// the clock is read before they get it.
 const HOLD_NS: u64 = 1_000_000;
-/// How long a program may run after detach where the kernel does not tell.
+/// How long a program may run after detach where membarrier() is refused.
 const REFUSED_WAIT: Duration = Duration::from_millis(50);
 
 pub struct Tracer {
@@ -201,16 +201,17 @@ impl Tracer {
         if retractions == self.retractions {
             return Ok(());
         }
-        self.retractions = retractions;
-        let map = &self.skel.maps.retracted;
-        for key in map.keys().collect::<Vec<_>>() {
+        // The kernel counts one once it is there.
+        for _ in self.retractions..retractions {
+            let taken = self.skel.maps.retracted.lookup_and_delete(&[]);
+            let Some(bytes) = taken.context("failed to read what is taken back")? else { break };
             let mut attempt = types::attempt::default();
-            if plain::copy_from_bytes(&mut attempt, &key).is_ok() {
+            if plain::copy_from_bytes(&mut attempt, &bytes).is_ok() {
                 let types::attempt { tid, ts_ns, .. } = attempt;
                 events.push(Event::Retract { tid, ts_ns });
             }
-            map.delete(&key).context("failed to empty the table of retractions")?;
         }
+        self.retractions = retractions;
         Ok(())
     }
 
@@ -339,7 +340,7 @@ impl Tracer {
         matches!(self.transport, Transport::Perf { .. })
     }
 
-    /// What is accepted from now on is in no list of connections.
+    /// The connections that were there are listed and followed.
     pub fn have_listed(&mut self) {
         if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
             // SAFETY: a valid bool in the mapped .bss, which the kernel reads, hence volatile.
@@ -372,7 +373,7 @@ impl Tracer {
         unknown
     }
 
-    /// Gives up following such a connection; false if it has ended, and its end was told.
+    /// Gives up following such a connection; false if its end has been reported.
     pub fn disown(&self, cookie: u64) -> bool {
         self.skel.maps.adopted.delete(&cookie.to_ne_bytes()).is_ok()
     }

@@ -46,6 +46,9 @@ const MAX_CGROUPS: u32 = 4_096;
 const MAX_CGROUP_LEVEL: u32 = 0x7fff_ffff;
 /// Connects under way at once, where two programs see the begin and the end of each.
 const MAX_CALLS: u32 = 65_536;
+/// Connects that have been read while nobody looked whether they were taken back: those of a
+/// batch, and of a CPU that was kept from the rest.
+const MAX_JUST_READ: u32 = 4_096;
 /// Ended connections whose place is kept for the next: the sockets that an allocator
 /// with many CPUs may have at hand.
 const MAX_SPARE_LIVES: u32 = 1_024;
@@ -70,7 +73,7 @@ impl Setup<'_> {
     /// One user alone has seven eighths of the one and all of the other, which is what was
     /// asked for, and more have more. The larger the first, the more one may have open
     /// whose newcomers nobody pushes out; the larger the second, the more is left for all
-    /// should the first be full of connections whose end the kernel did not tell.
+    /// should the first be full of connections whose end the kernel did not report.
     pub(super) fn rooms_for_lives(&self) -> [u32; 2] {
         let held = LRU_PLACES_OF_A_CPU * cpus();
         let alone = self.placed_of_a_side() / 8 * 7;
@@ -120,7 +123,7 @@ impl Setup<'_> {
         data.want_result = self.config.result.is_some();
         data.min_latency_ns = u64::try_from(self.config.result.unwrap_or_default().as_nanos())?;
         data.want_life = plan.ends;
-        data.shows_connects = plan.shown.connects;
+        data.connects_are_missed = plan.connects_are_missed;
         data.shows_accepts = plan.shown.accepts;
         data.shows_ends = plan.shown.ends;
         data.shows_accepted_ends = plan.shown.ends && plan.shown.accepted;
@@ -186,6 +189,9 @@ impl Setup<'_> {
         let maps = &mut open.maps;
         let perf = self.plan.rows && !self.ring;
         let bytes = u32::try_from(self.buffer_bytes)?;
+        let buffers = if self.ring { 1 } else { cpus() };
+        let in_buffer = bytes / u32::try_from(size_of::<types::connect_record>())? * buffers;
+        let taken_back = in_buffer.saturating_add(MAX_JUST_READ);
         let plan = [
             (&mut maps.ring, self.plan.rows && self.ring, Some(bytes)),
             // 0 entries: libbpf makes it one for each possible CPU.
@@ -205,7 +211,7 @@ impl Setup<'_> {
             (&mut maps.flows, !self.plan.rows, None),
             (&mut maps.calls, hook == Hook::Kprobe, Some(MAX_CALLS)),
             (&mut maps.attempts, hook == Hook::StateOnly, Some(MAX_CALLS)),
-            (&mut maps.retracted, hook == Hook::StateOnly && self.plan.rows, None),
+            (&mut maps.retracted, hook == Hook::StateOnly && self.plan.rows, Some(taken_back)),
             (&mut maps.lives, self.plan.follows, Some(placed)),
             (&mut maps.crowd, self.plan.follows, Some(crowded)),
             (&mut maps.closing, self.accepts_unlocked(hook), None),
@@ -283,17 +289,17 @@ impl Setup<'_> {
     pub(super) fn adopt_descendants(&self, tracer: &Tracer) -> Result<()> {
         let mut known = HashSet::new();
         loop {
-            let found = proc::told_descendants(&self.roots);
-            let mut news = found.iter().filter(|told| known.insert(**told)).peekable();
+            let found = proc::identified_descendants(&self.roots);
+            let mut news = found.iter().filter(|identity| known.insert(**identity)).peekable();
             if news.peek().is_none() {
                 return Ok(());
             }
             let pids = &tracer.skel.maps.pids;
-            for told in news {
-                let (pid, descendant) = (told.pid.to_ne_bytes(), 0u32.to_ne_bytes());
+            for identity in news {
+                let (pid, descendant) = (identity.pid.to_ne_bytes(), 0u32.to_ne_bytes());
                 let added = pids.update(&pid, &descendant, MapFlags::NO_EXIST);
                 match added.map_err(|e| e.kind()) {
-                    Ok(()) if told.has_yet_to_end() => {}
+                    Ok(()) if identity.has_yet_to_end() => {}
                     // Its hook may have been later, after all.
                     Ok(()) => drop(pids.delete(&pid)),
                     Err(libbpf_rs::ErrorKind::AlreadyExists) => {}

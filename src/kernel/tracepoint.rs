@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Attaches to the perf side of a tracepoint where tracefs, which alone tells its
-//! number, is mounted nowhere: from a mount of our own, that no one else can see.
+//! Attaches to the perf side of a tracepoint where tracefs, which alone has its number, is
+//! mounted nowhere: from a mount of our own, that no one else can see.
 
 use std::ffi::OsStr;
 use std::ffi::c_long;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happened: connects, what became of them, and the facts that tell who made them.
+//! What happened: connects, what became of them, and the facts that identify who made them.
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -51,7 +51,7 @@ pub struct Connect {
     /// Only filled with `--peer`.
     pub handshake: Handshake,
     pub origin: Origin,
-    /// The filters do not want it; it is told because it may be a peer.
+    /// The filters do not want it; the kernel reports it because it may be a peer.
     pub peer_only: bool,
 }
 

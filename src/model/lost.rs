@@ -29,9 +29,9 @@ pub struct Lost {
     /// Records of connects, accepts and ends that are no rows, but rows are joined to them; not
     /// part of the total either.
     pub joins: u64,
-    /// Connections forgotten for want of room before they ended.
+    /// Connections that were forgotten before they ended, because a table was full.
     pub lives: u64,
-    /// Connections whose end the kernel did not tell.
+    /// Connections whose end the kernel did not report.
     pub ends: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
@@ -68,7 +68,7 @@ impl Lost {
     /// Count, JSON name and words of each reason.
     pub fn reasons(&self) -> [(u64, &'static str, &'static str); 10] {
         [
-            (self.buffer, "buffer", "for want of room in the buffer (see --buffer-size)"),
+            (self.buffer, "buffer", "because the buffer was full (see --buffer-size)"),
             (self.crowded, "crowded", "of users who filled the buffer, to leave room for others"),
             (
                 self.cpu,
@@ -83,7 +83,7 @@ impl Lost {
             (self.stash, "stash", "whose return was missed (--attach sockops needs none)"),
             (self.flows, "flows", "of flows beyond the table's size (narrow the filters)"),
             (self.lives, "lives", "of connections too many at once (see --max-connections)"),
-            (self.ends, "ends", "of connections whose end the kernel did not tell"),
+            (self.ends, "ends", "of connections whose end the kernel did not report"),
             (self.undecodable, "undecodable", "not understood"),
             (self.output, "output", "that the output had no room for"),
         ]

@@ -145,7 +145,7 @@ pub struct ProcessFacts {
 /// Nobody works at the end of a longer line of ancestors: a terminal, a multiplexer, shells,
 /// make, a compiler and its driver are fewer.
 pub const NEAREST_ANCESTORS: usize = 32;
-/// The first of the line tell where it came from: init, a service manager or a login,
+/// The first of the line show where it came from: init, a service manager or a login,
 /// and what that began with.
 pub const FIRST_ANCESTORS: usize = 4;
 /// Bytes that are kept of the path of an ancestor, the last, and one more, by which it is
@@ -243,7 +243,7 @@ impl ProcessEvent {
     }
 }
 
-/// A change that the process connector tells of.
+/// A change that the process connector reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub ts_ns: u64,

@@ -275,7 +275,7 @@ impl Serialize for Address {
 struct CommunityId([u8; community_id::LEN]);
 
 /// The same in all records of a connection: the socket's cookie, or what else
-/// tells it from all others.
+/// distinguishes it from all others.
 enum ConnId {
     Cookie(u64),
     Made { tid: u32, began_ns: u64 },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An object of JSON becomes a line: one that a terminal is told nothing by, and that
-//! keeps the bytes of a name that is no text.
+//! An object of JSON becomes a line that no terminal obeys, and that keeps the bytes of a
+//! name that is no text.
 
 use std::borrow::Cow;
 use std::io;
@@ -53,8 +53,8 @@ pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
 #[derive(Clone, Copy, Debug)]
 pub struct Raw<'a>(&'a [u8]);
 
-/// What a name really is, if it cannot be told from its text: two names may differ in bytes
-/// that are the same there.
+/// The bytes of a name whose text does not have them all: two names may differ in bytes that
+/// are the same there.
 pub fn raw(bytes: &[u8]) -> Option<Raw<'_>> {
     std::str::from_utf8(bytes).is_err().then_some(Raw(bytes))
 }

@@ -30,7 +30,7 @@ pub trait Output {
     fn process(&mut self, event: &ProcessRow, clock: &WallClock, out: &mut Vec<u8>);
     /// The table of `-c`, sorted; `interval` is set when there will be more.
     fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
-    /// Only formats that have a place for it; stderr tells in any case.
+    /// Only formats that have a place for it; stderr has a message in any case.
     fn lost(&mut self, lost: &Lost, now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
 }
 

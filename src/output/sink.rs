@@ -57,7 +57,7 @@ pub struct Sink {
     stop: Option<Stop>,
     /// No room since then; what the kernel said.
     full: Option<(Instant, io::Error)>,
-    told: bool,
+    has_warned: bool,
     /// Nobody took anything after the signal that ends us.
     given_up: bool,
     dropped: u64,
@@ -105,7 +105,7 @@ impl Sink {
             is_uncut: false,
             stop,
             full: None,
-            told: false,
+            has_warned: false,
             given_up: false,
             dropped: 0,
         }
@@ -144,9 +144,9 @@ impl Sink {
     pub fn write(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
         let dropped = self.put(text).inspect_err(|_| text.clear())?;
         if dropped > 0
-            && let Some((_, why)) = self.full.as_ref().filter(|_| !self.told)
+            && let Some((_, why)) = self.full.as_ref().filter(|_| !self.has_warned)
         {
-            self.told = true;
+            self.has_warned = true;
             warn(&format!(
                 "tcpconnect: {}: {}; rows are dropped and counted until there is room",
                 self.name,

@@ -103,7 +103,7 @@ const DADDR: Column = column("DADDR", 16, Gap::Blank, |row, out| {
 const DPORT: Column = column("DPORT", 6, Gap::None, |row, out| {
     text::number(out, row.event.dport.into());
 });
-/// BCC's last column, and its words. That an answer is old is said from 100 ms on.
+/// As BCC prints it: an answer older than 100 ms shows its age.
 const QUERY: Column = column("QUERY", 24, Gap::Blank, |line, out| match line.row.query {
     Some(query) => {
         let name = &query.name.asked[..];

@@ -82,7 +82,7 @@ pub fn error(out: &mut Vec<u8>, errno: u16) {
 
 /// A name from outside, in at most `width` columns, padded to `width`: printable
 /// characters as they are, every other byte as \xNN, so that a row stays one
-/// line and a terminal is told nothing. An escape is shown whole or not at all.
+/// line and a terminal obeys nothing. An escape is shown whole or not at all.
 pub fn name(out: &mut Vec<u8>, bytes: &[u8], width: usize) {
     let used = untrusted(out, bytes, width);
     pad_columns(out, used, width);

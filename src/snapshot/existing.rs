@@ -32,7 +32,7 @@ use crate::model::socket::TIME_WAIT;
 use crate::snapshot;
 use crate::snapshot::Places;
 
-/// What tells a connection from all others of the same time: both ends, and the
+/// What distinguishes a connection from all others of the same time: both ends, and the
 /// network namespace.
 type Key = (Option<u32>, (IpAddr, Option<u16>), (IpAddr, u16));
 
@@ -49,42 +49,42 @@ fn key(connect: &Connect) -> Key {
 const BYTES_OF_COOKIE: usize = 32;
 const BYTES_OF_ENDS: usize = 2 * (size_of::<Key>() + size_of::<u64>());
 /// Bytes of these at most, some 2,000,000 connects with a cookie.
-const MAX_TOLD: usize = 64 << 20;
+const MAX_REPORTED: usize = 64 << 20;
 
-/// The connections of which hooks have told since they were attached. What is listed, too,
-/// has a row already.
+/// The connections that hooks have reported since they were attached. One of them that is
+/// listed, too, has a row already.
 #[derive(Default)]
-pub struct Told {
+pub struct Reported {
     /// The list has no cookies: all are known by their ends.
     by_ends: bool,
     /// Accepts have rows.
     accepts: bool,
-    /// When the first of them was told; 0: accepted, which no socket is twice.
+    /// When the first of them was reported; 0: accepted, which no socket is twice.
     cookies: NumberMap<u64, u64>,
-    /// Of those without a cookie: when the first of them was told. Probe reads find a cookie
+    /// Of those without a cookie: when the first of them was reported. Probe reads find a cookie
     /// only if somebody has asked for it, and the list asks for the cookies of all: what has
     /// none was not listed before.
     ends: HashMap<Key, u64>,
 }
 
-impl Told {
+impl Reported {
     /// `accepts`: accepts have rows.
     pub fn new(accepts: bool) -> Self {
         let by_ends = !sock_diag::have_cookies();
-        Told { by_ends, accepts, ..Told::default() }
+        Reported { by_ends, accepts, ..Reported::default() }
     }
 
     pub fn note(&mut self, event: &Event) {
         let Event::Connect(connect) = event else { return };
-        // What came to no connection, or to none that has a row, is not told of.
+        // What came to no connection, or to none that has a row, is not counted as reported.
         let has_row = connect.origin != Origin::Accepted || self.accepts;
         if connect.error != 0 || connect.peer_only || !has_row {
             return;
         }
         if let Some(cookie) = connect.cookie {
-            let told_ns = if connect.origin == Origin::Accepted { 0 } else { connect.ts_ns };
-            let first_ns = self.cookies.entry(cookie).or_insert(told_ns);
-            *first_ns = told_ns.min(*first_ns);
+            let reported_ns = if connect.origin == Origin::Accepted { 0 } else { connect.ts_ns };
+            let first_ns = self.cookies.entry(cookie).or_insert(reported_ns);
+            *first_ns = reported_ns.min(*first_ns);
         }
         if connect.cookie.is_none() || self.by_ends {
             let first_ns = self.ends.entry(key(connect)).or_insert(connect.ts_ns);
@@ -94,40 +94,41 @@ impl Told {
 
     /// Whether there is no room for more.
     pub fn is_full(&self) -> bool {
-        self.cookies.len() * BYTES_OF_COOKIE + self.ends.len() * BYTES_OF_ENDS >= MAX_TOLD
+        self.cookies.len() * BYTES_OF_COOKIE + self.ends.len() * BYTES_OF_ENDS >= MAX_REPORTED
     }
 
     fn has(&self, listed: &Listed, socket: &Socket) -> bool {
         let connect = &listed.connect;
-        let told_ns = connect.cookie.and_then(|cookie| self.cookies.get(&cookie));
-        if told_ns.is_some_and(|&ns| ns <= connect.ts_ns || is_told_late(socket)) {
+        let reported_ns = connect.cookie.and_then(|cookie| self.cookies.get(&cookie));
+        if reported_ns.is_some_and(|&ns| ns <= connect.ts_ns || is_reported_late(socket)) {
             return true;
         }
-        // One that was accepted after it was listed has told its cookie; so these ends are
-        // those of an earlier one.
+        // The report of one that was accepted after it was listed has its cookie; so these ends
+        // are those of an earlier one.
         if connect.cookie.is_some() && socket.is_queued() {
             return false;
         }
-        // Ends that were told of later are used again.
-        self.ends.get(&key(connect)).is_some_and(|&told_ns| told_ns <= connect.ts_ns)
+        // Ends that were reported later are those of another connection.
+        self.ends.get(&key(connect)).is_some_and(|&reported_ns| reported_ns <= connect.ts_ns)
     }
 }
 
-/// How much later than the list a connect that is in it can be told: its task may have been
+/// How much later than the list a connect that is in it can be reported: its task may have been
 /// preempted between the two.
 const LATE_NS: u64 = 1_000_000_000;
 
-/// Whether the connect of a listed socket may be told after the list. Hooks tell of it while it
-/// holds the socket's lock, before any answer is looked at. What was listed in another state has
-/// told; what is told after that is another connection of a socket that was disconnected.
-fn is_told_late(socket: &Socket) -> bool {
+/// Whether the connect of a listed socket may be reported after the list. Hooks report it while
+/// its task holds the socket's lock, before any answer is looked at. What was listed in another
+/// state has been reported; a later report is of another connection of a socket that was
+/// disconnected.
+fn is_reported_late(socket: &Socket) -> bool {
     socket.state == SYN_SENT
 }
 
 /// The connections shown as existing: such a connect has its row.
 pub struct Shown {
     cookies: NumberMap<u64, Ends>,
-    /// Cookies by their ends, where accepts have no rows: the hook that tells of an accept need
+    /// Cookies by their ends, where accepts have no rows: the hook that reports an accept need
     /// not know its cookie.
     ends: HashMap<Key, u64>,
     /// Whether the ends of those that were listed have been shown, by their cookies.
@@ -137,20 +138,20 @@ pub struct Shown {
 
 struct Ends {
     key: Key,
-    /// Until when its connect, and its accept, may be told; 0: both have rows.
+    /// Until when its connect, and its accept, may be reported; 0: both have rows.
     connect_ns: u64,
     accept_ns: u64,
 }
 
 impl Shown {
-    /// Events tell of those once more that had a process: one that is yet to be accepted, or
-    /// was listed before its accept was told, will have it by that.
+    /// Events report those once more that had a process: one that is yet to be accepted, or
+    /// was listed before its accept was reported, gets its process with that.
     pub fn new(found: &Found, is_by_ends: bool) -> Self {
         let rows = &found.rows;
         let wanted = rows.iter().filter(|row| !row.connect.peer_only);
         let ends = |row: &Listed| {
             let (listed_ns, socket) = (row.connect.ts_ns, &found.sockets[row.socket]);
-            let late_ns = if is_told_late(socket) { LATE_NS } else { 0 };
+            let late_ns = if is_reported_late(socket) { LATE_NS } else { 0 };
             let of_held = |until_ns| if row.connect.pid == 0 { 0 } else { until_ns };
             Ends {
                 key: key(&row.connect),
@@ -231,17 +232,17 @@ pub struct Found {
 }
 
 impl Found {
-    /// Leaves out what hooks have told of until `listed_ns`. `told` need not know it any more, and
-    /// has room for what they tell later.
-    pub fn leave_out(&mut self, told: &mut Told) {
-        self.rows.retain(|row| !told.has(row, &self.sockets[row.socket]));
-        told.cookies = NumberMap::default();
-        told.ends = HashMap::new();
+    /// Leaves out what hooks have reported until `listed_ns`. `reported` need not know it any more,
+    /// and has room for later reports.
+    pub fn leave_out(&mut self, reported: &mut Reported) {
+        self.rows.retain(|row| !reported.has(row, &self.sockets[row.socket]));
+        reported.cookies = NumberMap::default();
+        reported.ends = HashMap::new();
     }
 }
 
 /// Whether a row is made of a socket. TIME_WAIT is an end, and a request is none yet: it
-/// becomes a connection when the other side answers, which a hook will tell of when it is
+/// becomes a connection when the other side answers, which a hook will report when it is
 /// accepted.
 fn is_connection(socket: &Socket) -> bool {
     !socket.is_closed && socket.state != TIME_WAIT && !socket.is_request()
@@ -276,9 +277,9 @@ pub fn find(config: &Config) -> Result<Found> {
             wanted(&Wanted { pid, uid, comm, descends: false })
         };
         let held: Vec<_> = pids.iter().filter_map(|&pid| tasks.of(pid)).collect();
-        let told = held.iter().filter(|task| marks || wants(task));
+        let shown = held.iter().filter(|task| marks || wants(task));
         let vpid = |task: &Task| Some(task.vpid).filter(|_| config.who.vpid);
-        rows.extend(told.map(|task| {
+        rows.extend(shown.map(|task| {
             let held = task.holds(bare);
             let connect = Connect { peer_only: !wants(task), vpid: vpid(task), ..held };
             Listed { connect, socket: at }
@@ -321,7 +322,7 @@ struct Task {
     vpid: u32,
     comm: Comm,
     cgroup_id: Option<u64>,
-    /// As /proc tells it; 0: not known.
+    /// As /proc shows it; 0: not known.
     start_ns: u64,
 }
 
@@ -410,10 +411,10 @@ mod tests {
     }
 
     /// What is shown of a socket with this cookie (0: none), inode and state beside an event.
-    fn is_shown(at: &Connect, (cookie, inode, state): (u64, u32, u8), told: Connect) -> bool {
+    fn is_shown(at: &Connect, (cookie, inode, state): (u64, u32, u8), reported: Connect) -> bool {
         let connect = Connect { cookie: Some(cookie).filter(|&c| c != 0), ..*at };
-        let mut table = Told { by_ends: cookie == 0, accepts: true, ..Told::default() };
-        table.note(&Event::Connect(told));
+        let mut table = Reported { by_ends: cookie == 0, accepts: true, ..Reported::default() };
+        table.note(&Event::Connect(reported));
         let mut found = found(connect, (inode, state));
         found.leave_out(&mut table);
         !found.rows.is_empty()
@@ -437,28 +438,28 @@ mod tests {
     }
 
     #[test]
-    fn more_can_be_told_than_there_is_room_for_once_connections_are_listed() {
+    fn more_can_be_reported_than_there_is_room_for_once_connections_are_listed() {
         let live = |cookie| Connect { cookie: Some(cookie), origin: Origin::Connected, ..AT };
-        let note = |told: &mut Told, cookie| told.note(&Event::Connect(live(cookie)));
-        let mut told = Told { accepts: true, ..Told::default() };
+        let note = |reported: &mut Reported, cookie| reported.note(&Event::Connect(live(cookie)));
+        let mut reported = Reported { accepts: true, ..Reported::default() };
         let mut last = 0;
-        while !told.is_full() {
+        while !reported.is_full() {
             last += 1;
-            note(&mut told, last);
+            note(&mut reported, last);
         }
         let mut found = found(AT, (9, OPEN));
         let cookies = [1, last, last + 1, last + 2].into_iter();
         let listed = |cookie| Listed { connect: Connect { cookie: Some(cookie), ..AT }, socket: 0 };
         found.rows = cookies.map(listed).collect();
-        found.leave_out(&mut told);
-        assert!(!told.is_full(), "there is room for the rest");
-        note(&mut told, last + 1);
-        found.leave_out(&mut told);
+        found.leave_out(&mut reported);
+        assert!(!reported.is_full(), "there is room for the rest");
+        note(&mut reported, last + 1);
+        found.leave_out(&mut reported);
         assert_eq!(found.rows, [listed(last + 2)]);
     }
 
     #[test]
-    fn ends_that_were_told_of_after_the_list_are_used_again() {
+    fn ends_that_were_reported_after_the_list_are_used_again() {
         let late = Connect { ts_ns: AT.ts_ns + 1, origin: Origin::Connected, ..AT };
         assert!(is_shown(&AT, (7, 9, OPEN), late));
         assert!(is_shown(&AT, (0, 9, OPEN), late));
@@ -496,7 +497,7 @@ mod tests {
     fn only_what_had_a_process_has_its_row_already() {
         let listed = Connect { pid: 1, cookie: Some(7), ..AT };
         let accept = Connect { origin: Origin::Accepted, ..listed };
-        let shown = |listed, told| Shown::new(&found(listed, (9, OPEN)), false).has(&told);
+        let shown = |listed, reported| Shown::new(&found(listed, (9, OPEN)), false).has(&reported);
         assert!(shown(listed, accept));
         assert!(!shown(Connect { pid: 0, ..listed }, accept));
         assert!(!shown(listed, Connect { cookie: Some(9), ..accept }));
@@ -511,6 +512,6 @@ mod tests {
         assert!(!Shown::new(&found(listed, (9, OPEN)), false).has(&again));
         let mut shown = Shown::new(&found(listed, (9, SYN_SENT)), false);
         assert!(shown.has(&again), "its task was stopped on its way");
-        assert!(!shown.has(&again), "the one that was listed has been told");
+        assert!(!shown.has(&again), "the one that was listed has been reported");
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What /proc tells of the processes that hold sockets, for options that ask who. It is read
+//! What /proc shows of the processes that hold sockets, for options that ask who. It is read
 //! while rows are made, once for each process, and not all of it is kept.
 //!
 //! A number of a process can be used again. What was read is of the process that was seen to

@@ -370,7 +370,7 @@ impl Scan<'_> {
     }
 }
 
-/// Of the descriptor tables of two threads; equal, too, if the kernel does not tell.
+/// Compares the descriptor tables of two threads; equal, too, if the kernel refuses to compare.
 fn order_of_tables(one: u32, other: u32) -> std::cmp::Ordering {
     // SAFETY: takes numbers only.
     match unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) } {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `--snapshot`: the sockets that exist now, with the processes that hold them.
 //! Joins what `sockets` and `holders` find, filters, puts in order, writes.
-//! Needs no BPF.
+//! Uses no BPF but the optional list of open files.
 
 pub mod existing;
 mod facts;

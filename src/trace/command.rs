@@ -30,7 +30,7 @@ use crate::poll::poll;
 use crate::poll::readable;
 use crate::stop::Stop;
 
-/// How often an end is looked for that was not told.
+/// How often COMMAND is looked at in case no hook reports its end.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a COMMAND may take to end after the signal that ends us.
 const GRACE: Duration = Duration::from_millis(200);
@@ -64,7 +64,7 @@ impl Paused {
                 libc::close(go_fd);
                 pid_writer.write_all(&std::process::id().to_ne_bytes())?;
                 if go_reader.read_exact(&mut [0]).is_err() {
-                    // Nobody is left to be told about it.
+                    // Nobody is left who could report it.
                     libc::_exit(1);
                 }
                 Ok(())

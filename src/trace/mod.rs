@@ -253,7 +253,7 @@ struct App<'a> {
     held_back: Option<HeldBack>,
     existing: Option<existing::Shown>,
     peers: Option<Peers>,
-    /// What stderr was told of.
+    /// The losses that stderr has been written about.
     reported: Lost,
     /// What the output was: it may have been full.
     written: Lost,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `--ready-fd`: the descriptor that tells when tracing is on.
+//! `--ready-fd`: the descriptor that receives a line when tracing is on.
 
 use std::fs::File;
 use std::io::Write as _;

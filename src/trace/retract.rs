@@ -2,16 +2,18 @@
 //! Connects that are taken back: each by an entry of a table, which may be read before their
 //! record if another CPU's buffer holds that.
 
+use std::collections::HashSet;
+
 use crate::model::event::Connect;
 use crate::model::event::Event;
 
 /// Thread and time of each.
 #[derive(Default)]
-pub struct Retracted(Vec<(u32, u64)>);
+pub struct Retracted(HashSet<(u32, u64)>);
 
 impl Retracted {
     pub fn add(&mut self, tid: u32, ts_ns: u64) {
-        self.0.push((tid, ts_ns));
+        self.0.insert((tid, ts_ns));
     }
 
     /// Removes them from `pending`. One whose connect has not been read yet is kept, but not
@@ -27,7 +29,7 @@ impl Retracted {
             return;
         }
         pending.retain(|event| match event {
-            Event::Connect(c) if self.0.contains(&(c.tid, c.ts_ns)) => {
+            Event::Connect(c) if self.0.remove(&(c.tid, c.ts_ns)) => {
                 each(c);
                 false
             }

@@ -152,8 +152,8 @@ impl App<'_> {
         }
         let is_last = !self.tracer.plan.shown.ends || life.stage.is_end();
         let facts = self.who.of_life(life, is_last);
-        let told = self.existing.as_mut().is_some_and(|shown| shown.ends_again(life));
-        if told || !facts.has_name(self.config.to_name.as_ref()) {
+        let is_shown = self.existing.as_mut().is_some_and(|shown| shown.ends_again(life));
+        if is_shown || !facts.has_name(self.config.to_name.as_ref()) {
             return false;
         }
         let row = facts.row(&life.connect, self.config.who.parents);

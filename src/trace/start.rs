@@ -33,7 +33,7 @@ use crate::plan::Plan;
 use crate::snapshot::existing;
 use crate::snapshot::existing::Found;
 use crate::snapshot::existing::Listed;
-use crate::snapshot::existing::Told;
+use crate::snapshot::existing::Reported;
 use crate::trace::background::Background;
 use crate::who::processes::Process;
 use crate::who::processes::Processes;
@@ -52,27 +52,27 @@ const CHUNK: usize = 256;
 /// What waits for the list of what was there before.
 pub(super) struct HeldBack {
     bytes: usize,
-    /// Connections of which hooks have told; only if others will be listed.
-    told: Option<Told>,
+    /// Connections that hooks have reported; only if others will be listed.
+    reported: Option<Reported>,
 }
 
 impl HeldBack {
     pub(super) fn new(plan: &Plan) -> Self {
-        HeldBack { bytes: 0, told: plan.lists.then(|| Told::new(plan.shown.accepted)) }
+        HeldBack { bytes: 0, reported: plan.lists.then(|| Reported::new(plan.shown.accepted)) }
     }
 
     pub(super) fn note(&mut self, event: &Event) {
         self.bytes += event.size();
-        if let Some(told) = &mut self.told {
-            told.note(event);
+        if let Some(reported) = &mut self.reported {
+            reported.note(event);
         }
     }
 
     /// Once the connections are listed, only those have to be known: a storm as long as the list
-    /// would otherwise stop the reading, and what is listed would be told once more later.
+    /// would otherwise stop the reading, and what is listed would be shown once more later.
     fn make_room(&mut self, found: &mut Found) {
-        if let Some(told) = self.told.as_mut().filter(|told| told.is_full()) {
-            found.leave_out(told);
+        if let Some(reported) = self.reported.as_mut().filter(|reported| reported.is_full()) {
+            found.leave_out(reported);
         }
     }
 }
@@ -128,7 +128,7 @@ impl App<'_> {
 
     fn has_room(&mut self, may_print: bool) -> Result<bool> {
         let Some(held_back) = &self.held_back else { return Ok(true) };
-        if held_back.told.as_ref().is_some_and(Told::is_full) {
+        if held_back.reported.as_ref().is_some_and(Reported::is_full) {
             return Ok(false);
         }
         if held_back.bytes < MAX_HELD_BACK || !may_print {
@@ -194,14 +194,13 @@ impl App<'_> {
         Ok(true)
     }
 
-    /// The connections that are there already, but for those that a hook has told of
+    /// Shows the connections that are there already, but for those that a hook has reported
     /// meanwhile.
     fn look_at_existing(&mut self) -> Result<bool> {
         let config = self.config.clone();
         let Some(found) = self.aside(true, move || existing::find(&config))? else {
             return Ok(false);
         };
-        self.tracer.have_listed();
         let mut found = found?;
         if let Some(unseen) = &found.unseen {
             warn(&format!("tcpconnect: {unseen}"));
@@ -209,9 +208,10 @@ impl App<'_> {
         if !self.hold_back_until(found.listed_ns, &mut found)? {
             return Ok(false);
         }
-        if let Some(mut told) = self.held_back.as_mut().and_then(|held_back| held_back.told.take())
+        if let Some(mut reported) =
+            self.held_back.as_mut().and_then(|held_back| held_back.reported.take())
         {
-            found.leave_out(&mut told);
+            found.leave_out(&mut reported);
         }
         let seen = self.who.by_proc_pid();
         self.settle_existing(&mut found.rows, &seen)?;
@@ -223,6 +223,7 @@ impl App<'_> {
             true => self.follow(&mut found)?,
             false => Some(Vec::new()),
         };
+        self.tracer.have_listed();
         let Some(ended) = ended else { return Ok(false) };
         if self.tracer.plan.shown.existing {
             self.show_existing(&found.rows, &seen)?;
@@ -237,7 +238,7 @@ impl App<'_> {
         for chunk in rows.chunks_mut(CHUNK) {
             for row in chunk.iter_mut().map(|row| &mut row.connect) {
                 let facts = self.who.of_existing(row, seen);
-                // A hook has told of it, and better.
+                // A hook has reported it, with more facts.
                 if let Some(peers) = self.peers.as_mut().filter(|peers| !peers.know(row)) {
                     peers.note(row);
                     peers.settle(row, &facts);
@@ -276,8 +277,8 @@ impl App<'_> {
         Ok(())
     }
 
-    /// Follows them to their end. Of those that ended before, no hook has told: the kernel is
-    /// asked for each once it is followed, and returned are the ends of those that are gone.
+    /// Follows them to their end. No hook has reported those that ended before: the kernel is
+    /// asked for each once it is followed, and the ends of those that are gone are returned.
     /// `None` if a signal came meanwhile.
     fn follow(&mut self, found: &mut Found) -> Result<Option<Vec<Event>>> {
         // One process of those that hold it, rather one that is wanted.
@@ -310,7 +311,7 @@ impl App<'_> {
         }
         let is_closed = |c: &&Connect| c.cookie.is_some_and(|cookie| closed.contains(&cookie));
         let gone = rows.iter().map(|row| &row.connect).filter(is_closed);
-        // What is still followed then has not been told of, and will not be.
+        // No hook has reported the end of what is still followed then, and none will.
         let gone = gone.filter(|c| c.cookie.is_some_and(|cookie| self.tracer.disown(cookie)));
         let end = |c: &Connect| Life {
             connect: Connect { ts_ns: asked_ns, ..*c },

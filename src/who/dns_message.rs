@@ -86,7 +86,7 @@ pub fn question(message: &[u8]) -> Option<Asked> {
     reader.asked(&name).ok()
 }
 
-/// Reads one message (RFC 1035, RFC 9460). `None` for one that tells no address:
+/// Reads one message (RFC 1035, RFC 9460). `None` for one that has no address:
 /// a question, an error, or an answer of another kind. Only the answer section
 /// counts, and in it only what the question leads to; what follows may be broken.
 pub fn read(message: &[u8]) -> Result<Option<Answer>, Malformed> {

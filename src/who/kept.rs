@@ -23,7 +23,7 @@ pub struct Kept {
     max: usize,
     /// With so many the kernel is asked.
     ask_at: usize,
-    /// Not open when the kernel was asked, at this time: over once all that it had told
+    /// Not open when the kernel was asked, at this time: over once all that it had reported
     /// until then is handled.
     over: Option<(u64, Vec<Key>)>,
     dropped: u64,
@@ -67,7 +67,7 @@ impl Kept {
         self.over = Some((now_ns, self.facts.keys().filter(is_over).copied().collect()));
     }
 
-    /// All that the kernel told until `until_ns` is handled.
+    /// All that the kernel reported until `until_ns` is handled.
     pub fn handled(&mut self, until_ns: u64) {
         if let Some((_, over)) = self.over.take_if(|(at_ns, _)| *at_ns < until_ns) {
             for key in over {

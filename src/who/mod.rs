@@ -180,7 +180,7 @@ impl Who {
         self.processes.as_ref()?.now(pid)
     }
 
-    /// Facts beside those of the process itself.
+    /// User, container and cgroup of a task.
     pub fn beside(
         &mut self,
         uid: Option<u32>,
@@ -266,7 +266,7 @@ impl Who {
         }
     }
 
-    /// All that the kernel told until `until_ns` is applied.
+    /// All that the kernel reported until `until_ns` is applied.
     pub fn applied(&mut self, until_ns: u64) {
         if let Some(kept) = &mut self.kept {
             kept.handled(until_ns);

@@ -71,7 +71,7 @@ struct Side {
     handshake: Handshake,
     origin: Origin,
     closed_ns: Option<u64>,
-    /// The same, told before older rows are made.
+    /// The same, from the report itself, which comes before older rows are made.
     ended_ns: Option<u64>,
     seq: u64,
 }
@@ -286,9 +286,9 @@ impl Peers {
     /// News of a connection: its outcome or its end.
     pub fn changed(&mut self, life: &Life) {
         let Some(end) = self.side(life) else { return };
-        let (known, told) = (&mut end.handshake, life.connect.handshake);
-        known.syn = told.syn.or(known.syn);
-        known.synack = told.synack.or(known.synack);
+        let (known, ended) = (&mut end.handshake, life.connect.handshake);
+        known.syn = ended.syn.or(known.syn);
+        known.synack = ended.synack.or(known.synack);
         if life.stage.is_end() {
             let (is_first, seq) = (end.closed_ns.is_none(), end.seq);
             end.closed_ns = Some(life.connect.ts_ns);
@@ -298,7 +298,7 @@ impl Peers {
         }
     }
 
-    /// The process on the other end of what began then; `facts` tells of one that is not
+    /// The process on the other end of what began then; `facts` has those of one that is not
     /// settled.
     pub fn of(
         &self,

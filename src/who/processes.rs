@@ -119,7 +119,8 @@ impl Deref for Process {
 }
 
 impl Process {
-    /// As it is now, whatever it runs later. Its ancestors do go on.
+    /// A copy that later execs and renames do not change; its ancestors are shared and still
+    /// change.
     pub fn frozen(&self) -> Self {
         let known = Known { state: self.state.clone(), ..*self.known };
         Process {
@@ -168,8 +169,8 @@ pub struct Processes {
     alive: HashMap<u32, Rc<Process>>,
     programs: Programs,
     kernel: Option<Rc<dyn ProcessList>>,
-    /// Those not in the kernel's list of this time: gone without notice, unless it told
-    /// of their end before it.
+    /// Those not in the kernel's list of this time: gone without notice, unless their end was
+    /// reported before it.
     gone: Option<(u64, Vec<(u32, u64)>)>,
     /// Whose descendants are asked for, by the numbers that they have here.
     roots: Vec<u32>,
@@ -184,7 +185,7 @@ impl Processes {
         Processes::with_images(roots, kernel, &before, images)
     }
 
-    /// With what /proc has just told of those in the kernel's list.
+    /// With what /proc has just shown of those in the kernel's list.
     pub fn with_images(
         roots: Vec<u32>,
         kernel: Rc<dyn ProcessList>,
@@ -203,7 +204,7 @@ impl Processes {
             let unchanged = after.get(&(e.pid, e.start_ns)) == Some(&(e.exec_id, e.file));
             let image = image.filter(|_| unchanged);
             let image = image.map(|image| Image { file: e.file.or(image.file), ..image });
-            states.push(Some(processes.told_by_procfs(e.name, Some(e.uid), image, e.exec_id)));
+            states.push(Some(processes.shown_by_procfs(e.name, Some(e.uid), image, e.exec_id)));
         }
         let places: HashMap<_, _> = before.iter().enumerate().map(|(i, e)| (e.pid, i)).collect();
         let mut reached = vec![false; before.len()];
@@ -371,7 +372,7 @@ impl Processes {
         let is_there = ppid.is_some();
         let ppid = ppid.unwrap_or(0);
         let known = Known { pid, start_ns, ppid, proc_pid, state: RefCell::new(state) };
-        // As /proc has just told it.
+        // As /proc has just shown it.
         let parent = self.now(ppid).filter(|p| is_there && p.start_ns <= start_ns);
         let process = Rc::new(self.child(known, parent.as_deref()));
         if is_there {
@@ -392,7 +393,7 @@ impl Processes {
             return process;
         }
         if exec_id > connect.exec_id && exec_id != NOT_ITS_PARENTS {
-            // Older than the list at start: nobody can tell any more.
+            // Older than the list at start: no source knows it any more.
             let before = process.frozen();
             *before.state.borrow_mut() = unknown(connect.leader, connect.exec_id);
             return Rc::new(before);
@@ -459,11 +460,11 @@ impl Processes {
         let image = image.map(|image| Image { file: file.or(image.file), ..image });
         // Where the kernel was not asked, or does not say, the next connect looks again.
         let exec_id = after.flatten().and(before).flatten().unwrap_or(0);
-        let state = self.told_by_procfs(name, late.uid, image, exec_id);
+        let state = self.shown_by_procfs(name, late.uid, image, exec_id);
         (stat.map(|stat| stat.parent), state)
     }
 
-    fn told_by_procfs(
+    fn shown_by_procfs(
         &self,
         name: Comm,
         uid: Option<u32>,
@@ -493,7 +494,7 @@ impl Processes {
         self.gone = Some((now_ns, gone));
     }
 
-    /// All that the kernel told until `until_ns` is applied.
+    /// All that the kernel reported until `until_ns` is applied.
     pub fn applied(&mut self, until_ns: u64) {
         let Some((_, gone)) = self.gone.take_if(|(at_ns, _)| *at_ns < until_ns) else { return };
         for (pid, start_ns) in gone {

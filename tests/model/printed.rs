@@ -106,7 +106,7 @@ impl Printed {
         // Of an MPTCP socket that was reset first the end is gone, which is told.
         let tells_gone = |line: &str| {
             let why = line.split_once(" lost: ").map_or("", |(_, why)| why);
-            let words = "of connections whose end the kernel did not tell";
+            let words = "of connections whose end the kernel did not report";
             (1..=gone).any(|n| why == format!("{n} {words}"))
         };
         if done.stderr.lines().any(tells_gone) {

@@ -281,7 +281,7 @@ fn who_is_not_in_the_kernels_list_is_gone_once_all_before_it_is_applied() {
     }
     processes.look_for_gone();
     processes.applied(1);
-    // Its end may have been told, and is yet to be applied.
+    // Its end may have been reported, and is yet to be applied.
     assert_eq!(processes.now(7).unwrap().source(), Source::Exec);
     processes.apply(&event(9, 90, 1, Change::Exec(program("/born/later"))));
     processes.applied(u64::MAX);
