@@ -33,7 +33,7 @@ static __always_inline void tell_end(void *ctx, const enum access access, struct
 	fill_life(PASSIVE, TAKEN, current_user(), r, &life);
 	fill_end(access, tp, &life);
 	/* It may have been listed while it waited. */
-	if (want_adopted)
+	if (shows_listed_ends)
 		life.place |= MISSED;
 	submit_life(ctx, &life, 0, RECORD_CLOSE);
 }
@@ -81,7 +81,7 @@ static __always_inline int accepted_on(void *ctx, const enum access access, cons
 	emit(LEVEL_PROCESS, PASSIVE, ctx, sk, &r);
 	if (want_life && end == FOLLOWED)
 		follow_accepted(ctx, access, locked, sk, &r);
-	else if (want_life && end == GONE && (is_missed(PASSIVE, r.flags) || want_adopted))
+	else if (want_life && end == GONE && (is_missed(PASSIVE, r.flags) || shows_listed_ends))
 		count_lost(&lost.ends);
 	return 0;
 }

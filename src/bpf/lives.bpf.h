@@ -19,6 +19,7 @@
 
 const volatile bool shows_ends;	  /* --life; else --peer alone may want them */
 const volatile bool shows_accepted_ends;
+const volatile bool shows_listed_ends; /* of --existing */
 const volatile bool want_result;  /* -r */
 const volatile bool want_adopted; /* connections that were there before, too */
 

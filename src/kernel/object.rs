@@ -127,6 +127,7 @@ impl Setup<'_> {
         data.shows_accepts = plan.shown.accepts;
         data.shows_ends = plan.shown.ends;
         data.shows_accepted_ends = plan.shown.ends && plan.shown.accepted;
+        data.shows_listed_ends = plan.shown.ends && plan.shown.existing;
         if let Some(bss) = open.maps.bss_data.as_deref_mut() {
             bss.may_be_listed = plan.shown.ends && plan.shown.existing;
         }
