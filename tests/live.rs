@@ -997,6 +997,11 @@ fn a_tiny_buffer_under_a_storm_adds_up(lab: &Lab) {
     assert!(lost > 0, "a page holds few records");
 }
 
+/// Rows that found no room on the way, each of which is one record.
+fn lost_records(done: &Done) -> u64 {
+    ["buffer", "crowded", "cpu"].map(|reason| done.lost(reason)).iter().sum()
+}
+
 /// Of connects whose outcomes have the rows, each tells who makes it.
 fn a_record_that_is_no_row_is_not_lost_as_one(lab: &Lab) {
     let mut client = Client::new();
@@ -1010,7 +1015,7 @@ fn a_record_that_is_no_row_is_not_lost_as_one(lab: &Lab) {
     let done = tracer.stop();
     let printed = done.objects("result").len() as u64;
     let lost = done.lost("count");
-    let records: u64 = ["buffer", "crowded", "cpu"].map(|reason| done.lost(reason)).iter().sum();
+    let records = lost_records(&done);
     // A run that the kernel skips, from 7.0 on, may have told of an outcome and an end.
     let is_exact = printed + records == made && lost == records;
     let is_skipped = lost > records && (printed + records..=printed + lost).contains(&made);
@@ -1045,8 +1050,7 @@ fn an_end_that_is_no_row_is_not_lost_as_one(lab: &Lab) {
         let done = tracer.stop();
         let rows = ["connect", "accept", "result", "close"].map(|event| done.objects(event).len());
         let printed = rows.iter().sum::<usize>() as u64;
-        let records: u64 =
-            ["buffer", "crowded", "cpu"].map(|reason| done.lost(reason)).iter().sum();
+        let records = lost_records(&done);
         let lost = done.lost("count");
         // A run that the kernel skips, from 7.0 on, may have told of two rows, or of none.
         let most = printed + records + of_one * (lost - records);

@@ -122,14 +122,20 @@ static __always_inline void forget(__u64 key, struct life_record *life, bool kee
 		bpf_map_delete_elem(&lives, &key);
 }
 
+static __always_inline void count_lost_life(__u64 *reason, const struct life_record *life)
+{
+	if (life->place & MISSED)
+		count_lost(reason);
+}
+
 /* The socket is another connection's by now. Whether its place is kept. */
 static __always_inline bool end_unsaid(__u64 key, struct life_record *life)
 {
 	bool keep = count_end(life);
 
 	/* Of its outcome all is known by then, and of its peer. */
-	if ((shows_ends || !life->answered) && life->place & MISSED)
-		count_lost(&lost.ends);
+	if (shows_ends || !life->answered)
+		count_lost_life(&lost.ends, life);
 	forget(key, life, keep);
 	return keep;
 }
@@ -196,8 +202,7 @@ static __always_inline void begin_crowded(const enum side side, const enum place
 		__sync_fetch_and_add(&missed_begun, 1);
 	if (bpf_map_update_elem(&crowd, &key, &life, BPF_ANY)) {
 		uncount_crowded(life.place);
-		if (life.place & MISSED)
-			count_lost(&lost.lives);
+		count_lost_life(&lost.lives, &life);
 	}
 }
 
@@ -213,8 +218,7 @@ static __always_inline void begin_placed(const enum side side, const enum place 
 
 		fill_life(side, place, owner, r, &life);
 		if (bpf_map_update_elem(&lives, &key, &life, BPF_ANY)) {
-			if (life.place & MISSED)
-				count_lost(&lost.lives);
+			count_lost_life(&lost.lives, &life);
 			return;
 		}
 	}

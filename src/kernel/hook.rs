@@ -69,18 +69,12 @@ impl Level {
 /// The programs that follow processes, of which descendants need the first two: those of
 /// tp_btf, or the same on the perf side of the tracepoints.
 pub(super) fn process_programs(perf_side: bool, has_loop: bool) -> [&'static str; 4] {
-    match (perf_side, has_loop) {
-        (false, true) => ["process_fork", "process_exit", "process_exec", "process_rename"],
-        (false, false) => {
-            ["process_fork", "process_exit", "process_exec_bounded", "process_rename"]
-        }
-        (true, true) => {
-            ["process_fork_tp", "process_exit_tp", "process_exec_tp", "process_rename_tp"]
-        }
-        (true, false) => {
-            ["process_fork_tp", "process_exit_tp", "process_exec_bounded_tp", "process_rename_tp"]
-        }
+    if perf_side {
+        let exec = if has_loop { "process_exec_tp" } else { "process_exec_bounded_tp" };
+        return ["process_fork_tp", "process_exit_tp", exec, "process_rename_tp"];
     }
+    let exec = if has_loop { "process_exec" } else { "process_exec_bounded" };
+    ["process_fork", "process_exit", exec, "process_rename"]
 }
 /// The fork program and its twin begin so.
 pub(super) const PROCESS_FORK: &str = "process_fork";

@@ -198,9 +198,6 @@ impl Tracer {
         // SAFETY: a valid, aligned u64 in the mapped .bss, also written by the kernel, hence
         // volatile.
         let retractions = unsafe { (&raw const bss.retractions).read_volatile() };
-        if retractions == self.retractions {
-            return Ok(());
-        }
         // The kernel counts one once it is there.
         for _ in self.retractions..retractions {
             let taken = self.skel.maps.retracted.lookup_and_delete(&[]);

@@ -129,7 +129,7 @@ impl Setup<'_> {
         data.shows_accepted_ends = plan.shown.ends && plan.shown.accepted;
         data.shows_listed_ends = plan.shown.ends && plan.shown.existing;
         if let Some(bss) = open.maps.bss_data.as_deref_mut() {
-            bss.may_be_listed = plan.shown.ends && plan.shown.existing;
+            bss.may_be_listed = data.shows_listed_ends;
         }
         data.max_lives = self.placed_of_a_side().into();
         data.max_spare_lives = self.spare_lives().into();

@@ -422,7 +422,9 @@ impl<'a> Setup<'a> {
 
     /// The programs that are attached beside those of the hook.
     fn companions(&self, hook: Hook) -> Vec<String> {
-        let of_processes = process_programs(self.perf_tracepoints.get(), privilege::has_bpf_loop());
+        // Two files are read for it.
+        let has_loop = self.plan.processes && privilege::has_bpf_loop();
+        let of_processes = process_programs(self.perf_tracepoints.get(), has_loop);
         let programs = |companion| match companion {
             Companion::Descendants => &of_processes[..2],
             Companion::Processes => &of_processes,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connects that are taken back: each by an entry of a table, which may be read before their
+//! Connects that are taken back: each by an entry of a queue, which may be read before their
 //! record if another CPU's buffer holds that.
 
 use std::collections::HashSet;

@@ -183,15 +183,21 @@ impl Fields {
         let (cookie, began_ns) = self.conn_id()?;
         let connect = self.connect(cookie)?;
         let life = self.life(connect, began_ns)?;
+        let (peer, query) = (self.peer()?, self.name_of_destination()?);
+        Ok(OwnedRow { life, peer, query, ..self.row(connect)? })
+    }
+
+    /// What is known of whose it is.
+    fn row(&self, connect: Connect) -> Read<OwnedRow> {
         Ok(OwnedRow {
             connect,
-            life,
-            peer: self.peer()?,
+            life: None,
+            peer: None,
             process: self.facts()?,
             user: self.user.as_deref().map(Into::into),
             container: container(self.container_id.as_ref(), self.container_claimed),
             cgroup: self.cgroup.as_deref().map(Into::into),
-            query: self.name_of_destination()?,
+            query: None,
         })
     }
 
@@ -488,16 +494,7 @@ impl Fields {
             start_ns: self.process_key()?.map_or(0, |key| key.start_ns),
             ..Connect::nowhere()
         };
-        let row = OwnedRow {
-            connect,
-            life: None,
-            peer: None,
-            process: self.facts()?,
-            user: self.user.as_deref().map(Into::into),
-            container: container(self.container_id.as_ref(), self.container_claimed),
-            cgroup: self.cgroup.as_deref().map(Into::into),
-            query: None,
-        };
+        let row = self.row(connect)?;
         let is_known = row.connect.uid.or(row.connect.vpid).is_some()
             || row.process.is_some()
             || row.container.is_some()
