@@ -825,11 +825,14 @@ fn counts_are_printed_and_reset_at_each_interval(lab: &Lab) {
     std::thread::sleep(Duration::from_millis(300));
     client.case(&format!("storm {} 2", made / 2));
     let done = tracer.stop();
-    done.assert_quiet_success();
+    assert!(done.status.success(), "{done:#?}");
     let counts: Vec<_> =
         done.objects("count").iter().map(|c| c["connects"].as_u64().expect("a count")).collect();
     assert!(counts.len() > 1, "{counts:?}");
-    assert_eq!(counts.iter().sum::<u64>(), made, "{counts:?}");
+    let (counted, skipped) = (counts.iter().sum::<u64>(), done.lost("skipped"));
+    // Of two threads on one CPU, from 7.0 on, one may be preempted in the program.
+    assert!(skipped == 0 || lab.attach == "fentry" && kernel() >= (7, 0), "{done:#?}");
+    assert_eq!((counted + skipped, done.lost("count")), (made, skipped), "{done:#?}");
 }
 
 fn a_full_table_of_counts_is_said(lab: &Lab) {
