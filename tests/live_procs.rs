@@ -146,7 +146,7 @@ fn much_text_of_dead_ancestors_takes_no_memory(lab: &Lab) {
     let tracer = lab.trace(&["-j", "--parents", "--args", "--netns", &client.netns()]);
     let pad = format!("tag={}", "p".repeat(2000));
     // Those before warm the heap up, and end.
-    let (warm, stays) = (5, scaled(2_500).clamp(8, 25) as usize);
+    let (warm, stays) = (3, scaled(2_500).clamp(4, 25) as usize);
     let mut before = 0;
     for i in 0..warm + stays {
         if i == warm {

@@ -35,7 +35,7 @@ const MACHINES_AT_ONCE: usize = 2;
 /// Attaching and detaching wait for RCU: 0.38 s a tracer with kprobes for 0.60 s.
 const CMDLINE: &str = "rcupdate.rcu_expedited=1";
 /// Emulation against hardware.
-const SCALE_DOWN: &str = "100";
+const SCALE_DOWN: &str = "200";
 const LIMIT_SECONDS: &str = "2400";
 /// Scenarios of the model with each hook.
 const SCENARIOS: &str = "200";
