@@ -189,18 +189,20 @@ fn an_accepted_connection_of_mptcp_that_was_reset_is_told_or_counted(lab: &Lab) 
 /// With --peer all connections are followed, for each may be the other end of one that is wanted.
 /// Whose run the kernel skipped, it does not say.
 fn what_is_missed_of_connections_that_nobody_wants_is_no_loss(lab: &Lab) {
-    let (mine, mut other) = (Client::new(), Client::new());
-    let tracer = lab.trace(&["-j", "-r", "--life", "--peer", "--netns", &mine.netns()]);
-    if fs::exists("/proc/sys/net/mptcp").unwrap_or(false) {
-        other.case("lives mptcp-early 10");
+    for options in [&["-r", "--life", "--peer"][..], &["-e", "--life", "--accept", "--peer"]] {
+        let (mine, mut other) = (Client::new(), Client::new());
+        let tracer = lab.trace(&[&["-j", "--netns", &mine.netns()], options].concat());
+        if fs::exists("/proc/sys/net/mptcp").unwrap_or(false) {
+            other.case("lives mptcp-early 10");
+        }
+        other.case("life pending");
+        let done = tracer.stop();
+        assert!(done.status.success(), "{done:#?}");
+        let skipped = done.lost("skipped");
+        assert!(skipped == 0 || kernel() >= (7, 0), "{done:#?}");
+        assert_eq!(done.lost("count"), skipped, "{done:#?}");
+        assert_eq!(done.stdout.lines().count(), done.objects("lost").len(), "{done:#?}");
     }
-    other.case("life pending");
-    let done = tracer.stop();
-    assert!(done.status.success(), "{done:#?}");
-    let skipped = done.lost("skipped");
-    assert!(skipped == 0 || kernel() >= (7, 0), "{done:#?}");
-    assert_eq!(done.lost("count"), skipped, "{done:#?}");
-    assert_eq!(done.stdout.lines().count(), done.objects("lost").len(), "{done:#?}");
 }
 
 /// What the kernel's table has room for goes by the CPUs, too.
@@ -239,19 +241,22 @@ fn what_has_no_room_and_no_rows_is_no_loss(lab: &Lab) {
 
 /// With --peer accepts and ends are followed, but their rows are those of --accept and --life.
 fn what_is_missed_where_ends_have_no_rows_is_no_loss(lab: &Lab) {
-    let mut client = Client::new();
-    let tracer = lab.trace(&["-j", "--peer", "--netns", &client.netns()]);
-    client.case("lives plain 3");
-    let mut made = 3;
-    if fs::exists("/proc/sys/net/mptcp").unwrap_or(false) {
-        client.case("lives mptcp-early 10");
-        made += 10;
+    for options in [&["--peer"][..], &["-e", "--life", "--peer"]] {
+        let mut client = Client::new();
+        let tracer = lab.trace(&[&["-j", "--netns", &client.netns()], options].concat());
+        client.case("lives plain 3");
+        let mut made = 3;
+        if fs::exists("/proc/sys/net/mptcp").unwrap_or(false) {
+            client.case("lives mptcp-early 10");
+            made += 10;
+        }
+        let done = tracer.stop();
+        let skipped = done.lost("skipped");
+        assert!(skipped == 0 || kernel() >= (7, 0), "{done:#?}");
+        let whole = if options.contains(&"-e") { "close" } else { "connect" };
+        assert!(is_all_but(skipped, done.objects(whole).len(), made), "{done:#?}");
+        assert_eq!(done.lost("ends"), 0, "{done:#?}");
     }
-    let done = tracer.stop();
-    let skipped = done.lost("skipped");
-    assert!(skipped == 0 || kernel() >= (7, 0), "{done:#?}");
-    assert!(is_all_but(skipped, done.rows().len(), made), "{done:#?}");
-    assert_eq!(done.lost("ends"), 0, "{done:#?}");
 }
 
 fn a_handshake_that_nobody_finishes_is_no_row(lab: &Lab) {

@@ -20,21 +20,34 @@ static __always_inline bool is_closed(const enum access access, struct sock *sk)
 	return state == TCP_CLOSE;
 }
 
+/* One that was listed while it waited has one row for its end, which may be there by now. */
+static __always_inline void end_listed(struct life_record *life)
+{
+	const __u64 *cookie = &life->connect.cookie;
+	const struct life_record *listed = bpf_map_lookup_elem(&adopted, cookie);
+
+	if (!listed)
+		return;
+	life->place &= ~MISSED;
+	if (!(listed->place & ENDED))
+		life->place |= listed->place & MISSED;
+	bpf_map_delete_elem(&adopted, cookie);
+}
+
 /* Nobody hears of the end of one that was reset in the queue; who closed it is known
  * only by that. */
 static __always_inline void tell_end(void *ctx, const enum access access, struct sock *sk,
-				     const struct connect_record *r)
+				     __u32 owner, const struct connect_record *r)
 {
 	struct tcp_sock *tp = access != BY_PROBE ? bpf_skc_to_tcp_sock(sk) : (struct tcp_sock *)sk;
 	struct life_record life;
 
 	if (!tp)
 		return;
-	fill_life(PASSIVE, TAKEN, current_user(), r, &life);
+	fill_life(PASSIVE, TAKEN, owner, r, &life);
 	fill_end(access, tp, &life);
-	/* It may have been listed while it waited. */
-	if (shows_listed_ends)
-		life.place |= MISSED;
+	if (want_adopted)
+		end_listed(&life);
 	submit_life(ctx, &life, 0, RECORD_CLOSE);
 }
 
@@ -59,31 +72,15 @@ static __always_inline bool is_closing(const enum access access, struct sock *sk
 static __always_inline void follow_accepted(void *ctx, const enum access access, const bool locked,
 					    struct sock *sk, const struct connect_record *r)
 {
-	if (is_closed(access, sk)) {
-		tell_end(ctx, access, sk, r);
-		return;
+	__u32 owner = current_user();
+	bool has_ended = is_closed(access, sk);
+
+	if (!has_ended) {
+		begin_life(PASSIVE, locked ? TAKEN : SHARED, sk, owner, r);
+		has_ended = !locked && is_closing(access, sk) && take_ours((__u64)sk, r->ts_ns);
 	}
-	begin_life(PASSIVE, locked ? TAKEN : SHARED, sk, r);
-	if (!locked && is_closing(access, sk) && take_ours((__u64)sk, r->ts_ns))
-		tell_end(ctx, access, sk, r);
-}
-
-/* What can be known of the end of an accepted connection; GONE: it was, and is lost. */
-enum end { FOLLOWED, UNFOLLOWED, GONE };
-
-static __always_inline int accepted_on(void *ctx, const enum access access, const bool locked,
-				       struct sock *sk, enum end end)
-{
-	struct connect_record r = { .kind = RECORD_CONNECT };
-
-	if (!fill_connect(LEVEL_PROCESS, PASSIVE, ctx, access, sk, &r) || !r.dport)
-		return 0;
-	emit(LEVEL_PROCESS, PASSIVE, ctx, sk, &r);
-	if (want_life && end == FOLLOWED)
-		follow_accepted(ctx, access, locked, sk, &r);
-	else if (want_life && end == GONE && (is_missed(PASSIVE, r.flags) || shows_listed_ends))
-		count_lost(&lost.ends);
-	return 0;
+	if (has_ended)
+		tell_end(ctx, access, sk, owner, r);
 }
 
 /* Nobody reports the states of an MPTCP socket, but those of its first subflow, which
@@ -95,6 +92,35 @@ static __always_inline struct sock *first_subflow(struct sock *sk)
 	if (!bpf_core_field_exists(msk->first))
 		return NULL;
 	return BPF_CORE_READ(msk, first);
+}
+
+/* What can be known of the end of an accepted connection; GONE: it was, and is lost. */
+enum end { FOLLOWED, UNFOLLOWED, GONE };
+
+/* Of an MPTCP socket whose first subflow has been taken down. If it was listed while it waited,
+ * its end had its row then. */
+static __always_inline void end_unknown(struct sock *sk, struct connect_record *r)
+{
+	if (!is_missed(PASSIVE, r->flags))
+		return;
+	LOAD(BY_PROBE, r->cookie, first_subflow(sk)->__sk_common.skc_cookie.counter);
+	if (!want_adopted || !bpf_map_lookup_elem(&adopted, &r->cookie))
+		count_lost(&lost.ends);
+}
+
+static __always_inline int accepted_on(void *ctx, const enum access access, const bool locked,
+				       struct sock *sk, enum end end)
+{
+	struct connect_record r = { .kind = RECORD_CONNECT };
+
+	if (!fill_connect(LEVEL_PROCESS, PASSIVE, ctx, access, sk, &r) || !r.dport)
+		return 0;
+	emit(LEVEL_PROCESS, PASSIVE, ctx, sk, &r);
+	if (want_life && end == FOLLOWED)
+		follow_accepted(ctx, access, locked, sk, &r);
+	else if (want_life && end == GONE)
+		end_unknown(sk, &r);
+	return 0;
 }
 
 /* One that was reset before its accept may have been taken down by then. Its numbers are

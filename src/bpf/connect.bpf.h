@@ -55,7 +55,7 @@ static __always_inline bool emit(const int level, const enum side side, void *ct
 	 * its address it would be given the next connection's outcome, should that of its own
 	 * end be skipped, too. */
 	if (!makes_cookies || r->cookie)
-		begin_life(side, TAKEN, sk, r);
+		begin_life(side, TAKEN, sk, current_user(), r);
 	else if (is_missed(side, r->flags))
 		count_lost(&lost.ends);
 	return is_told;

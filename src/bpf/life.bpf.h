@@ -119,6 +119,20 @@ static __always_inline struct life_record *life_begun_meanwhile(__u64 key, __u64
 	return followed_life(key, cookie);
 }
 
+/* What was nobody's when it was listed may be accepted after its end. There are no more of these
+ * than were listed. */
+static __always_inline void end_adopted(const __u64 *cookie, const struct life_record *followed)
+{
+	struct life_record *listed = NULL;
+
+	if (want_accept && !followed)
+		listed = bpf_map_lookup_elem(&adopted, cookie);
+	if (listed && !listed->connect.task.tgid)
+		listed->place |= ENDED;
+	else
+		bpf_map_delete_elem(&adopted, cookie);
+}
+
 static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie, int oldstate,
 					       int newstate)
 {
@@ -133,7 +147,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 	life = followed;
 	if (!life && want_adopted)
 		life = bpf_map_lookup_elem(&adopted, &cookie);
-	if (!life)
+	if (!life || life->place & ENDED)
 		return;
 	if (followed && followed->place & SHARED) {
 		if (newstate == TCP_CLOSE)
@@ -168,13 +182,15 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 		if (followed && !ends && !shows_ends)
 			miss_no_more(life);
 	}
-	if (tp && newstate == TCP_CLOSE && want_life) {
+	/* To ask again takes less than to keep the answer: the stack is full. */
+	tp = newstate == TCP_CLOSE && want_life ? bpf_skc_to_tcp_sock(sk) : NULL;
+	if (tp) {
 		life->close_by = closing_side(oldstate);
 		fill_end(BY_TYPE, tp, life);
 		submit_life(ctx, life, cookie, RECORD_CLOSE);
 	}
 	if (newstate == TCP_CLOSE && want_adopted)
-		bpf_map_delete_elem(&adopted, &cookie);
+		end_adopted(&cookie, followed);
 	if (ends)
 		forget(key, followed, keep);
 }

@@ -19,7 +19,6 @@
 
 const volatile bool shows_ends;	  /* --life; else --peer alone may want them */
 const volatile bool shows_accepted_ends;
-const volatile bool shows_listed_ends; /* of --existing */
 const volatile bool want_result;  /* -r */
 const volatile bool want_adopted; /* connections that were there before, too */
 
@@ -64,8 +63,7 @@ static __always_inline bool is_missed(const enum side side, __u8 flags)
 }
 
 /* Where the ends of what is accepted have no rows, one that waited for its accept when
- * connections were listed has one all the same. Not for kprobes: 5.10 warns of one that uses a
- * table whose entries are allocated when they are inserted, as this one's. */
+ * connections were listed has one all the same. */
 static __always_inline bool is_listed(__u64 cookie)
 {
 	const struct life_record *listed;
@@ -230,11 +228,10 @@ static __always_inline void begin_placed(const enum side side, const enum place 
 
 /* From here on life.bpf.h reports what becomes of it. */
 static __always_inline void begin_life(const enum side side, const enum place place,
-				       struct sock *sk, const struct connect_record *r)
+				       struct sock *sk, __u32 owner, const struct connect_record *r)
 {
 	__u64 key = (__u64)sk;
 	struct life_record *known = bpf_map_lookup_elem(&lives, &key);
-	__u32 owner = current_user();
 
 	if (known && known->place != SPARE && !end_unsaid(key, known))
 		known = NULL;

@@ -125,6 +125,7 @@ enum place {
 	SHARED = 2, /* accepted without its lock: who deletes it reports its end */
 	CROWDED = 4, /* added to the others: in `crowd` */
 	MISSED = 8, /* added to the others: what it came to has rows */
+	ENDED = 16, /* in `adopted`: its end has been reported, or is counted as lost */
 };
 
 /*

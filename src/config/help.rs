@@ -154,8 +154,8 @@ Include EXE: absolute path of the executable in the mount namespace it was run f
 path may be another file than here, for any user can make a mount namespace and put any file at \
 any path in it. A container has a mount namespace of its own, too.
 
-Of a path of more than 512 components, if the process is gone when its row is written, and of one \
-of more than 4,096 bytes only the end is shown, after \"...\". For a script it is the interpreter.";
+Of a path of more than 512 components and mounts, if the process is gone when its row is written, \
+and of one of more than 4,096 bytes only the end is shown, after \"...\". For a script it is the interpreter.";
 
 pub const ARGS: &str = "\
 Include ARGS, last: the arguments given to exec, quoted so that they can be pasted into a shell \

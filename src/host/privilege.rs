@@ -91,6 +91,12 @@ pub fn has_cookies() -> bool {
     kernel() >= (5, 12)
 }
 
+/// Whether the kernel warns in its log of a kprobe that uses a table whose entries are allocated
+/// when they are inserted (kernels before 6.1).
+pub fn warns_of_allocation() -> bool {
+    kernel() < (6, 1)
+}
+
 /// Whether programs can have bpf_loop() (kernel 5.17). Its body is a function that the kernel
 /// calls, which it refuses where programs are interpreted; whether they are is shown only in the
 /// initial network namespace.

@@ -49,6 +49,7 @@ pub use self::object::refused_cgroups;
 use crate::clock::monotonic_ns;
 use crate::kernel::record::decode_flow;
 use crate::kernel::record::encode_existing;
+use crate::kernel::record::open_life;
 use crate::kernel::skel::TcpconnectSkel;
 use crate::kernel::skel::types;
 use crate::model::event::Connect;
@@ -119,6 +120,16 @@ struct Counted {
     process: Vec<RawFd>,
     /// Kprobes are among them, which miss in a way of their own.
     probes: bool,
+}
+
+/// What came of following connections from before, by what is missing.
+#[derive(Default)]
+pub struct Adopted {
+    /// Those without a cookie to know them by.
+    pub unknown: usize,
+    /// The cookies of those that had no room, and nobody holds: when one is accepted, it has room
+    /// among those.
+    pub unplaced: Vec<u64>,
 }
 
 /// Connections that are followed now, in the kernel's two tables.
@@ -304,11 +315,7 @@ impl Tracer {
             let mut any = false;
             for (_, value) in batch {
                 any = true;
-                let mut life = types::life_record::default();
-                plain::copy_from_bytes(&mut life, &value).ok()?;
-                if life.place != types::place::SPARE.0 as u8 {
-                    open.insert((life.began_ns, life.connect.task.tid));
-                }
+                open.extend(open_life(&value).map(|life| (life.began_ns, life.connect.task.tid)));
             }
             if !any && map.keys().next().is_some() {
                 return None;
@@ -345,34 +352,44 @@ impl Tracer {
         }
     }
 
-    /// Follows connections that were there before to their end, which may have rows; returns
-    /// how many have no cookie to know them by.
+    /// Follows connections that were there before to their end, which may have rows.
     pub fn adopt<'a>(
         &mut self,
         connections: impl Iterator<Item = &'a Connect>,
         have_rows: bool,
-    ) -> usize {
+    ) -> Adopted {
         let adopted = &self.skel.maps.adopted;
-        let mut unknown = 0;
+        let mut result = Adopted::default();
         for connection in connections {
             let has_rows = have_rows && !connection.peer_only;
             let life = encode_existing(connection, has_rows);
             // SAFETY: a record is plain data without padding.
             let bytes = unsafe { plain::as_bytes(&life) };
             match connection.cookie {
-                None => unknown += 1,
+                None => result.unknown += 1,
                 Some(cookie) => {
                     let put = adopted.update(&cookie.to_ne_bytes(), bytes, MapFlags::ANY);
-                    self.unadopted += u64::from(put.is_err() && has_rows);
+                    let is_missed = put.is_err() && has_rows;
+                    let may_be_accepted = self.plan.accepts && connection.pid == 0;
+                    self.unadopted += u64::from(is_missed && !may_be_accepted);
+                    result.unplaced.extend((is_missed && may_be_accepted).then_some(cookie));
                 }
             }
         }
-        unknown
+        result
+    }
+
+    /// Counts connections of which nobody hears again.
+    pub fn lose_lives(&mut self, count: u64) {
+        self.unadopted += count;
     }
 
     /// Gives up following such a connection; false if its end has been reported.
     pub fn disown(&self, cookie: u64) -> bool {
-        self.skel.maps.adopted.delete(&cookie.to_ne_bytes()).is_ok()
+        let (adopted, cookie) = (&self.skel.maps.adopted, cookie.to_ne_bytes());
+        let life = adopted.lookup(&cookie, MapFlags::ANY).ok().flatten();
+        let is_open = life.and_then(|life| open_life(&life)).is_some();
+        adopted.delete(&cookie).is_ok() && is_open
     }
 
     /// Counts the connections that have not ended, and those that were dropped.
@@ -386,10 +403,7 @@ impl Tracer {
         for (map, is_crowd) in [(&maps.lives, false), (&maps.crowd, true)] {
             for key in map.keys() {
                 let Ok(Some(value)) = map.lookup(&key, MapFlags::ANY) else { continue };
-                let mut life = types::life_record::default();
-                if plain::copy_from_bytes(&mut life, &value).is_ok()
-                    && life.place != types::place::SPARE.0 as u8
-                {
+                if let Some(life) = open_life(&value) {
                     let is_missed = u32::from(life.place) & types::place::MISSED.0 != 0;
                     open += u64::from(is_missed || !is_crowd);
                     let wanted =

@@ -127,9 +127,8 @@ impl Setup<'_> {
         data.shows_accepts = plan.shown.accepts;
         data.shows_ends = plan.shown.ends;
         data.shows_accepted_ends = plan.shown.ends && plan.shown.accepted;
-        data.shows_listed_ends = plan.shown.ends && plan.shown.existing;
         if let Some(bss) = open.maps.bss_data.as_deref_mut() {
-            bss.may_be_listed = data.shows_listed_ends;
+            bss.may_be_listed = plan.shown.ends && plan.shown.existing;
         }
         data.max_lives = self.placed_of_a_side().into();
         data.max_spare_lives = self.spare_lives().into();
@@ -223,6 +222,9 @@ impl Setup<'_> {
             if let Some(entries) = entries.filter(|_| needed) {
                 map.set_max_entries(entries)?;
             }
+        }
+        if self.plan.adopts && privilege::warns_of_allocation() && self.accepts_by_probe(hook) {
+            maps.adopted.set_map_flags(0)?;
         }
         Ok(())
     }

@@ -238,6 +238,14 @@ pub fn encode_existing(c: &Connect, has_rows: bool) -> types::life_record {
     }
 }
 
+/// What the kernel has of a connection that is followed; `None` if it has ended.
+pub fn open_life(value: &[u8]) -> Option<types::life_record> {
+    let mut life = types::life_record::default();
+    plain::copy_from_bytes(&mut life, value).ok()?;
+    let ended = types::place::SPARE.0 | types::place::ENDED.0;
+    (u32::from(life.place) & ended == 0).then_some(life)
+}
+
 fn close_by(by: u8) -> Result<Option<CloseBy>, DecodeError> {
     match types::close_by(by.into()) {
         types::close_by(0) => Ok(None),

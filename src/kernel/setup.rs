@@ -445,6 +445,12 @@ impl<'a> Setup<'a> {
         }
     }
 
+    /// Whether accepts are seen by programs of kprobes or of the perf side of tracepoints.
+    pub(super) fn accepts_by_probe(&self, hook: Hook) -> bool {
+        self.plan.accepts
+            && matches!(self.accept_hook(hook), AcceptHook::Kprobe | AcceptHook::Calls)
+    }
+
     /// Whether a connection may end while its accept is looked at.
     pub(super) fn accepts_unlocked(&self, hook: Hook) -> bool {
         let accepts = self.accept_hook(hook);

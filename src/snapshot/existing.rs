@@ -25,6 +25,7 @@ use crate::model::filter::Family;
 use crate::model::filter::Filter;
 use crate::model::filter::Task as Wanted;
 use crate::model::numbers::NumberMap;
+use crate::model::numbers::NumberSet;
 use crate::model::process::Comm;
 use crate::model::socket::SYN_SENT;
 use crate::model::socket::Socket;
@@ -133,6 +134,9 @@ pub struct Shown {
     ends: HashMap<Key, u64>,
     /// Whether the ends of those that were listed have been shown, by their cookies.
     ended: NumberMap<u64, bool>,
+    /// Cookies of those that are not followed unless they are accepted, of which nobody has heard
+    /// again.
+    unplaced: NumberSet<u64>,
     listed_ns: u64,
 }
 
@@ -167,7 +171,18 @@ impl Shown {
             listed_ns: rows.first().map_or(0, |row| row.connect.ts_ns),
             cookies,
             ended: rows.iter().filter_map(|row| Some((row.connect.cookie?, false))).collect(),
+            unplaced: NumberSet::default(),
         }
+    }
+
+    /// These are followed only once they are accepted.
+    pub fn wait_for_accepts(&mut self, cookies: impl IntoIterator<Item = u64>) {
+        self.unplaced.extend(cookies);
+    }
+
+    /// How many were not followed, for which there was no room.
+    pub fn unfollowed(&self) -> u64 {
+        self.unplaced.len() as u64
     }
 
     /// Whether the end of this connection has been shown; from here on it has. One that is reset
@@ -178,7 +193,9 @@ impl Shown {
         if !life.stage.is_end() || life.connect.origin == Origin::Connected {
             return false;
         }
-        let ended = self.cookie(life).and_then(|cookie| self.ended.get_mut(&cookie));
+        let Some(cookie) = self.cookie(life) else { return false };
+        self.unplaced.remove(&cookie);
+        let ended = self.ended.get_mut(&cookie);
         ended.is_some_and(|ended| std::mem::replace(ended, true))
     }
 
@@ -187,6 +204,9 @@ impl Shown {
     pub fn has(&mut self, connect: &Connect) -> bool {
         let shown = connect.cookie.and_then(|cookie| self.cookies.get_mut(&cookie));
         let Some(shown) = shown.filter(|shown| shown.key == key(connect)) else { return false };
+        if let (Origin::Accepted, Some(cookie)) = (connect.origin, connect.cookie) {
+            self.unplaced.remove(&cookie);
+        }
         let until_ns = match connect.origin {
             Origin::Accepted => &mut shown.accept_ns,
             _ => &mut shown.connect_ns,

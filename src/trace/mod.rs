@@ -444,6 +444,7 @@ impl<'a> App<'a> {
         if let Mode::Count { .. } = self.config.mode {
             self.print_flows()?;
         }
+        self.tracer.lose_lives(self.existing.as_ref().map_or(0, existing::Shown::unfollowed));
         self.report_lost(Duration::ZERO)?;
         if self.config.result.is_some() && self.tracer.unanswered > 0 {
             warn(&format!("tcpconnect: {} connects have no outcome yet", self.tracer.unanswered));

@@ -290,7 +290,11 @@ impl App<'_> {
         let have_rows = self.tracer.plan.shown.existing && self.tracer.plan.shown.ends;
         let mut unknown = 0;
         for chunk in rows.chunks(CHUNK) {
-            unknown += self.tracer.adopt(chunk.iter().map(|row| &row.connect), have_rows);
+            let adopted = self.tracer.adopt(chunk.iter().map(|row| &row.connect), have_rows);
+            unknown += adopted.unknown;
+            if let Some(shown) = &mut self.existing {
+                shown.wait_for_accepts(adopted.unplaced);
+            }
             self.hold_back(true)?;
         }
         if unknown > 0 {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -14,9 +14,10 @@ use libc::SOL_SOCKET;
 use serde_json::{Value, json};
 
 use crate::facts::fact;
+use crate::lives::mptcp_listener;
 use crate::sockets::{RawAddr, Sock, addr, listener, set};
 use crate::system::{ensure, number, patiently, sys, text};
-use crate::{Ctx, LO4, Res};
+use crate::{Ctx, IPPROTO_MPTCP, LO4, Res};
 
 /// What one case keeps for a later one.
 static KEPT: Mutex<Kept> = Mutex::new(Kept { listener: None, open: VecDeque::new() });
@@ -26,8 +27,8 @@ struct Kept {
     open: VecDeque<Sock>,
 }
 
-/// `existing queue N`: connections to itself that nobody accepts, until `existing take N`;
-/// `existing reset N` resets the first of them.
+/// `existing queue N [mptcp]`: connections to itself that nobody accepts, until
+/// `existing take N`; `existing reset N` resets the first of them.
 /// `existing defer`: one whose handshake the listener finishes with the first data, which comes
 /// with `existing send`. `existing once`: one connection, which `existing again N` resets and
 /// makes anew with the same ports, N times; `existing anew N` does so with the same socket.
@@ -35,6 +36,7 @@ pub fn existing(ctx: &Ctx, args: &[&str]) -> Res {
     let mut kept = KEPT.lock().map_err(text)?;
     match args {
         ["queue", n] => queue(ctx, &mut kept, number(&[*n], 0, None)?),
+        ["queue", n, "mptcp"] => queue_of_mptcp(&mut kept, number(&[*n], 0, None)?),
         ["reset", n] => {
             kept.open.drain(..number::<usize>(&[*n], 0, None)?);
             Ok(())
@@ -92,6 +94,17 @@ fn queue(ctx: &Ctx, kept: &mut Kept, n: usize) -> Res {
     sys("listen", unsafe { libc::listen(listener.as_raw_fd(), 4_096) })?;
     kept.listener = Some(listener);
     (0..n).try_for_each(|_| connect(ctx, kept, None))
+}
+
+fn queue_of_mptcp(kept: &mut Kept, n: usize) -> Res {
+    let listener = mptcp_listener(0)?;
+    for _ in 0..n {
+        let sock = Sock::new(LO4, IPPROTO_MPTCP)?;
+        ensure(sock.connect(&RawAddr::new(listener.local()?)) == 0, "not connected")?;
+        kept.open.push_back(sock);
+    }
+    kept.listener = Some(TcpListener::from(OwnedFd::from(listener.0)));
+    Ok(())
 }
 
 fn connect(ctx: &Ctx, kept: &mut Kept, from: Option<SocketAddr>) -> Res {

@@ -206,7 +206,7 @@ fn twin(
 }
 
 /// The TCP socket below one of MPTCP has a cookie that nobody is told.
-fn mptcp_listener(port: u16) -> Res<Sock> {
+pub fn mptcp_listener(port: u16) -> Res<Sock> {
     let listener = Sock::new(LO4, IPPROTO_MPTCP)?;
     listener.bind(SocketAddr::new(LO4, port))?;
     // SAFETY: a plain system call.
