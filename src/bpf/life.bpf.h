@@ -133,13 +133,13 @@ static __always_inline void end_adopted(const __u64 *cookie, const struct life_r
 		bpf_map_delete_elem(&adopted, cookie);
 }
 
-static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie, int oldstate,
-					       int newstate)
+static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie, __u64 oldstate,
+					       __u64 newstate)
 {
 	__u64 key = (__u64)sk;
 	struct life_record *followed, *life;
 	struct tcp_sock *tp = NULL;
-	bool ends, keep;
+	__u64 ends, keep, any;
 
 	followed = followed_life(key, cookie);
 	if (accepts_unlocked && !followed && newstate == TCP_CLOSE && cookie)
@@ -158,6 +158,11 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 	/* It is counted first: an atomic add after the record has been filled waits until those
 	 * stores are done (45 ns). */
 	keep = ends && count_end(followed);
+	any = life->began_ns;
+	FORGET(ends, any);
+	FORGET(keep, any);
+	FORGET(newstate, any);
+	FORGET(oldstate, any);
 	/* That it succeeded needs nothing of the socket. */
 	if (newstate == TCP_CLOSE || !life->connect.lport || want_peer)
 		tp = bpf_skc_to_tcp_sock(sk);
@@ -191,7 +196,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 	}
 	if (newstate == TCP_CLOSE && want_adopted)
 		end_adopted(&cookie, followed);
-	if (ends)
+	if (ends && followed)
 		forget(key, followed, keep);
 }
 

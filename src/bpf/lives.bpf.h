@@ -129,8 +129,9 @@ static __always_inline void count_lost_life(__u64 *reason, const struct life_rec
 /* The socket is another connection's by now. Whether its place is kept. */
 static __always_inline bool end_unsaid(__u64 key, struct life_record *life)
 {
-	bool keep = count_end(life);
+	__u64 keep = count_end(life);
 
+	FORGET(keep, life->began_ns);
 	/* Of its outcome all is known by then, and of its peer. */
 	if (shows_ends || !life->answered)
 		count_lost_life(&lost.ends, life);

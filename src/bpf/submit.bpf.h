@@ -64,10 +64,10 @@ static __always_inline bool submit_ring(void *record, __u64 *ts_ns, const __u64 
 {
 	/* That of a connection begins with what is known of its connect. */
 	const struct connect_record *r = record;
-	bool is_counted = false;
+	__u64 is_crowded = crowding, is_counted = false;
 	void *out;
 
-	if (crowding) {
+	if (is_crowded) {
 		is_counted = takes_share(life ? life->connect.owner : current_user(),
 					 r->flags & ACCEPTED, record, size, RING_SHARE);
 		if (!is_counted) {
@@ -76,6 +76,7 @@ static __always_inline bool submit_ring(void *record, __u64 *ts_ns, const __u64 
 			return false;
 		}
 	}
+	FORGET(is_counted, is_crowded);
 	out = bpf_ringbuf_reserve(&ring, size, 0);
 	/* The clock is read inside the reservation: then no record that is
 	 * still to come can be older than one already consumed. */

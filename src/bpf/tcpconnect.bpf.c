@@ -9,6 +9,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
 #include "tcpconnect.h"
+#include "verify.bpf.h"
 #include "maps.bpf.h"
 #include "read.bpf.h"
 #include "filter.bpf.h"

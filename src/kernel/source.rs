@@ -5,6 +5,7 @@
 pub const EBPF: &str = concat!(
     include_str!("../bpf/tcpconnect.bpf.c"),
     include_str!("../bpf/tcpconnect.h"),
+    include_str!("../bpf/verify.bpf.h"),
     include_str!("../bpf/maps.bpf.h"),
     include_str!("../bpf/read.bpf.h"),
     include_str!("../bpf/filter.bpf.h"),
