@@ -1050,7 +1050,10 @@ fn an_end_that_is_no_row_is_not_lost_as_one(lab: &Lab) {
         let tracer = lab.trace(&[&own[..], args].concat());
         tracer.signal(libc::SIGSTOP);
         drop(before);
-        client.case(&format!("cycles {made} reset"));
+        match of_one {
+            0 => client.case(&format!("lives early {made}")),
+            _ => client.case(&format!("cycles {made} reset")),
+        };
         tracer.signal(libc::SIGCONT);
         let done = tracer.stop();
         let rows = ["connect", "accept", "result", "close"].map(|event| done.objects(event).len());

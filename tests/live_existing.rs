@@ -142,17 +142,17 @@ fn what_was_reset_while_it_waited_is_lost_once(lab: &Lab) {
 
 fn what_had_no_room_is_no_loss_once_it_is_accepted(lab: &Lab) {
     let mut client = Client::new();
-    client.case("existing queue 60");
+    client.case("existing queue 20");
     let netns = client.netns();
-    let own = ["-j", "-e", "--life", "--accept", "--max-connections", "64", "--netns", &netns];
+    let own = ["-j", "-e", "--life", "--accept", "--max-connections", "3", "--netns", &netns];
     let tracer = lab.trace(&own);
-    client.case("existing take 30");
+    client.case("existing take 10");
     drop(client);
     let done = tracer.stop();
     let (listed, closes) = (done.objects("existing").len(), done.objects("close").len());
-    assert_eq!(listed, 120, "{done:#?}");
+    assert_eq!(listed, 40, "{done:#?}");
     let lost = done.lost("lives");
-    assert!(lost > 0 && closes as u64 + lost == 120, "{closes} and {lost}: {}", done.stderr);
+    assert!(lost > 0 && closes as u64 + lost == 40, "{closes} and {lost}: {}", done.stderr);
 }
 
 fn an_end_of_mptcp_that_has_its_row_is_not_lost_at_the_accept(lab: &Lab) {
