@@ -6,10 +6,14 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::Value;
+
+/// Measured once for all machines, for that takes a quarter of a second.
+static CLOCK_KHZ: OnceLock<Option<u64>> = OnceLock::new();
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -85,7 +89,8 @@ impl Programs {
     ) -> Command {
         let mut machine = Command::new(root().join("tests/vm/boot.sh"));
         machine.args(["-k", kernel, "-t", seconds, "-m", "1536", "-a", cmdline]);
-        machine.args(clock_khz().map(|khz| format!("-atsc=reliable tsc_early_khz={khz}")));
+        let khz = *CLOCK_KHZ.get_or_init(clock_khz);
+        machine.args(khz.map(|khz| format!("-atsc=reliable tsc_early_khz={khz}")));
         machine.args(["-M", "unix_diag,tcp_diag,udp_diag,raw_diag,veth"]);
         let own = [
             (self.tcpconnect.clone(), "/tcpconnect"),
