@@ -49,6 +49,8 @@ pub const TESTS: &Tests = &[
             rows_that_found_no_room_at_the_start_count_for_a_limit,
             existing_connections_have_their_program_in_a_pid_namespace,
             existing_connections_without_room_are_lost,
+            what_has_no_row_by_a_filter_of_names_is_no_loss_without_room,
+            what_is_pushed_out_after_its_accept_is_lost_once,
             what_had_no_room_is_no_loss_once_it_is_accepted,
             an_end_of_mptcp_that_has_its_row_is_not_lost_at_the_accept,
             existing_connections_are_those_of_their_holders_user,
@@ -141,18 +143,45 @@ fn what_was_reset_while_it_waited_is_lost_once(lab: &Lab) {
 }
 
 fn what_had_no_room_is_no_loss_once_it_is_accepted(lab: &Lab) {
+    for (accepts, waiting, accepted) in [("--accept", 20, 10), ("--peer", 300, 300)] {
+        let mut client = Client::new();
+        client.case(&format!("existing queue {waiting}"));
+        let netns = client.netns();
+        let own = ["-j", "-e", "--life", accepts, "--max-connections", "3", "--netns", &netns];
+        let tracer = lab.trace(&own);
+        client.case(&format!("existing take {accepted}"));
+        drop(client);
+        let done = tracer.stop();
+        let [listed, closes] = ["existing", "close"].map(|event| done.objects(event).len() as u64);
+        assert_eq!(listed, 2 * waiting, "{done:#?}");
+        let lost = done.lost("lives");
+        assert!(lost > 0 && closes + lost == listed, "{closes} and {lost}: {}", done.stderr);
+    }
+}
+
+fn what_has_no_row_by_a_filter_of_names_is_no_loss_without_room(lab: &Lab) {
     let mut client = Client::new();
     client.case("existing queue 20");
+    let named = ["--to-name", "a.test", "--max-connections", "3", "--netns", &client.netns()];
+    let done = lab.trace(&[&["-j", "-e", "--life"], &named[..]].concat()).stop();
+    done.assert_success();
+    assert_eq!(done.lost("count"), 0, "{done:#?}");
+}
+
+fn what_is_pushed_out_after_its_accept_is_lost_once(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("existing queue 100");
     let netns = client.netns();
-    let own = ["-j", "-e", "--life", "--accept", "--max-connections", "3", "--netns", &netns];
+    let own = ["-j", "-e", "--life", "--accept", "--max-connections", "200", "--netns", &netns];
     let tracer = lab.trace(&own);
-    client.case("existing take 10");
+    client.case("existing take 100");
+    // The same user's, of which the latest push out the others.
+    client.case("existing queue 400");
+    client.case("existing take 400");
     drop(client);
     let done = tracer.stop();
-    let (listed, closes) = (done.objects("existing").len(), done.objects("close").len());
-    assert_eq!(listed, 40, "{done:#?}");
-    let lost = done.lost("lives");
-    assert!(lost > 0 && closes as u64 + lost == 40, "{closes} and {lost}: {}", done.stderr);
+    let (closes, lost) = (done.objects("close").len() as u64, done.lost("lives"));
+    assert!(lost > 0 && closes + lost == 1_000, "{closes} and {lost}: {}", done.stderr);
 }
 
 fn an_end_of_mptcp_that_has_its_row_is_not_lost_at_the_accept(lab: &Lab) {
@@ -161,18 +190,19 @@ fn an_end_of_mptcp_that_has_its_row_is_not_lost_at_the_accept(lab: &Lab) {
         assert!(error.is_some_and(|e| e.contains("Protocol not supported")));
         return;
     }
-    for ends in ["--accept", "--peer"] {
+    for (ends, room) in [("--accept", "90"), ("--accept", "3"), ("--peer", "90"), ("--peer", "3")] {
         let mut client = Client::new();
         client.case("existing queue 10 mptcp");
-        let tracer = lab.trace(&["-j", "-e", "--life", ends, "--netns", &client.netns()]);
+        let own = ["-j", "-e", "--life", ends, "--max-connections", room];
+        let tracer = lab.trace(&[&own[..], &["--netns", &client.netns()]].concat());
         client.case("existing reset 10");
         client.case("existing take 10");
         let done = tracer.stop();
         let skipped = done.lost("skipped");
         assert!(skipped == 0 || kernel() >= (7, 0), "{done:#?}");
-        assert_eq!(done.lost("count"), skipped, "{ends}: {done:#?}");
-        let closes = done.objects("close").len();
-        assert!((20 - skipped as usize..=20).contains(&closes), "{ends}: {closes}, {done:#?}");
+        assert_eq!(done.lost("count") > skipped, room == "3", "{ends}: {done:#?}");
+        let told = done.objects("close").len() as u64 + done.lost("count");
+        assert!((20..=20 + skipped).contains(&told), "{ends} {room}: {told}, {done:#?}");
     }
 }
 

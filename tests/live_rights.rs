@@ -106,7 +106,11 @@ fn threads(pid: u32) -> Vec<String> {
         tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect();
     tids.sort_unstable_by_key(|&tid| (tid != pid, tid));
     let status = |tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok();
-    tids.into_iter().filter_map(status).collect()
+    let statuses = tids.into_iter().filter_map(status);
+    // A thread that is ending has no filter of system calls any more.
+    statuses
+        .filter(|status| !status.contains("\nState:\tX") && !status.contains("\nState:\tZ"))
+        .collect()
 }
 
 /// As `setcap =ep`: struct vfs_cap_data, revision 2, of linux/capability.h.

@@ -77,6 +77,9 @@ static __always_inline void follow_accepted(void *ctx, const enum access access,
 
 	if (!has_ended) {
 		begin_life(PASSIVE, locked ? TAKEN : SHARED, sk, owner, r);
+		/* Its place from before its accept would show an end that counts as lost here. */
+		if (want_adopted && is_missed(PASSIVE, r->flags))
+			bpf_map_delete_elem(&adopted, &r->cookie);
 		has_ended = !locked && is_closing(access, sk) && take_ours((__u64)sk, r->ts_ns);
 	}
 	if (has_ended)
@@ -94,16 +97,25 @@ static __always_inline struct sock *first_subflow(struct sock *sk)
 	return BPF_CORE_READ(msk, first);
 }
 
+/* By which one that was listed is known, and its end. */
+static __always_inline void name_by_subflow(struct sock *sk, struct connect_record *r)
+{
+	__u64 cookie;
+
+	LOAD(BY_PROBE, cookie, first_subflow(sk)->__sk_common.skc_cookie.counter);
+	if (cookie)
+		r->cookie = cookie;
+}
+
 /* What can be known of the end of an accepted connection; GONE: it was, and is lost. */
 enum end { FOLLOWED, UNFOLLOWED, GONE };
 
 /* Of an MPTCP socket whose first subflow has been taken down. If it was listed while it waited,
  * its end had its row then. */
-static __always_inline void end_unknown(struct sock *sk, struct connect_record *r)
+static __always_inline void end_unknown(const struct connect_record *r)
 {
 	if (!is_missed(PASSIVE, r->flags))
 		return;
-	LOAD(BY_PROBE, r->cookie, first_subflow(sk)->__sk_common.skc_cookie.counter);
 	if (!want_adopted || !bpf_map_lookup_elem(&adopted, &r->cookie))
 		count_lost(&lost.ends);
 }
@@ -115,11 +127,13 @@ static __always_inline int accepted_on(void *ctx, const enum access access, cons
 
 	if (!fill_connect(LEVEL_PROCESS, PASSIVE, ctx, access, sk, &r) || !r.dport)
 		return 0;
+	if (end == GONE)
+		name_by_subflow(sk, &r);
 	emit(LEVEL_PROCESS, PASSIVE, ctx, sk, &r);
 	if (want_life && end == FOLLOWED)
 		follow_accepted(ctx, access, locked, sk, &r);
 	else if (want_life && end == GONE)
-		end_unknown(sk, &r);
+		end_unknown(&r);
 	return 0;
 }
 

@@ -142,7 +142,7 @@ MiB.";
 
 pub const MAX_CONNECTIONS: &str = "\
 With -r, --life or --peer: follow this many connections that are open at once, 1 to 4,194,304; \
-default 65,536, which takes 16 MiB of kernel memory. Those beyond it count as lost, with the \
+default 65,536, which takes 18 MiB of kernel memory, up to 40 with -e or --peer. Those beyond it count as lost, with the \
 reason \"lives\", if what becomes of them has rows that are wanted.";
 
 // Who

@@ -135,8 +135,10 @@ pub struct Shown {
     /// Whether the ends of those that were listed have been shown, by their cookies.
     ended: NumberMap<u64, bool>,
     /// Cookies of those that are not followed unless they are accepted, of which nobody has heard
-    /// again.
+    /// again; where accepts have no rows, whose end has not been shown.
     unplaced: NumberSet<u64>,
+    /// Whether accepts have rows. Then the kernel counts what is lost of one that was accepted.
+    accepts_have_rows: bool,
     listed_ns: u64,
 }
 
@@ -172,6 +174,7 @@ impl Shown {
             cookies,
             ended: rows.iter().filter_map(|row| Some((row.connect.cookie?, false))).collect(),
             unplaced: NumberSet::default(),
+            accepts_have_rows: !is_by_ends,
         }
     }
 
@@ -204,7 +207,9 @@ impl Shown {
     pub fn has(&mut self, connect: &Connect) -> bool {
         let shown = connect.cookie.and_then(|cookie| self.cookies.get_mut(&cookie));
         let Some(shown) = shown.filter(|shown| shown.key == key(connect)) else { return false };
-        if let (Origin::Accepted, Some(cookie)) = (connect.origin, connect.cookie) {
+        if let (Origin::Accepted, Some(cookie)) = (connect.origin, connect.cookie)
+            && self.accepts_have_rows
+        {
             self.unplaced.remove(&cookie);
         }
         let until_ns = match connect.origin {

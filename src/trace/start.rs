@@ -286,8 +286,9 @@ impl App<'_> {
         rows.sort_by_key(|row| row.connect.peer_only);
         let mut known = NumberSet::default();
         rows.retain(|row| row.connect.cookie.is_none_or(|cookie| known.insert(cookie)));
-        // With --peer alone they may be ends of others, and have no rows.
-        let have_rows = self.tracer.plan.shown.existing && self.tracer.plan.shown.ends;
+        // With --peer alone they may be ends of others, and have no rows; with --to-name none has.
+        let shown = self.tracer.plan.shown;
+        let have_rows = shown.existing && shown.ends && self.config.to_name.is_none();
         let mut unknown = 0;
         for chunk in rows.chunks(CHUNK) {
             let adopted = self.tracer.adopt(chunk.iter().map(|row| &row.connect), have_rows);
