@@ -27,6 +27,11 @@ enum access { BY_PROBE, BY_TYPE, BY_API, BY_HEAD };
 			bpf_core_read(&(dst), sizeof(dst), &(field));      \
 	} while (0)
 
+/* A field behind pointers: READ(access, task, signal, flags). */
+#define READ(access, from, ...)                                            \
+	((access) == BY_PROBE ? BPF_CORE_READ(from, __VA_ARGS__) :         \
+				___arrow(from, __VA_ARGS__))
+
 /* 16 bytes: an IPv6 address or a comm. */
 static __always_inline void load16(const enum access access, void *dst, const void *src)
 {

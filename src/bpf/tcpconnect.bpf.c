@@ -193,7 +193,7 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
-	forked(ctx, BY_TYPE, parent, child);
+	forked(ctx, may_probe ? BY_PROBE : BY_TYPE, parent, child);
 	return 0;
 }
 
