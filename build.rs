@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Compiles the BPF programs and generates their skeletons, into OUT_DIR only.
 
+#[path = "src/kernel/btf_types.rs"]
+mod btf_types;
+mod build_needs;
+
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -78,6 +82,9 @@ fn build(name: &str, out: &Path) -> Result<()> {
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     build("tcpconnect", &out)?;
+    let needs = build_needs::source(&out.join("tcpconnect.o"));
+    let needs = needs.context("the relocations of the BPF programs cannot be read")?;
+    fs::write(out.join("needs.rs"), needs)?;
     build("files", &out)?;
 
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());

@@ -65,6 +65,7 @@ pub const TESTS: &Tests = &[
             pids_are_those_of_the_tracers_pid_namespace,
             a_command_is_told_in_the_tracers_pid_namespace,
             no_program_is_loaded_that_is_not_asked_for,
+            of_the_kernels_types_those_are_taken_that_the_programs_read,
         ],
     ),
 ];
@@ -1088,6 +1089,17 @@ fn no_program_is_loaded_that_is_not_asked_for(lab: &Lab) {
     assert!(loaded(&["--wide"]) > 0);
     assert!(loaded(&["--unit", "a.service"]) > 0);
     assert_eq!(loaded(&["-d"]), 6);
+}
+
+/// Were one of them not found, libbpf would take all of them, and say nothing.
+fn of_the_kernels_types_those_are_taken_that_the_programs_read(lab: &Lab) {
+    for args in ["-v", "-v -r --life --accept --peer -e -j", "-v --wide -d --procs"] {
+        let args: Vec<_> = args.split(' ').chain(["--duration", "0.01"]).collect();
+        let done = lab.run(&args);
+        assert!(done.status.success(), "{done:?}");
+        let types = "tcpconnect: types of the kernel: those that the programs read\n";
+        assert!(done.stderr.contains(types), "{args:?}: {done:?}");
+    }
 }
 
 /// A child that leads a session, is another user and has another name, then

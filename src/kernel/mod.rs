@@ -4,6 +4,7 @@
 //! libbpf_rs. Decides nothing about output.
 
 mod btf;
+mod btf_types;
 mod buffer;
 pub mod files;
 mod hook;
@@ -13,6 +14,7 @@ pub mod record;
 mod refusal;
 mod setup;
 pub(crate) mod skel;
+mod slim_btf;
 pub mod source;
 mod tracepoint;
 
@@ -80,6 +82,8 @@ pub struct Tracer {
     skel: TcpconnectSkel<'static>,
     sink: SharedSink,
     hook: Hook,
+    /// Of the kernel's types libbpf was given those that the programs read.
+    slim_btf: bool,
     /// What it was set up for.
     pub plan: Plan,
     /// The programs that see connects.

@@ -52,6 +52,7 @@ use super::refusal::hint;
 use super::refusal::keep_log;
 use super::refusal::refusal;
 use super::refusal::take_log;
+use super::slim_btf::SlimBtf;
 use super::tracepoint;
 use crate::config::Config;
 use crate::config::Mode;
@@ -344,9 +345,33 @@ impl<'a> Setup<'a> {
         connect: &[String],
         companions: &[String],
     ) -> Result<Result<Tracer, Refusal>> {
-        let mut object = ObjectBuilder::default();
         if let Some(file) = &self.btf {
-            object.btf_custom_path(file.path()).context("failed to set the BTF file")?;
+            return self.load_by(Some(file.path()), hook, connect, companions);
+        }
+        let mut names: Vec<_> = connect.iter().chain(companions).map(String::as_str).collect();
+        names.extend(self.plan.processes.then_some(LIST_PROGRAM));
+        if let Some(slim) = SlimBtf::of(&names) {
+            let loaded = self.load_by(Some(slim.path()), hook, connect, companions)?;
+            if let Ok(tracer) = loaded {
+                return Ok(Ok(Tracer { slim_btf: true, ..tracer }));
+            }
+            // Whatever the reason is, libbpf may find none with all types, or says it better.
+            take_log();
+        }
+        self.load_by(None, hook, connect, companions)
+    }
+
+    /// With the types of this file; of the kernel, if there is none.
+    fn load_by(
+        &self,
+        btf: Option<PathBuf>,
+        hook: Hook,
+        connect: &[String],
+        companions: &[String],
+    ) -> Result<Result<Tracer, Refusal>> {
+        let mut object = ObjectBuilder::default();
+        if let Some(path) = btf {
+            object.btf_custom_path(path).context("failed to set the BTF file")?;
         }
         let builder = TcpconnectSkelBuilder { obj_builder: object };
         // The skeleton borrows this for as long as it lives, which is as long
@@ -372,6 +397,7 @@ impl<'a> Setup<'a> {
         }
         Ok(Ok(Tracer {
             links: Vec::new(),
+            slim_btf: false,
             transport: self.transport(&skel, &sink)?,
             skel,
             sink,
@@ -462,6 +488,8 @@ impl<'a> Setup<'a> {
     fn report(&self, tracer: &Tracer, verbose: &dyn Fn(&str)) {
         let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
         verbose(&format!("attached {} ({})", tracer.hook.name(), programs.join(", ")));
+        let types = if tracer.slim_btf { "those that the programs read" } else { "all" };
+        verbose(&format!("types of the kernel: {types}"));
         if self.plan.accepts {
             verbose(&format!("accepts: {}", self.accept_hook(tracer.hook).programs().join(", ")));
         }
