@@ -87,9 +87,10 @@ lint: deps
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
+# All are compiled at once: one after the other, each leaves a CPU without work.
 check: deps lint $(VENV)/installed
+	$(CARGO) test --locked --no-run
 	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties --test there_and_back
-	$(CARGO) build --locked --example client
 	$(AS_ROOT) $(CARGO) test --locked --test live
 	$(AS_ROOT) $(CARGO) test --locked --test model -- --seed 1000000 --scenarios 2000 --storms 4
 	$(AS_ROOT) $(CARGO) test --locked --test join
