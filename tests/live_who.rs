@@ -65,7 +65,7 @@ pub const TESTS: &Tests = &[
             pids_are_those_of_the_tracers_pid_namespace,
             a_command_is_told_in_the_tracers_pid_namespace,
             no_program_is_loaded_that_is_not_asked_for,
-            of_the_kernels_types_those_are_taken_that_the_programs_read,
+            programs_are_relocated_by_the_types_that_they_read,
         ],
     ),
 ];
@@ -1092,14 +1092,22 @@ fn no_program_is_loaded_that_is_not_asked_for(lab: &Lab) {
 }
 
 /// Were one of them not found, libbpf would take all of them, and say nothing.
-fn of_the_kernels_types_those_are_taken_that_the_programs_read(lab: &Lab) {
+fn programs_are_relocated_by_the_types_that_they_read(lab: &Lab) {
     for args in ["-v", "-v -r --life --accept --peer -e -j", "-v --wide -d --procs"] {
         let args: Vec<_> = args.split(' ').chain(["--duration", "0.01"]).collect();
         let done = lab.run(&args);
         assert!(done.status.success(), "{done:?}");
-        let types = "tcpconnect: types of the kernel: those that the programs read\n";
+        let types = "tcpconnect: relocated by those types of the kernel that are read\n";
         assert!(done.stderr.contains(types), "{args:?}: {done:?}");
     }
+    // Where no file may be written, also none in memory.
+    let mut none = Command::new("sh");
+    none.args(["-c", "ulimit -f 0; exec \"$0\" \"$@\""]).arg(lab::tcpconnect());
+    none.args(lab.words(&[])).args(["-v", "--duration", "0.01"]);
+    let output = none.output().expect("sh runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stderr}", output.status);
+    assert!(stderr.contains("tcpconnect: relocated by all types\n"), "{stderr}");
 }
 
 /// A child that leads a session, is another user and has another name, then

@@ -120,8 +120,11 @@ impl Users {
             0 => {
                 drop((asker, answerer));
                 be_harmless(&questions, &answers);
+                // No row is to wait for a disk: that took 100 ms with cold caches.
+                let mut passwd = Passwd::default();
+                passwd.name(0);
                 let _ = write_answer(&answers, 0, &Said::Busy);
-                serve(questions, answers, |uid| {
+                serve(passwd, questions, answers, |uid| {
                     Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
                 });
                 // SAFETY: ends the process, whatever its other thread waits for.
@@ -264,6 +267,7 @@ unsafe fn close_between(first: libc::c_int, last: libc::c_int) {
 /// Answers until nobody asks any more. Whom /etc/passwd does not name is asked for in a
 /// thread: the others do not wait for that.
 fn serve(
+    mut passwd: Passwd,
     mut questions: impl Read,
     mut answers: PipeWriter,
     ask: impl Fn(u32) -> Option<String> + Send + 'static,
@@ -280,7 +284,6 @@ fn serve(
     };
     // Without a thread the channel is closed, and there are ids.
     let _ = thread::Builder::new().spawn(ask_others);
-    let mut passwd = Passwd::default();
     let mut uid = [0; 4];
     while questions.read_exact(&mut uid).is_ok() {
         let uid = u32::from_ne_bytes(uid);
@@ -348,7 +351,7 @@ mod tests {
     fn asking(ask: impl Fn(u32) -> Option<String> + Send + 'static) -> Users {
         let (questions, asker) = io::pipe().unwrap();
         let (answerer, answers) = io::pipe().unwrap();
-        thread::spawn(move || serve(questions, answers, ask));
+        thread::spawn(move || serve(Passwd::default(), questions, answers, ask));
         Users::over(asker, answerer)
     }
 

@@ -82,7 +82,7 @@ pub struct Tracer {
     skel: TcpconnectSkel<'static>,
     sink: SharedSink,
     hook: Hook,
-    /// Of the kernel's types libbpf was given those that the programs read.
+    /// It was relocated by those of the kernel's types that the programs read, not by all.
     slim_btf: bool,
     /// What it was set up for.
     pub plan: Plan,

@@ -488,8 +488,9 @@ impl<'a> Setup<'a> {
     fn report(&self, tracer: &Tracer, verbose: &dyn Fn(&str)) {
         let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
         verbose(&format!("attached {} ({})", tracer.hook.name(), programs.join(", ")));
-        let types = if tracer.slim_btf { "those that the programs read" } else { "all" };
-        verbose(&format!("types of the kernel: {types}"));
+        let types =
+            if tracer.slim_btf { "those types of the kernel that are read" } else { "all types" };
+        verbose(&format!("relocated by {types}"));
         if self.plan.accepts {
             verbose(&format!("accepts: {}", self.accept_hook(tracer.hook).programs().join(", ")));
         }

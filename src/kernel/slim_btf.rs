@@ -17,6 +17,8 @@ use std::path::PathBuf;
 
 use rustix::fs::MemfdFlags;
 use rustix::fs::memfd_create;
+use rustix::process::Resource;
+use rustix::process::getrlimit;
 
 use super::btf::KERNEL_BTF;
 use super::btf_types::ARRAY;
@@ -77,9 +79,13 @@ fn needs(programs: &[&str]) -> Tree<'static> {
 pub struct SlimBtf(File);
 
 impl SlimBtf {
-    /// `None` if the kernel's BTF is not as expected.
+    /// `None` if the kernel's BTF is not as expected, or no such file may be written.
     pub fn of(programs: &[&str]) -> Option<SlimBtf> {
         let bytes = slim(&File::open(KERNEL_BTF).ok()?, &needs(programs))?;
+        // SIGXFSZ would end the program.
+        if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < bytes.len() as u64) {
+            return None;
+        }
         let mut file = File::from(memfd_create(c"btf", MemfdFlags::CLOEXEC).ok()?);
         file.write_all(&bytes).ok()?;
         Some(SlimBtf(file))
