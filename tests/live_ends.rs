@@ -147,7 +147,7 @@ fn with_a_peer_alone_none_reset_before_its_accept_is_lost(lab: &Lab) {
 }
 
 fn two_connections_of_the_same_ports_by_two_processes_have_their_own_rows(lab: &Lab) {
-    let n = lab.more_in_one_cell(100).max(10);
+    let n = lab.more_in_one_cell(100, 10).max(10);
     let (facts, done) = traced(lab, &ALL, &format!("twins {n}"));
     assert_eq!(facts.len() as u64, 2 * n);
     assert_ends(&facts, &done);

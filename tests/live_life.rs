@@ -105,7 +105,7 @@ pub struct Lives {
 
 impl Lives {
     pub fn new(lab: &Lab) -> Self {
-        let many = format!("many {}", lab.more_in_one_cell(10_000));
+        let many = format!("many {}", lab.more_in_one_cell(10_000, 1_000));
         let lives = [&LIVES[..], &[&many, "pending"]].concat();
         let (mut facts, done) = traced(lab, &["-j", "-r", "--life"], &lives);
         let many = facts.pop().expect("what the client says of many");

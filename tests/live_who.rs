@@ -1247,7 +1247,7 @@ fn an_exit_tells_what_wait_does(lab: &Lab) {
     let (rebooted, status) = ended_by_reboot();
     assert_eq!(status, libc::SIGHUP, "as reboot(2) says");
     // Nearly all of them at the same time.
-    let at_once = lab.more_in_one_cell(200) as u32;
+    let at_once = lab.more_in_one_cell(200, 20) as u32;
     let later = std::iter::once(100_000).chain((0..at_once).map(|n| n % 8));
     let ended: Vec<_> = later.map(ended_by_threads).collect();
     let done = tracer.stop();

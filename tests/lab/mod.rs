@@ -56,10 +56,10 @@ pub fn scaled(n: u64) -> u64 {
 }
 
 impl Lab {
-    /// As `scaled`, but in one cell a tenth of it, and all where nothing is emulated.
-    pub fn more_in_one_cell(&self, n: u64) -> u64 {
+    /// As `scaled`, but in one cell of an emulated machine at least so many.
+    pub fn more_in_one_cell(&self, n: u64, emulated: u64) -> u64 {
         match (&*self.attach, &*self.buffer) {
-            ("auto" | "sockops", "ring") => scaled(n).max(n / 10),
+            ("auto" | "sockops", "ring") => scaled(n).max(emulated),
             _ => scaled(n),
         }
     }
