@@ -51,10 +51,7 @@ fn without_lines(data: &[u8]) -> Result<Vec<u8>> {
     const HEADER_LEN: usize = 4;
     const LINES: usize = 16;
     const RELOCATIONS: usize = 24;
-    let number = |at: usize| {
-        let bytes = data.get(at..).and_then(<[u8]>::first_chunk);
-        Ok::<_, anyhow::Error>(u32::from_ne_bytes(*bytes.context(".BTF.ext is too short")?))
-    };
+    let number = |at| btf_types::word(data, at).context(".BTF.ext is too short");
     let (at, len) = (number(LINES)?, number(LINES + 4)?);
     let start = usize::try_from(number(HEADER_LEN)? + at)?;
     let mut rest = data.to_vec();

@@ -343,12 +343,14 @@ impl Made {
         let record = kernel.type_of(id)?;
         let (mut members, mut missing) = (Vec::new(), tree.0.len());
         self.members(kernel, &record, tree, &mut members, &mut missing)?;
-        let head = Head::read(&record)?;
+        self.push_composite(Head::read(&record)?, name, &members)
+    }
+
+    /// As that type, but with these members alone.
+    fn push_composite(&mut self, head: Head, name: &str, members: &[u32]) -> Option<u32> {
         let name = self.name(name);
         let info = head.info & !0xffff | u32::try_from(members.len() / 3).ok()?;
-        let mut words = vec![name, info, head.size_or_type];
-        words.append(&mut members);
-        Some(self.push(&words))
+        Some(self.push(&[&[name, info, head.size_or_type], members].concat()))
     }
 
     /// Each as its name, type and offset. Those of a struct without a name are in one without.
@@ -375,10 +377,7 @@ impl Made {
                 let mut within = Vec::new();
                 self.members(kernel, &inner, tree, &mut within, missing)?;
                 if !within.is_empty() {
-                    let info = head.info & !0xffff | u32::try_from(within.len() / 3).ok()?;
-                    let mut words = vec![0, info, head.size_or_type];
-                    words.append(&mut within);
-                    members.extend([0, self.push(&words), offset]);
+                    members.extend([0, self.push_composite(head, "", &within)?, offset]);
                 }
             } else if let Some((name, below)) = kernel.wanted(name, tree)? {
                 let made = self.value(kernel, id, below)?;
