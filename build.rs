@@ -13,7 +13,12 @@ use std::process::Command;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::ensure;
 use libbpf_cargo::SkeletonBuilder;
+use miniz_oxide::deflate::compress_to_vec_zlib;
+use object::Object as _;
+use object::ObjectSymbol as _;
+use object::SymbolKind;
 use object::build::elf::Builder;
 use object::build::elf::SectionData;
 use object::elf::SHT_STRTAB;
@@ -61,28 +66,76 @@ fn without_lines(data: &[u8]) -> Result<Vec<u8>> {
     Ok(rest)
 }
 
-fn build(name: &str, out: &Path) -> Result<()> {
-    let object = out.join(name).with_extension("o");
+/// Compiled, with no skeleton yet.
+fn compile(name: &str, object: &Path, define: Option<String>) -> Result<SkeletonBuilder> {
     let mut skeleton = SkeletonBuilder::new();
     skeleton
         .source(format!("src/bpf/{name}.bpf.c"))
-        .obj(&object)
+        .obj(object)
         // CO-RE reads a comm as two u64: no type-based aliasing.
         .clang_args(["-Wall", "-Werror", "-mcpu=v3", "-fno-strict-aliasing"])
+        .clang_args(define)
         .build()
         .context("the BPF program does not build (is clang installed?)")?;
-    slim(&object).context("failed to slim the BPF program")?;
-    skeleton.generate(out.join(name).with_extension("skel.rs"))?;
+    slim(object).context("failed to slim the BPF program")?;
+    Ok(skeleton)
+}
+
+/// The parts of src/bpf/tcpconnect.bpf.c, as src/kernel/part.rs has them: the one that most runs
+/// need as it is, the others compressed. All have the constants and counters in the places that the
+/// skeleton was generated for.
+fn build_parts(out: &Path, whole: &Path) -> Result<()> {
+    let places = variables(whole)?;
+    for (part, name) in [(1, "table"), (2, "fentry"), (4, "kprobe"), (8, "sockops")] {
+        let object = out.join(name).with_extension("o");
+        compile("tcpconnect", &object, Some(format!("-DPARTS={part}")))?;
+        ensure!(variables(&object)? == places, "the variables of {name}.o are in other places");
+        if part > 1 {
+            let data = compress_to_vec_zlib(&fs::read(&object)?, 10);
+            fs::write(object.with_extension("o.z"), data)?;
+        }
+    }
+    Ok(())
+}
+
+/// The constants and counters: name, address and size of each.
+fn variables(object: &Path) -> Result<Vec<(String, u64, u64)>> {
+    let data = fs::read(object)?;
+    let elf = object::File::parse(&*data)?;
+    let variables = elf.symbols().filter(|symbol| symbol.kind() == SymbolKind::Data);
+    let place = |symbol: object::Symbol<'_, '_>| {
+        Ok((symbol.name()?.to_owned(), symbol.address(), symbol.size()))
+    };
+    let mut places = variables.map(place).collect::<Result<Vec<_>>>()?;
+    places.sort();
+    Ok(places)
+}
+
+/// The skeleton has one object in it; it is to open the one that a run chooses.
+fn without_data(skeleton: &Path) -> Result<()> {
+    let text = fs::read_to_string(skeleton)?;
+    let (kept, data) = text
+        .split_once("#[unsafe(link_section = \".bpf.objs\")]")
+        .context("the skeleton has no object")?;
+    ensure!(
+        data.trim_start().starts_with("static DATA: "),
+        "the skeleton's object has another name"
+    );
+    fs::write(skeleton, format!("{kept}use crate::kernel::part::DATA;\n}}\n"))?;
     Ok(())
 }
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    build("tcpconnect", &out)?;
-    let needs = build_needs::source(&out.join("tcpconnect.o"));
+    let [whole, files] = ["tcpconnect", "files"].map(|name| out.join(name).with_extension("o"));
+    let skeleton = whole.with_extension("skel.rs");
+    compile("tcpconnect", &whole, None)?.reference_obj(true).generate(&skeleton)?;
+    without_data(&skeleton)?;
+    build_parts(&out, &whole)?;
+    let needs = build_needs::source(&whole);
     let needs = needs.context("the relocations of the BPF programs cannot be read")?;
     fs::write(out.join("needs.rs"), needs)?;
-    build("files", &out)?;
+    compile("files", &files, None)?.generate(files.with_extension("skel.rs"))?;
 
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let version = Command::new(clang).arg("--version").output();

@@ -30,6 +30,24 @@
 #include "cgroup.bpf.h"
 #include "dns.bpf.h"
 
+/*
+ * This source is compiled into one object for each part, so that a run opens and keeps only what
+ * it may use. Each object has all programs, maps and constants, for one skeleton serves all; a
+ * program of another part is empty there, and is not loaded.
+ */
+#define TABLE 1 /* connects for BCC's table, by any hook, and nothing beside them */
+#define FENTRY 2
+#define KPROBE 4
+#define SOCKOPS 8
+#define BESIDE (FENTRY | KPROBE | SOCKOPS) /* whatever the hook is */
+#ifndef PARTS
+#define PARTS (TABLE | BESIDE)
+#endif
+#define ONLY_IN(parts)            \
+	if (!(PARTS & (parts)))   \
+		return 0
+#define PART_OF(level, hook) (hook | ((level) == LEVEL_TABLE ? TABLE : 0))
+
 /* For the generated types. */
 const struct connect_record *unused_connect_record __attribute__((unused));
 const struct flow *unused_flow __attribute__((unused));
@@ -58,31 +76,37 @@ const enum record_flags *unused_record_flags __attribute__((unused));
 	SEC("fexit/tcp_v4_connect")                                                               \
 	int BPF_PROG(fexit_v4##suffix, struct sock *sk, void *uaddr, int addr_len, int ret)       \
 	{                                                                                         \
+		ONLY_IN(PART_OF(level, FENTRY));                                                  \
 		return connect_ended(level, IN_V4, ctx, BY_TYPE, sk, uaddr, addr_len, ret);  \
 	}                                                                                         \
 	SEC("fexit/tcp_v6_connect")                                                               \
 	int BPF_PROG(fexit_v6##suffix, struct sock *sk, void *uaddr, int addr_len, int ret)       \
 	{                                                                                         \
+		ONLY_IN(PART_OF(level, FENTRY));                                                  \
 		return connect_ended(level, IN_V6, ctx, BY_TYPE, sk, uaddr, addr_len, ret);  \
 	}                                                                                         \
 	SEC("kprobe/tcp_v4_connect")                                                              \
 	int BPF_KPROBE(kprobe_v4##suffix, struct sock *sk, void *uaddr, int addr_len)             \
 	{                                                                                         \
+		ONLY_IN(PART_OF(level, KPROBE));                                                  \
 		return connect_entry(level, IN_V4, sk, uaddr, addr_len);                          \
 	}                                                                                         \
 	SEC("kretprobe/tcp_v4_connect")                                                           \
 	int BPF_KRETPROBE(kretprobe_v4##suffix, int ret)                                          \
 	{                                                                                         \
+		ONLY_IN(PART_OF(level, KPROBE));                                                  \
 		return connect_return(level, IN_V4, ctx, ret);                                    \
 	}                                                                                         \
 	SEC("kprobe/tcp_v6_connect")                                                              \
 	int BPF_KPROBE(kprobe_v6##suffix, struct sock *sk, void *uaddr, int addr_len)             \
 	{                                                                                         \
+		ONLY_IN(PART_OF(level, KPROBE));                                                  \
 		return connect_entry(level, IN_V6, sk, uaddr, addr_len);                          \
 	}                                                                                         \
 	SEC("kretprobe/tcp_v6_connect")                                                           \
 	int BPF_KRETPROBE(kretprobe_v6##suffix, int ret)                                          \
 	{                                                                                         \
+		ONLY_IN(PART_OF(level, KPROBE));                                                  \
 		return connect_return(level, IN_V6, ctx, ret);                                    \
 	}
 
@@ -95,6 +119,7 @@ CONNECT_PROGRAMS(_failed, LEVEL_FAILED)
 	SEC("sockops")                                        \
 	int sockops_connect##suffix(struct bpf_sock_ops *ctx) \
 	{                                                     \
+		ONLY_IN(PART_OF(level, SOCKOPS));             \
 		sockops_event(level, ctx);                    \
 		return 1;                                     \
 	}
@@ -106,14 +131,17 @@ SOCKOPS_PROGRAM(_all, LEVEL_PROCESS)
 SEC("fexit/security_socket_connect")
 int BPF_PROG(fexit_security, struct socket *sock, void *uaddr, int addr_len, int ret)
 {
+	ONLY_IN(FENTRY);
 	return refused_by_policy(ctx, sock->sk, uaddr, addr_len, ret);
 }
 
 SEC("kprobe/security_socket_connect")
 int BPF_KPROBE(kprobe_security, struct socket *sock, void *uaddr, int addr_len)
 {
-	struct sock *sk = BPF_CORE_READ(sock, sk);
+	struct sock *sk;
 
+	ONLY_IN(KPROBE);
+	sk = BPF_CORE_READ(sock, sk);
 	return is_tcp(BY_PROBE, sk) ? connect_entry(LEVEL_FAILED, IN_POLICY, sk, uaddr, addr_len)
 				    : 0;
 }
@@ -121,6 +149,7 @@ int BPF_KPROBE(kprobe_security, struct socket *sock, void *uaddr, int addr_len)
 SEC("kretprobe/security_socket_connect")
 int BPF_KRETPROBE(kretprobe_security, int ret)
 {
+	ONLY_IN(KPROBE);
 	return connect_return(LEVEL_FAILED, IN_POLICY, ctx, ret);
 }
 
@@ -128,16 +157,19 @@ int BPF_KRETPROBE(kretprobe_security, int ret)
 	SEC("fexit/tcp_" #family "_pre_connect")                                            \
 	int BPF_PROG(fexit_pre_##family, struct sock *sk, void *uaddr, int addr_len, int ret) \
 	{                                                                                   \
+		ONLY_IN(FENTRY);                                                            \
 		return refused_by_policy(ctx, sk, uaddr, addr_len, ret);                    \
 	}                                                                                   \
 	SEC("kprobe/tcp_" #family "_pre_connect")                                           \
 	int BPF_KPROBE(kprobe_pre_##family, struct sock *sk, void *uaddr, int addr_len)     \
 	{                                                                                   \
+		ONLY_IN(KPROBE);                                                            \
 		return connect_entry(LEVEL_FAILED, IN_POLICY, sk, uaddr, addr_len);               \
 	}                                                                                   \
 	SEC("kretprobe/tcp_" #family "_pre_connect")                                        \
 	int BPF_KRETPROBE(kretprobe_pre_##family, int ret)                                  \
 	{                                                                                   \
+		ONLY_IN(KPROBE);                                                            \
 		return connect_return(LEVEL_FAILED, IN_POLICY, ctx, ret);                         \
 	}
 
@@ -147,36 +179,42 @@ POLICY_PROGRAMS(v6)
 SEC("fentry/security_sock_graft")
 int BPF_PROG(fentry_accept, struct sock *sk)
 {
+	ONLY_IN(FENTRY);
 	return accepted(ctx, BY_TYPE, true, sk);
 }
 
 SEC("kprobe/security_sock_graft")
 int BPF_KPROBE(kprobe_accept, struct sock *sk)
 {
+	ONLY_IN(KPROBE | SOCKOPS);
 	return accepted(ctx, BY_PROBE, true, sk);
 }
 
 SEC("tp/syscalls/sys_exit_accept")
 int accept_exit(struct call_exit *ctx)
 {
+	ONLY_IN(SOCKOPS);
 	return accept_ended(ctx, ctx->ret);
 }
 
 SEC("tp/syscalls/sys_exit_accept4")
 int accept4_exit(struct call_exit *ctx)
 {
+	ONLY_IN(SOCKOPS);
 	return accept_ended(ctx, ctx->ret);
 }
 
 SEC("tp_btf/sys_exit")
 int BPF_PROG(call_exit, struct pt_regs *regs, long ret)
 {
+	ONLY_IN(SOCKOPS);
 	return call_ended(ctx, regs, ret);
 }
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
 {
+	ONLY_IN(BESIDE);
 	state_changed(ctx, sk, oldstate, newstate);
 	return 0;
 }
@@ -193,6 +231,7 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
+	ONLY_IN(BESIDE);
 	forked(ctx, may_probe ? BY_PROBE : BY_TYPE, parent, child);
 	return 0;
 }
@@ -200,6 +239,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 SEC("tp/sched/sched_process_fork")
 int process_fork_tp(struct trace_event_raw_sched_process_fork *ctx)
 {
+	ONLY_IN(BESIDE);
 	forked_by_pid(ctx, ctx->child_pid);
 	return 0;
 }
@@ -207,6 +247,7 @@ int process_fork_tp(struct trace_event_raw_sched_process_fork *ctx)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(process_exit, struct task_struct *task)
 {
+	ONLY_IN(BESIDE);
 	exited(ctx, task);
 	return 0;
 }
@@ -214,6 +255,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 SEC("tp/sched/sched_process_exit")
 int process_exit_tp(void *ctx)
 {
+	ONLY_IN(BESIDE);
 	exited(ctx, bpf_get_current_task_btf());
 	return 0;
 }
@@ -223,6 +265,7 @@ int process_exit_tp(void *ctx)
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task)
 {
+	ONLY_IN(BESIDE);
 	report_exec(true, ctx, task);
 	return 0;
 }
@@ -230,6 +273,7 @@ int BPF_PROG(process_exec, struct task_struct *task)
 SEC("tp/sched/sched_process_exec")
 int process_exec_tp(void *ctx)
 {
+	ONLY_IN(BESIDE);
 	report_exec(true, ctx, bpf_get_current_task_btf());
 	return 0;
 }
@@ -237,6 +281,7 @@ int process_exec_tp(void *ctx)
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec_bounded, struct task_struct *task)
 {
+	ONLY_IN(BESIDE);
 	report_exec(false, ctx, task);
 	return 0;
 }
@@ -244,6 +289,7 @@ int BPF_PROG(process_exec_bounded, struct task_struct *task)
 SEC("tp/sched/sched_process_exec")
 int process_exec_bounded_tp(void *ctx)
 {
+	ONLY_IN(BESIDE);
 	report_exec(false, ctx, bpf_get_current_task_btf());
 	return 0;
 }
@@ -251,6 +297,7 @@ int process_exec_bounded_tp(void *ctx)
 SEC("tp_btf/task_rename")
 int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 {
+	ONLY_IN(BESIDE);
 	report_rename(ctx, task, task->pid, comm);
 	return 0;
 }
@@ -259,6 +306,7 @@ int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 SEC("tp/task/task_rename")
 int process_rename_tp(struct trace_event_raw_task_rename *ctx)
 {
+	ONLY_IN(BESIDE);
 	report_rename(ctx, bpf_get_current_task_btf(), ctx->pid, ctx->newcomm);
 	return 0;
 }
@@ -268,6 +316,7 @@ int process_list(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 
+	ONLY_IN(BESIDE);
 	if (task)
 		list_process(ctx->meta->seq, task);
 	return 0;
@@ -276,6 +325,7 @@ int process_list(struct bpf_iter__task *ctx)
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(cgroup_new, struct cgroup *cgrp)
 {
+	ONLY_IN(BESIDE);
 	cgroup_changed(ctx, cgrp, RECORD_CGROUP_NEW);
 	return 0;
 }
@@ -283,6 +333,7 @@ int BPF_PROG(cgroup_new, struct cgroup *cgrp)
 SEC("tp_btf/cgroup_rmdir")
 int BPF_PROG(cgroup_gone, struct cgroup *cgrp)
 {
+	ONLY_IN(BESIDE);
 	cgroup_changed(ctx, cgrp, RECORD_CGROUP_GONE);
 	return 0;
 }
@@ -291,6 +342,7 @@ int BPF_PROG(cgroup_gone, struct cgroup *cgrp)
 SEC("cgroup_skb/ingress")
 int dns_received(struct __sk_buff *skb)
 {
+	ONLY_IN(BESIDE);
 	received(skb);
 	return 1;
 }
@@ -298,6 +350,7 @@ int dns_received(struct __sk_buff *skb)
 SEC("cgroup_skb/egress")
 int dns_sent(struct __sk_buff *skb)
 {
+	ONLY_IN(BESIDE);
 	sent(skb);
 	return 1;
 }

@@ -2,6 +2,7 @@
 //! The hooks of the attach ladder and the names of the programs of src/bpf, by what
 //! they see. Loads nothing.
 
+use super::part::Part;
 use crate::plan::Hook;
 use crate::plan::Level;
 
@@ -13,6 +14,20 @@ impl Hook {
             Hook::Kprobe => "kprobe",
             Hook::Sockops | Hook::StateOnly => "sockops",
             Hook::Processes => "processes",
+        }
+    }
+
+    /// Where its programs are.
+    pub(super) fn part(self, level: Level, has_companions: bool) -> Part {
+        match self {
+            Hook::Fentry | Hook::Kprobe | Hook::Sockops
+                if level == Level::Table && !has_companions =>
+            {
+                Part::Table
+            }
+            Hook::Fentry => Part::Fentry,
+            Hook::Kprobe => Part::Kprobe,
+            Hook::Sockops | Hook::StateOnly | Hook::Processes => Part::Sockops,
         }
     }
 

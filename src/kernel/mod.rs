@@ -10,6 +10,7 @@ pub mod files;
 mod hook;
 mod list;
 mod object;
+mod part;
 pub mod record;
 mod refusal;
 mod setup;

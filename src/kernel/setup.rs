@@ -14,6 +14,7 @@ use std::rc::Rc;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
+use anyhow::ensure;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 use libbpf_rs::ObjectBuilder;
@@ -65,6 +66,7 @@ use crate::error::warn;
 use crate::host::cgroup;
 use crate::host::cgroup::Place;
 use crate::host::privilege;
+use crate::kernel::skel::OpenTcpconnectSkel;
 use crate::kernel::skel::TcpconnectSkel;
 use crate::kernel::skel::TcpconnectSkelBuilder;
 use crate::model::container;
@@ -78,6 +80,9 @@ use crate::plan::Plan;
 const SHARES: usize = 1 << 10;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
+/// Instructions of a program that is in another part of the objects.
+const EMPTY: usize = 2;
+
 impl Tracer {
     /// Attaches the first hook that works. `command` is the pid of COMMAND,
     /// `verbose` gets what `-v` shows.
@@ -111,6 +116,7 @@ impl Tracer {
                         verbose(&format!("{hook} not used: {why}"));
                     }
                     setup.report(&tracer, verbose);
+                    give_back_memory();
                     return Ok(tracer);
                 }
                 Ok(Err(why)) => refusals.push((hook.name(), why)),
@@ -378,12 +384,9 @@ impl<'a> Setup<'a> {
         // as the process; a refused hook leaks its few bytes.
         let storage: &'static mut MaybeUninit<OpenObject> =
             Box::leak(Box::new(MaybeUninit::uninit()));
+        hook.part(self.plan.level, !companions.is_empty()).choose();
         let mut open = builder.open(storage).context("failed to open the BPF object")?;
-        for mut program in open.open_object_mut().progs_mut() {
-            let name = program.name().to_owned();
-            let wanted = connect.iter().chain(companions).any(|n| name.to_str() == Some(n));
-            program.set_autoload(wanted || self.plan.processes && name == LIST_PROGRAM);
-        }
+        self.choose_programs(&mut open, connect, companions)?;
         self.set_constants(&mut open, hook)?;
         self.size_maps(&mut open, hook)?;
         let mut skel = match open.load() {
@@ -420,6 +423,23 @@ impl<'a> Setup<'a> {
             refused: self.patterns.iter().map(|pattern| (pattern.shown(), 0)).collect(),
             refused_total: 0,
         }))
+    }
+
+    /// Which of them are loaded.
+    fn choose_programs(
+        &self,
+        open: &mut OpenTcpconnectSkel,
+        connect: &[String],
+        companions: &[String],
+    ) -> Result<()> {
+        for mut program in open.open_object_mut().progs_mut() {
+            let name = program.name().to_owned();
+            let listed = connect.iter().chain(companions).any(|n| name.to_str() == Some(n));
+            let wanted = listed || self.plan.processes && name == LIST_PROGRAM;
+            ensure!(!wanted || program.insn_cnt() > EMPTY, "{name:?} is not in this part");
+            program.set_autoload(wanted);
+        }
+        Ok(())
     }
 
     fn counted(&self, tracer: &Tracer, companions: &[String]) -> Counted {
@@ -555,6 +575,15 @@ fn check_host(config: &Config, plan: &Plan, has_cgroups: bool) -> Result<()> {
         bail!("-f reads kernel memory, which lockdown=confidentiality forbids");
     }
     Ok(())
+}
+
+/// Half a megabyte of the heap is what libbpf read and no longer has. Only glibc keeps it.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it frees nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn page_size() -> usize {
