@@ -69,7 +69,7 @@ static __always_inline bool is_closing(const enum access access, struct sock *sk
  * before it is in the table or after: of the one here and the one that hears of the
  * end, the one that deletes it reports it.
  */
-static __always_inline void follow_accepted(void *ctx, const enum access access, const bool locked,
+static __always_inline void follow_accepted(void *ctx, const enum access access, bool locked,
 					    struct sock *sk, const struct connect_record *r)
 {
 	__u32 owner = current_user();
@@ -120,7 +120,7 @@ static __always_inline void end_unknown(const struct connect_record *r)
 		count_lost(&lost.ends);
 }
 
-static __always_inline int accepted_on(void *ctx, const enum access access, const bool locked,
+static __always_inline int accepted_on(void *ctx, const enum access access, bool locked,
 				       struct sock *sk, enum end end)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
@@ -147,7 +147,7 @@ static __always_inline bool is_taken_down(struct sock *subflow)
 	return !dport;
 }
 
-static __always_inline int accepted(void *ctx, const enum access access, const bool locked,
+static __always_inline int accepted(void *ctx, const enum access access, bool locked,
 				    struct sock *sk)
 {
 	enum end end = FOLLOWED;
@@ -157,9 +157,15 @@ static __always_inline int accepted(void *ctx, const enum access access, const b
 	if (protocol == IPPROTO_MPTCP) {
 		struct sock *first = may_probe ? first_subflow(sk) : NULL;
 
-		if (first && !is_taken_down(first))
-			return accepted_on(ctx, BY_PROBE, false, first, FOLLOWED);
 		end = first ? GONE : UNFOLLOWED;
+		if (first && !is_taken_down(first)) {
+			/* No typed socket is one that a probe read gave. */
+			if (access != BY_PROBE)
+				return accepted_on(ctx, BY_PROBE, false, first, FOLLOWED);
+			sk = first;
+			locked = false;
+			end = FOLLOWED;
+		}
 	} else if (protocol != IPPROTO_TCP) {
 		return 0;
 	}

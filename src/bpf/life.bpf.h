@@ -149,7 +149,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 		life = bpf_map_lookup_elem(&adopted, &cookie);
 	if (!life || life->place & ENDED)
 		return;
-	if (followed && followed->place & SHARED) {
+	if (want_accept && followed && followed->place & SHARED) {
 		if (newstate == TCP_CLOSE)
 			shared_ended(ctx, sk, cookie, oldstate, followed);
 		return;
