@@ -205,3 +205,14 @@ fn the_printed_programs_are_all_there_are() {
         assert!(printed.contains(&format!("/{name}\"")), "--ebpf does not print src/bpf/{name}");
     }
 }
+
+/// Without it a program would be in each object, also where no run can load it.
+#[test]
+fn each_bpf_program_names_its_part() {
+    let text = fs::read_to_string(root().join("src/bpf/tcpconnect.bpf.c")).expect("a source file");
+    let programs = text.split("SEC(\"").skip(1).filter(|program| !program.starts_with("license"));
+    for program in programs {
+        let name = program.split('"').next().unwrap_or_default();
+        assert!(program.contains("ONLY_IN("), "the program of {name} is in all parts");
+    }
+}

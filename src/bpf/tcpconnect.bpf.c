@@ -43,10 +43,10 @@
 #ifndef PARTS
 #define PARTS (TABLE | BESIDE)
 #endif
-#define ONLY_IN(parts)            \
-	if (!(PARTS & (parts)))   \
+#define ONLY_IN(parts)          \
+	if (!(PARTS & (parts))) \
 		return 0
-#define PART_OF(level, hook) (hook | ((level) == LEVEL_TABLE ? TABLE : 0))
+#define PART_OF(level, hook) ((hook) | ((level) == LEVEL_TABLE ? TABLE : 0))
 
 /* For the generated types. */
 const struct connect_record *unused_connect_record __attribute__((unused));
@@ -359,6 +359,7 @@ int dns_sent(struct __sk_buff *skb)
 	SEC("cgroup/" #hook)                        \
 	int dns_##hook(struct bpf_sock_addr *ctx)   \
 	{                                           \
+		ONLY_IN(BESIDE);                    \
 		asks(family, ctx);                  \
 		return 1;                           \
 	}
