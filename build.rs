@@ -86,11 +86,11 @@ fn compile(name: &str, object: &Path, define: Option<String>) -> Result<Skeleton
 /// skeleton was generated for.
 fn build_parts(out: &Path, whole: &Path) -> Result<()> {
     let places = variables(whole)?;
-    for (part, name) in [(1, "table"), (2, "fentry"), (4, "kprobe"), (8, "sockops")] {
+    for name in ["table", "fentry", "kprobe", "sockops"] {
         let object = out.join(name).with_extension("o");
-        compile("tcpconnect", &object, Some(format!("-DPARTS={part}")))?;
+        compile("tcpconnect", &object, Some(format!("-DPARTS={}", name.to_uppercase())))?;
         ensure!(variables(&object)? == places, "the variables of {name}.o are in other places");
-        if part > 1 {
+        if name != "table" {
             let data = compress_to_vec_zlib(&fs::read(&object)?, 10);
             fs::write(object.with_extension("o.z"), data)?;
         }

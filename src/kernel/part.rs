@@ -20,7 +20,7 @@ pub(super) enum Part {
     Sockops,
 }
 
-/// Where an ELF header is read in place.
+/// libelf reads headers where they are, and include_bytes!() aligns nothing.
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 
