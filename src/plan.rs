@@ -60,6 +60,8 @@ pub enum Companion {
     Names,
     /// Changes of a socket's state.
     States,
+    /// Sockets that are no more.
+    Destroyed,
     Accepts,
 }
 
@@ -210,6 +212,8 @@ impl Plan {
             (Companion::Cgroups, self.cgroups || self.cgroup_names),
             (Companion::Names, self.names),
             (Companion::States, hears_states),
+            // What ended in a listener's queue is kept until it can be accepted no more.
+            (Companion::Destroyed, self.adopts && self.accepts),
             (Companion::Accepts, self.accepts),
         ];
         all.into_iter()
@@ -452,6 +456,8 @@ mod tests {
             ("-d", &[Names]),
             ("--accept", &[Accepts]),
             ("-r", &[States]),
+            ("-e --life", &[States]),
+            ("-e --life --accept", &[States, Destroyed, Accepts]),
             ("-x -d --life --accept", &[Processes, Names, States, Accepts]),
         ] {
             assert_eq!(of(line, Hook::Fentry), companions, "{line}");

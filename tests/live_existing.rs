@@ -24,6 +24,7 @@ use super::lab::Client;
 use super::lab::Done;
 use super::lab::Lab;
 use super::lab::Starting;
+use super::lab::maps::Maps;
 
 pub const TESTS: &Tests = &[
     (Cells::All, &tests![each_connection_around_the_start_has_its_rows_once]),
@@ -32,6 +33,7 @@ pub const TESTS: &Tests = &[
         &tests![
             what_waits_to_be_accepted_is_told_when_it_is,
             what_is_reset_while_it_waits_to_be_accepted_ends_once,
+            what_is_never_accepted_is_forgotten_with_its_listener,
             what_is_accepted_meanwhile_is_listed_where_accepts_have_no_rows,
             ends_that_are_used_again_after_the_list_are_another_connection,
             a_listed_socket_that_connects_again_has_its_rows,
@@ -357,6 +359,22 @@ fn what_is_reset_while_it_waits_to_be_accepted_ends_once(lab: &Lab) {
         rows.iter().map(|row| row["conn_id"].to_string()).collect()
     };
     assert_eq!(ids(&existing), ids(&closes), "{done:#?}");
+}
+
+/// Its end is kept for an accept that may come, until the listener is closed.
+fn what_is_never_accepted_is_forgotten_with_its_listener(lab: &Lab) {
+    let mut client = Client::new();
+    client.case("existing queue 5");
+    let args = ["-j", "-e", "--accept", "--life", "--netns", &client.netns()];
+    let tracer = lab.trace(&args);
+    let kept = || Maps::of(tracer.child.id()).entries("adopted").expect("it has the map").len();
+    client.case("existing reset 3");
+    tracer.wait_for("\"event\":\"close\"", 6);
+    assert_eq!(kept(), 7, "two are open, at both ends, and three may be accepted");
+    drop(client);
+    tracer.wait_for("\"event\":\"close\"", 10);
+    assert_eq!(kept(), 0);
+    tracer.stop().assert_success();
 }
 
 fn ends_that_are_used_again_after_the_list_are_another_connection(lab: &Lab) {

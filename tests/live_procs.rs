@@ -13,6 +13,7 @@ use super::Tests;
 use super::lab::Client;
 use super::lab::Lab;
 use super::lab::Tracer;
+use super::lab::maps::Maps;
 use super::lab::scaled;
 use super::live_who::copy_of;
 use super::live_who::lineage;
@@ -180,26 +181,9 @@ fn much_text_of_dead_ancestors_takes_no_memory(lab: &Lab) {
 
 /// The pids in the filter of a tracer with `-p` and `--children`, with 1 for a root.
 fn followed(tracer: &Tracer) -> Vec<(u32, u32)> {
-    let bpftool = |args: &[&str]| -> Value {
-        let output = Command::new("bpftool").arg("-j").args(args).output().expect("bpftool runs");
-        serde_json::from_slice(&output.stdout).expect("JSON")
-    };
-    let infos = fs::read_dir(format!("/proc/{}/fdinfo", tracer.child.id())).expect("it runs");
-    let infos = infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
-    let ids: Vec<_> = infos
-        .filter_map(|info| Some(info.lines().find_map(|l| l.strip_prefix("map_id:"))?.to_owned()))
-        .map(|id| id.trim().to_owned())
-        .collect();
-    let is_it = |id: &&String| bpftool(&["map", "show", "id", id])["name"] == "pids";
-    let id = ids.iter().find(is_it).expect("it has the map");
-    let number = |bytes: &Value| {
-        let byte = |v: &Value| u8::from_str_radix(&v.as_str()?[2..], 16).ok();
-        let bytes: Vec<_> = bytes.as_array().expect("bytes").iter().filter_map(byte).collect();
-        u32::from_ne_bytes(bytes.try_into().expect("4 bytes"))
-    };
-    let entries = bpftool(&["map", "dump", "id", id]);
-    let entries = entries.as_array().expect("entries").iter();
-    entries.map(|e| (number(&e["key"]), number(&e["value"]))).collect()
+    let entries = Maps::of(tracer.child.id()).entries("pids").expect("it has the map");
+    let number = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("4 bytes"));
+    entries.iter().map(|(pid, is_root)| (number(pid), number(is_root))).collect()
 }
 
 /// Whoever gets its number later would be.

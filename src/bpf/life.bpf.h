@@ -119,8 +119,7 @@ static __always_inline struct life_record *life_begun_meanwhile(__u64 key, __u64
 	return followed_life(key, cookie);
 }
 
-/* What was nobody's when it was listed may be accepted after its end. There are no more of these
- * than were listed. */
+/* What was nobody's when it was listed may be accepted after its end: taken_down() forgets it. */
 static __always_inline void end_adopted(const __u64 *cookie, const struct life_record *followed)
 {
 	struct life_record *listed = NULL;
@@ -131,6 +130,17 @@ static __always_inline void end_adopted(const __u64 *cookie, const struct life_r
 		listed->place |= ENDED;
 	else
 		bpf_map_delete_elem(&adopted, cookie);
+}
+
+/* Whoever accepts one that has ended has closed it by now, and whoever does not has closed the
+ * listener, of which the socket itself hears nothing. */
+static __always_inline void taken_down(const struct sock *sk)
+{
+	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+	struct life_record *listed = bpf_map_lookup_elem(&adopted, &cookie);
+
+	if (listed && listed->place & ENDED)
+		bpf_map_delete_elem(&adopted, &cookie);
 }
 
 static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie, __u64 oldstate,

@@ -219,6 +219,14 @@ int BPF_PROG(sock_set_state, struct sock *sk, int oldstate, int newstate)
 	return 0;
 }
 
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(sock_destroyed, struct sock *sk)
+{
+	ONLY_IN(BESIDE);
+	taken_down(sk);
+	return 0;
+}
+
 /*
  * Processes: --children, COMMAND, and who made the connect. From 7.0 on a task
  * can be preempted inside a tp_btf program, whose other runs on that CPU are

@@ -135,6 +135,7 @@ pub(super) fn is_accept_program(name: &str) -> bool {
 
 /// Where sockops has no callback for a change of state.
 pub(super) const STATE_PROGRAM: &str = "sock_set_state";
+pub(super) const DESTROY_PROGRAM: &str = "sock_destroyed";
 /// The programs of -d, for all hooks.
 pub(super) const DNS_PROGRAMS: [&str; 6] =
     ["dns_connect4", "dns_connect6", "dns_sendmsg4", "dns_sendmsg6", "dns_sent", "dns_received"];

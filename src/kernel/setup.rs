@@ -38,6 +38,7 @@ use super::buffer::SharedSink;
 use super::buffer::Transport;
 use super::hook::AcceptHook;
 use super::hook::CGROUP_PROGRAMS;
+use super::hook::DESTROY_PROGRAM;
 use super::hook::DNS_PROGRAMS;
 use super::hook::LIST_PROGRAM;
 use super::hook::PROCESS_FORK;
@@ -451,7 +452,8 @@ impl<'a> Setup<'a> {
         let spared =
             |name: &str| tracer.hook == Hook::Sockops && !self.plan.adopts && name == STATE_PROGRAM;
         let states = companions.iter().filter(also).filter(|name| !spared(name));
-        let of_names = |name: &&String| DNS_PROGRAMS.contains(&name.as_str());
+        let loses_nothing =
+            |name: &&String| DNS_PROGRAMS.contains(&name.as_str()) || *name == DESTROY_PROGRAM;
         // A kretprobe's misses are seen by its entry probe instead.
         let seen = |name: &&String| !name.starts_with("kret");
         let forks = |name: &&String| self.config.filter.children && name.starts_with(PROCESS_FORK);
@@ -461,7 +463,7 @@ impl<'a> Setup<'a> {
             fork: fds(&mut companions.iter().filter(forks)),
             process: fds(&mut companions
                 .iter()
-                .filter(|name| tells && !also(name) && !of_names(name))),
+                .filter(|name| tells && !also(name) && !loses_nothing(name))),
             probes: tracer.connect.iter().chain(companions).any(|name| name.starts_with("kprobe")),
         }
     }
@@ -477,6 +479,7 @@ impl<'a> Setup<'a> {
             Companion::Cgroups => &CGROUP_PROGRAMS,
             Companion::Names => &DNS_PROGRAMS,
             Companion::States => &[STATE_PROGRAM],
+            Companion::Destroyed => &[DESTROY_PROGRAM],
             Companion::Accepts => self.accept_hook(hook).programs(),
         };
         let companions = self.plan.companions(hook, btf::kernel_has_its_own());

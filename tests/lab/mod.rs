@@ -3,6 +3,7 @@
 //! are. Owns no assertion about rows.
 
 pub mod inject;
+pub mod maps;
 pub mod musl;
 pub mod rights;
 pub mod watch;

@@ -17,14 +17,14 @@ use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::attacker;
 use super::attacker::Attacker;
 use super::holds::Check;
 use super::lab::Done;
 use super::lab::Lab;
 use super::lab::Tracer;
+use super::lab::maps::Entry;
+use super::lab::maps::Maps;
 use super::steps::Dice;
 use super::swarm::Fact;
 use super::swarm::Line;
@@ -63,16 +63,19 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn draw(dice: &mut Dice) -> Self {
+    pub fn draw(seed: u64) -> Self {
+        let dice = &mut Dice(!seed ^ 0x5707);
+        // One of four finds connections that wait for an accept, which may never come.
+        let finds_waiting = seed % 4 == 1;
         Options {
             result: dice.one_in(2),
             life: dice.one_in(2),
             accept: dice.one_in(2),
-            peer: dice.one_in(3),
+            peer: dice.one_in(3) | finds_waiting,
             exe: dice.one_in(3),
             args: dice.one_in(3),
             names: dice.one_in(4),
-            existing: dice.one_in(4),
+            existing: dice.one_in(4) | finds_waiting,
             small: dice.one_in(3),
             nth_buffer: dice.below(2) as usize,
         }
@@ -197,8 +200,7 @@ impl Weather<'_> {
 
     /// The storm of a seed. Beside an attacker all of the host is traced.
     pub fn storm(&self, seed: u64, attacked: bool) -> Storm {
-        let mut dice = Dice(!seed ^ 0x5707);
-        let options = Options::draw(&mut dice);
+        let options = Options::draw(seed);
         let buffer = self.buffers[options.nth_buffer % self.buffers.len()];
         let lab = Lab { attach: self.attach.into(), buffer: buffer.into() };
         let netns = stormy_netns();
@@ -303,36 +305,13 @@ pub fn lost_of(done: &Done) -> BTreeMap<String, u64> {
     sums
 }
 
-fn bpftool(args: &[&str]) -> Value {
-    let output = Command::new("bpftool").arg("-j").args(args).output().expect("bpftool runs");
-    serde_json::from_slice(&output.stdout).unwrap_or_default()
-}
-
-/// The ids and names of the maps that a process has open.
-pub fn maps_of(pid: u32) -> BTreeMap<String, String> {
-    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("it runs");
-    let infos = infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
-    let id_of = |info: String| {
-        Some(info.lines().find_map(|l| l.strip_prefix("map_id:"))?.trim().to_owned())
-    };
-    let ids: BTreeSet<_> = infos.filter_map(id_of).collect();
-    let name_of =
-        |id: &String| bpftool(&["map", "show", "id", id])["name"].as_str().map(str::to_owned);
-    ids.iter().filter_map(|id| Some((name_of(id)?, id.clone()))).collect()
-}
-
 /// What is still there of connections of this network namespace, by map.
 fn kept_in_maps(pid: u32, netns: u32) -> BTreeMap<String, usize> {
-    let maps = maps_of(pid);
+    let maps = Maps::of(pid);
     let mut kept = BTreeMap::new();
     for name in ["lives", "crowd", "adopted", "calls", "attempts"] {
-        let Some(id) = maps.get(name) else { continue };
-        let entries = bpftool(&["map", "dump", "id", id]);
-        let entries = entries.as_array().map(Vec::as_slice).unwrap_or_default();
-        let byte = |v: &Value| u8::from_str_radix(v.as_str()?.strip_prefix("0x")?, 16).ok();
-        let is_kept = |entry: &&Value| {
-            let value: Vec<u8> =
-                entry["value"].as_array().into_iter().flatten().filter_map(byte).collect();
+        let Some(entries) = maps.entries(name) else { continue };
+        let is_kept = |(_, value): &&Entry| {
             // struct life_record of src/bpf/tcpconnect.h: `netns` is its second word, `place`
             // its last byte, and 1 a place that is free.
             let is_life = ["lives", "crowd", "adopted"].contains(&name);
