@@ -61,7 +61,7 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build lint check test model soak fuzz bench compare install deps deps-build deps-test
+.PHONY: help run build lint check check-units check-live test model soak fuzz bench compare install deps deps-build deps-test
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -87,13 +87,19 @@ lint: deps
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-# All are compiled at once: one after the other, each leaves a CPU without work.
+# All are compiled at once: one after the other, each leaves a CPU without work. So would the
+# live tests, which wait for most of their time.
 check: deps lint $(VENV)/installed
 	$(CARGO) test --locked --no-run
-	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties --test there_and_back
-	$(AS_ROOT) $(CARGO) test --locked --test live
+	$(MAKE) --jobs=2 --output-sync=target check-units check-live
 	$(AS_ROOT) $(CARGO) test --locked --test model -- --seed 1000000 --scenarios 2000 --storms 4
 	$(AS_ROOT) $(CARGO) test --locked --test join
+
+check-units:
+	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties --test there_and_back
+
+check-live:
+	$(AS_ROOT) $(CARGO) test --locked --test live
 
 # The release build ends with a minute on one CPU, and the engines come over the network:
 # both go beside the lints.
