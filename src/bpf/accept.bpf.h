@@ -20,16 +20,22 @@ static __always_inline bool is_closed(const enum access access, struct sock *sk)
 	return state == TCP_CLOSE;
 }
 
+/* Who takes it down tells that in `closing` first. */
+static __always_inline bool was_listed(const struct life_record *listed, const __u64 *cookie)
+{
+	return listed || (accepts_unlocked && bpf_map_lookup_elem(&closing, cookie));
+}
+
 /* One that was listed while it waited has one row for its end, which may be there by now. */
 static __always_inline void end_listed(struct life_record *life)
 {
 	const __u64 *cookie = &life->connect.cookie;
 	const struct life_record *listed = bpf_map_lookup_elem(&adopted, cookie);
 
-	if (!listed)
+	if (!was_listed(listed, cookie))
 		return;
 	life->place &= ~MISSED;
-	if (!(listed->place & ENDED))
+	if (listed && !(listed->place & ENDED))
 		life->place |= listed->place & MISSED;
 	bpf_map_delete_elem(&adopted, cookie);
 }
@@ -97,12 +103,13 @@ static __always_inline struct sock *first_subflow(struct sock *sk)
 	return BPF_CORE_READ(msk, first);
 }
 
-/* By which one that was listed is known, and its end. */
-static __always_inline void name_by_subflow(struct sock *sk, struct connect_record *r)
+/* By which one that was listed is known, and its end. Another thread that closes it may have
+ * taken the subflow from the socket by now. */
+static __always_inline void name_by_subflow(struct sock *subflow, struct connect_record *r)
 {
 	__u64 cookie;
 
-	LOAD(BY_PROBE, cookie, first_subflow(sk)->__sk_common.skc_cookie.counter);
+	LOAD(BY_PROBE, cookie, subflow->__sk_common.skc_cookie.counter);
 	if (cookie)
 		r->cookie = cookie;
 }
@@ -116,19 +123,19 @@ static __always_inline void end_unknown(const struct connect_record *r)
 {
 	if (!is_missed(PASSIVE, r->flags))
 		return;
-	if (!want_adopted || !bpf_map_lookup_elem(&adopted, &r->cookie))
+	if (!want_adopted || !was_listed(bpf_map_lookup_elem(&adopted, &r->cookie), &r->cookie))
 		count_lost(&lost.ends);
 }
 
 static __always_inline int accepted_on(void *ctx, const enum access access, bool locked,
-				       struct sock *sk, enum end end)
+				       struct sock *sk, struct sock *subflow, enum end end)
 {
 	struct connect_record r = { .kind = RECORD_CONNECT };
 
 	if (!fill_connect(LEVEL_PROCESS, PASSIVE, ctx, access, sk, &r) || !r.dport)
 		return 0;
 	if (end == GONE)
-		name_by_subflow(sk, &r);
+		name_by_subflow(subflow, &r);
 	emit(LEVEL_PROCESS, PASSIVE, ctx, sk, &r);
 	if (want_life && end == FOLLOWED)
 		follow_accepted(ctx, access, locked, sk, &r);
@@ -151,17 +158,17 @@ static __always_inline int accepted(void *ctx, const enum access access, bool lo
 				    struct sock *sk)
 {
 	enum end end = FOLLOWED;
+	struct sock *first = NULL;
 	__u16 protocol;
 
 	LOAD(access, protocol, sk->sk_protocol);
 	if (protocol == IPPROTO_MPTCP) {
-		struct sock *first = may_probe ? first_subflow(sk) : NULL;
-
+		first = may_probe ? first_subflow(sk) : NULL;
 		end = first ? GONE : UNFOLLOWED;
 		if (first && !is_taken_down(first)) {
 			/* No typed socket is one that a probe read gave. */
 			if (access != BY_PROBE)
-				return accepted_on(ctx, BY_PROBE, false, first, FOLLOWED);
+				return accepted_on(ctx, BY_PROBE, false, first, NULL, FOLLOWED);
 			sk = first;
 			locked = false;
 			end = FOLLOWED;
@@ -169,7 +176,7 @@ static __always_inline int accepted(void *ctx, const enum access access, bool lo
 	} else if (protocol != IPPROTO_TCP) {
 		return 0;
 	}
-	return accepted_on(ctx, access, locked, sk, end);
+	return accepted_on(ctx, access, locked, sk, first, end);
 }
 
 /* struct socket, to its sk, is 32 bytes on 5.10 to 7.2. */

@@ -133,14 +133,18 @@ static __always_inline void end_adopted(const __u64 *cookie, const struct life_r
 }
 
 /* Whoever accepts one that has ended has closed it by now, and whoever does not has closed the
- * listener, of which the socket itself hears nothing. */
+ * listener, of which the socket itself hears nothing. Where accepts are seen without the lock,
+ * another thread may have closed it before its accept is looked at. */
 static __always_inline void taken_down(const struct sock *sk)
 {
 	__u64 cookie = sk->__sk_common.skc_cookie.counter;
 	struct life_record *listed = bpf_map_lookup_elem(&adopted, &cookie);
 
-	if (listed && listed->place & ENDED)
-		bpf_map_delete_elem(&adopted, &cookie);
+	if (!listed || !(listed->place & ENDED))
+		return;
+	if (accepts_unlocked)
+		bpf_map_update_elem(&closing, &cookie, &cookie, BPF_ANY);
+	bpf_map_delete_elem(&adopted, &cookie);
 }
 
 static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie, __u64 oldstate,

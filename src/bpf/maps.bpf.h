@@ -268,8 +268,9 @@ struct {
 
 /*
  * Where accepts are seen without the socket's lock: socket -> cookie of one that is
- * about to be closed and was not in `lives`. Inserted: life.bpf.h. Read and deleted:
- * accept.bpf.h. Those that nobody accepts just then push one another out.
+ * about to be closed and was not in `lives`; and by its cookie one of `adopted` that
+ * ended before its accept and is taken down. No address is as low as a cookie. Inserted:
+ * life.bpf.h. Read: accept.bpf.h. Those that nobody accepts just then push one another out.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -389,12 +389,13 @@ impl Tracer {
         self.unadopted += count;
     }
 
-    /// Gives up following such a connection; false if its end has been reported.
+    /// Gives up following such a connection; false if its end has been reported, which an accept
+    /// may still have to know.
     pub fn disown(&self, cookie: u64) -> bool {
         let (adopted, cookie) = (&self.skel.maps.adopted, cookie.to_ne_bytes());
         let life = adopted.lookup(&cookie, MapFlags::ANY).ok().flatten();
         let is_open = life.and_then(|life| open_life(&life)).is_some();
-        adopted.delete(&cookie).is_ok() && is_open
+        is_open && adopted.delete(&cookie).is_ok()
     }
 
     /// Counts the connections that have not ended, and those that were dropped.

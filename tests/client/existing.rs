@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use libc::SOL_SOCKET;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 
 use crate::facts::fact;
@@ -28,7 +29,8 @@ struct Kept {
 }
 
 /// `existing queue N [mptcp]`: connections to itself that nobody accepts, until
-/// `existing take N`; `existing reset N` resets the first of them.
+/// `existing take N`; `existing reset N` resets the first of them. `existing race N` accepts those
+/// while another thread closes each as soon as it has a descriptor.
 /// `existing defer`: one whose handshake the listener finishes with the first data, which comes
 /// with `existing send`. `existing once`: one connection, which `existing again N` resets and
 /// makes anew with the same ports, N times; `existing anew N` does so with the same socket.
@@ -41,6 +43,7 @@ pub fn existing(ctx: &Ctx, args: &[&str]) -> Res {
             kept.open.drain(..number::<usize>(&[*n], 0, None)?);
             Ok(())
         }
+        ["race", n] => race(&kept, number(&[*n], 0, None)?),
         ["take", n] => (0..number(&[*n], 0, None)?).try_for_each(|_| take(ctx, &mut kept)),
         ["defer"] => {
             let listener = listener(LO4)?;
@@ -98,6 +101,8 @@ fn queue(ctx: &Ctx, kept: &mut Kept, n: usize) -> Res {
 
 fn queue_of_mptcp(kept: &mut Kept, n: usize) -> Res {
     let listener = mptcp_listener(0)?;
+    // SAFETY: a plain system call.
+    sys("listen", unsafe { libc::listen(listener.0.as_raw_fd(), 4_096) })?;
     for _ in 0..n {
         let sock = Sock::new(LO4, IPPROTO_MPTCP)?;
         ensure(sock.connect(&RawAddr::new(listener.local()?)) == 0, "not connected")?;
@@ -126,6 +131,46 @@ fn connected(to: SocketAddr, from: Option<SocketAddr>) -> Res<Sock> {
         ensure(sock.connect(&RawAddr::new(to)) == 0, "not connected")?;
         Ok(sock)
     })
+}
+
+/// The next descriptor is always the lowest that is free, and no other thread opens any.
+fn race(kept: &Kept, n: usize) -> Res {
+    let listener = kept.listener.as_ref().ok_or("nobody listens")?.as_raw_fd();
+    // SAFETY: a plain system call.
+    let next = sys("dup", unsafe { libc::dup(listener) })?;
+    // SAFETY: it was made above, and nobody else knows it.
+    let close = move || unsafe { libc::close(next) } == 0;
+    close();
+    let closer = thread::spawn(move || {
+        stay_on(1);
+        let mut closed = 0;
+        while closed < n {
+            closed += usize::from(close());
+        }
+    });
+    let accepter = thread::spawn(move || {
+        stay_on(0);
+        (0..n).try_for_each(|_| {
+            // SAFETY: no addresses are asked for.
+            let fd = unsafe { libc::accept(listener, std::ptr::null_mut(), std::ptr::null_mut()) };
+            ensure(fd == next, "it has another descriptor")?;
+            // SAFETY: a plain system call.
+            while unsafe { libc::fcntl(next, libc::F_GETFD) } != -1 {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        })
+    });
+    let accepted = accepter.join().map_err(|_| "the thread that accepts has panicked")?;
+    closer.join().map_err(|_| "the thread that closes has panicked")?;
+    accepted
+}
+
+/// Where there is such a CPU. Taking turns on one, threads seldom meet.
+fn stay_on(cpu: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    let _ = sched_setaffinity(None, &cpus);
 }
 
 fn take(ctx: &Ctx, kept: &mut Kept) -> Res {
