@@ -78,6 +78,8 @@ pub struct Plan {
     pub descendants: bool,
     /// Cgroups have names in rows: records of all of them.
     pub cgroups: bool,
+    /// Containers have names in rows.
+    pub container_names: bool,
     /// Cgroups are wanted by their names.
     pub cgroup_names: bool,
     /// Messages from and to port 53.
@@ -161,7 +163,7 @@ impl Plan {
             netns: json || config.dns || who.netns_id || lists,
             cgroup: json || cgroups || config.dns,
             cookie: json || lists || follows,
-            process: processes || who.container_id || config.dns,
+            process: processes || who.container() || config.dns,
             vpid: who.vpid,
         };
         let level = if config.failed {
@@ -180,6 +182,7 @@ impl Plan {
             processes,
             descendants: filter.children,
             cgroups,
+            container_names: who.names(),
             cgroup_names: names_in_filter(filter),
             names: config.dns,
             peers,
@@ -248,6 +251,8 @@ fn follows_processes(config: &Config) -> bool {
     let who = config.who;
     who.exe
         || who.args
+        // Whoever starts a container is seen by its arguments.
+        || who.names()
         || who.parents
         || config.procs.is_some()
         || (who.any() || config.peer.is_some()) && config.format == Format::Json
@@ -255,7 +260,7 @@ fn follows_processes(config: &Config) -> bool {
 
 /// Whether cgroups must be known by name.
 fn names_cgroups(config: &Config) -> bool {
-    config.who.container_id || config.who.cgroup_path
+    config.who.container() || config.who.cgroup_path
 }
 
 fn names_in_filter(filter: &Filter) -> bool {
@@ -388,6 +393,7 @@ mod tests {
             ("--netns-id", Facts { netns: true, ..none }),
             ("--cgroup-path", Facts { cgroup: true, ..none }),
             ("--container-id", Facts { cgroup: true, process: true, ..none }),
+            ("--image", Facts { leader: true, cgroup: true, process: true, ..none }),
             ("--vpid", Facts { vpid: true, ..none }),
             ("-r", Facts { cookie: true, ..none }),
             ("-e", joined),
@@ -400,7 +406,9 @@ mod tests {
 
     #[test]
     fn all_processes_are_followed_only_if_somebody_asks_who() {
-        for line in ["-x", "-a", "--parents", "--procs", "-j --user", "-j --peer"] {
+        for line in
+            ["-x", "-a", "--parents", "--procs", "--container-name", "-j --user", "-j --peer"]
+        {
             assert!(plan(line).processes, "{line}");
         }
         // The record itself says enough for these.
@@ -408,6 +416,13 @@ mod tests {
         for line in enough {
             assert!(!plan(line).processes, "{line}");
         }
+    }
+
+    #[test]
+    fn containers_have_names_where_their_names_or_images_are_shown() {
+        let has = |line: &str| plan(line).container_names;
+        assert!(has("--container-name") && has("--image -j"));
+        assert!(!has("--container-id -x") && !has("--container x"));
     }
 
     #[test]

@@ -22,7 +22,12 @@ use tcpconnect::clock::WallClock;
 use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
+use tcpconnect::model::container;
+use tcpconnect::model::container::Compose;
 use tcpconnect::model::container::Container;
+use tcpconnect::model::container::NameSource;
+use tcpconnect::model::container::Pod;
+use tcpconnect::model::container::Runtime;
 use tcpconnect::model::event::CloseBy;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::DnsBytes;
@@ -292,9 +297,22 @@ fn comm(name: &str) -> Comm {
     Comm(bytes)
 }
 
+fn container() -> Container {
+    let text = || Some(Box::from("x"));
+    let names = container::Names {
+        name: text(),
+        image: text(),
+        pod: Some(Pod { name: "x".into(), namespace: text(), uid: text() }),
+        compose: Some(Compose { project: "x".into(), service: text() }),
+        runtime: Some(Runtime::Docker),
+        source: NameSource::Docker,
+    };
+    Container { names: Some(Rc::new(names)), ..Container::new("id", true) }
+}
+
 #[test]
 fn the_man_page_describes_every_json_field_in_order_and_no_other() {
-    let all = "--exe --args --parents --user --container-id --cgroup-path --vpid --netns-id";
+    let all = "--exe --args --parents --user --container-name --cgroup-path --vpid --netns-id";
     let words = ["tcpconnect", "-j"].into_iter().chain(all.split(' '));
     let config = Config::new(Cli::parse_from(words), false).unwrap();
     let mut json = new_output(&config);
@@ -362,7 +380,8 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     processes.apply(&born);
     let process = processes.of(&connect);
     let peer = Peer { pid: 1, comm: comm("peer"), image: None, container: None, netns: Some(1) };
-    let (user, container, cgroup) = (Some("root"), Some("id"), Some("/"));
+    let (user, cgroup) = (Some("root"), Some("/"));
+    let container = Some(container());
     let mut names = Names::default();
     let answer = DnsBytes {
         ts_ns: 1,
@@ -384,8 +403,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         peer: Some(&peer),
         process: Some(process.facts(true)),
         user,
-        container,
-        container_claimed: true,
+        container: container.as_ref(),
         cgroup,
         query: query.as_ref(),
     };
@@ -398,7 +416,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         uid: Some(1),
         gid: Some(1),
         user: user.map(Rc::from),
-        container: container.map(|id| Container { id: id.into(), claimed: true }),
+        container: container.clone(),
         cgroup: cgroup.map(Rc::from),
         process: Some(process.facts(true)),
         kind,

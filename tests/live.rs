@@ -9,6 +9,7 @@ macro_rules! tests {
 
 mod lab;
 mod live_cgroups;
+mod live_containers;
 mod live_dns;
 mod live_ends;
 mod live_existing;
@@ -129,6 +130,7 @@ fn main() {
             ("existing::", live_existing::TESTS),
             ("ends::", live_ends::TESTS),
             ("claims::", live_cgroups::TESTS),
+            ("containers::", live_containers::TESTS),
             ("claims::", live_peers::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),

@@ -150,7 +150,7 @@ fn each_column_of_a_process_follows_those_of_the_socket() {
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let own = "FAMILY PROTO STATE LADDR LPORT RADDR RPORT PID FD COMM";
     let (header, row) = of_shell(&ALL);
-    let columns = "USER VPID NETNS CONTAINER CGROUP EXE PARENTS ARGS";
+    let columns = "USER VPID NETNS CONTAINER_ID CGROUP EXE PARENTS ARGS";
     assert_eq!(words(&header), format!("{own} {columns}"));
     let exe = exe_of(&child.facts[0]["pid"]);
     let rest = words(&row);

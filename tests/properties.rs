@@ -1086,6 +1086,20 @@ fn program(n: u64) -> Image {
     Image { exe: Some(path.as_bytes().into()), ..Image::default() }
 }
 
+/// A container of which each text is this.
+fn called(text: &str) -> container::Container {
+    let boxed = || Some(Box::from(text));
+    let names = container::Names {
+        name: boxed(),
+        image: boxed(),
+        pod: Some(container::Pod { name: text.into(), namespace: boxed(), uid: boxed() }),
+        compose: Some(container::Compose { project: text.into(), service: boxed() }),
+        runtime: Some(container::Runtime::CriO),
+        source: container::NameSource::Docker,
+    };
+    container::Container { names: Some(Rc::new(names)), ..container::Container::new(text, true) }
+}
+
 proptest! {
     #![proptest_config(settings())]
 
@@ -1114,6 +1128,7 @@ proptest! {
         let connect = Connect { pid, start_ns: 2, exec_id: 1, comm, leader: name, ..known };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
+        let inside = called(&container);
         let image = Image { exe: Some(user.as_bytes().into()), ..Image::default() };
         let peer = Peer { pid, comm: name, image: Some(Rc::new(image)), container: None, netns: Some(1) };
         let row = Row {
@@ -1122,13 +1137,12 @@ proptest! {
             peer: Some(&peer),
             process: Some(process.facts(true)),
             user: Some(&user),
-            container: Some(&container),
-            container_claimed: false,
+            container: Some(&inside),
             cgroup: Some(&cgroup),
             query: None,
         };
         let all = [
-            "--exe", "--args", "--parents", "--user", "--container-id", "--cgroup-path",
+            "--exe", "--args", "--parents", "--user", "--container-name", "--image", "--cgroup-path",
             "--netns-id", "--vpid", "--peer",
         ];
         let mut line = Vec::new();
@@ -1208,7 +1222,7 @@ proptest! {
         let connect = Connect { pid, start_ns, exec_id: 1, comm, leader: comm, ..Connect::nowhere() };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
-        let inside = container::Container { id: container.clone(), claimed: true };
+        let inside = called(&container);
         let ran = Some(Rc::new(image.clone()));
         let peer =
             Peer { pid, comm, image: ran, container: Some(inside.clone()), netns: Some(1) };
@@ -1216,8 +1230,7 @@ proptest! {
             peer: Some(&peer),
             process: Some(process.facts(true)),
             user: Some(&user),
-            container: Some(&container),
-            container_claimed: true,
+            container: Some(&inside),
             cgroup: Some(&cgroup),
             ..Row::bare(&connect)
         };
@@ -1230,13 +1243,13 @@ proptest! {
             uid: Some(1),
             gid: Some(1),
             user: Some(user.as_str().into()),
-            container: Some(inside),
+            container: Some(inside.clone()),
             cgroup: Some(cgroup.as_str().into()),
             process: Some(process.facts(true)),
             kind: ProcessRowKind::Exec(Cow::Borrowed(&image)),
         };
         let all = [
-            "--exe", "--args", "--parents", "--user", "--container-id", "--cgroup-path",
+            "--exe", "--args", "--parents", "--user", "--container-name", "--image", "--cgroup-path",
             "--netns-id", "--vpid", "--peer", "--procs",
         ];
         for format in [&[][..], &["-j"]] {

@@ -30,7 +30,12 @@ use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::kernel::record::decode;
+use tcpconnect::model::container;
+use tcpconnect::model::container::Compose;
 use tcpconnect::model::container::Container;
+use tcpconnect::model::container::NameSource;
+use tcpconnect::model::container::Pod;
+use tcpconnect::model::container::Runtime;
 use tcpconnect::model::event::CloseBy;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::DnsBytes;
@@ -650,6 +655,20 @@ fn a_json_connect_has_every_known_field() {
     assert!(DateTime::parse_from_rfc3339(&object.time).is_ok());
 }
 
+/// A container of which each text is this.
+fn called(text: &str, claimed: bool) -> Container {
+    let boxed = || Some(Box::from(text));
+    let names = container::Names {
+        name: boxed(),
+        image: boxed(),
+        pod: Some(Pod { name: text.into(), namespace: boxed(), uid: boxed() }),
+        compose: Some(Compose { project: text.into(), service: boxed() }),
+        runtime: Some(Runtime::Containerd),
+        source: NameSource::Bundle,
+    };
+    Container { names: Some(Rc::new(names)), ..Container::new(text, claimed) }
+}
+
 #[test]
 fn the_process_on_the_other_end_is_a_column_and_an_object() {
     let file = Some(ExeFile { dev: (259, 2), inode: 77, mntns: Some(4_026_531_841) });
@@ -658,7 +677,7 @@ fn the_process_on_the_other_end_is_a_column_and_an_object() {
         pid: 4711,
         comm: comm(b"ngi\x1b[31mnx"),
         image: Some(Rc::new(nginx)),
-        container: Some(Container { id: "0123456789ab".into(), claimed: true }),
+        container: Some(Container::new("0123456789ab", true)),
         netns: Some(4_026_532_999),
     };
     let mut text = String::new();
@@ -996,15 +1015,16 @@ fn every_object_with(bad: &str) -> String {
         pid: 1,
         comm: comm(bytes),
         image: None,
-        container: Some(Container { id: bad.into(), claimed: false }),
+        container: Some(called(bad, false)),
         netns: None,
     };
     let query = query(bad, &[&format!("c{bad}"), "c.example"], 1);
+    let container = called(bad, false);
     let row = Row {
         peer: Some(&peer),
         process: Some(process.facts(true)),
         user: Some(bad),
-        container: Some(bad),
+        container: Some(&container),
         cgroup: Some(bad),
         query: Some(&query),
         ..Row::bare(&connect)
@@ -1034,7 +1054,7 @@ fn every_object_with(bad: &str) -> String {
             uid: None,
             gid: None,
             user: Some(bad.into()),
-            container: Some(Container { id: bad.into(), claimed: false }),
+            container: Some(called(bad, false)),
             cgroup: Some(bad.into()),
             process: Some(process.facts(true)),
             kind,
@@ -1074,9 +1094,19 @@ fn no_object_of_any_event_has_a_character_that_a_terminal_acts_upon() {
         // All of it is there.
         let objects: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
-        for field in
-            ["comm", "thread", "exe", "user", "container_id", "cgroup", "query", "old_comm", "path"]
-        {
+        for field in [
+            "comm",
+            "thread",
+            "exe",
+            "user",
+            "container_id",
+            "container_name",
+            "pod",
+            "cgroup",
+            "query",
+            "old_comm",
+            "path",
+        ] {
             assert!(objects.iter().any(|o| o[field] == bad), "{field} of U+{:04X}", c as u32);
         }
         assert_eq!(objects[0]["peer"]["comm"], bad);
@@ -1139,14 +1169,14 @@ fn image() -> Image {
 fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String {
     let connect = Connect { vpid: facts.map(|_| 7), netns: facts.map(|_| 4_026_531_840), ..curl() };
     let cgroup = facts.map(|text| format!("/docker/{text}"));
+    let container = facts.map(|id| called(id, false));
     let row = Row {
         life: None,
         peer: None,
         connect: &connect,
         process: process.map(|process| process.facts(true)),
         user: facts,
-        container: facts,
-        container_claimed: false,
+        container: container.as_ref(),
         cgroup: cgroup.as_deref(),
         query: None,
     };
@@ -1157,11 +1187,13 @@ fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String
     })
 }
 
-const ALL_COLUMNS: [&str; 8] = [
+const ALL_COLUMNS: [&str; 10] = [
     "--exe",
     "--args",
     "--parents",
     "--user",
+    "--container-name",
+    "--image",
     "--container-id",
     "--cgroup-path",
     "--netns-id",
@@ -1300,6 +1332,9 @@ fn json_has_what_each_option_asks_for_and_no_more() {
     let keys = |args: &[&str]| {
         let connect = Connect { vpid: None, ..curl() };
         let option = |name| args.contains(&name);
+        let container = Container::new("4f8a1c6b2d3e4f8a1c6b2d3e", false);
+        let image = container::Names { image: Some("a".into()), ..container::Names::default() };
+        let named = Container { names: Some(Rc::new(image)), ..container.clone() };
         // The columns' own facts are there only if they were asked for.
         let row = Row {
             life: None,
@@ -1307,8 +1342,11 @@ fn json_has_what_each_option_asks_for_and_no_more() {
             connect: &Connect { vpid: option("--vpid").then_some(7), ..connect },
             process: (args.len() > 1).then(|| process.facts(true)),
             user: option("--user").then_some("root"),
-            container: option("--container-id").then_some("4f8a1c6b2d3e4f8a1c6b2d3e"),
-            container_claimed: false,
+            container: match () {
+                () if option("--container-id") => Some(&container),
+                () if option("--image") => Some(&named),
+                () => None,
+            },
             cgroup: (option("--cgroup-path") || option("--container-id")).then_some("/a"),
             query: None,
         };
@@ -1318,12 +1356,13 @@ fn json_has_what_each_option_asks_for_and_no_more() {
     };
     let plain = keys(&["-j"]);
     let always = ["ppid", "start", "process_id", "source"];
-    let cases: [(&str, &[&str]); 9] = [
+    let cases: [(&str, &[&str]); 10] = [
         ("--exe", &["exe", "exe_deleted", "exe_dev", "exe_inode"]),
         ("--args", &["args", "args_truncated"]),
         ("--parents", &["parents"]),
         ("--user", &["user"]),
         ("--container-id", &["container_id"]),
+        ("--image", &["container_id", "container_image", "container_name_source"]),
         ("--cgroup-path", &["cgroup"]),
         ("--vpid", &["vpid"]),
         // It is in the plain object.

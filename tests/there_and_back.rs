@@ -13,7 +13,12 @@ use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::Who;
 use tcpconnect::config::cli::Cli;
+use tcpconnect::model::container::Compose;
 use tcpconnect::model::container::Container;
+use tcpconnect::model::container::NameSource;
+use tcpconnect::model::container::Names;
+use tcpconnect::model::container::Pod;
+use tcpconnect::model::container::Runtime;
 use tcpconnect::model::event::CloseBy;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::Flow;
@@ -62,7 +67,17 @@ fn output_with(options: &[&str]) -> Box<dyn Output> {
 }
 
 fn json() -> Box<dyn Output> {
-    let who = ["exe", "args", "parents", "user", "container-id", "cgroup-path", "vpid", "procs"];
+    let who = [
+        "exe",
+        "args",
+        "parents",
+        "user",
+        "container-name",
+        "container-id",
+        "cgroup-path",
+        "vpid",
+        "procs",
+    ];
     output_with(&[&["json"], &who[..]].concat())
 }
 
@@ -98,9 +113,29 @@ fn address(is_v6: bool) -> impl Strategy<Value = IpAddr> {
     })
 }
 
+fn boxed() -> impl Strategy<Value = Option<Box<str>>> {
+    prop::option::of(string().prop_map(Into::into))
+}
+
+prop_compose! {
+    fn container_names()(
+        (name, image, runtime) in (boxed(), boxed(), prop::option::of(prop::sample::select(Runtime::ALL.to_vec()))),
+        pod in prop::option::of((string(), boxed(), boxed())),
+        compose in prop::option::of((string(), boxed())),
+        source in prop::sample::select(NameSource::ALL.to_vec()),
+    ) -> Names {
+        let pod = pod.map(|(name, namespace, uid)| Pod { name: name.into(), namespace, uid });
+        let compose = compose.map(|(project, service)| Compose { project: project.into(), service });
+        Names { name, image, pod, compose, runtime, source }
+    }
+}
+
 fn container() -> impl Strategy<Value = Option<Container>> {
-    prop::option::of((string(), any::<bool>()))
-        .prop_map(|found| found.map(|(id, claimed)| Container { id, claimed }))
+    let found = (string(), any::<bool>(), prop::option::of(container_names()));
+    prop::option::of(found.prop_map(|(id, claimed, names)| Container {
+        names: names.map(Rc::new),
+        ..Container::new(id, claimed)
+    }))
 }
 
 prop_compose! {
@@ -396,6 +431,8 @@ fn socket_line(row: &SocketRow) -> String {
         parents: true,
         user: true,
         container_id: true,
+        container_name: true,
+        image: true,
         cgroup_path: true,
         ..Who::default()
     };

@@ -210,7 +210,15 @@ pub struct Cli {
     #[arg(long, long_help = help::USER, help_heading = "Who")]
     pub user: bool,
 
-    /// Include CONTAINER, the short id of the container
+    /// Include CONTAINER, the name of the container, or NAMESPACE/POD/NAME
+    #[arg(long, long_help = help::CONTAINER_NAME, help_heading = "Who")]
+    pub container_name: bool,
+
+    /// Include IMAGE, what the container was made of
+    #[arg(long, long_help = help::IMAGE, help_heading = "Who")]
+    pub image: bool,
+
+    /// Include CONTAINER_ID, the short id of the container
     #[arg(long, long_help = help::CONTAINER_ID, help_heading = "Who")]
     pub container_id: bool,
 

@@ -173,8 +173,19 @@ of the user database, by a process beside the tracer that has no capabilities, c
 process and no file (before Linux 5.13 no mode and owner, but what is in it), and ends with it; \
 while that does not answer, rows show the number and do not wait.";
 
+pub const CONTAINER_NAME: &str = "\
+Include CONTAINER, the name of the container: as docker ps and podman ps have it, or \
+NAMESPACE/POD/NAME of Kubernetes, of the container that holds a pod's namespaces NAMESPACE/POD. It \
+is read once, when the container is started, from what its runtime writes down: no daemon is asked. \
+Known are docker, podman, containerd (Kubernetes, k3s, nerdctl), CRI-O and LXC. Names are used again, and \
+whoever starts a container chooses them: JSON has container_id, too. A \"?\" is as in CONTAINER_ID.";
+
+pub const IMAGE: &str = "\
+Include IMAGE, what the container was made of, as who started it called it; known and read as \
+with --container-name.";
+
 pub const CONTAINER_ID: &str = "\
-Include CONTAINER, the first 12 digits of the container's id (LXC: its name), from the cgroup's \
+Include CONTAINER_ID, the first 12 digits of the container's id (LXC: its name), from the cgroup's \
 path: of the innermost directory with such a name that root made. Whoever has a cgroup of his own \
 can make any name in it, so where only others than root made one (podman without root), it is the \
 outermost, with a \"?\" behind it: a claim.";
@@ -182,7 +193,7 @@ outermost, with a \"?\" behind it: a claim.";
 pub const CGROUP_PATH: &str = "\
 Include CGROUP, the path of the cgroup v2 directory below its mount. One message counts the \
 directories that exist at the start and that this program may not read, and says why; processes in \
-them have neither CGROUP nor CONTAINER.";
+them have neither CGROUP nor a container.";
 
 pub const NETNS_ID: &str = "Include NETNS, the inode of the network namespace.";
 

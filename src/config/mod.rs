@@ -69,6 +69,8 @@ pub struct Who {
     pub parents: bool,
     pub user: bool,
     pub container_id: bool,
+    pub container_name: bool,
+    pub image: bool,
     pub cgroup_path: bool,
     pub netns_id: bool,
     pub vpid: bool,
@@ -77,6 +79,16 @@ pub struct Who {
 impl Who {
     pub fn any(self) -> bool {
         self != Who::default()
+    }
+
+    /// Which container it is in.
+    pub fn container(self) -> bool {
+        self.container_id || self.names()
+    }
+
+    /// What people call that.
+    pub fn names(self) -> bool {
+        self.container_name || self.image
     }
 }
 
@@ -213,6 +225,8 @@ fn who_of(cli: &Cli) -> Who {
         parents: cli.parents || cli.wide,
         user: cli.user,
         container_id: cli.container_id,
+        container_name: cli.container_name,
+        image: cli.image,
         cgroup_path: cli.cgroup_path,
         netns_id: cli.netns_id,
         vpid: cli.vpid,

@@ -34,6 +34,8 @@ const WHO: &[&str] = &[
     "-a",
     "--parents",
     "--user",
+    "--container-name",
+    "--image",
     "--container-id",
     "--cgroup-path",
     "--netns-id",
@@ -46,7 +48,8 @@ const OUTCOMES: &[&str] =
 const NOW: &[&str] = &["-e", "--who"];
 /// What events of processes have without connections; programs and arguments always.
 const OF_EVENTS: &[&str] = &["-t", "-T", "-U", "-n", "-x", "-a", "--user", "--wide"];
-const IN_JSON: &[&str] = &["--parents", "--container-id", "--cgroup-path"];
+const IN_JSON: &[&str] =
+    &["--parents", "--container-name", "--image", "--container-id", "--cgroup-path"];
 const PROCS: &[&str] = &["--procs", "--procs=only"];
 
 /// A run may be of several kinds, and then takes what all of them do.
@@ -175,6 +178,8 @@ const OPTIONS: &[(&str, Given)] = &[
     ("-a", |cli| cli.args),
     ("--parents", |cli| cli.parents),
     ("--user", |cli| cli.user),
+    ("--container-name", |cli| cli.container_name),
+    ("--image", |cli| cli.image),
     ("--container-id", |cli| cli.container_id),
     ("--cgroup-path", |cli| cli.cgroup_path),
     ("--netns-id", |cli| cli.netns_id),
@@ -275,6 +280,8 @@ mod tests {
         ("-a", ""),
         ("--parents", ""),
         ("--user", ""),
+        ("--container-name", ""),
+        ("--image", ""),
         ("--container-id", ""),
         ("--cgroup-path", ""),
         ("--netns-id", ""),

@@ -164,16 +164,16 @@ pub struct Cgroups {
 struct Node {
     parent: u64,
     name: Box<[u8]>,
-    /// Nobody else can have given it its name.
-    by_root: bool,
+    /// Who gave it its name; 0: nobody but root can have.
+    owner: u32,
     /// One for all connections from there: whoever may make cgroups can make the path long,
     /// and have many connections followed.
     path: OnceCell<Rc<str>>,
 }
 
 impl Node {
-    fn new(parent: u64, name: Box<[u8]>, by_root: bool) -> Self {
-        Node { parent, name, by_root, path: OnceCell::new() }
+    fn new(parent: u64, name: Box<[u8]>, owner: u32) -> Self {
+        Node { parent, name, owner, path: OnceCell::new() }
     }
 }
 
@@ -194,10 +194,10 @@ impl Cgroups {
     fn read(mount: &Path) -> Option<(Self, Unread)> {
         static WARNED: Once = Once::new();
         let mut nodes = HashMap::new();
-        nodes.insert(fs::metadata(mount).ok()?.ino(), Node::new(0, Box::default(), true));
+        nodes.insert(fs::metadata(mount).ok()?.ino(), Node::new(0, Box::default(), 0));
         let unread = cgroup_scan::scan(mount, |dir| {
             let name = dir.name.to_bytes().into();
-            nodes.insert(dir.id, Node::new(dir.parent, name, dir.by_root));
+            nodes.insert(dir.id, Node::new(dir.parent, name, dir.owner));
         });
         let warning = match &unread {
             Ok(unread) => unread.words(),
@@ -249,10 +249,10 @@ impl Cgroups {
     }
 
     pub fn apply(&mut self, event: CgroupEvent) {
-        let by_root = event.owner == 0;
+        let CgroupEvent { id, parent_id, owner, .. } = event;
         match event.name {
-            Some(name) => self.nodes.insert(event.id, Node::new(event.parent_id, name, by_root)),
-            None => self.nodes.remove(&event.id),
+            Some(name) => self.nodes.insert(id, Node::new(parent_id, name, owner)),
+            None => self.nodes.remove(&id),
         };
     }
 
@@ -296,11 +296,18 @@ impl Cgroups {
         Some(meta.ino()).filter(|id| self.nodes.contains_key(id))
     }
 
-    pub fn container(&self, id: u64) -> Option<Container> {
+    /// And the user by whose word it is that.
+    pub fn container(&self, id: u64) -> Option<(Container, u32)> {
         let line = self.line(id)?;
         let lossy = |name| String::from_utf8_lossy(name);
-        let names: Vec<_> = line.iter().map(|node| (lossy(&node.name), node.by_root)).collect();
-        container::of(names.iter().map(|(name, by_root)| (&**name, *by_root)))
+        let names: Vec<_> = line.iter().map(|node| (lossy(&node.name), node.owner)).collect();
+        container::of(names.iter().map(|(name, owner)| (&**name, *owner)))
+    }
+
+    /// Of all directories, each with the user who made it.
+    pub fn containers(&self) -> impl Iterator<Item = (&str, u32)> {
+        let nodes = self.nodes.values();
+        nodes.filter_map(|node| Some((container::id_of_directory(&node.name)?, node.owner)))
     }
 
     /// The directories with a wanted name, with the number of the first pattern that it has.
@@ -308,7 +315,7 @@ impl Cgroups {
         let found = |(&id, node): (&u64, &Node)| {
             let pattern = patterns.iter().position(|p| p.matches(&node.name))?;
             let place = Place { id, level: self.level(id) };
-            Some(Found { place, pattern, by_root: node.by_root })
+            Some(Found { place, pattern, by_root: node.owner == 0 })
         };
         self.nodes.iter().filter_map(found).collect()
     }
@@ -341,7 +348,7 @@ pub fn parse_v1_container(text: &str) -> Option<Container> {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next().filter(|names| !names.is_empty())?;
         let id = container::id_in(fields.next()?)?.to_owned();
-        Some(Container { id, claimed: controllers.starts_with("name=") })
+        Some(Container::new(id, controllers.starts_with("name=")))
     });
     lines.min_by_key(|container| container.claimed)
 }
@@ -393,7 +400,7 @@ mod tests {
         let text = format!(
             "12:name=systemd:/user.slice/docker-{other}.scope\n3:cpu,cpuacct:/docker/{id}\n0::/\n"
         );
-        let container = |id: &str, claimed| Some(Container { id: id.to_owned(), claimed });
+        let container = |id: &str, claimed| Some(Container::new(id, claimed));
         assert_eq!(parse_v1_container(&text), container(&id, false));
         assert_eq!(parse_v1_container(text.lines().next().unwrap()), container(&other, true));
         assert_eq!(parse_v1_container("3:cpu:/\n0::/\n"), None);
@@ -402,7 +409,7 @@ mod tests {
     #[test]
     fn a_path_is_put_together_from_its_directories() {
         let mut cgroups = Cgroups::default();
-        cgroups.nodes.insert(1, Node::new(0, Box::default(), true));
+        cgroups.nodes.insert(1, Node::new(0, Box::default(), 0));
         let new = |id, parent_id, name: &str| CgroupEvent {
             ts_ns: 0,
             id,
@@ -421,7 +428,8 @@ mod tests {
         cgroups.apply(new(10, 8, "lost"));
         assert_eq!(cgroups.path(10), None, "what is above it is not known");
         cgroups.apply(new(11, 9, &format!("libpod-{}.scope", "a1".repeat(32))));
-        assert_eq!(cgroups.container(11), Some(Container { id: "a1".repeat(32), claimed: true }));
+        let claimed = Container::new("a1".repeat(32), true);
+        assert_eq!(cgroups.container(11), Some((claimed, 1000)));
         cgroups.apply(CgroupEvent { ts_ns: 0, id: 9, parent_id: 7, name: None, owner: 0 });
         assert_eq!(cgroups.path(9), None);
     }
@@ -429,9 +437,9 @@ mod tests {
     #[test]
     fn of_cgroups_in_one_another_no_more_is_kept_than_rows_show() {
         let mut cgroups = Cgroups::default();
-        cgroups.nodes.insert(1, Node::new(0, Box::default(), true));
+        cgroups.nodes.insert(1, Node::new(0, Box::default(), 0));
         for id in 2..1_000 {
-            cgroups.nodes.insert(id, Node::new(id - 1, [b'a'; 120].into(), false));
+            cgroups.nodes.insert(id, Node::new(id - 1, [b'a'; 120].into(), 1000));
         }
         let kept: usize = (1..1_000).map(|id| cgroups.path(id).unwrap().len()).sum();
         assert!(kept < 1_000 * (MAX_PATH + 256), "{kept}");
@@ -443,7 +451,7 @@ mod tests {
     fn what_cannot_be_read_any_more_stays_known() {
         let known = |nodes: &[(u64, u64)]| {
             let node = |&(id, parent): &(u64, u64)| {
-                (id, Node::new(parent, format!("n{id}").into_bytes().into(), id < 4))
+                (id, Node::new(parent, format!("n{id}").into_bytes().into(), 0))
             };
             Cgroups { nodes: nodes.iter().map(node).collect() }
         };

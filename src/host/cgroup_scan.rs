@@ -33,8 +33,8 @@ pub struct Dir {
     pub id: u64,
     pub parent: u64,
     pub name: CString,
-    /// Nobody but root can have given it its name.
-    pub by_root: bool,
+    /// Who gave it its name; 0: nobody but root can have.
+    pub owner: u32,
 }
 
 /// Directories of which it is not known what is below them.
@@ -128,8 +128,8 @@ impl<F: FnMut(Dir)> Scan<F> {
                 }
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
                     let (id, parent, name) = (stat.st_ino, self.at_id, name.to_owned());
-                    let by_root = is_by_root(above, &stat);
-                    (self.found)(Dir { id, parent, name: name.clone(), by_root });
+                    let owner = if is_by_root(above, &stat) { 0 } else { stat.st_uid };
+                    (self.found)(Dir { id, parent, name: name.clone(), owner });
                     self.ahead.push(Ahead { id, parent, name });
                 }
                 Ok(_) => {}

@@ -5,6 +5,10 @@
 pub mod cgroup;
 mod cgroup_scan;
 pub mod connector;
+mod container_files;
+pub mod container_names;
+pub mod containers;
+pub mod helpers;
 pub mod privilege;
 pub mod proc;
 pub mod rights;

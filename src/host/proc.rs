@@ -97,6 +97,11 @@ pub fn is_start(shown_ns: u64, start_ns: u64) -> bool {
     shown_ns / Stat::TICK_NS == boottime_here(start_ns) / Stat::TICK_NS
 }
 
+/// The pids of all processes there are.
+pub fn pids() -> impl Iterator<Item = u32> {
+    numbers("/proc")
+}
+
 /// Whether a process has this pid now.
 pub fn exists(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok()

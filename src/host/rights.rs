@@ -52,6 +52,12 @@ pub fn of_a_bystander(is_confined: bool) {
     }
 }
 
+/// For a thread beside the loop that reads the files of others, and changes none.
+pub fn of_a_reader() {
+    let _ = keep(CapabilitySet::DAC_READ_SEARCH);
+    sandbox::write_no_file();
+}
+
 /// Keeps what is needed from now on, and leaves no core dump. A COMMAND was forked before,
 /// so it keeps its rights.
 pub fn give_up(needed: CapabilitySet, verbose: &dyn Fn(&str)) -> Result<()> {

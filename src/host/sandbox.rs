@@ -233,6 +233,12 @@ pub fn open_no_file() {
     let _ = confine(AccessFs::from_all(LANDLOCK), &[]);
 }
 
+/// The calling thread writes to no file that it opens from now on, where the kernel can see to
+/// that.
+pub fn write_no_file() {
+    let _ = confine(AccessFs::from_write(LANDLOCK), &[]);
+}
+
 /// What a user may do to what is its own, without a capability and without a file that is
 /// open: files, which root has most of, and its other processes. Landlock does not look at
 /// modes, owners and attributes, nor does it at signals before 6.12.

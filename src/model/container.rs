@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the name of a cgroup directory says: which container it holds, and
-//! whether it is the container or unit somebody asked for. Pure.
+//! whether it is the container or unit somebody asked for; and what people call it. Pure.
+
+use std::fmt::Write as _;
+use std::rc::Rc;
 
 /// Digits of a full id, as docker, containerd, cri-o and podman make them.
 const ID_LEN: usize = 64;
@@ -16,20 +19,151 @@ pub struct Container {
     pub id: String,
     /// Others than root made the directory, under what name they liked.
     pub claimed: bool,
+    /// `None` if they were not asked for, or nobody says.
+    pub names: Option<Rc<Names>>,
+}
+
+impl Container {
+    pub fn new(id: impl Into<String>, claimed: bool) -> Self {
+        Container { id: id.into(), claimed, names: None }
+    }
+}
+
+/// What people call a container, by what its runtime wrote down. No identity: a name is used
+/// again, and whoever starts a container chooses it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Of the container; in a pod, the name that it has there.
+    pub name: Option<Box<str>>,
+    /// As who started it called it.
+    pub image: Option<Box<str>>,
+    pub pod: Option<Pod>,
+    pub compose: Option<Compose>,
+    pub runtime: Option<Runtime>,
+    pub source: NameSource,
+}
+
+/// A pod of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub name: Box<str>,
+    pub namespace: Option<Box<str>>,
+    pub uid: Option<Box<str>>,
+}
+
+/// What a container is for compose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compose {
+    pub project: Box<str>,
+    pub service: Option<Box<str>>,
+}
+
+impl Names {
+    /// What people type: NAME, or NAMESPACE/POD/NAME.
+    pub fn shown(&self) -> Option<String> {
+        let mut shown = String::new();
+        if let Some(pod) = &self.pod {
+            let _ = write!(shown, "{}/{}", pod.namespace.as_deref().unwrap_or("-"), pod.name);
+        }
+        if let Some(name) = &self.name {
+            let slash = if shown.is_empty() { "" } else { "/" };
+            let _ = write!(shown, "{slash}{name}");
+        }
+        (!shown.is_empty()).then_some(shown)
+    }
+}
+
+/// Who runs a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    Docker,
+    Podman,
+    Containerd,
+    CriO,
+    Nerdctl,
+    Lxc,
+}
+
+impl Runtime {
+    pub const ALL: [Runtime; 6] = [
+        Runtime::Docker,
+        Runtime::Podman,
+        Runtime::Containerd,
+        Runtime::CriO,
+        Runtime::Nerdctl,
+        Runtime::Lxc,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Runtime::Docker => "docker",
+            Runtime::Podman => "podman",
+            Runtime::Containerd => "containerd",
+            Runtime::CriO => "cri-o",
+            Runtime::Nerdctl => "nerdctl",
+            Runtime::Lxc => "lxc",
+        }
+    }
+}
+
+/// Where the names of a container come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameSource {
+    /// config.json of its bundle.
+    #[default]
+    Bundle,
+    /// Arguments of conmon.
+    Conmon,
+    /// docker's config.v2.json.
+    Docker,
+    /// containers.json of containers-storage.
+    Storage,
+    /// The name of its log in /var/log/containers.
+    Logs,
+    /// The name of its cgroup.
+    Cgroup,
+}
+
+impl NameSource {
+    pub const ALL: [NameSource; 6] = [
+        NameSource::Bundle,
+        NameSource::Conmon,
+        NameSource::Docker,
+        NameSource::Storage,
+        NameSource::Logs,
+        NameSource::Cgroup,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            NameSource::Bundle => "bundle",
+            NameSource::Conmon => "conmon",
+            NameSource::Docker => "docker",
+            NameSource::Storage => "storage",
+            NameSource::Logs => "logs",
+            NameSource::Cgroup => "cgroup",
+        }
+    }
 }
 
 /// The innermost container of those that root made. Where there is none, the outermost of
 /// others, as of podman without root: who is inside one can make any further in.
 ///
-/// `names` are directories from the innermost to the root, each with whether root made it.
+/// `names` are directories from the innermost to the root, each with the user who made it; the
+/// container's is returned, too.
 pub fn of<'a>(
-    names: impl DoubleEndedIterator<Item = (&'a str, bool)> + Clone,
-) -> Option<Container> {
-    let found = |(name, by_root): (&'a str, bool)| {
-        id_of(name).map(|id| Container { id: id.to_owned(), claimed: !by_root })
+    names: impl DoubleEndedIterator<Item = (&'a str, u32)> + Clone,
+) -> Option<(Container, u32)> {
+    let found = |(name, owner): (&'a str, u32)| {
+        id_of(name).map(|id| (Container::new(id, owner != 0), owner))
     };
-    let of_root = names.clone().filter(|(_, by_root)| *by_root).find_map(found);
+    let of_root = names.clone().filter(|(_, owner)| *owner == 0).find_map(found);
     of_root.or_else(|| names.rev().find_map(found))
+}
+
+/// The id that a directory is called after, if it is that of a container.
+pub fn id_of_directory(name: &[u8]) -> Option<&str> {
+    id_of(std::str::from_utf8(name).ok()?)
 }
 
 /// The id in the innermost directory of a path that has one.
@@ -46,7 +180,12 @@ fn id_of(name: &str) -> Option<&str> {
         return Some(name);
     }
     let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
-    words.find(|word| word.len() == ID_LEN && is_id(word))
+    words.find(|word| is_full_id(word))
+}
+
+/// Whether it is an id as runtimes make them, with all its digits.
+pub fn is_full_id(text: &str) -> bool {
+    text.len() == ID_LEN && is_id(text)
 }
 
 fn is_id(word: &str) -> bool {
@@ -154,13 +293,13 @@ mod tests {
     fn a_container_that_root_made_comes_before_what_others_claim() {
         let (one, other) = (format!("docker-{ID}.scope"), ID.replace('4', "9"));
         let claimed = format!("docker-{other}.scope");
-        let container = |id: &str, claimed| Some(Container { id: id.to_owned(), claimed });
-        let user = ("user@1000.service", true);
-        let inside = [(&*claimed, false), ("below", false), (&*one, true), ("system.slice", true)];
-        assert_eq!(of(inside.into_iter()), container(ID, false));
-        let rootless = [(&*claimed, false), ("container", false), (&*one, false), user];
-        assert_eq!(of(rootless.into_iter()), container(ID, true));
-        assert_eq!(of([(&*claimed, true), (&*one, true)].into_iter()), container(&other, false));
+        let container = |id: &str, owner| Some((Container::new(id, owner != 0), owner));
+        let user = ("user@1000.service", 0);
+        let inside = [(&*claimed, 1000), ("below", 1000), (&*one, 0), ("system.slice", 0)];
+        assert_eq!(of(inside.into_iter()), container(ID, 0));
+        let rootless = [(&*claimed, 7), ("container", 1000), (&*one, 1000), user];
+        assert_eq!(of(rootless.into_iter()), container(ID, 1000));
+        assert_eq!(of([(&*claimed, 0), (&*one, 0)].into_iter()), container(&other, 0));
         assert_eq!(of([user].into_iter()), None);
     }
 

@@ -10,4 +10,5 @@ pub mod needs;
 pub mod numbers;
 pub mod process;
 pub mod row;
+pub mod shares;
 pub mod socket;

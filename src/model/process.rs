@@ -90,7 +90,7 @@ impl Args {
         self.bytes.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let bytes = self.bytes.strip_suffix(b"\0").unwrap_or(&self.bytes);
         let none = self.bytes.is_empty();
         bytes.split(|&b| b == 0).filter(move |_| !none)

@@ -49,10 +49,7 @@ pub struct Row<'a> {
     /// Set if any option wants to know about processes.
     pub process: Option<ProcessFacts>,
     pub user: Option<&'a str>,
-    /// Full id, or the name of one that has no id.
-    pub container: Option<&'a str>,
-    /// By a cgroup that root did not make.
-    pub container_claimed: bool,
+    pub container: Option<&'a Container>,
     pub cgroup: Option<&'a str>,
     /// The name of the destination.
     pub query: Option<&'a Query>,
@@ -68,7 +65,6 @@ impl<'a> Row<'a> {
             process: None,
             user: None,
             container: None,
-            container_claimed: false,
             cgroup: None,
             query: None,
         }
@@ -96,8 +92,7 @@ impl OwnedRow {
             peer: self.peer.as_ref(),
             process: self.process.clone(),
             user: self.user.as_deref(),
-            container: self.container.as_ref().map(|container| &*container.id),
-            container_claimed: self.container.as_ref().is_some_and(|c| c.claimed),
+            container: self.container.as_ref(),
             cgroup: self.cgroup.as_deref(),
             query: self.query.as_ref(),
         }

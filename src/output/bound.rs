@@ -14,13 +14,15 @@ pub const MAX_ROW: usize = 64 << 10;
 
 /// Bytes as they stand in the row, escapes included. A path of PATH_MAX fits, and so
 /// do all arguments that are kept, if they hold nothing that must be escaped.
-pub const EXE: usize = 8 << 10;
+pub const EXE: usize = 5 << 10;
 pub const ARGS: usize = 12 << 10;
 pub const CGROUP: usize = 4 << 10;
 pub const PEER_EXE: usize = 4 << 10;
 pub const CHAIN: usize = 4 << 10;
 /// A name in DNS has at most 255 bytes, a file's name too.
 pub const NAME: usize = 255 * 6;
+/// Of each name of a container: Kubernetes allows 253 bytes, and docker an image 255.
+pub const CONTAINER: usize = 256;
 pub const PARENT_EXE: usize = 256;
 /// Of a path that is no text, its bytes; in base64 they take a third more.
 pub const RAW_EXE: usize = 1536;
@@ -147,6 +149,7 @@ mod tests {
     fn all_limits_together_are_less_than_a_row() {
         let parent = PARENT_EXE + 16 * 6 + 37 + 130 + r#","exe_raw":"""#.len();
         let all = EXE + RAW_EXE * 4 / 3 + ARGS + CGROUP + PEER_EXE + CHAIN + 4 * NAME;
-        assert!(all + 36 * parent + (4 << 10) < MAX_ROW);
+        let containers = 2 * 7 * CONTAINER;
+        assert!(all + containers + 36 * parent + (4 << 10) < MAX_ROW);
     }
 }

@@ -34,13 +34,14 @@ use crate::model::row::ProcessRow;
 use crate::model::row::Row;
 use crate::output::community_id;
 
+mod container;
 mod fields;
 mod process;
 pub mod read;
 
+use self::container::ContainerFields;
 pub(super) use self::process::Cuts;
 pub(super) use self::process::WhoFields;
-use self::process::is_false;
 use self::process::path_and_bytes;
 
 pub struct Json {
@@ -150,10 +151,8 @@ struct PeerObject<'a> {
     exe_raw: Option<Raw<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exe_mntns: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "is_false")]
-    container_claimed: bool,
+    #[serde(flatten)]
+    container: ContainerFields<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     netns: Option<u32>,
 }
@@ -161,7 +160,6 @@ struct PeerObject<'a> {
 impl<'a> PeerObject<'a> {
     fn of(peer: &'a Peer, cuts: &mut Cuts) -> Self {
         let (exe, exe_raw) = peer.exe().map(|exe| path_and_bytes(exe, bound::PEER_EXE)).unzip();
-        let container = peer.container.as_ref().map(|container| &*container.id);
         PeerObject {
             pid: peer.pid,
             comm: lossy(peer.comm.bytes()),
@@ -169,8 +167,7 @@ impl<'a> PeerObject<'a> {
             exe: exe.map(|exe| cuts.of("peer.exe", exe)),
             exe_raw: exe_raw.flatten(),
             exe_mntns: peer.exe_mntns(),
-            container_id: cuts.head("peer.container_id", container, bound::NAME),
-            container_claimed: peer.container.as_ref().is_some_and(|c| c.claimed),
+            container: ContainerFields::of(peer.container.as_ref(), container::PEERS, cuts),
             netns: peer.netns,
         }
     }

@@ -420,6 +420,8 @@ mod tests {
 
     use super::*;
     use crate::config::Who;
+    use crate::model::container::Container;
+    use crate::model::container::Names;
     use crate::model::process::Ancestor;
     use crate::model::process::Args;
     use crate::model::process::Comm;
@@ -525,6 +527,8 @@ mod tests {
             parents: is_asked_for,
             user: is_asked_for,
             container_id: is_asked_for,
+            container_name: is_asked_for,
+            image: is_asked_for,
             cgroup_path: is_asked_for,
             netns_id: is_asked_for,
             vpid: is_asked_for,
@@ -552,12 +556,14 @@ mod tests {
         };
         let connect =
             Connect { pid: 12, uid: Some(33), vpid: Some(3), netns: Some(9), ..Connect::nowhere() };
+        let names =
+            Names { name: Some("w\u{1b}".into()), image: Some("nginx".into()), ..Names::default() };
+        let container = Container { names: Some(Rc::new(names)), ..Container::new("abc", true) };
         let row = Row {
             process: Some(process),
             user: Some("www\u{1b}"),
             cgroup: Some("/a\u{1b}"),
-            container: Some("abc"),
-            container_claimed: true,
+            container: Some(&container),
             ..Row::bare(&connect)
         };
         let socket = tcp("::1", "::1", 80, 1);
@@ -571,14 +577,14 @@ mod tests {
         };
         let want = Columns { who: all(true), uid: true, ..Columns::default() };
         insta::assert_snapshot!(shown(Form::Table, want, of_process), @r"
-        FAMILY PROTO  STATE       LADDR            LPORT RADDR            RPORT PID     FD    COMM         USER         VPID    NETNS      CONTAINER    CGROUP                           EXE                      PARENTS                                  ARGS
-        inet6  tcp    ESTABLISHED ::1              40000 ::1              80    12      3     x            www\x1b      3       9          abc         ? /a\x1b                           /bin/a\x1b               sh\x3c(5)                                a $'b \n'
+        FAMILY PROTO  STATE       LADDR            LPORT RADDR            RPORT PID     FD    COMM         USER         VPID    NETNS      CONTAINER                IMAGE                    CONTAINER_ID CGROUP                           EXE                      PARENTS                                  ARGS
+        inet6  tcp    ESTABLISHED ::1              40000 ::1              80    12      3     x            www\x1b      3       9          w\x1b?                   nginx                    abc         ? /a\x1b                           /bin/a\x1b               sh\x3c(5)                                a $'b \n'
         ");
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         let unknown = words(&shown(Form::Table, want, nobody));
-        assert!(unknown.ends_with(" 80 - - - - - 4026531833 - - - - -"), "{unknown}");
+        assert!(unknown.ends_with(" 80 - - - - - 4026531833 - - - - - - -"), "{unknown}");
         let json = shown(Form::Json, want, of_process);
-        let fields = r#","process_uid":33,"vpid":3,"user":"www\u001b","container_id":"abc","container_claimed":true,"cgroup":"/a\u001b","exe":"/bin/a\u001b","exe_deleted":false,"args":["a","b \n"],"args_truncated":false,"ppid":5,"parents":[{"pid":5,"comm":"sh<"}],"source":"procfs"}"#;
+        let fields = r#","process_uid":33,"vpid":3,"user":"www\u001b","container_id":"abc","container_claimed":true,"container_name":"w\u001b","container_image":"nginx","container_name_source":"bundle","cgroup":"/a\u001b","exe":"/bin/a\u001b","exe_deleted":false,"args":["a","b \n"],"args_truncated":false,"ppid":5,"parents":[{"pid":5,"comm":"sh<"}],"source":"procfs"}"#;
         assert_eq!(json.trim_end().split_once("15\"").unwrap().1, fields);
         let uid_alone = Columns { who: all(false), uid: true, ..Columns::default() };
         let text = shown(Form::Table, uid_alone, of_process);

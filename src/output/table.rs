@@ -186,10 +186,24 @@ const NETNS: Column = column("NETNS", 10, Gap::Blank, |line, out| match line.eve
     Some(inode) => text::number(out, inode.into()),
     None => out.push(b'-'),
 });
-const CONTAINER: Column = column("CONTAINER", SHORT_ID_LEN, Gap::Blank, |line, out| {
-    let id = line.row.container.unwrap_or("-");
+const CONTAINER: Column = column("CONTAINER", 24, Gap::Blank, |line, out| {
+    let names = line.row.container.and_then(|container| container.names.as_ref());
+    let name = names.and_then(|names| names.shown());
+    beginning(out, name.as_deref().unwrap_or("-"), bound::CONTAINER);
+    if name.is_some() && line.row.container.is_some_and(|container| container.claimed) {
+        out.push(b'?');
+    }
+});
+const IMAGE: Column = column("IMAGE", 24, Gap::Blank, |line, out| {
+    let names = line.row.container.and_then(|container| container.names.as_ref());
+    let image = names.and_then(|names| names.image.as_deref());
+    beginning(out, image.unwrap_or("-"), bound::CONTAINER);
+});
+const CONTAINER_ID: Column = column("CONTAINER_ID", SHORT_ID_LEN, Gap::Blank, |line, out| {
+    let container = line.row.container;
+    let id = container.map_or("-", |container| &container.id);
     text::name(out, id.as_bytes(), SHORT_ID_LEN);
-    if line.row.container_claimed {
+    if container.is_some_and(|container| container.claimed) {
         out.push(b'?');
     }
 });
@@ -210,7 +224,9 @@ fn of_process(who: Who) -> impl Iterator<Item = Column> {
     let columns = [
         (who.vpid, VPID),
         (who.netns_id, NETNS),
-        (who.container_id, CONTAINER),
+        (who.container_name, CONTAINER),
+        (who.image, IMAGE),
+        (who.container_id, CONTAINER_ID),
         (who.cgroup_path, CGROUP),
         (who.exe, EXE),
         (who.parents, PARENTS),

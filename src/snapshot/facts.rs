@@ -10,12 +10,18 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::rc::Weak;
+use std::time::Duration;
 
+use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Format;
 use crate::config::Who;
 use crate::host::cgroup;
 use crate::host::cgroup::Cgroups;
+use crate::host::container_names::ContainerNames;
+use crate::host::containers;
+use crate::host::containers::Readers;
+use crate::host::helpers::Helpers;
 use crate::host::proc;
 use crate::host::users::Users;
 use crate::model::container::Container;
@@ -127,12 +133,21 @@ impl Known {
         Row {
             process: Some(read.facts.clone()),
             user: self.user.as_deref(),
-            container: read.container.as_ref().map(|container| &*container.id),
-            container_claimed: read.container.as_ref().is_some_and(|c| c.claimed),
+            container: read.container.as_ref(),
             cgroup: read.cgroup.as_deref(),
             ..Row::bare(&self.connect)
         }
     }
+}
+
+/// Of all containers there are; it takes a millisecond, or a tenth of a second.
+fn names_of<'a>(readers: Readers, all: impl Iterator<Item = (&'a str, u32)>) -> ContainerNames {
+    let mut names = ContainerNames::new(readers);
+    names.know(containers::watched(), all, monotonic_ns());
+    while !names.settles(monotonic_ns()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    names
 }
 
 pub struct Facts<'a> {
@@ -141,6 +156,7 @@ pub struct Facts<'a> {
     is_json: bool,
     users: Option<Users>,
     cgroups: Option<(PathBuf, Cgroups)>,
+    containers: Option<ContainerNames>,
     /// When the snapshot was begun.
     began: u64,
     read: Recent<Option<Rc<Read>>>,
@@ -148,14 +164,19 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    pub fn new(config: &Config, proc: &'a Proc, users: Option<Users>, began: u64) -> Self {
+    pub fn new(config: &Config, proc: &'a Proc, helpers: Helpers, began: u64) -> Self {
         let cgroups = || Some((cgroup::mount()?, Cgroups::scan()));
+        let cgroups = config.who.container().then(cgroups).flatten();
+        let containers = helpers.containers.map(|readers| {
+            names_of(readers, cgroups.iter().flat_map(|(_, cgroups)| cgroups.containers()))
+        });
         Facts {
             proc,
             who: config.who,
             is_json: config.format == Format::Json,
-            users,
-            cgroups: config.who.container_id.then(cgroups).flatten(),
+            users: helpers.users,
+            cgroups,
+            containers,
             began,
             read: Recent::new(),
             above: Recent::new(),
@@ -224,17 +245,22 @@ impl<'a> Facts<'a> {
     }
 
     fn cgroup_of(&self, pid: u32) -> (Option<String>, Option<Container>) {
-        if !self.who.cgroup_path && !self.who.container_id {
+        if !self.who.cgroup_path && !self.who.container() {
             return (None, None);
         }
         let Ok(text) = std::fs::read(format!("/proc/{pid}/cgroup")) else { return (None, None) };
         let path = cgroup::v2_path(&text);
-        let container = self.who.container_id.then(|| {
+        let container = self.who.container().then(|| {
             let cgroups = self.cgroups.as_ref().zip(path);
             let of_v2 = cgroups.and_then(|((mount, cgroups), path)| {
                 cgroups.container(cgroups.id_at(mount, path)?)
             });
-            of_v2.or_else(|| cgroup::parse_v1_container(&String::from_utf8_lossy(&text)))
+            let of_v1 = || cgroup::parse_v1_container(&String::from_utf8_lossy(&text));
+            let (container, owner) = of_v2.or_else(|| Some((of_v1()?, 0)))?;
+            Some(match &self.containers {
+                Some(containers) => containers.named(container, owner),
+                None => container,
+            })
         });
         let path = path.filter(|_| self.who.cgroup_path);
         (path.map(|path| String::from_utf8_lossy(path).into_owned()), container.flatten())

@@ -27,11 +27,11 @@ use crate::error::StartError;
 use crate::error::text_of;
 use crate::error::warn;
 use crate::host::cgroup;
+use crate::host::helpers::Helpers;
 use crate::host::proc;
 use crate::host::rights;
 use crate::host::sock_diag;
 use crate::host::sock_diag::Want;
-use crate::host::users::Users;
 use crate::kernel::files;
 use crate::model::filter::Family as Families;
 use crate::model::filter::Filter;
@@ -63,8 +63,7 @@ const MAX_SCANNERS: usize = 8;
 /// Prints the snapshot.
 pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     // While there is no other thread.
-    let users = plan::names_users(config).then(Users::start).transpose();
-    let users = users.context("failed to start a process for the names of users")?;
+    let helpers = Helpers::start(plan::names_users(config), config.who.names())?;
     let sink = Sink::open(config, None)?;
     raise_descriptor_limit();
     let time = DateTime::from_timestamp_nanos(WallClock::now().unix_ns(monotonic_ns()) as i64);
@@ -96,7 +95,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
         ));
     }
     let facts = plan::reads_holders(config)
-        .then(|| Facts::new(config, &proc, users.map(Users::once_harmless), began));
+        .then(|| Facts::new(config, &proc, helpers.once_harmless(), began));
     let printer = Printer {
         filter,
         writer: writer(config, time),

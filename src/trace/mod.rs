@@ -27,10 +27,10 @@ use crate::config::Mode;
 use crate::config::cli::Sandbox;
 use crate::error::warn;
 use crate::host::cgroup;
+use crate::host::helpers::Helpers;
 use crate::host::privilege;
 use crate::host::proc;
 use crate::host::rights;
-use crate::host::users::Users;
 use crate::kernel::Tracer;
 use crate::model::event::Connect;
 use crate::model::event::Event;
@@ -89,9 +89,7 @@ pub fn run(config: &Config) -> Result<u8> {
     }
     // SAFETY: there is no other thread yet.
     let has_own_zone = plan::shows_local_time(config) && unsafe { clock::fix_zone() };
-    // While there is no other thread.
-    let users = plan::names_users(config).then(Users::start).transpose();
-    let users = users.context("failed to start a process for the names of users")?;
+    let helpers = Helpers::start(plan::names_users(config), config.who.names())?;
     let is_confined = config.sandbox != Sandbox::Off;
     let stop = Stop::on_signals(move || rights::of_a_bystander(is_confined))?;
     let sink = Sink::open(config, Some(stop.clone()))?;
@@ -116,7 +114,7 @@ pub fn run(config: &Config) -> Result<u8> {
         return end_of_output(e, "stdout").map(|()| 0);
     }
     tracer.wait_for_wakeup();
-    let mut app = App::new(config, command, tracer, users, sink, stop, priority);
+    let mut app = App::new(config, command, tracer, helpers, sink, stop, priority);
     app.output.header(&mut app.text);
     if !app.look_around(command)? {
         return app.finish(End::Signal).map(|_| 0);
@@ -269,7 +267,7 @@ impl<'a> App<'a> {
         config: &'a Config,
         command: Option<u32>,
         tracer: Tracer,
-        users: Option<Users>,
+        helpers: Helpers,
         sink: Sink,
         stop: Stop,
         priority: Priority,
@@ -278,7 +276,7 @@ impl<'a> App<'a> {
         App {
             config,
             procs: Procs::new(config, command),
-            who: Who::new(config, &plan, users.map(Users::once_harmless), tracer.max_open()),
+            who: Who::new(config, &plan, helpers.once_harmless(), tracer.max_open()),
             tracer,
             output: new_output(config),
             sink,
@@ -393,6 +391,7 @@ impl<'a> App<'a> {
                     if let Some(held_back) = &mut self.held_back {
                         held_back.note(&event);
                     }
+                    self.who.note(&event);
                     match (&mut self.peers, &event) {
                         (Some(peers), Event::Connect(connect)) => peers.note(connect),
                         (Some(peers), Event::Life(life)) => peers.ended(life),
@@ -431,6 +430,21 @@ impl<'a> App<'a> {
         written.or_else(|e| end_of_output(e, &self.sink.name))
     }
 
+    /// What runtimes wrote down and is not understood is no loss: the rows have the id.
+    fn report_unread(&self) {
+        let (misread, unread) = self.who.unread();
+        if self.config.verbose && misread > 0 {
+            warn(&format!(
+                "tcpconnect: {misread} files with names of containers were not understood"
+            ));
+        }
+        if self.config.verbose && unread > 0 {
+            warn(&format!(
+                "tcpconnect: {unread} times too many names of containers were asked for"
+            ));
+        }
+    }
+
     /// Stops the hooks, then prints what they had still to say.
     fn finish(&mut self, end: End) -> Result<End> {
         self.tracer.detach();
@@ -438,6 +452,9 @@ impl<'a> App<'a> {
             return Ok(end);
         }
         while self.drain()? {}
+        while self.who.waits_from(monotonic_ns()).is_some() {
+            std::thread::sleep(BUSY);
+        }
         if let Err(e) = self.print(true) {
             return end_of_output(e, &self.sink.name).map(|()| end);
         }
@@ -459,6 +476,7 @@ impl<'a> App<'a> {
         if unasked > 0 {
             warn(&format!("tcpconnect: {unasked} answers from port 53 were to nobody's question"));
         }
+        self.report_unread();
         let lost = self.reported.total();
         if lost > 0 {
             let reasons = self.reported.reasons();

@@ -25,6 +25,8 @@ impl App<'_> {
         // The accept of a connection may still come.
         let wait_ns = if self.peers.is_some() { peers::WAIT_NS } else { 0 };
         let due_ns = self.horizon_ns.saturating_sub(wait_ns);
+        let names = self.who.waits_from(monotonic_ns());
+        let due_ns = names.map_or(due_ns, |from_ns| due_ns.min(from_ns - 1));
         if self.pending.is_empty() {
             self.who.applied(due_ns);
             return Ok(());

@@ -20,6 +20,7 @@ use super::write_if_large;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::error::warn;
+use crate::host::containers;
 use crate::host::proc;
 use crate::model::event::Connect;
 use crate::model::event::Event;
@@ -84,6 +85,7 @@ impl App<'_> {
     /// False if a signal came meanwhile. `command` is the pid of COMMAND.
     pub(super) fn look_around(&mut self, command: Option<u32>) -> Result<bool> {
         let done = self.look_at_processes(command)?
+            && self.look_at_containers()?
             && (!self.tracer.plan.lists || self.look_at_existing()?);
         self.held_back = None;
         Ok(done)
@@ -191,6 +193,25 @@ impl App<'_> {
         let Some(images) = self.aside(false, images)? else { return Ok(false) };
         let roots = self.config.filter.pids.iter().copied().chain(command).collect();
         self.who.know(Processes::with_images(roots, kernel, &before, images)?);
+        Ok(true)
+    }
+
+    /// What people call those that are there, before any row.
+    fn look_at_containers(&mut self) -> Result<bool> {
+        if !self.tracer.plan.container_names {
+            return Ok(true);
+        }
+        let Some(watched) = self.aside(false, containers::watched)? else { return Ok(false) };
+        let began_ns = monotonic_ns();
+        self.who.know_containers(watched, began_ns);
+        while !self.who.knows_containers(monotonic_ns()) {
+            self.hold_back(false)?;
+            self.report_lost(IDLE)?;
+            if self.stop.is_set() {
+                return Ok(false);
+            }
+            poll(&mut [readable(self.stop.fd())], BUSY)?;
+        }
         Ok(true)
     }
 

@@ -15,7 +15,7 @@ use std::net::Ipv6Addr;
 use thiserror::Error;
 
 use crate::model::event::DnsBytes;
-use crate::who::shares::Owner;
+use crate::model::shares::Owner;
 
 /// Names in a row, each another name of the one before.
 pub const MAX_CHAIN: usize = 16;

@@ -9,10 +9,10 @@ use std::net::IpAddr;
 
 use crate::model::event::DnsBytes;
 use crate::model::process::Asker;
+use crate::model::shares::Owner;
+use crate::model::shares::Shares;
 use crate::who::dns_message::Asked;
 use crate::who::dns_message::question;
-use crate::who::shares::Owner;
-use crate::who::shares::Shares;
 
 /// As many answers as a busy resolver waits for. Some 200 bytes for each.
 const MAX_OPEN: usize = 8_192;

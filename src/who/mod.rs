@@ -11,7 +11,6 @@ pub mod peers;
 pub mod process_events;
 pub mod processes;
 pub mod programs;
-pub mod shares;
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -23,12 +22,17 @@ use glob::Pattern;
 use crate::config::Config;
 use crate::host::cgroup;
 use crate::host::cgroup::Cgroups;
+use crate::host::container_names::ContainerNames;
+use crate::host::containers::Started;
+use crate::host::helpers::Helpers;
 use crate::host::proc;
 use crate::host::users::Users;
+use crate::model::container;
 use crate::model::container::Container;
 use crate::model::event::CgroupEvent;
 use crate::model::event::Connect;
 use crate::model::event::DnsBytes;
+use crate::model::event::Event;
 use crate::model::event::Life;
 use crate::model::event::Open;
 use crate::model::name::Query;
@@ -49,6 +53,7 @@ pub struct Who {
     cgroups: Option<Cgroups>,
     names: Option<Names>,
     want_container: bool,
+    containers: Option<ContainerNames>,
     users: Option<Users>,
     /// Facts of the connects whose rows come later.
     kept: Option<Kept>,
@@ -94,8 +99,7 @@ impl Facts {
             peer: None,
             process: self.process.as_ref().map(|process| process.facts(with_ancestors)),
             user: self.user.as_deref(),
-            container: self.container.as_ref().map(|container| &*container.id),
-            container_claimed: self.container.as_ref().is_some_and(|container| container.claimed),
+            container: self.container.as_ref(),
             cgroup: self.cgroup.as_deref(),
             query: self.query.as_ref(),
         }
@@ -105,13 +109,14 @@ impl Facts {
 impl Who {
     /// Lists what exists already, but for processes; the tracer is attached, so that
     /// nothing that changes meanwhile is missed. `max_open` connections are followed at most.
-    pub fn new(config: &Config, plan: &Plan, users: Option<Users>, max_open: usize) -> Self {
+    pub fn new(config: &Config, plan: &Plan, helpers: Helpers, max_open: usize) -> Self {
         Who {
             processes: None,
             cgroups: plan.cgroups.then(Cgroups::scan),
             names: plan.names.then(Names::default),
-            want_container: config.who.container_id,
-            users,
+            want_container: config.who.container(),
+            containers: helpers.containers.map(ContainerNames::new),
+            users: helpers.users,
             kept: plan.keeps_who.then(|| Kept::new(max_open)),
         }
     }
@@ -197,9 +202,60 @@ impl Who {
         if self.want_container {
             let cgroups = self.cgroups.as_ref().zip(cgroup_id);
             let container = cgroups.and_then(|(cgroups, id)| cgroups.container(id));
-            facts.container = container.or_else(|| v1_container(pid, start_ns));
+            let container = container.or_else(|| Some((v1_container(pid, start_ns)?, 0)));
+            facts.container = container.map(|(container, owner)| match &self.containers {
+                Some(containers) => containers.named(container, owner),
+                None => container,
+            });
         }
         facts
+    }
+
+    /// Takes note of what will have names, before all that was before it has been applied.
+    pub fn note(&mut self, event: &Event) {
+        let Some(containers) = &mut self.containers else { return };
+        match event {
+            Event::Process(event) => containers.note(event),
+            Event::Cgroup(event) => {
+                if let Some(id) = event.name.as_deref().and_then(container::id_of_directory) {
+                    containers.seen(id, event.owner, event.ts_ns);
+                }
+            }
+            Event::Connect(connect) => {
+                let cgroups = self.cgroups.as_ref().zip(connect.cgroup_id);
+                if let Some((container, owner)) =
+                    cgroups.and_then(|(cgroups, id)| cgroups.container(id))
+                {
+                    containers.seen(&container.id, owner, connect.ts_ns);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The containers that are there, some of which are watched over by what is known of it.
+    pub fn know_containers(&mut self, watched: Vec<(Started, u32)>, now_ns: u64) {
+        let (Some(containers), Some(cgroups)) = (&mut self.containers, &self.cgroups) else {
+            return;
+        };
+        containers.know(watched, cgroups.containers(), now_ns);
+    }
+
+    /// Whether the names of these are known, as far as they ever will be.
+    pub fn knows_containers(&mut self, now_ns: u64) -> bool {
+        self.containers.as_mut().is_none_or(|containers| containers.settles(now_ns))
+    }
+
+    /// Rows from this time on wait for the names of a container.
+    pub fn waits_from(&mut self, now_ns: u64) -> Option<u64> {
+        let containers = self.containers.as_mut()?;
+        containers.take_answers();
+        containers.waits_from(now_ns)
+    }
+
+    /// Files with names of containers that were not understood, and that were not read.
+    pub fn unread(&self) -> (u64, u64) {
+        self.containers.as_ref().map_or((0, 0), |all| (all.misread(), all.unread()))
     }
 
     pub fn of(&mut self, connect: &Connect) -> Facts {

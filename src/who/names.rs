@@ -18,13 +18,13 @@ use crate::model::name::Name;
 use crate::model::name::Query;
 use crate::model::process::Asker;
 use crate::model::process::ProcessKey;
+use crate::model::shares::Shares;
 use crate::who::dns_message::Malformed;
 use crate::who::dns_message::Streams;
 use crate::who::dns_message::read;
 use crate::who::dns_questions::Is;
 use crate::who::dns_questions::Questions;
 use crate::who::dns_questions::Whose;
-use crate::who::shares::Shares;
 
 /// As BCC.
 const MAX_NAMES: usize = 10_240;

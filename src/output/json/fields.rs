@@ -60,6 +60,15 @@ pub(super) struct Fields {
     pub(super) container_id: Option<String>,
     #[serde(default)]
     pub(super) container_claimed: bool,
+    pub(super) container_name: Option<String>,
+    pub(super) container_image: Option<String>,
+    pub(super) pod: Option<String>,
+    pub(super) pod_namespace: Option<String>,
+    pub(super) pod_uid: Option<String>,
+    pub(super) compose_project: Option<String>,
+    pub(super) compose_service: Option<String>,
+    pub(super) container_runtime: Option<String>,
+    pub(super) container_name_source: Option<String>,
     pub(super) cgroup: Option<String>,
     pub(super) exe: Option<String>,
     pub(super) exe_raw: Option<String>,
@@ -155,6 +164,15 @@ pub(super) struct PeerFields {
     pub(super) container_id: Option<String>,
     #[serde(default)]
     pub(super) container_claimed: bool,
+    pub(super) container_name: Option<String>,
+    pub(super) container_image: Option<String>,
+    pub(super) pod: Option<String>,
+    pub(super) pod_namespace: Option<String>,
+    pub(super) pod_uid: Option<String>,
+    pub(super) compose_project: Option<String>,
+    pub(super) compose_service: Option<String>,
+    pub(super) container_runtime: Option<String>,
+    pub(super) container_name_source: Option<String>,
     pub(super) netns: Option<u32>,
 }
 

@@ -8,6 +8,8 @@ use serde::Serialize;
 use super::Json;
 use super::Time;
 use super::bound;
+use super::container;
+use super::container::ContainerFields;
 use super::lossy;
 use super::raw;
 use crate::clock::WallClock;
@@ -28,10 +30,8 @@ pub(in crate::output) struct WhoFields<'a> {
     vpid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "is_false")]
-    container_claimed: bool,
+    #[serde(flatten)]
+    container: ContainerFields<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<Cow<'a, str>>,
     #[serde(flatten)]
@@ -240,8 +240,7 @@ impl Json {
         WhoFields {
             vpid: e.vpid,
             user: cuts.head("user", row.user.filter(|_| e.uid.is_some()), bound::NAME),
-            container_id: cuts.head("container_id", row.container, bound::NAME),
-            container_claimed: row.container_claimed,
+            container: ContainerFields::of(row.container, container::OWN, &mut cuts),
             cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
             process: row
                 .process
@@ -301,7 +300,6 @@ impl Json {
                 Who { exe: exec || self.want.exe, args: exec || self.want.args, ..self.want };
             self.fields(want, process, false, &mut cuts)
         });
-        let container = e.container.as_ref();
         let cgroup = e.cgroup.as_deref().filter(|_| self.want.cgroup_path);
         let mut object = ProcessObject {
             event: e.kind.name(),
@@ -315,8 +313,7 @@ impl Json {
             who: WhoFields {
                 vpid: None,
                 user: cuts.head("user", e.user.as_deref(), bound::NAME),
-                container_id: cuts.head("container_id", container.map(|c| &*c.id), bound::NAME),
-                container_claimed: container.is_some_and(|c| c.claimed),
+                container: ContainerFields::of(e.container.as_ref(), container::OWN, &mut cuts),
                 cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
                 process: Some(ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() }),
                 truncated: cuts,

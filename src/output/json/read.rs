@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::DateTime;
 use thiserror::Error;
 
+use super::container::written;
 use super::fields::Fields;
 use super::fields::Kind;
 use super::fields::LostFields;
@@ -24,7 +25,6 @@ use super::fields::ParentFields;
 use super::fields::PeerField;
 use super::fields::PeerFields;
 use super::text;
-use crate::model::container::Container;
 use crate::model::event::CloseBy;
 use crate::model::event::Connect;
 use crate::model::event::Flow;
@@ -165,10 +165,6 @@ fn errno(name: &str) -> Option<u16> {
     name.parse().ok().or_else(|| (1..=MAX_ERRNO).find(is_it))
 }
 
-fn container(id: Option<&String>, claimed: bool) -> Option<Container> {
-    id.map(|id| Container { id: id.clone(), claimed })
-}
-
 /// A file of which only the mount namespace is known.
 fn file_in(mntns: Option<u32>) -> Option<ExeFile> {
     mntns.map(|mntns| ExeFile { dev: (0, 0), inode: 0, mntns: Some(mntns) })
@@ -195,7 +191,7 @@ impl Fields {
             peer: None,
             process: self.facts()?,
             user: self.user.as_deref().map(Into::into),
-            container: container(self.container_id.as_ref(), self.container_claimed),
+            container: written!(self).container().map_err(ReadError::Field)?,
             cgroup: self.cgroup.as_deref().map(Into::into),
             query: None,
         })
@@ -387,7 +383,7 @@ impl Fields {
             uid: self.uid.filter(|_| is_told),
             gid: self.gid.filter(|_| is_told),
             user: self.user.as_deref().map(Into::into),
-            container: container(self.container_id.as_ref(), self.container_claimed),
+            container: written!(self).container().map_err(ReadError::Field)?,
             cgroup: self.cgroup.as_deref().map(Into::into),
             process: facts,
             kind,
@@ -545,7 +541,7 @@ impl PeerFields {
             pid: self.pid,
             comm: comm("peer.comm", Some(&self.comm), self.comm_raw.as_deref())?,
             image: (image != Image::default()).then(|| Rc::new(image)),
-            container: container(self.container_id.as_ref(), self.container_claimed),
+            container: written!(self).container().map_err(ReadError::Field)?,
             netns: self.netns,
         })
     }
