@@ -17,6 +17,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
 
 use libbpf_rs::libbpf_sys;
 use tempfile::TempDir;
@@ -172,6 +173,14 @@ fn what_tracing_needs_no_more_is_given_up(lab: &Lab) {
         (&["--container-id"], SYS_PTRACE | DAC_READ_SEARCH),
     ] {
         let tracer = lab.trace(args);
+        // One that has been joined is there for a moment, with the rights that it had.
+        let is_leaving = |status: &String| set_of(status, "CapPrm:") != 0;
+        for _ in 0..100 {
+            if !threads(tracer.child.id())[1..].iter().any(is_leaving) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         for status in threads(tracer.child.id()) {
             let name = status.lines().next().unwrap_or_default();
             // A thread beside the loop keeps nothing.

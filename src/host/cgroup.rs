@@ -296,8 +296,8 @@ impl Cgroups {
         Some(meta.ino()).filter(|id| self.nodes.contains_key(id))
     }
 
-    /// And the user by whose word it is that.
-    pub fn container(&self, id: u64) -> Option<(Container, u32)> {
+    /// And the user by whose word it is that, if it is in no other.
+    pub fn container(&self, id: u64) -> Option<(Container, Option<u32>)> {
         let line = self.line(id)?;
         let lossy = |name| String::from_utf8_lossy(name);
         let names: Vec<_> = line.iter().map(|node| (lossy(&node.name), node.owner)).collect();
@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(cgroups.path(10), None, "what is above it is not known");
         cgroups.apply(new(11, 9, &format!("libpod-{}.scope", "a1".repeat(32))));
         let claimed = Container::new("a1".repeat(32), true);
-        assert_eq!(cgroups.container(11), Some((claimed, 1000)));
+        assert_eq!(cgroups.container(11), Some((claimed, Some(1000))));
         cgroups.apply(CgroupEvent { ts_ns: 0, id: 9, parent_id: 7, name: None, owner: 0 });
         assert_eq!(cgroups.path(9), None);
     }

@@ -5,12 +5,17 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::DeserializeSeed;
+use serde::de::SeqAccess;
+use serde::de::Visitor;
 
 use crate::model::container::Compose;
 use crate::model::container::NameSource;
@@ -22,6 +27,11 @@ use crate::model::container::is_full_id;
 /// Bytes of a name that are kept: a longer one is none. An image's has at most 255 for its
 /// repository, 128 for its tag and 71 for its digest.
 const MAX_TEXT: usize = 512;
+
+/// Of a bundle's path; those of runtimes have some 100.
+const MAX_PATH: usize = 1_024;
+/// How programs are called that make a container of a bundle.
+const RUNTIMES: [&str; 6] = ["runc", "crun", "youki", "runsc", "kata-runtime", "container-runtime"];
 
 fn text(text: &str) -> Option<Box<str>> {
     (1..=MAX_TEXT).contains(&text.len()).then(|| text.into())
@@ -42,17 +52,21 @@ pub struct Started {
 pub fn started<'a>(args: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Started> {
     let program = Path::new(OsStr::from_bytes(args.clone().next()?)).file_name()?.as_bytes();
     let value = |names: [&str; 2]| value_of(args.clone().skip(1), names);
-    let bundle = value(["-b", "--bundle"]).map(|path| PathBuf::from(OsStr::from_bytes(path)));
+    let bundle = value(["-b", "--bundle"]).filter(|path| path.len() <= MAX_PATH);
+    let bundle = bundle.map(|path| PathBuf::from(OsStr::from_bytes(path)));
     let id_of = |id: Option<&[u8]>| Some(std::str::from_utf8(id?).ok().filter(is_id)?.into());
     if program == b"conmon" {
         let name = value(["-n", "--name"]).and_then(|name| text(std::str::from_utf8(name).ok()?));
+        // Those of podman exec watch over a program more, in a folder below.
+        let bundle = bundle.filter(|path| path.ends_with("userdata"));
         return Some(Started { id: id_of(value(["-c", "--cid"]))?, name, bundle });
     }
     if program.starts_with(b"containerd-shim") {
         return Some(Started { id: id_of(value(["-id", "--id"]))?, name: None, bundle: None });
     }
     let makes = |arg: &[u8]| matches!(arg, b"create" | b"run" | b"restore");
-    let is_runtime = args.clone().skip(1).any(makes);
+    let is_runtime = RUNTIMES.iter().any(|runtime| program.ends_with(runtime.as_bytes()))
+        && args.clone().skip(1).any(makes);
     let (id, bundle) = (id_of(args.last())?, bundle.filter(|_| is_runtime)?);
     Some(Started { id, name: None, bundle: Some(bundle) })
 }
@@ -98,33 +112,32 @@ pub enum Said {
 }
 
 /// Of a bundle's config.json, `id` being the container's.
+///
+/// Each runtime is asked for its own annotations alone: podman takes others from an image, whose
+/// author would name its containers after those of somebody else.
 pub fn of_bundle(json: &[u8], id: &str) -> Option<Said> {
     let bundle: Bundle = serde_json::from_slice(json).ok()?;
-    let mut names = of_labels(&bundle.annotations);
-    let has = |prefix: &str| bundle.annotations.keys().any(|key| key.starts_with(prefix));
-    let manager = bundle.annotations.get("io.container.manager").map(String::as_str);
-    names.runtime = match () {
-        () if has("io.kubernetes.cri-o.") => Some(Runtime::CriO),
-        () if has("io.kubernetes.cri.") => Some(Runtime::Containerd),
-        () if has("nerdctl/") => Some(Runtime::Nerdctl),
-        () if manager == Some("libpod") => Some(Runtime::Podman),
-        () => None,
+    let all = &bundle.annotations;
+    let has = |prefix: &str| all.keys().any(|key| key.starts_with(prefix));
+    let names = match all.get("io.container.manager").map(String::as_str) {
+        Some("libpod") => Names { runtime: Some(Runtime::Podman), ..Names::default() },
+        Some("cri-o") => of_annotations(all, &CRIO),
+        _ => match bundle.mounts.iter().find_map(|mount| docker_config(&mount.source, id)) {
+            Some(file) => return Some(Said::Docker(file)),
+            None if has("io.kubernetes.cri.") => of_annotations(all, &CONTAINERD),
+            None => of_nerdctl(all),
+        },
     };
-    if names.runtime.is_none()
-        && let Some(file) = bundle.mounts.iter().find_map(|mount| docker_config(&mount.source, id))
-    {
-        return Some(Said::Docker(file));
-    }
-    names.source = NameSource::Bundle;
     Some(Said::Names(names))
 }
 
-/// docker lets a container see its hosts, hostname and resolv.conf, which lie beside its
-/// configuration wherever the data root is.
+/// docker lets a container see its hosts, hostname and resolv.conf, or those of the container
+/// whose network it shares, which lie beside their configurations wherever the data root is.
 fn docker_config(source: &str, id: &str) -> Option<PathBuf> {
-    let dir = Path::new(source).parent()?;
-    let is_its = dir.ends_with(Path::new("containers").join(id)) && is_plain(dir);
-    is_its.then(|| dir.join("config.v2.json"))
+    let dir = Path::new(source).parent().filter(|dir| is_plain(dir))?;
+    let is_a_containers =
+        is_full_id(dir.file_name()?.to_str()?) && dir.parent()?.ends_with("containers");
+    is_a_containers.then(|| dir.with_file_name(id).join("config.v2.json"))
 }
 
 /// Absolute, without `..`.
@@ -133,29 +146,65 @@ pub fn is_plain(path: &Path) -> bool {
     path.is_absolute() && path.components().all(is_plain)
 }
 
-/// The annotations of a bundle and docker's labels: kubelet gives the same ones to both.
-fn of_labels(labels: &HashMap<String, String>) -> Names {
-    let first = |keys: [&str; 2]| keys.iter().find_map(|key| text(labels.get(*key)?));
-    let is = |key: &str, value: &str| labels.get(key).is_some_and(|is| is == value);
+/// The annotations that a runtime of Kubernetes makes.
+struct Keys {
+    kind: &'static str,
+    name: &'static str,
+    image: &'static str,
+    pod: &'static str,
+    namespace: &'static str,
+    uid: &'static str,
+    runtime: Runtime,
+}
+
+const CONTAINERD: Keys = Keys {
+    kind: "io.kubernetes.cri.container-type",
+    name: "io.kubernetes.cri.container-name",
+    image: "io.kubernetes.cri.image-name",
+    pod: "io.kubernetes.cri.sandbox-name",
+    namespace: "io.kubernetes.cri.sandbox-namespace",
+    uid: "io.kubernetes.cri.sandbox-uid",
+    runtime: Runtime::Containerd,
+};
+const CRIO: Keys = Keys {
+    kind: "io.kubernetes.cri-o.ContainerType",
+    name: "io.kubernetes.container.name",
+    image: "io.kubernetes.cri-o.ImageName",
+    pod: "io.kubernetes.pod.name",
+    namespace: "io.kubernetes.pod.namespace",
+    uid: "io.kubernetes.pod.uid",
+    runtime: Runtime::CriO,
+};
+
+fn of_annotations(all: &HashMap<String, String>, keys: &Keys) -> Names {
+    let value = |key: &str| all.get(key).and_then(|value| text(value));
     // The container that holds a pod's namespaces is not what the pod runs.
-    let is_sandbox = is("io.kubernetes.cri.container-type", "sandbox")
-        || is("io.kubernetes.cri-o.ContainerType", "sandbox")
-        || is("io.kubernetes.docker.type", "podsandbox");
-    let name = first(["io.kubernetes.cri.container-name", "io.kubernetes.container.name"])
-        .or_else(|| first(["nerdctl/name"; 2]));
-    let image = first(["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"]);
-    let pod = first(["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"]);
-    let namespace = first(["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"]);
-    let uid = first(["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"]);
-    let project = first(["com.docker.compose.project", "io.podman.compose.project"]);
-    let service = first(["com.docker.compose.service", "io.podman.compose.service"]);
+    let is_sandbox = all.get(keys.kind).is_some_and(|kind| kind == "sandbox");
+    let (namespace, uid) = (value(keys.namespace), value(keys.uid));
     Names {
-        name: name.filter(|_| !is_sandbox),
-        image: image.filter(|_| !is_sandbox),
-        pod: pod.map(|name| Pod { name, namespace, uid }),
-        compose: project.map(|project| Compose { project, service }),
+        name: value(keys.name).filter(|_| !is_sandbox),
+        image: value(keys.image).filter(|_| !is_sandbox),
+        pod: value(keys.pod).map(|name| Pod { name, namespace, uid }),
+        runtime: Some(keys.runtime),
         ..Names::default()
     }
+}
+
+fn of_nerdctl(all: &HashMap<String, String>) -> Names {
+    let name = all.get("nerdctl/name").and_then(|name| text(name));
+    let compose = name.as_deref().and_then(|name| compose(all, name));
+    let runtime = name.as_ref().map(|_| Runtime::Nerdctl);
+    Names { name, compose, runtime, ..Names::default() }
+}
+
+/// An image may have such labels, too: they hold where compose has named the container after its
+/// project and service.
+fn compose(labels: &HashMap<String, String>, name: &str) -> Option<Compose> {
+    let value = |key: &str| labels.get(key).and_then(|value| text(value));
+    let (project, service) =
+        (value("com.docker.compose.project")?, value("com.docker.compose.service")?);
+    let is_named = |mark: &str| name.starts_with(&format!("{project}{mark}{service}{mark}"));
+    (is_named("-") || is_named("_")).then_some(Compose { project, service: Some(service) })
 }
 
 #[derive(Deserialize)]
@@ -176,22 +225,30 @@ struct DockerConfig {
 
 /// Of docker's config.v2.json.
 pub fn of_docker(json: &[u8], id: &str) -> Option<Names> {
-    let docker: Docker =
-        serde_json::from_slice(json).ok().filter(|docker: &Docker| docker.id == id)?;
-    let labels = of_labels(&docker.config.labels.unwrap_or_default());
-    // What kubelet starts by docker is called k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT there.
-    let own = text(docker.name.strip_prefix('/').unwrap_or(&docker.name));
-    let (name, image) = match labels.pod {
-        Some(_) => (labels.name, labels.image),
-        None => (own, None),
-    };
-    Some(Names {
-        name,
-        image: image.or_else(|| text(&docker.config.image)),
+    let docker: Docker = serde_json::from_slice(json).ok()?;
+    let own = docker.name.strip_prefix('/').unwrap_or(&docker.name);
+    let names = of_kubelet(own).unwrap_or_else(|| Names {
+        name: text(own),
+        compose: compose(&docker.config.labels.unwrap_or_default(), own),
+        ..Names::default()
+    });
+    let is_sandbox = names.pod.is_some() && names.name.is_none();
+    (docker.id == id).then(|| Names {
+        image: text(&docker.config.image).filter(|_| !is_sandbox),
         runtime: Some(Runtime::Docker),
         source: NameSource::Docker,
-        ..labels
+        ..names
     })
+}
+
+/// What kubelet starts by docker is called k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT there, and POD
+/// is the container that holds a pod's namespaces.
+fn of_kubelet(name: &str) -> Option<Names> {
+    let parts: Vec<_> = name.strip_prefix("k8s_")?.split('_').collect();
+    let &[container, pod, namespace, uid, _] = parts.as_slice() else { return None };
+    let pod = Pod { name: text(pod)?, namespace: text(namespace), uid: text(uid) };
+    let name = text(container).filter(|name| &**name != "POD");
+    Some(Names { name, pod: Some(pod), ..Names::default() })
 }
 
 /// One of containers.json or volatile-containers.json, where containers-storage keeps those of
@@ -211,18 +268,47 @@ struct Metadata {
     image_name: String,
 }
 
-/// Of such a file: `None` if the container is not in it.
-pub fn of_storage(json: &[u8], id: &str) -> Option<Names> {
-    let all: Vec<Stored> = serde_json::from_slice(json).ok()?;
-    let stored = all.into_iter().find(|stored| stored.id == id)?;
+/// The one of this id: others take no memory.
+struct Find<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for Find<'_> {
+    type Value = Option<Stored>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Find<'_> {
+    type Value = Option<Stored>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of containers")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(stored) = all.next_element::<Stored>()? {
+            if stored.id == self.0 {
+                found = Some(stored);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Of such a file: `Some(None)` if the container is not in it, `None` if it is another format.
+pub fn of_storage(json: &[u8], id: &str) -> Option<Option<Names>> {
+    let mut json = serde_json::Deserializer::from_slice(json);
+    let Some(stored) = Find(id).deserialize(&mut json).ok()? else { return Some(None) };
     let metadata: Metadata = serde_json::from_str(&stored.metadata).unwrap_or_default();
-    Some(Names {
+    Some(Some(Names {
         name: stored.names.first().and_then(|name| text(name)),
         image: text(&metadata.image_name),
         runtime: Some(Runtime::Podman),
         source: NameSource::Storage,
         ..Names::default()
-    })
+    }))
 }
 
 /// Of a name in /var/log/containers, POD_NAMESPACE_CONTAINER-ID.log, and whose it is.
@@ -266,13 +352,18 @@ mod tests {
                  -n web --exit-command-arg -n --exit-command-arg no",
                 is(Some("web"), Some("/v/ID/userdata")),
             ),
-            ("conmon --cid=ID --name=web --bundle=/b", is(Some("web"), Some("/b"))),
+            (
+                "conmon --cid=ID --name=web --bundle=/b/userdata",
+                is(Some("web"), Some("/b/userdata")),
+            ),
             ("/usr/bin/containerd-shim-runc-v2 -namespace moby -id ID -address /a", is(None, None)),
             (
                 "runc --root /r --log-format json create --bundle /run/c/moby/ID --pid-file p ID",
                 is(None, Some("/run/c/moby/ID")),
             ),
             ("/usr/sbin/crun run -b /b/ID ID", is(None, Some("/b/ID"))),
+            ("echo run -b /b/ID ID", None),
+            ("conmon -c ID -b /v/ID/userdata/4f -n web -e", is(Some("web"), None)),
             ("runc start ID", None),
             ("runc --bundle /b delete ID", None),
             ("conmon -c 4f8a -n web", None),
@@ -336,7 +427,6 @@ mod tests {
             "io.kubernetes.cri.sandbox-name": "web-0",
             "io.kubernetes.cri.sandbox-namespace": "shop",
             "io.kubernetes.cri.image-name": "pause:3.9",
-            "io.kubernetes.container.name": "POD",
         }));
         assert_eq!((&names.name, &names.image), (&None, &None));
         assert_eq!(names.shown().as_deref(), Some("shop/web-0"));
@@ -345,11 +435,11 @@ mod tests {
     #[test]
     fn nerdctl_and_compose_leave_names_in_annotations() {
         let names = bundle(json!({
-            "nerdctl/name": "web", "nerdctl/namespace": "default",
+            "nerdctl/name": "shop-front-1", "nerdctl/namespace": "default",
             "com.docker.compose.project": "shop", "com.docker.compose.service": "front",
         }));
         let compose = Compose { project: "shop".into(), service: Some("front".into()) };
-        assert_eq!(names.shown().as_deref(), Some("web"));
+        assert_eq!(names.shown().as_deref(), Some("shop-front-1"));
         assert_eq!((names.runtime, names.compose), (Some(Runtime::Nerdctl), Some(compose)));
     }
 
@@ -360,7 +450,10 @@ mod tests {
             of_bundle(json!({ "mounts": mounts }).to_string().as_bytes(), ID)
         };
         let file = format!("/srv/d/containers/{ID}/config.v2.json");
-        assert_eq!(of("/srv/d/containers/ID/hosts"), Some(Said::Docker(file.into())));
+        assert_eq!(of("/srv/d/containers/ID/hosts"), Some(Said::Docker(file.clone().into())));
+        // It shares the network of another.
+        let other = format!("/srv/d/containers/{}/hosts", ID.replace('4', "9"));
+        assert_eq!(of(&other), Some(Said::Docker(file.into())));
         for other in [
             "/srv/d/containers/4f8a/hosts",
             "/srv/../etc/containers/ID/hosts",
@@ -371,25 +464,43 @@ mod tests {
         }
     }
 
+    /// Of an image are labels, and with podman annotations.
+    #[test]
+    fn who_made_an_image_names_no_container() {
+        let forged = json!({
+            "io.container.manager": "libpod", "io.kubernetes.cri-o.ImageName": "forged",
+            "io.kubernetes.cri.sandbox-name": "forged", "io.kubernetes.pod.name": "forged",
+            "io.kubernetes.cri.container-name": "forged", "nerdctl/name": "forged",
+        });
+        let names = Names { runtime: Some(Runtime::Podman), ..Names::default() };
+        assert_eq!(bundle(forged), names);
+        let config = json!({"ID": ID, "Name": "/honest", "Config": {"Image": "a", "Labels": {
+            "io.kubernetes.pod.name": "forged", "io.kubernetes.container.name": "forged",
+            "com.docker.compose.project": "forged", "com.docker.compose.service": "forged",
+        }}});
+        let names = of_docker(config.to_string().as_bytes(), ID).unwrap();
+        assert_eq!(names.shown().as_deref(), Some("honest"));
+        assert_eq!(names.compose, None);
+    }
+
     #[test]
     fn dockers_configuration_has_name_image_and_labels() {
         let config = json!({
-            "ID": ID, "Name": "/web", "Driver": "overlay2",
-            "Config": {"Image": "nginx:1.27", "Labels": {"com.docker.compose.project": "shop"}},
+            "ID": ID, "Name": "/shop-web-1", "Driver": "overlay2",
+            "Config": {"Image": "nginx:1.27", "Labels": {
+                "com.docker.compose.project": "shop", "com.docker.compose.service": "web",
+            }},
         });
         let names = of_docker(config.to_string().as_bytes(), ID).unwrap();
         assert_eq!(
             (names.name.as_deref(), names.image.as_deref()),
-            (Some("web"), Some("nginx:1.27"))
+            (Some("shop-web-1"), Some("nginx:1.27"))
         );
         assert_eq!(names.compose.unwrap().project, "shop".into());
         assert_eq!(of_docker(config.to_string().as_bytes(), "another"), None);
         let of_kubelet = json!({
             "ID": ID, "Name": "/k8s_app_web-0_shop_5a1e_0",
-            "Config": {"Image": "sha256:1", "Labels": {
-                "io.kubernetes.container.name": "app", "io.kubernetes.pod.name": "web-0",
-                "io.kubernetes.pod.namespace": "shop", "io.kubernetes.pod.uid": "5a1e",
-            }},
+            "Config": {"Image": "sha256:1"},
         });
         let names = of_docker(of_kubelet.to_string().as_bytes(), ID).unwrap();
         assert_eq!(names.shown().as_deref(), Some("shop/web-0/app"));
@@ -404,10 +515,10 @@ mod tests {
             {"id": "other", "names": ["no"]},
             {"id": ID, "names": ["web", "alias"], "image": "1f", "metadata": metadata},
         ]);
-        let names = of_storage(all.to_string().as_bytes(), ID).unwrap();
+        let names = of_storage(all.to_string().as_bytes(), ID).unwrap().unwrap();
         assert_eq!(names.name.as_deref(), Some("web"));
         assert_eq!(names.image.as_deref(), Some("docker.io/library/busybox:latest"));
-        assert_eq!(of_storage(b"[]", ID), None);
+        assert_eq!(of_storage(b"[]", ID), Some(None));
     }
 
     #[test]
@@ -430,7 +541,7 @@ mod tests {
         let bad = [&b"\xff"[..], b"{", b"[]", b"null", b"{\"ID\":3}", b"{\"annotations\":[]}"];
         for bad in bad {
             assert_eq!(of_docker(bad, ID), None);
-            assert_eq!(of_storage(bad, ID), None);
+            assert_eq!(of_storage(bad, ID).flatten(), None);
         }
         assert_eq!(of_bundle(b"{\"annotations\":[]}", ID), None);
     }

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use crate::clock::monotonic_ns;
 use crate::host::containers::Answer;
 use crate::host::containers::Found;
 use crate::host::containers::Outcome;
 use crate::host::containers::Question;
 use crate::host::containers::Readers;
 use crate::host::containers::Started;
+use crate::host::containers::Why;
 use crate::host::containers::is_in;
 use crate::host::containers::of_conmon;
 use crate::host::containers::started;
@@ -43,10 +46,11 @@ struct Known {
     names: Option<Rc<Names>>,
     /// Where they may change.
     found: Option<Found>,
-    name: Option<Box<str>>,
     bundle: Option<PathBuf>,
     /// Answers that are awaited.
     asked: u32,
+    /// It waits for its turn.
+    is_refused: bool,
     /// When the file was looked at last, or is to be; 0: never.
     asked_ns: u64,
 }
@@ -59,8 +63,20 @@ pub struct ContainerNames {
     shares: Shares<Key>,
     /// Of root, whose files hold nobody up.
     awaited: BTreeSet<(u64, Key)>,
-    unread: u64,
-    misread: u64,
+    /// Too many were asked for; again when there is room.
+    refused: VecDeque<Key>,
+    unnamed: Unnamed,
+}
+
+/// How often a container had no name, though there may be one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unnamed {
+    /// Its file was not understood.
+    pub misread: u64,
+    /// Its file may not be read.
+    pub denied: u64,
+    /// Too many were asked for.
+    pub unasked: u64,
 }
 
 impl ContainerNames {
@@ -71,19 +87,19 @@ impl ContainerNames {
             known: HashMap::new(),
             shares: Shares::default(),
             awaited: BTreeSet::new(),
-            unread: 0,
-            misread: 0,
+            refused: VecDeque::new(),
+            unnamed: Unnamed::default(),
         }
     }
 
-    /// Somebody may start a container.
-    pub fn note(&mut self, event: &ProcessEvent) {
+    /// Somebody may start a container; `is_inside`: from within one.
+    pub fn note(&mut self, event: &ProcessEvent, is_inside: impl FnOnce() -> bool) {
         let Change::Exec(image) = &event.change else { return };
         let Some(started) = image.args.as_ref().and_then(|args| started(args.iter())) else {
             return;
         };
-        // Root in a container has no right to speak of others.
-        if event.uid != 0 || is_in(&self.ours, image) {
+        // Who is in a container has no right to speak of others.
+        if (event.uid != 0 || is_in(&self.ours, image)) && !is_inside() {
             self.started(started, event.uid, event.ts_ns);
         }
     }
@@ -92,10 +108,12 @@ impl ContainerNames {
     fn started(&mut self, started: Started, uid: u32, ts_ns: u64) {
         let key = (started.id, uid);
         let known = self.entry(&key);
-        if let Some(name) = started.name {
+        let is_told = |names: &Rc<Names>| names.source == NameSource::Conmon;
+        if let Some(name) = started.name
+            && known.names.as_ref().is_none_or(is_told)
+        {
             // Until there is more, and if no file may be read.
-            known.names.get_or_insert_with(|| Rc::new(of_conmon(&name)));
-            known.name = Some(name);
+            known.names = Some(Rc::new(of_conmon(&name)));
         }
         if started.bundle.is_some() {
             known.bundle = started.bundle;
@@ -125,6 +143,7 @@ impl ContainerNames {
         }
         let key = (Box::from(id), uid);
         match self.known.get(&key) {
+            Some(known) if known.is_refused => {}
             Some(known) if known.asked > 0 || ts_ns < known.asked_ns.saturating_add(FRESH_NS) => {}
             // Nothing was found, and nothing changes what is not in a file.
             Some(known) if known.asked_ns != 0 && known.found.is_none() => {}
@@ -153,48 +172,60 @@ impl ContainerNames {
         let question = Question {
             id: key.0.clone(),
             uid: key.1,
-            name: known.name.clone(),
             bundle: known.bundle.clone(),
             known: known.found.clone(),
         };
-        let before = (std::mem::replace(&mut known.asked_ns, ts_ns.max(1)), key);
         if !self.readers.ask(question) {
-            self.unread += 1;
+            self.refuse(key);
             return;
         }
-        let (before_ns, key) = before;
-        self.awaited.remove(&(before_ns, key.clone()));
-        if let Some(known) = self.known.get_mut(&key) {
-            known.asked += 1;
+        let Some(known) = self.known.get_mut(&key) else { return };
+        known.asked += 1;
+        let before = (std::mem::replace(&mut known.asked_ns, ts_ns.max(1)), key);
+        self.awaited.remove(&before);
+        if before.1.1 == 0 {
+            self.awaited.insert((ts_ns.max(1), before.1));
         }
-        if key.1 == 0 {
-            self.awaited.insert((ts_ns.max(1), key));
+    }
+
+    /// Until others have been answered.
+    fn refuse(&mut self, key: Key) {
+        let Some(known) = self.known.get_mut(&key).filter(|known| !known.is_refused) else {
+            return;
+        };
+        known.is_refused = self.refused.len() < MAX_KNOWN;
+        match known.is_refused {
+            true => self.refused.push_back(key),
+            false => self.unnamed.unasked += 1,
         }
     }
 
     /// Takes the answers that are there.
     pub fn take_answers(&mut self) {
         while let Some(Answer { id, uid, said }) = self.readers.answer() {
-            let key = (id, uid);
-            let Some(known) = self.known.get_mut(&key) else {
-                self.awaited.retain(|(_, awaited)| *awaited != key);
-                continue;
-            };
-            known.asked = known.asked.saturating_sub(1);
-            match said {
-                // A file that is gone, as those of --rm are, takes no name away.
-                Outcome::Unchanged => {}
-                Outcome::Names(names, _) if names.source == NameSource::Conmon => {
-                    known.names.get_or_insert_with(|| Rc::new(names));
-                }
-                Outcome::Names(names, found) => {
-                    (known.names, known.found) = (Some(Rc::new(names)), found);
-                }
-                Outcome::Nothing { misread } => self.misread += u64::from(misread),
+            self.take((id, uid), said);
+            let Some(key) = self.refused.pop_front() else { continue };
+            if let Some(known) = self.known.get_mut(&key) {
+                known.is_refused = false;
+                self.ask(key, monotonic_ns());
             }
-            if known.asked == 0 {
-                self.awaited.remove(&(known.asked_ns, key));
+        }
+    }
+
+    fn take(&mut self, key: Key, said: Outcome) {
+        let Some(known) = self.known.get_mut(&key) else { return };
+        known.asked = known.asked.saturating_sub(1);
+        match said {
+            // A file that is gone, as those of --rm are, takes no name away.
+            Outcome::Unchanged | Outcome::Nothing(Why::Absent) => {}
+            Outcome::Names(names, found) => {
+                (known.names, known.found) = (Some(Rc::new(names)), found);
             }
+            Outcome::Nothing(Why::Misread) => self.unnamed.misread += 1,
+            Outcome::Nothing(Why::Denied) => self.unnamed.denied += 1,
+        }
+        if known.asked == 0 {
+            self.awaited.remove(&(known.asked_ns, key));
         }
     }
 
@@ -204,21 +235,16 @@ impl ContainerNames {
         self.awaited.iter().map(|(ts_ns, _)| *ts_ns).find(is_due)
     }
 
-    /// Whether all that was asked for has been answered, or has had its time.
-    pub fn settles(&mut self, now_ns: u64) -> bool {
+    /// Whether all that was asked for since then has been answered, or has had its time.
+    pub fn settles(&mut self, since_ns: u64, now_ns: u64) -> bool {
         self.take_answers();
-        let waits =
-            |known: &Known| known.asked > 0 && now_ns < known.asked_ns.saturating_add(PATIENCE_NS);
-        !self.known.values().any(waits)
+        let waits = self.known.values().any(|known| known.asked > 0);
+        now_ns >= since_ns.saturating_add(PATIENCE_NS) || self.refused.is_empty() && !waits
     }
 
-    /// With what is known of it; `owner`, 0 for root, made its cgroup. What a user's cgroup of
-    /// version 1 claims has no owner, and no name.
-    pub fn named(&self, container: Container, owner: u32) -> Container {
-        let names = match container.claimed && owner == 0 {
-            true => None,
-            false => self.names(&container.id, owner),
-        };
+    /// With what is known of it; `owner`, 0 for root, made its cgroup. `None`: nobody says.
+    pub fn named(&self, container: Container, owner: Option<u32>) -> Container {
+        let names = owner.and_then(|owner| self.names(&container.id, owner));
         Container { names, ..container }
     }
 
@@ -232,13 +258,7 @@ impl ContainerNames {
         self.known.get(&(Box::from(id), uid))?.names.clone()
     }
 
-    /// Files that were not understood.
-    pub fn misread(&self) -> u64 {
-        self.misread
-    }
-
-    /// Containers of which nobody was asked, for too many were.
-    pub fn unread(&self) -> u64 {
-        self.unread
+    pub fn unnamed(&self) -> Unnamed {
+        self.unnamed
     }
 }

@@ -7,6 +7,7 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -18,12 +19,14 @@ use std::sync::mpsc::Receiver;
 use std::sync::mpsc::Sender;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Instant;
 
 use rustix::fs::CWD;
 use rustix::fs::Dir;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::openat;
+use rustix::io::Errno;
 
 use super::container_files;
 use super::container_files::Said;
@@ -42,6 +45,8 @@ const MAX_BYTES: u64 = 1 << 20;
 const FOR_USERS: usize = 4;
 /// Questions that wait, of root and of all users.
 const MAX_WAITING: usize = 4_096;
+/// How much longer than it worked a thread for users rests.
+const REST: u32 = 9;
 /// Of one user.
 const MAX_OF_USER: usize = 64;
 
@@ -59,8 +64,6 @@ pub struct Question {
     pub id: Box<str>,
     /// Whose word it is: the files must be this user's.
     pub uid: u32,
-    /// As conmon was told.
-    pub name: Option<Box<str>>,
     pub bundle: Option<PathBuf>,
     /// The file that had the names, and how it was: if it still is so, the names are known.
     pub known: Option<Found>,
@@ -78,10 +81,18 @@ pub enum Outcome {
     /// And where, if they may change there.
     Names(Names, Option<Found>),
     Unchanged,
-    /// No file is there, or none that is understood.
-    Nothing {
-        misread: bool,
-    },
+    Nothing(Why),
+}
+
+/// Why a container has no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// No file of its is there.
+    Absent,
+    /// There is one, of another format, or too large.
+    Misread,
+    /// There is one, which this program may not read.
+    Denied,
 }
 
 /// A file by what changes when it is written anew.
@@ -118,6 +129,9 @@ impl Readers {
         for place in std::iter::once(None).chain((0..FOR_USERS).map(Some)) {
             let (shared, sender) = (Arc::clone(&shared), sender.clone());
             let serve = move || {
+                // What root's containers are called is waited for; users are not to take a CPU.
+                // SAFETY: a plain system call, about this thread.
+                unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, place.map_or(-20, |_| 19)) };
                 rights::of_a_reader();
                 serve(&shared, place, &sender);
             };
@@ -126,19 +140,25 @@ impl Readers {
         Ok(Readers { shared, answers })
     }
 
-    /// False if too many wait.
+    /// False if too many wait: of root, of this user, or of all users.
     pub fn ask(&self, question: Question) -> bool {
         let mut waiting = self.shared.lock();
-        let of_user = |other: &&Question| other.uid == question.uid;
-        let before = waiting.questions.iter().filter(of_user).count();
-        if before >= if question.uid == 0 { MAX_WAITING } else { MAX_OF_USER }
-            || waiting.questions.len() >= 2 * MAX_WAITING
-        {
-            return false;
+        let count = |is_one: &dyn Fn(u32) -> bool| {
+            waiting.questions.iter().filter(|other| is_one(other.uid)).count()
+        };
+        let uid = question.uid;
+        let has_room = match uid {
+            0 => count(&|other| other == 0) < MAX_WAITING,
+            _ => {
+                count(&|other| other == uid) < MAX_OF_USER
+                    && count(&|other| other != 0) < MAX_WAITING
+            }
+        };
+        if has_room {
+            waiting.questions.push_back(question);
+            self.shared.more.notify_all();
         }
-        waiting.questions.push_back(question);
-        self.shared.more.notify_all();
-        true
+        has_room
     }
 
     pub fn answer(&self) -> Option<Answer> {
@@ -180,7 +200,12 @@ impl Shared {
 fn serve(shared: &Shared, place: Option<usize>, answers: &Sender<Answer>) {
     loop {
         let question = shared.next(place);
+        let began = Instant::now();
         let said = outcome(&question);
+        if question.uid != 0 {
+            // A file of a megabyte takes 20 ms, and to have it read again costs its owner 1 ms.
+            thread::sleep(began.elapsed() * REST);
+        }
         let answer = Answer { id: question.id, uid: question.uid, said };
         if answers.send(answer).is_err() {
             return;
@@ -191,7 +216,7 @@ fn serve(shared: &Shared, place: Option<usize>, answers: &Sender<Answer>) {
 }
 
 fn outcome(question: &Question) -> Outcome {
-    let mut search = Search { question, misread: false };
+    let mut search = Search { question, why: Why::Absent };
     if let Some(known) = &question.known
         && search.find(&known.dir, known.name).is_some_and(|(_, found)| found == *known)
     {
@@ -199,10 +224,7 @@ fn outcome(question: &Question) -> Outcome {
     }
     match search.names() {
         Some((names, found)) => Outcome::Names(names, found),
-        None => match &question.name {
-            Some(name) => Outcome::Names(of_conmon(name), None),
-            None => Outcome::Nothing { misread: search.misread },
-        },
+        None => Outcome::Nothing(search.why),
     }
 }
 
@@ -224,8 +246,7 @@ struct Opened {
 
 struct Search<'a> {
     question: &'a Question,
-    /// A file was there and was not understood.
-    misread: bool,
+    why: Why,
 }
 
 type Named = (Names, Option<Found>);
@@ -233,11 +254,9 @@ type Named = (Names, Option<Found>);
 impl Search<'_> {
     fn names(&mut self) -> Option<Named> {
         let id = &*self.question.id;
-        if let Some(bundle) = &self.question.bundle {
-            return self.of_bundle(bundle);
-        }
-        if self.question.uid != 0 {
-            return None;
+        let given = self.question.bundle.as_deref().and_then(|bundle| self.of_bundle(bundle));
+        if given.is_some() || self.question.uid != 0 {
+            return given;
         }
         let bundles = BUNDLES.map(|namespace| Path::new(CONTAINERD).join(namespace));
         let mut bundles = bundles.into_iter().chain([K3S.into()]).map(|dir| dir.join(id));
@@ -257,7 +276,7 @@ impl Search<'_> {
         let opened = self.open(bundle, "config.json");
         let said = opened.and_then(|opened| {
             let said = container_files::of_bundle(&opened.bytes, id);
-            self.misread |= said.is_none();
+            self.misread_unless(said.is_some());
             said
         });
         match said {
@@ -271,7 +290,7 @@ impl Search<'_> {
     fn of_docker(&mut self, dir: &Path) -> Option<Named> {
         let opened = self.open(dir, "config.v2.json")?;
         let names = container_files::of_docker(&opened.bytes, &self.question.id);
-        self.misread |= names.is_none();
+        self.misread_unless(names.is_some());
         Some((names?, Some(opened.found)))
     }
 
@@ -280,8 +299,9 @@ impl Search<'_> {
         let storage = bundle.parent()?.parent().filter(|_| bundle.ends_with("userdata"))?;
         ["containers.json", "volatile-containers.json"].into_iter().find_map(|name| {
             let opened = self.open(storage, name)?;
-            let names = container_files::of_storage(&opened.bytes, &self.question.id)?;
-            Some((names, Some(opened.found)))
+            let names = container_files::of_storage(&opened.bytes, &self.question.id);
+            self.misread_unless(names.is_some());
+            Some((names??, Some(opened.found)))
         })
     }
 
@@ -293,12 +313,26 @@ impl Search<'_> {
         })
     }
 
-    fn find(&self, dir: &Path, name: &'static str) -> Option<(File, Found)> {
+    fn misread_unless(&mut self, is_understood: bool) {
+        if !is_understood {
+            self.why = Why::Misread;
+        }
+    }
+
+    /// Whoever leads to a folder that is not called after the container leads nowhere, and no link
+    /// does from there on.
+    fn find(&mut self, dir: &Path, name: &'static str) -> Option<(File, Found)> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let at = openat(CWD, dir, flags, Mode::empty()).ok()?;
+        let own = dir.ancestors().find(|above| above.ends_with(&*self.question.id));
+        let above = own.map_or(Some(dir), Path::parent)?;
+        let mut at = self.unless_denied(openat(CWD, above, flags, Mode::empty()))?;
+        for part in dir.strip_prefix(above).ok()? {
+            let opened = openat(&at, part, flags | OFlags::NOFOLLOW, Mode::empty());
+            at = self.unless_denied(opened)?;
+        }
         // Neither a link's target is read, nor is a FIFO waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = openat(&at, name, flags, Mode::empty()).ok()?;
+        let file = self.unless_denied(openat(&at, name, flags, Mode::empty()))?;
         let file = File::from(file);
         let meta = file.metadata().ok()?;
         // Nobody speaks for another user.
@@ -307,10 +341,17 @@ impl Search<'_> {
         may_say.then(|| (file, Found { dir: dir.into(), name, version }))
     }
 
+    fn unless_denied(&mut self, opened: rustix::io::Result<OwnedFd>) -> Option<OwnedFd> {
+        if matches!(opened, Err(Errno::ACCESS | Errno::PERM)) {
+            self.why = Why::Denied;
+        }
+        opened.ok()
+    }
+
     fn open(&mut self, dir: &Path, name: &'static str) -> Option<Opened> {
         let (file, found) = self.find(dir, name)?;
         let bytes = read(file);
-        self.misread |= bytes.is_none();
+        self.misread_unless(bytes.is_some());
         Some(Opened { found, bytes: bytes? })
     }
 }
@@ -341,4 +382,58 @@ pub fn watched() -> Vec<(Started, u32)> {
 /// Whether what it runs is a file of one of these mount namespaces.
 pub fn is_in(namespaces: &[u32], image: &Image) -> bool {
     image.file.and_then(|file| file.mntns).is_some_and(|mntns| namespaces.contains(&mntns))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const ID: &str = "4f8a1c6b2d3e5f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8";
+
+    #[test]
+    fn why_a_container_has_no_name_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join(ID);
+        fs::create_dir(&bundle).unwrap();
+        let uid = fs::metadata(&bundle).unwrap().uid();
+        let question = Question { id: ID.into(), uid, bundle: Some(bundle.clone()), known: None };
+        let said = || match outcome(&question) {
+            Outcome::Nothing(why) => Some(why),
+            _ => None,
+        };
+        assert_eq!(said(), Some(Why::Absent));
+        let file = bundle.join("config.json");
+        fs::write(&file, "x").unwrap();
+        assert_eq!(said(), Some(Why::Misread));
+        fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
+        let without_rights = || {
+            rights::keep_none();
+            said()
+        };
+        // A thread of its own, for these rights are those of a thread.
+        let denied = thread::scope(|threads| threads.spawn(without_rights).join().unwrap());
+        assert_eq!(denied, Some(Why::Denied));
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        let annotations = r#"{"annotations":{"nerdctl/name":"web"}}"#;
+        fs::write(&file, annotations).unwrap();
+        assert_eq!(said(), None);
+    }
+
+    #[test]
+    fn a_user_whose_file_holds_up_a_thread_holds_up_no_other() {
+        let waiting = Waiting { questions: VecDeque::new(), served: [None; FOR_USERS] };
+        let shared = Arc::new(Shared { waiting: Mutex::new(waiting), more: Condvar::new() });
+        let readers = Readers { shared: Arc::clone(&shared), answers: channel().1 };
+        let of = |uid: u32| Question { id: ID.into(), uid, bundle: None, known: None };
+        assert!((0..MAX_OF_USER).all(|_| readers.ask(of(1))));
+        assert!(!readers.ask(of(1)), "one has no more than a share of what waits");
+        assert!(readers.ask(of(7)) && readers.ask(of(0)));
+        let next = |place| shared.next(place).uid;
+        assert_eq!([next(Some(0)), next(Some(1)), next(None)], [1, 7, 0]);
+        // Its next turn.
+        assert_eq!(next(Some(0)), 1);
+    }
 }

@@ -149,16 +149,26 @@ impl NameSource {
 /// The innermost container of those that root made. Where there is none, the outermost of
 /// others, as of podman without root: who is inside one can make any further in.
 ///
-/// `names` are directories from the innermost to the root, each with the user who made it; the
-/// container's is returned, too.
+/// `names` are directories from the innermost to the root, each with the user who made it. That
+/// of the container is returned, too, but not of one in another: whoever is root in that one calls
+/// directories as it likes.
 pub fn of<'a>(
     names: impl DoubleEndedIterator<Item = (&'a str, u32)> + Clone,
-) -> Option<(Container, u32)> {
+) -> Option<(Container, Option<u32>)> {
+    let ids = names.clone().filter(|(name, _)| id_of(name).is_some()).count();
     let found = |(name, owner): (&'a str, u32)| {
-        id_of(name).map(|id| (Container::new(id, owner != 0), owner))
+        let container = Container::new(id_of(name)?, owner != 0);
+        Some((container, (ids == 1).then_some(owner)))
     };
     let of_root = names.clone().filter(|(_, owner)| *owner == 0).find_map(found);
     of_root.or_else(|| names.rev().find_map(found))
+}
+
+/// The user by whose word a process is in a container of version 1: that of root, but where users
+/// make cgroups, too.
+pub fn of_version_1(container: Container) -> (Container, Option<u32>) {
+    let owner = (!container.claimed).then_some(0);
+    (container, owner)
 }
 
 /// The id that a directory is called after, if it is that of a container.
@@ -293,13 +303,15 @@ mod tests {
     fn a_container_that_root_made_comes_before_what_others_claim() {
         let (one, other) = (format!("docker-{ID}.scope"), ID.replace('4', "9"));
         let claimed = format!("docker-{other}.scope");
-        let container = |id: &str, owner| Some((Container::new(id, owner != 0), owner));
+        let container = |id: &str, is_claimed| Some((Container::new(id, is_claimed), None));
         let user = ("user@1000.service", 0);
         let inside = [(&*claimed, 1000), ("below", 1000), (&*one, 0), ("system.slice", 0)];
-        assert_eq!(of(inside.into_iter()), container(ID, 0));
+        assert_eq!(of(inside.into_iter()), container(ID, false));
         let rootless = [(&*claimed, 7), ("container", 1000), (&*one, 1000), user];
-        assert_eq!(of(rootless.into_iter()), container(ID, 1000));
-        assert_eq!(of([(&*claimed, 0), (&*one, 0)].into_iter()), container(&other, 0));
+        assert_eq!(of(rootless.into_iter()), container(ID, true));
+        assert_eq!(of([(&*claimed, 0), (&*one, 0)].into_iter()), container(&other, false));
+        let alone = [("below", 1000), (&*one, 1000), user];
+        assert_eq!(of(alone.into_iter()), Some((Container::new(ID, true), Some(1000))));
         assert_eq!(of([user].into_iter()), None);
     }
 

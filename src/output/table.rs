@@ -189,7 +189,7 @@ const NETNS: Column = column("NETNS", 10, Gap::Blank, |line, out| match line.eve
 const CONTAINER: Column = column("CONTAINER", 24, Gap::Blank, |line, out| {
     let names = line.row.container.and_then(|container| container.names.as_ref());
     let name = names.and_then(|names| names.shown());
-    beginning(out, name.as_deref().unwrap_or("-"), bound::CONTAINER);
+    one_word(out, name.as_deref().unwrap_or("-"), bound::CONTAINER);
     if name.is_some() && line.row.container.is_some_and(|container| container.claimed) {
         out.push(b'?');
     }
@@ -197,7 +197,7 @@ const CONTAINER: Column = column("CONTAINER", 24, Gap::Blank, |line, out| {
 const IMAGE: Column = column("IMAGE", 24, Gap::Blank, |line, out| {
     let names = line.row.container.and_then(|container| container.names.as_ref());
     let image = names.and_then(|names| names.image.as_deref());
-    beginning(out, image.unwrap_or("-"), bound::CONTAINER);
+    one_word(out, image.unwrap_or("-"), bound::CONTAINER);
 });
 const CONTAINER_ID: Column = column("CONTAINER_ID", SHORT_ID_LEN, Gap::Blank, |line, out| {
     let container = line.row.container;
@@ -295,6 +295,11 @@ fn beginning(out: &mut Vec<u8>, name: &str, max: usize) {
     if shown.len() < name.len() {
         out.extend_from_slice(bound::CUT.as_bytes());
     }
+}
+
+/// With a blank it would look like the value of the next column, too.
+fn one_word(out: &mut Vec<u8>, name: &str, max: usize) {
+    beginning(out, &name.replace(' ', "\\x20"), max);
 }
 
 /// `bash(812)`

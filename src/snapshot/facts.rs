@@ -24,6 +24,7 @@ use crate::host::containers::Readers;
 use crate::host::helpers::Helpers;
 use crate::host::proc;
 use crate::host::users::Users;
+use crate::model::container;
 use crate::model::container::Container;
 use crate::model::event::Connect;
 use crate::model::numbers::NumberMap;
@@ -143,8 +144,9 @@ impl Known {
 /// Of all containers there are; it takes a millisecond, or a tenth of a second.
 fn names_of<'a>(readers: Readers, all: impl Iterator<Item = (&'a str, u32)>) -> ContainerNames {
     let mut names = ContainerNames::new(readers);
-    names.know(containers::watched(), all, monotonic_ns());
-    while !names.settles(monotonic_ns()) {
+    let since_ns = monotonic_ns();
+    names.know(containers::watched(), all, since_ns);
+    while !names.settles(since_ns, monotonic_ns()) {
         std::thread::sleep(Duration::from_millis(1));
     }
     names
@@ -256,7 +258,7 @@ impl<'a> Facts<'a> {
                 cgroups.container(cgroups.id_at(mount, path)?)
             });
             let of_v1 = || cgroup::parse_v1_container(&String::from_utf8_lossy(&text));
-            let (container, owner) = of_v2.or_else(|| Some((of_v1()?, 0)))?;
+            let (container, owner) = of_v2.or_else(|| of_v1().map(container::of_version_1))?;
             Some(match &self.containers {
                 Some(containers) => containers.named(container, owner),
                 None => container,

@@ -27,6 +27,7 @@ use crate::config::Mode;
 use crate::config::cli::Sandbox;
 use crate::error::warn;
 use crate::host::cgroup;
+use crate::host::container_names::Unnamed;
 use crate::host::helpers::Helpers;
 use crate::host::privilege;
 use crate::host::proc;
@@ -430,18 +431,21 @@ impl<'a> App<'a> {
         written.or_else(|e| end_of_output(e, &self.sink.name))
     }
 
-    /// What runtimes wrote down and is not understood is no loss: the rows have the id.
-    fn report_unread(&self) {
-        let (misread, unread) = self.who.unread();
-        if self.config.verbose && misread > 0 {
-            warn(&format!(
-                "tcpconnect: {misread} files with names of containers were not understood"
-            ));
-        }
-        if self.config.verbose && unread > 0 {
-            warn(&format!(
-                "tcpconnect: {unread} times too many names of containers were asked for"
-            ));
+    /// It is no loss of a row, which has the id.
+    fn report_unnamed(&self) {
+        let Unnamed { misread, denied, unasked } = self.who.unnamed();
+        let verbose = self.config.verbose;
+        for (count, is_told, why) in [
+            (denied, true, "may not be read (needs CAP_DAC_READ_SEARCH)"),
+            (misread, verbose, "is not understood"),
+            (unasked, verbose, "was too much to read"),
+        ] {
+            if count > 0 && is_told {
+                warn(&format!(
+                    "tcpconnect: {count} containers have no name here: what their runtime has \
+                     written down {why}"
+                ));
+            }
         }
     }
 
@@ -476,7 +480,7 @@ impl<'a> App<'a> {
         if unasked > 0 {
             warn(&format!("tcpconnect: {unasked} answers from port 53 were to nobody's question"));
         }
-        self.report_unread();
+        self.report_unnamed();
         let lost = self.reported.total();
         if lost > 0 {
             let reasons = self.reported.reasons();

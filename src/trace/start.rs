@@ -204,7 +204,7 @@ impl App<'_> {
         let Some(watched) = self.aside(false, containers::watched)? else { return Ok(false) };
         let began_ns = monotonic_ns();
         self.who.know_containers(watched, began_ns);
-        while !self.who.knows_containers(monotonic_ns()) {
+        while !self.who.knows_containers(began_ns, monotonic_ns()) {
             self.hold_back(false)?;
             self.report_lost(IDLE)?;
             if self.stop.is_set() {

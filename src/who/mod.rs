@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::host::cgroup;
 use crate::host::cgroup::Cgroups;
 use crate::host::container_names::ContainerNames;
+use crate::host::container_names::Unnamed;
 use crate::host::containers::Started;
 use crate::host::helpers::Helpers;
 use crate::host::proc;
@@ -202,7 +203,8 @@ impl Who {
         if self.want_container {
             let cgroups = self.cgroups.as_ref().zip(cgroup_id);
             let container = cgroups.and_then(|(cgroups, id)| cgroups.container(id));
-            let container = container.or_else(|| Some((v1_container(pid, start_ns)?, 0)));
+            let of_v1 = || v1_container(pid, start_ns).map(container::of_version_1);
+            let container = container.or_else(of_v1);
             facts.container = container.map(|(container, owner)| match &self.containers {
                 Some(containers) => containers.named(container, owner),
                 None => container,
@@ -214,22 +216,26 @@ impl Who {
     /// Takes note of what will have names, before all that was before it has been applied.
     pub fn note(&mut self, event: &Event) {
         let Some(containers) = &mut self.containers else { return };
-        match event {
-            Event::Process(event) => containers.note(event),
+        let container =
+            |id: Option<u64>| self.cgroups.as_ref().zip(id).and_then(|(all, id)| all.container(id));
+        let (at, ts_ns) = match event {
+            Event::Process(event) => {
+                let is_inside =
+                    || event.cgroup_id.is_none() || container(event.cgroup_id).is_some();
+                containers.note(event, is_inside);
+                (event.cgroup_id, event.ts_ns)
+            }
             Event::Cgroup(event) => {
                 if let Some(id) = event.name.as_deref().and_then(container::id_of_directory) {
                     containers.seen(id, event.owner, event.ts_ns);
                 }
+                return;
             }
-            Event::Connect(connect) => {
-                let cgroups = self.cgroups.as_ref().zip(connect.cgroup_id);
-                if let Some((container, owner)) =
-                    cgroups.and_then(|(cgroups, id)| cgroups.container(id))
-                {
-                    containers.seen(&container.id, owner, connect.ts_ns);
-                }
-            }
-            _ => {}
+            Event::Connect(connect) => (connect.cgroup_id, connect.ts_ns),
+            _ => return,
+        };
+        if let Some((container, Some(owner))) = container(at) {
+            containers.seen(&container.id, owner, ts_ns);
         }
     }
 
@@ -242,8 +248,8 @@ impl Who {
     }
 
     /// Whether the names of these are known, as far as they ever will be.
-    pub fn knows_containers(&mut self, now_ns: u64) -> bool {
-        self.containers.as_mut().is_none_or(|containers| containers.settles(now_ns))
+    pub fn knows_containers(&mut self, since_ns: u64, now_ns: u64) -> bool {
+        self.containers.as_mut().is_none_or(|containers| containers.settles(since_ns, now_ns))
     }
 
     /// Rows from this time on wait for the names of a container.
@@ -253,9 +259,9 @@ impl Who {
         containers.waits_from(now_ns)
     }
 
-    /// Files with names of containers that were not understood, and that were not read.
-    pub fn unread(&self) -> (u64, u64) {
-        self.containers.as_ref().map_or((0, 0), |all| (all.misread(), all.unread()))
+    /// How often a container had no name.
+    pub fn unnamed(&self) -> Unnamed {
+        self.containers.as_ref().map(ContainerNames::unnamed).unwrap_or_default()
     }
 
     pub fn of(&mut self, connect: &Connect) -> Facts {
