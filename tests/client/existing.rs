@@ -288,7 +288,9 @@ fn now_ns() -> u64 {
 
 impl Churn {
     fn new(listener: TcpListener) -> Res<Self> {
-        let free = (0..PORTS).map(|_| free_port()).collect::<Res<_>>()?;
+        // All at once, or one would be chosen twice now and then.
+        let bound = (0..PORTS).map(|_| Sock::bound(LO4)).collect::<Res<Vec<_>>>()?;
+        let free = bound.iter().map(Sock::local).collect::<Res<_>>()?;
         let (queued, open, old) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         let to = addr(&listener)?;
         Ok(Churn { listener, to, queued, open, old, free, lines: Vec::new(), made: 0 })
