@@ -2,6 +2,7 @@
 //! Documentation cannot go stale: the man page, README.md, docs and CHANGELOG.md
 //! against the program itself. UPDATE_DOCS=1 refreshes what can be generated.
 
+mod called;
 #[path = "docs/roff.rs"]
 mod roff;
 
@@ -16,18 +17,13 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use called::called;
 use clap::CommandFactory as _;
 use clap::Parser as _;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
-use tcpconnect::model::container;
-use tcpconnect::model::container::Compose;
-use tcpconnect::model::container::Container;
-use tcpconnect::model::container::NameSource;
-use tcpconnect::model::container::Pod;
-use tcpconnect::model::container::Runtime;
 use tcpconnect::model::event::CloseBy;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::DnsBytes;
@@ -297,19 +293,6 @@ fn comm(name: &str) -> Comm {
     Comm(bytes)
 }
 
-fn container() -> Container {
-    let text = || Some(Box::from("x"));
-    let names = container::Names {
-        name: text(),
-        image: text(),
-        pod: Some(Pod { name: "x".into(), namespace: text(), uid: text() }),
-        compose: Some(Compose { project: "x".into(), service: text() }),
-        runtime: Some(Runtime::Docker),
-        source: NameSource::Docker,
-    };
-    Container { names: Some(Rc::new(names)), ..Container::new("id", true) }
-}
-
 #[test]
 fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let all = "--exe --args --parents --user --container-name --cgroup-path --vpid --netns-id";
@@ -381,7 +364,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
     let process = processes.of(&connect);
     let peer = Peer { pid: 1, comm: comm("peer"), image: None, container: None, netns: Some(1) };
     let (user, cgroup) = (Some("root"), Some("/"));
-    let container = Some(container());
+    let container = Some(called("x", true));
     let mut names = Names::default();
     let answer = DnsBytes {
         ts_ns: 1,

@@ -2,6 +2,7 @@
 //! What holds for every input: records from the kernel, names from anybody,
 //! and the small languages of the filters, each against a naive model.
 
+mod called;
 mod corpus;
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use called::called;
 use chrono::DateTime;
 use clap::Parser as _;
 use proptest::prelude::*;
@@ -1086,20 +1088,6 @@ fn program(n: u64) -> Image {
     Image { exe: Some(path.as_bytes().into()), ..Image::default() }
 }
 
-/// A container of which each text is this.
-fn called(text: &str) -> container::Container {
-    let boxed = || Some(Box::from(text));
-    let names = container::Names {
-        name: boxed(),
-        image: boxed(),
-        pod: Some(container::Pod { name: text.into(), namespace: boxed(), uid: boxed() }),
-        compose: Some(container::Compose { project: text.into(), service: boxed() }),
-        runtime: Some(container::Runtime::CriO),
-        source: container::NameSource::Docker,
-    };
-    container::Container { names: Some(Rc::new(names)), ..container::Container::new(text, true) }
-}
-
 proptest! {
     #![proptest_config(settings())]
 
@@ -1128,7 +1116,7 @@ proptest! {
         let connect = Connect { pid, start_ns: 2, exec_id: 1, comm, leader: name, ..known };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
-        let inside = called(&container);
+        let inside = called(&container, true);
         let image = Image { exe: Some(user.as_bytes().into()), ..Image::default() };
         let peer = Peer { pid, comm: name, image: Some(Rc::new(image)), container: None, netns: Some(1) };
         let row = Row {
@@ -1222,7 +1210,7 @@ proptest! {
         let connect = Connect { pid, start_ns, exec_id: 1, comm, leader: comm, ..Connect::nowhere() };
         let process = processes.of(&connect);
         let [user, container, cgroup] = [user, container, cgroup].map(|t| lossy(&t));
-        let inside = called(&container);
+        let inside = called(&container, true);
         let ran = Some(Rc::new(image.clone()));
         let peer =
             Peer { pid, comm, image: ran, container: Some(inside.clone()), netns: Some(1) };

@@ -2,6 +2,7 @@
 //! Every shape of the tables and of JSON, byte for byte: against rows that the
 //! original printed, and against the contract's printf terms.
 
+mod called;
 mod corpus;
 
 use std::borrow::Cow;
@@ -10,6 +11,7 @@ use std::net::Ipv6Addr;
 use std::process::Command;
 use std::rc::Rc;
 
+use called::called;
 use chrono::DateTime;
 use chrono::Local;
 use clap::Parser as _;
@@ -31,11 +33,7 @@ use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::kernel::record::decode;
 use tcpconnect::model::container;
-use tcpconnect::model::container::Compose;
 use tcpconnect::model::container::Container;
-use tcpconnect::model::container::NameSource;
-use tcpconnect::model::container::Pod;
-use tcpconnect::model::container::Runtime;
 use tcpconnect::model::event::CloseBy;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::DnsBytes;
@@ -653,20 +651,6 @@ fn a_json_connect_has_every_known_field() {
     };
     assert_eq!(parse::<ConnectObject>(&text), object);
     assert!(DateTime::parse_from_rfc3339(&object.time).is_ok());
-}
-
-/// A container of which each text is this.
-fn called(text: &str, claimed: bool) -> Container {
-    let boxed = || Some(Box::from(text));
-    let names = container::Names {
-        name: boxed(),
-        image: boxed(),
-        pod: Some(Pod { name: text.into(), namespace: boxed(), uid: boxed() }),
-        compose: Some(Compose { project: text.into(), service: boxed() }),
-        runtime: Some(Runtime::Containerd),
-        source: NameSource::Bundle,
-    };
-    Container { names: Some(Rc::new(names)), ..Container::new(text, claimed) }
 }
 
 #[test]

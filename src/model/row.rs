@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use crate::model::container::Container;
+use crate::model::container::Names;
 use crate::model::event::Connect;
 use crate::model::event::Life;
 use crate::model::name::Query;
@@ -56,6 +57,11 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// What people call its container.
+    pub fn container_names(&self) -> Option<&Names> {
+        self.container?.names.as_deref()
+    }
+
     /// A connect alone.
     pub fn bare(connect: &'a Connect) -> Self {
         Row {

@@ -18,6 +18,7 @@ use crate::config::Columns;
 use crate::config::Mode;
 use crate::config::Who;
 use crate::config::cli::Procs;
+use crate::model::container::Names;
 use crate::model::container::SHORT_ID_LEN;
 use crate::model::event::Connect;
 use crate::model::event::Flow;
@@ -187,16 +188,14 @@ const NETNS: Column = column("NETNS", 10, Gap::Blank, |line, out| match line.eve
     None => out.push(b'-'),
 });
 const CONTAINER: Column = column("CONTAINER", 24, Gap::Blank, |line, out| {
-    let names = line.row.container.and_then(|container| container.names.as_ref());
-    let name = names.and_then(|names| names.shown());
+    let name = line.row.container_names().and_then(Names::shown);
     one_word(out, name.as_deref().unwrap_or("-"), bound::CONTAINER);
     if name.is_some() && line.row.container.is_some_and(|container| container.claimed) {
         out.push(b'?');
     }
 });
 const IMAGE: Column = column("IMAGE", 24, Gap::Blank, |line, out| {
-    let names = line.row.container.and_then(|container| container.names.as_ref());
-    let image = names.and_then(|names| names.image.as_deref());
+    let image = line.row.container_names().and_then(|names| names.image.as_deref());
     one_word(out, image.unwrap_or("-"), bound::CONTAINER);
 });
 const CONTAINER_ID: Column = column("CONTAINER_ID", SHORT_ID_LEN, Gap::Blank, |line, out| {
