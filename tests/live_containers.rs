@@ -38,6 +38,7 @@ pub const TESTS: &super::Tests = &[
             a_pod_is_named_and_what_holds_its_namespaces_has_no_name,
             podman_is_believed_by_its_monitors_arguments,
             what_a_user_says_names_no_container_of_roots,
+            what_is_said_in_a_container_names_no_other,
             a_hostile_name_harms_nothing_and_a_file_too_large_names_nobody,
             many_short_containers_have_each_its_own_name,
         ],
@@ -294,6 +295,30 @@ fn what_a_user_says_names_no_container_of_roots(lab: &Lab) {
         json!([83, roots, "web", "nginx"]),
     ];
     assert_eq!(named(tracer), expected);
+}
+
+/// Whoever is root in a container is so for the kernel, too.
+fn what_is_said_in_a_container_names_no_other(lab: &Lab) {
+    let mut host = Host::new(lab, "inside");
+    let (own, other) = (host.outer.inside(&new_id()), new_id());
+    let claim = |host: &Host, before: &str| {
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && exec {}/conmon {before} -c {other} -n forged -b /none",
+            own.0.display(),
+            host.path
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("it starts")
+    };
+    let _monitor = Monitor(claim(&host, "sleep 60000"));
+    let cgroup = host.outer.inside(&other);
+    // Until it is what it claims to be.
+    std::thread::sleep(Duration::from_millis(300));
+    let tracer = host.trace(lab);
+    claim(&host, "").wait().expect("our child");
+    host.knock(&cgroup, 81);
+    assert_eq!(named(tracer), [json!([81, other, null, null])]);
 }
 
 fn a_hostile_name_harms_nothing_and_a_file_too_large_names_nobody(lab: &Lab) {

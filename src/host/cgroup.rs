@@ -336,6 +336,13 @@ pub fn v1_container(proc_pid: u32) -> Option<Container> {
     parse_v1_container(&fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).ok()?)
 }
 
+/// Whether a process is in a container, by the paths that /proc has, of either version.
+pub fn is_in_container(proc_pid: u32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).unwrap_or_default();
+    let mut paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.any(|path| container::id_in(path).is_some())
+}
+
 /// The path of its cgroup of version 2 in what /proc/PID/cgroup says.
 pub fn v2_path(text: &[u8]) -> Option<&[u8]> {
     text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::"))

@@ -54,7 +54,8 @@ pub fn started<'a>(args: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Start
     let value = |names: [&str; 2]| value_of(args.clone().skip(1), names);
     let bundle = value(["-b", "--bundle"]).filter(|path| path.len() <= MAX_PATH);
     let bundle = bundle.map(|path| PathBuf::from(OsStr::from_bytes(path)));
-    let id_of = |id: Option<&[u8]>| Some(std::str::from_utf8(id?).ok().filter(is_id)?.into());
+    let id_of =
+        |id: Option<&[u8]>| Some(std::str::from_utf8(id?).ok().filter(|id| is_full_id(id))?.into());
     if program == b"conmon" {
         let name = value(["-n", "--name"]).and_then(|name| text(std::str::from_utf8(name).ok()?));
         // Those of podman exec watch over a program more, in a folder below.
@@ -69,10 +70,6 @@ pub fn started<'a>(args: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Start
         && args.clone().skip(1).any(makes);
     let (id, bundle) = (id_of(args.last())?, bundle.filter(|_| is_runtime)?);
     Some(Started { id, name: None, bundle: Some(bundle) })
-}
-
-fn is_id(id: &&str) -> bool {
-    is_full_id(id)
 }
 
 /// The first of these options.
@@ -107,7 +104,7 @@ struct Mount {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     Names(Names),
-    /// It is docker's, which keeps names in this file.
+    /// It is docker's, which keeps names in a file of this folder.
     Docker(PathBuf),
 }
 
@@ -122,8 +119,8 @@ pub fn of_bundle(json: &[u8], id: &str) -> Option<Said> {
     let names = match all.get("io.container.manager").map(String::as_str) {
         Some("libpod") => Names { runtime: Some(Runtime::Podman), ..Names::default() },
         Some("cri-o") => of_annotations(all, &CRIO),
-        _ => match bundle.mounts.iter().find_map(|mount| docker_config(&mount.source, id)) {
-            Some(file) => return Some(Said::Docker(file)),
+        _ => match bundle.mounts.iter().find_map(|mount| docker_folder(&mount.source, id)) {
+            Some(folder) => return Some(Said::Docker(folder)),
             None if has("io.kubernetes.cri.") => of_annotations(all, &CONTAINERD),
             None => of_nerdctl(all),
         },
@@ -133,11 +130,11 @@ pub fn of_bundle(json: &[u8], id: &str) -> Option<Said> {
 
 /// docker lets a container see its hosts, hostname and resolv.conf, or those of the container
 /// whose network it shares, which lie beside their configurations wherever the data root is.
-fn docker_config(source: &str, id: &str) -> Option<PathBuf> {
+fn docker_folder(source: &str, id: &str) -> Option<PathBuf> {
     let dir = Path::new(source).parent().filter(|dir| is_plain(dir))?;
     let is_a_containers =
         is_full_id(dir.file_name()?.to_str()?) && dir.parent()?.ends_with("containers");
-    is_a_containers.then(|| dir.with_file_name(id).join("config.v2.json"))
+    is_a_containers.then(|| dir.with_file_name(id))
 }
 
 /// Absolute, without `..`.
@@ -449,11 +446,11 @@ mod tests {
             let mounts = json!([{"destination": "/proc"}, {"source": source.replace("ID", ID)}]);
             of_bundle(json!({ "mounts": mounts }).to_string().as_bytes(), ID)
         };
-        let file = format!("/srv/d/containers/{ID}/config.v2.json");
-        assert_eq!(of("/srv/d/containers/ID/hosts"), Some(Said::Docker(file.clone().into())));
+        let folder = format!("/srv/d/containers/{ID}");
+        assert_eq!(of("/srv/d/containers/ID/hosts"), Some(Said::Docker(folder.clone().into())));
         // It shares the network of another.
         let other = format!("/srv/d/containers/{}/hosts", ID.replace('4', "9"));
-        assert_eq!(of(&other), Some(Said::Docker(file.into())));
+        assert_eq!(of(&other), Some(Said::Docker(folder.into())));
         for other in [
             "/srv/d/containers/4f8a/hosts",
             "/srv/../etc/containers/ID/hosts",

@@ -17,7 +17,7 @@ use crate::host::containers::Question;
 use crate::host::containers::Readers;
 use crate::host::containers::Started;
 use crate::host::containers::Why;
-use crate::host::containers::is_in;
+use crate::host::containers::is_believed;
 use crate::host::containers::of_conmon;
 use crate::host::containers::started;
 use crate::host::proc;
@@ -98,8 +98,7 @@ impl ContainerNames {
         let Some(started) = image.args.as_ref().and_then(|args| started(args.iter())) else {
             return;
         };
-        // Who is in a container has no right to speak of others.
-        if (event.uid != 0 || is_in(&self.ours, image)) && !is_inside() {
+        if is_believed(event.uid, image, &self.ours, is_inside) {
             self.started(started, event.uid, event.ts_ns);
         }
     }

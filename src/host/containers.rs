@@ -28,6 +28,7 @@ use rustix::fs::OFlags;
 use rustix::fs::openat;
 use rustix::io::Errno;
 
+use super::cgroup;
 use super::container_files;
 use super::container_files::Said;
 pub use super::container_files::Started;
@@ -45,10 +46,10 @@ const MAX_BYTES: u64 = 1 << 20;
 const FOR_USERS: usize = 4;
 /// Questions that wait, of root and of all users.
 const MAX_WAITING: usize = 4_096;
-/// How much longer than it worked a thread for users rests.
-const REST: u32 = 9;
 /// Of one user.
 const MAX_OF_USER: usize = 64;
+/// How much longer than it worked a thread for users rests.
+const REST: u32 = 9;
 
 /// Where containerd, docker's and Kubernetes', keeps bundles by default.
 const BUNDLES: [&str; 3] = ["moby", "k8s.io", "default"];
@@ -280,7 +281,7 @@ impl Search<'_> {
             said
         });
         match said {
-            Some(Said::Docker(file)) => self.of_docker(file.parent()?),
+            Some(Said::Docker(folder)) => self.of_docker(&folder),
             Some(Said::Names(names)) if names.shown().is_some() => Some((names, None)),
             // Of podman, or gone: what the storage has.
             _ => self.of_storage(bundle),
@@ -362,8 +363,7 @@ fn read(file: File) -> Option<Vec<u8>> {
     (bytes.len() as u64 <= MAX_BYTES).then_some(bytes)
 }
 
-/// The containers that monitors watch over now, and whose word that is: a process of root's in a
-/// mount namespace of its own may be in a container, and say what it likes.
+/// The containers that monitors watch over now, and whose word that is.
 pub fn watched() -> Vec<(Started, u32)> {
     let ours = proc::our_mount_namespaces();
     let watched = |pid: u32| {
@@ -373,15 +373,22 @@ pub fn watched() -> Vec<(Started, u32)> {
         let said = started(image.args.as_ref()?.iter())?;
         let uid = proc::ids_of(pid)?.uid;
         let bundle = said.bundle.or_else(|| fs::read_link(format!("/proc/{pid}/cwd")).ok());
-        let is_trusted = uid != 0 || is_in(&ours, &image);
-        is_trusted.then_some((Started { bundle, ..said }, uid))
+        let is_believed = is_believed(uid, &image, &ours, || cgroup::is_in_container(pid));
+        is_believed.then_some((Started { bundle, ..said }, uid))
     };
     proc::pids().filter_map(watched).collect()
 }
 
-/// Whether what it runs is a file of one of these mount namespaces.
-pub fn is_in(namespaces: &[u32], image: &Image) -> bool {
-    image.file.and_then(|file| file.mntns).is_some_and(|mntns| namespaces.contains(&mntns))
+/// Whether a process may say what a container is called. One that is in a container has no right
+/// to speak of others, nor has root outside of `ours`, the mount namespaces of the host.
+pub fn is_believed(
+    uid: u32,
+    image: &Image,
+    ours: &[u32],
+    is_inside: impl FnOnce() -> bool,
+) -> bool {
+    let is_ours = || image.file.and_then(|file| file.mntns).is_some_and(|ns| ours.contains(&ns));
+    (uid != 0 || is_ours()) && !is_inside()
 }
 
 #[cfg(test)]
