@@ -26,8 +26,7 @@ use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
-use std::sync::atomic::fence;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -481,15 +480,17 @@ fn drain_perf(
     let ended = ending.take_if(|(era, _)| running(*era) == 0);
     fence(Ordering::SeqCst);
     buffers.consume().context("failed to read the perf buffer")?;
-    // SAFETY: as above.
-    let unheard = unsafe { (&raw const bss.unheard_cpu).read_volatile() };
-    if let Ok(cpu) = i32::try_from(unheard)
+    // SAFETY: as above, and for as long as this function runs.
+    let unheard = unsafe { AtomicU32::from_ptr(&raw mut bss.unheard_cpu) };
+    let asks = unheard.load(Ordering::Relaxed);
+    if let Ok(cpu) = i32::try_from(asks)
         && cpu > 0
     {
-        // SAFETY: as above.
-        unsafe { (&raw mut bss.unheard_cpu).write_volatile(0) };
         // It may be offline again by now; what is lost there is counted.
         let _ = buffers.add_cpu(cpu - 1);
+        // Until it had its buffers it asked again, perhaps; to open them twice would lose
+        // what happens between the two.
+        let _ = unheard.compare_exchange(asks, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
     // SAFETY: as above.
     let era = unsafe { (&raw const bss.era).read_volatile() };
