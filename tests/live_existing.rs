@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -24,6 +25,7 @@ use super::lab::Client;
 use super::lab::Done;
 use super::lab::Lab;
 use super::lab::Starting;
+use super::lab::maps::Entry;
 use super::lab::maps::Maps;
 
 pub const TESTS: &Tests = &[
@@ -56,6 +58,7 @@ pub const TESTS: &Tests = &[
             what_had_no_room_is_no_loss_once_it_is_accepted,
             an_end_of_mptcp_that_has_its_row_is_not_lost_at_the_accept,
             one_that_is_closed_while_its_accept_is_looked_at_is_not_lost,
+            what_ends_beside_another_tracer_while_one_attaches_is_heard,
             existing_connections_are_those_of_their_holders_user,
         ],
     ),
@@ -395,6 +398,37 @@ fn one_that_is_closed_while_its_accept_is_looked_at_is_not_lost(lab: &Lab) {
     assert!(skipped == 0 || kernel() >= (7, 0), "{skipped}");
     assert_eq!(done.lost("count"), skipped);
     assert!((2 * count - skipped..=2 * count).contains(&closes), "{closes}");
+}
+
+/// The other tracer has set the flags of these sockets, which call it alone until the sockops
+/// program of a later one is attached.
+fn what_ends_beside_another_tracer_while_one_attaches_is_heard(lab: &Lab) {
+    let count = lab::scaled(1_000).max(50);
+    let mut client = Client::new();
+    let netns = client.netns();
+    let args = ["-j", "--life", "--accept", "--netns", &netns];
+    let _other = lab.trace(&args);
+    let have_attached = AtomicBool::new(false);
+    let later = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !have_attached.load(Ordering::SeqCst) {
+                client.case(&format!("existing queue {count}"));
+                client.case(&format!("existing race {count}"));
+            }
+        });
+        let later = lab.trace_all(&[args.to_vec(), args.to_vec(), args.to_vec()]);
+        have_attached.store(true, Ordering::SeqCst);
+        later
+    });
+    drop(client);
+    // The last byte of a value is its place, and 1 one that is free.
+    let is_kept = |(_, value): &&Entry| value.last() != Some(&1);
+    for tracer in later {
+        let entries = Maps::of(tracer.child.id()).entries("lives").expect("it has the map");
+        let kept = entries.iter().filter(is_kept).count() as u64;
+        let done = tracer.stop();
+        assert!(kept <= done.lost("skipped"), "{kept}: {}", done.stderr);
+    }
 }
 
 fn ends_that_are_used_again_after_the_list_are_another_connection(lab: &Lab) {

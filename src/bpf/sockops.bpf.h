@@ -14,6 +14,9 @@
 #define SOCKOPS_BPF_H
 
 const volatile bool states_call_back; /* beside the tracepoint */
+/* Set by user space once the sockops program is attached, the last of all: until then a socket
+ * whose flags another tracer has set calls that one alone. */
+volatile bool is_called_back;
 
 /* From 7.0 on a tracepoint's program can be skipped, the state callback never is. But a
  * sockops program of others that sets its own flags alone ends it: see state_changed(). */
@@ -128,7 +131,8 @@ static __always_inline void state_changed(void *ctx, struct sock *sk, int oldsta
 		syn_sent(ctx, sk);
 	else if (only_states)
 		attempt_ended(sk, newstate);
-	if (follows_lives && is_news(oldstate, newstate) && !(states_call_back && calls_back(sk)))
+	if (follows_lives && is_news(oldstate, newstate) &&
+	    !(states_call_back && is_called_back && calls_back(sk)))
 		connection_changed(ctx, sk, sk->__sk_common.skc_cookie.counter, oldstate, newstate);
 }
 

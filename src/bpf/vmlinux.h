@@ -78,7 +78,8 @@ enum {
 	TCP_LAST_ACK = 9,
 };
 
-/* enum sock_flags of the kernel: the peer's FIN has come. */
+/* enum sock_flags of the kernel: its owner has left it; the peer's FIN has come. */
+#define SOCK_DEAD 0
 #define SOCK_DONE 1
 
 enum {

@@ -348,6 +348,14 @@ impl Tracer {
         matches!(self.transport, Transport::Perf { .. })
     }
 
+    /// From now on sockets call the sockops program.
+    fn have_attached(&mut self) {
+        if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
+            // SAFETY: a valid bool in the mapped .bss, which the kernel reads, hence volatile.
+            unsafe { (&raw mut bss.is_called_back).write_volatile(true) };
+        }
+    }
+
     /// The connections that were there are listed and followed.
     pub fn have_listed(&mut self) {
         if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {

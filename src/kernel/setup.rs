@@ -342,6 +342,7 @@ impl<'a> Setup<'a> {
                 return Ok(Err(refusal(hook, name, &e, &take_log())));
             }
         }
+        tracer.have_attached();
         Ok(Ok(tracer))
     }
 
