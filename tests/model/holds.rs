@@ -46,8 +46,9 @@ impl Losses {
 }
 
 /// What an attacker makes the tracer say.
-pub const OF_ATTACKS: [&str; 5] = [
+pub const OF_ATTACKS: [&str; 6] = [
     " records of processes lost",
+    " records lost that are no rows themselves",
     " DNS answers or names lost",
     " answers from port 53 were to nobody's question",
     " messages from port 53 were no DNS",
