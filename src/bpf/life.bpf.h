@@ -119,18 +119,14 @@ static __always_inline struct life_record *life_begun_meanwhile(__u64 key, __u64
 	return followed_life(key, cookie);
 }
 
-/* What was nobody's when it was listed may be accepted after its end: taken_down() forgets it.
- * What its owner has left waits in no queue. */
-static __always_inline void end_adopted(void *sk, const __u64 *cookie,
-					const struct life_record *followed)
+/* What was nobody's when it was listed may be accepted after its end: taken_down() forgets it. */
+static __always_inline void end_adopted(const __u64 *cookie, const struct life_record *followed)
 {
 	struct life_record *listed = NULL;
-	struct tcp_sock *tp;
 
 	if (want_accept && !followed)
 		listed = bpf_map_lookup_elem(&adopted, cookie);
-	tp = listed && !listed->connect.task.tgid ? bpf_skc_to_tcp_sock(sk) : NULL;
-	if (tp && !(((struct sock *)tp)->__sk_common.skc_flags >> SOCK_DEAD & 1))
+	if (listed && !listed->connect.task.tgid)
 		listed->place |= ENDED;
 	else
 		bpf_map_delete_elem(&adopted, cookie);
@@ -213,7 +209,7 @@ static __always_inline void connection_changed(void *ctx, void *sk, __u64 cookie
 		submit_life(ctx, life, cookie, RECORD_CLOSE);
 	}
 	if (newstate == TCP_CLOSE && want_adopted)
-		end_adopted(sk, &cookie, followed);
+		end_adopted(&cookie, followed);
 	if (ends && followed)
 		forget(key, followed, keep);
 }

@@ -78,8 +78,7 @@ enum {
 	TCP_LAST_ACK = 9,
 };
 
-/* enum sock_flags of the kernel: its owner has left it; the peer's FIN has come. */
-#define SOCK_DEAD 0
+/* enum sock_flags of the kernel: the peer's FIN has come. */
 #define SOCK_DONE 1
 
 enum {
