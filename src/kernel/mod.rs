@@ -26,7 +26,9 @@ use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -350,17 +352,18 @@ impl Tracer {
 
     /// From now on sockets call the sockops program.
     fn have_attached(&mut self) {
-        if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
-            // SAFETY: a valid bool in the mapped .bss, which the kernel reads, hence volatile.
-            unsafe { (&raw mut bss.is_called_back).write_volatile(true) };
-        }
+        self.tell(|bss| &raw mut bss.is_called_back, true);
     }
 
     /// The connections that were there are listed and followed.
     pub fn have_listed(&mut self) {
+        self.tell(|bss| &raw mut bss.may_be_listed, false);
+    }
+
+    fn tell(&mut self, flag: fn(&mut types::bss) -> *mut bool, value: bool) {
         if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
             // SAFETY: a valid bool in the mapped .bss, which the kernel reads, hence volatile.
-            unsafe { (&raw mut bss.may_be_listed).write_volatile(false) };
+            unsafe { flag(bss).write_volatile(value) };
         }
     }
 

@@ -271,21 +271,22 @@ impl Check<'_> {
         seen: &BTreeMap<(usize, &str), &Value>,
         lost: &BTreeMap<String, u64>,
     ) -> Option<String> {
-        let (mut missing, mut older, mut first, mut of_one) = (0, 0, None, 1);
-        for (nth, fact) in self.facts.iter().enumerate() {
+        let (mut missing, mut first, mut of_one) = (0, None, 1);
+        for (nth, fact) in self.facts.iter().enumerate().filter(|(_, f)| f.before >= self.since) {
             let events = self.options.events(fact);
-            let is_older = fact.before < self.since;
-            of_one = of_one.max(if is_older { 1 } else { events.len() as u64 });
-            for event in events.into_iter().filter(|&event| !seen.contains_key(&(nth, event))) {
-                // What hooks told before the tracer said that it is ready may be lost, too.
-                if is_older {
-                    older += 1;
-                    continue;
+            of_one = of_one.max(events.len() as u64);
+            for event in events {
+                if !seen.contains_key(&(nth, event)) {
+                    missing += 1;
+                    first.get_or_insert((event, fact));
                 }
-                missing += 1;
-                first.get_or_insert((event, fact));
             }
         }
+        // What hooks told before the tracer said that it is ready may be lost, too.
+        let older = self.facts.iter().enumerate().filter(|(_, fact)| fact.before < self.since);
+        let events =
+            older.flat_map(|(nth, f)| self.options.events(f).into_iter().map(move |e| (nth, e)));
+        let older = events.filter(|event| !seen.contains_key(event)).count() as u64;
         let of = |reason: &str| lost.get(reason).copied().unwrap_or(0);
         // A record that found no room is one row at most.
         let records = of("buffer") + of("crowded") + of("cpu");
