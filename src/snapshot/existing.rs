@@ -66,6 +66,8 @@ pub struct Reported {
     /// only if somebody has asked for it, and the list asks for the cookies of all: what has
     /// none was not listed before.
     ends: HashMap<Key, u64>,
+    /// Cookies of connects that were reported as what only the other end may want.
+    as_peers: NumberSet<u64>,
 }
 
 impl Reported {
@@ -79,6 +81,9 @@ impl Reported {
         let Event::Connect(connect) = event else { return };
         // What came to no connection, or to none that has a row, is not counted as reported.
         let has_row = connect.origin != Origin::Accepted || self.accepts;
+        if connect.peer_only && connect.error == 0 {
+            self.as_peers.extend(connect.cookie);
+        }
         if connect.error != 0 || connect.peer_only || !has_row {
             return;
         }
@@ -95,7 +100,8 @@ impl Reported {
 
     /// Whether there is no room for more.
     pub fn is_full(&self) -> bool {
-        self.cookies.len() * BYTES_OF_COOKIE + self.ends.len() * BYTES_OF_ENDS >= MAX_REPORTED
+        let cookies = self.cookies.len() + self.as_peers.len();
+        cookies * BYTES_OF_COOKIE + self.ends.len() * BYTES_OF_ENDS >= MAX_REPORTED
     }
 
     fn has(&self, listed: &Listed, socket: &Socket) -> bool {
@@ -137,6 +143,9 @@ pub struct Shown {
     /// Cookies of those that are not followed unless they are accepted, of which nobody has heard
     /// again; where accepts have no rows, whose end has not been shown.
     unplaced: NumberSet<u64>,
+    /// Those that are followed as what only the other end may want, for their connect was by
+    /// another user, perhaps; as they were listed, by their cookies.
+    as_peers: NumberMap<u64, Connect>,
     /// Whether accepts have rows. Then the kernel counts what is lost of one that was accepted.
     accepts_have_rows: bool,
     listed_ns: u64,
@@ -168,7 +177,9 @@ impl Shown {
         let cookies = wanted.filter_map(|row| Some((row.connect.cookie?, ends(row))));
         let cookies: NumberMap<_, _> = cookies.collect();
         let by_ends = cookies.iter().filter(|_| is_by_ends);
+        let as_peers = found.as_peers.iter().filter(|(cookie, _)| cookies.contains_key(cookie));
         Shown {
+            as_peers: as_peers.map(|(cookie, connect)| (*cookie, *connect)).collect(),
             ends: by_ends.map(|(&cookie, ends)| (ends.key, cookie)).collect(),
             listed_ns: rows.first().map_or(0, |row| row.connect.ts_ns),
             cookies,
@@ -223,6 +234,15 @@ impl Shown {
         has
     }
 
+    /// The end of a connection that was shown, and is followed for the other end alone.
+    pub fn as_shown(&self, life: &Life) -> Option<Life> {
+        let followed = &life.connect;
+        let listed = self.as_peers.get(&followed.cookie.filter(|_| followed.peer_only)?)?;
+        let is_it = key(listed) == key(followed) && life.began_ns <= listed.ts_ns;
+        let connect = Connect { ts_ns: followed.ts_ns, ..*listed };
+        (is_it && life.stage.is_end()).then_some(Life { connect, began_ns: listed.ts_ns, ..*life })
+    }
+
     /// Whether it was shown.
     pub fn lists(&self, life: &Life) -> bool {
         let shown = self.cookie(life).and_then(|cookie| self.cookies.get(&cookie));
@@ -254,6 +274,8 @@ pub struct Found {
     pub unseen: Option<String>,
     /// None in `rows` is newer.
     pub listed_ns: u64,
+    /// Rows of connections that hooks have reported as what only the other end may want.
+    pub as_peers: NumberMap<u64, Connect>,
 }
 
 impl Found {
@@ -261,8 +283,13 @@ impl Found {
     /// and has room for later reports.
     pub fn leave_out(&mut self, reported: &mut Reported) {
         self.rows.retain(|row| !reported.has(row, &self.sockets[row.socket]));
+        for Listed { connect, .. } in self.rows.iter().filter(|row| !row.connect.peer_only) {
+            let cookie = connect.cookie.filter(|cookie| reported.as_peers.contains(cookie));
+            self.as_peers.extend(cookie.map(|cookie| (cookie, *connect)));
+        }
         reported.cookies = NumberMap::default();
         reported.ends = HashMap::new();
+        reported.as_peers = NumberSet::default();
     }
 }
 
@@ -314,7 +341,9 @@ pub fn find(config: &Config) -> Result<Found> {
         }
     }
     let sockets = seen.rows.into_iter().map(|(socket, _)| socket).collect();
-    Ok(Found { sockets, rows, places: seen.places, unseen: seen.unseen, listed_ns: ts_ns })
+    let as_peers = NumberMap::default();
+    let (places, unseen) = (seen.places, seen.unseen);
+    Ok(Found { sockets, rows, places, unseen, listed_ns: ts_ns, as_peers })
 }
 
 /// Without a process; `None` if it is no connection.
@@ -432,6 +461,7 @@ mod tests {
             places: Places::default(),
             unseen: None,
             listed_ns: connect.ts_ns,
+            as_peers: NumberMap::default(),
         }
     }
 
@@ -516,6 +546,28 @@ mod tests {
         assert!(again(7, Origin::Accepted, Stage::Gone) && again(7, Origin::Existing, Stage::Gone));
         assert!(!again(7, Origin::Connected, Stage::Gone), "its socket was used again");
         assert!((0..2).all(|_| !again(8, Origin::Accepted, Stage::Gone)), "it was not listed");
+    }
+
+    #[test]
+    fn the_end_of_what_was_shown_is_its_own_whoever_it_is_followed_for() {
+        let listed = Connect { pid: 1, uid: Some(1000), cookie: Some(7), ..AT };
+        let by_another = Connect { uid: Some(0), peer_only: true, ts_ns: AT.ts_ns - 1, ..listed };
+        let live = Connect { origin: Origin::Connected, ..by_another };
+        let mut table = Reported::default();
+        table.note(&Event::Connect(live));
+        let mut found = found(listed, (9, OPEN));
+        found.leave_out(&mut table);
+        let shown = Shown::new(&found, false);
+        let end = |connect, stage| {
+            let connect = Connect { ts_ns: AT.ts_ns + 9, ..connect };
+            let life = Life { connect, began_ns: live.ts_ns, stage };
+            shown.as_shown(&life).map(|life| (life.connect.uid, life.connect.ts_ns, life.began_ns))
+        };
+        assert_eq!(end(live, Stage::Gone), Some((Some(1000), AT.ts_ns + 9, AT.ts_ns)));
+        assert_eq!(end(live, Stage::Result(Outcome::Ok)), None);
+        assert_eq!(end(Connect { peer_only: false, ..live }, Stage::Gone), None);
+        assert_eq!(end(Connect { dport: 81, ..live }, Stage::Gone), None, "it connects again");
+        assert_eq!(end(Connect { cookie: Some(8), ..live }, Stage::Gone), None);
     }
 
     #[test]

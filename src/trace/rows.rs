@@ -138,6 +138,9 @@ impl App<'_> {
         if let Some(peers) = &mut self.peers {
             peers.changed(life);
         }
+        if let Some(shown) = self.existing.as_ref().and_then(|shown| shown.as_shown(life)) {
+            *life = shown;
+        }
         // Followed for --peer, too, which shows none but those that were listed.
         let is_asked_for =
             life.connect.origin != Origin::Accepted || self.tracer.plan.shown.accepted;

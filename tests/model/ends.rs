@@ -248,7 +248,12 @@ impl Truth {
         let What::Listener { queue, .. } = &mut self.opens[listener].what else { return };
         let Some(end) = queue.pop_front() else { return };
         self.room_changes();
-        let kind = self.opens[listener].kind;
+        // The kernel sends as IPv4 whatever such a socket connects to later: a SYN to ::1 has no
+        // answer.
+        let kind = match (self.opens[listener].kind, self.ends[end].remote.ip()) {
+            (Kind::V6, IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => Kind::Mapped,
+            (kind, _) => kind,
+        };
         self.ends[end].owner = Some(answer.who.clone());
         self.ends[end].since = self.step;
         self.ends[end].began = self.now;
