@@ -16,7 +16,7 @@ CARGO_TARGET_DIR ?= target
 
 BIN := $(CARGO_TARGET_DIR)/release/tcpconnect
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# The engines that tests/join.rs asks.
+# The engines that tests/join.rs asks, and with what tests/runtimes/cri.py does.
 VENV := $(CARGO_TARGET_DIR)/venv
 TOOLS := $(CARGO_TARGET_DIR)/tools
 FUZZED := $(CARGO_TARGET_DIR)/fuzz
@@ -34,6 +34,8 @@ TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl dnsmasq:d
 	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static xz:xz-utils zstd:zstd \
 	/usr/bin/python3:python3 /usr/share/doc/python3-venv:python3-venv
 
+RUNTIME_NEEDS := dockerd:docker.io containerd:containerd runc:runc podman:podman conmon:conmon \
+	/usr/share/doc/busybox-static:busybox-static
 BENCH_NEEDS := ss:iproute2 lsof:lsof
 FUZZ_NEEDS := c++:g++
 COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
@@ -61,13 +63,14 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build lint check check-units check-live test model soak fuzz bench compare install deps deps-build deps-test
+.PHONY: help run build lint check check-units check-live runtimes test model soak fuzz bench compare install deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
 	@echo 'make build               $(BIN)'
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests, and the model'
-	@echo 'make test                make check, and the tests on other kernels in virtual machines'
+	@echo 'make test                make check, make runtimes, and the tests on other kernels in virtual machines'
+	@echo 'make runtimes            the containers of docker, podman and containerd, which it installs'
 	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, and as records of the kernel'
 	@echo 'make soak [SECONDS=3600]  such histories, storms of them and attacks, until the time is over'
@@ -105,9 +108,21 @@ check-live:
 # both go beside the lints.
 test: deps
 	$(MAKE) --jobs=3 --output-sync=target lint build $(VENV)/installed
-	$(MAKE) check
+	$(MAKE) check runtimes
 	$(CARGO) test --locked --test matrix
 	$(CARGO) test --locked --test states
+
+# No daemon is to start with its package: the tests start their own.
+runtimes: deps $(VENV)/installed
+	@if ! test -e /usr/sbin/policy-rc.d; then \
+		trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
+		printf '#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; \
+	fi; \
+	$(MAKE) --no-print-directory deps-runtimes
+	$(AS_ROOT) $(CARGO) test --locked --test runtimes -- --test-threads=1
+
+deps-runtimes:
+	$(call install_missing,$(RUNTIME_NEEDS))
 
 model: deps
 	$(AS_ROOT) $(CARGO) test --locked --test model -- $(if $(SEED),--seed $(SEED)) --scenarios $(SCENARIOS) $(ARGS)
@@ -154,7 +169,7 @@ deps-test:
 	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
 		rustup component add rustfmt clippy
 
-$(VENV)/installed: tests/join/requirements.txt | deps-test
+$(VENV)/installed: tests/join/requirements.txt tests/runtimes/requirements.txt | deps-test
 	/usr/bin/python3 -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet --only-binary :all: -r $<
+	$(VENV)/bin/pip install --quiet --only-binary :all: $(addprefix -r ,$^)
 	@touch $@
