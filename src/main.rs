@@ -10,6 +10,7 @@ use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::error::CommandError;
 use tcpconnect::error::warn;
+use tcpconnect::host::cgroup;
 use tcpconnect::host::privilege;
 use tcpconnect::kernel::source::EBPF;
 use tcpconnect::snapshot;
@@ -45,7 +46,8 @@ fn main() -> ExitCode {
     };
     let ended = match config.snapshot {
         Some(wanted) => snapshot::run(&config, wanted).map(|()| 0),
-        None => trace::run(&config),
+        None if cgroup::mount().is_some() && privilege::may_probe() => trace::run(&config),
+        None => trace::run(&config.where_containers_are_unknown()),
     };
     match ended {
         Ok(code) => ExitCode::from(code),

@@ -80,8 +80,12 @@ pub struct Plan {
     pub cgroups: bool,
     /// Containers have names in rows.
     pub container_names: bool,
-    /// Cgroups are wanted by their names.
+    /// Cgroups are wanted, and the kernel knows them: by their ids or names.
+    pub filters_cgroups: bool,
+    /// By their names.
     pub cgroup_names: bool,
+    /// Rows are wanted by cgroups in a way that the kernel does not know.
+    pub judges: bool,
     /// Messages from and to port 53.
     pub names: bool,
     /// Rows name the process on the other end.
@@ -138,12 +142,14 @@ pub struct Facts {
 }
 
 impl Plan {
-    /// `is_nested`: pids are those of a pid namespace below the first.
-    pub fn new(config: &Config, is_nested: bool) -> Self {
+    pub fn new(config: &Config, host: Host) -> Self {
         let json = config.format == Format::Json;
         let (peers, existing) = (config.peer.is_some(), config.existing);
         let processes = follows_processes(config);
+        let judges = judges(config);
         let cgroups = names_cgroups(config);
+        let filters_cgroups =
+            config.filter.by_cgroup() && !(host.is_hybrid && config.filter.by_name());
         let shown = Shown {
             connects: config.result.is_none() && !config.life,
             accepts: config.accept && (config.result.is_some() || !config.life),
@@ -163,27 +169,21 @@ impl Plan {
             netns: json || config.dns || who.netns_id || lists,
             cgroup: json || cgroups || config.dns,
             cookie: json || lists || follows,
-            process: processes || who.container() || config.dns,
+            process: processes || who.container() || judges || config.dns,
             vpid: who.vpid,
         };
-        let level = if config.failed {
-            Level::Failed
-        } else if follows || accepts || existing || facts.process || facts.vpid || is_nested {
-            Level::Process
-        } else if shows_uid(config) || who != Who::default() || filters_more(filter) {
-            Level::Fields
-        } else {
-            Level::Table
-        };
+        let is_followed = follows || accepts || existing;
         Plan {
-            level,
-            rows: config.mode == Mode::Rows,
+            level: level(config, facts, is_followed || host.is_nested),
+            rows: config.mode == Mode::Rows || judges,
             shown,
             processes,
             descendants: filter.children,
             cgroups,
-            container_names: who.names(),
-            cgroup_names: names_in_filter(filter),
+            container_names: config.names_containers(),
+            filters_cgroups,
+            cgroup_names: filters_cgroups && names_in_filter(filter),
+            judges,
             names: config.dns,
             peers,
             follows,
@@ -239,6 +239,19 @@ impl Plan {
     }
 }
 
+/// The lowest that has these facts; `of_process`: and what is known of processes alone.
+fn level(config: &Config, facts: Facts, of_process: bool) -> Level {
+    if config.failed {
+        Level::Failed
+    } else if of_process || facts.process || facts.vpid {
+        Level::Process
+    } else if shows_uid(config) || config.who.any() || filters_more(&config.filter) {
+        Level::Fields
+    } else {
+        Level::Table
+    }
+}
+
 fn shows_uid(config: &Config) -> bool {
     match config.format {
         Format::Json => true,
@@ -252,7 +265,7 @@ fn follows_processes(config: &Config) -> bool {
     who.exe
         || who.args
         // Whoever starts a container is seen by its arguments.
-        || who.names()
+        || config.names_containers()
         || who.parents
         || config.procs.is_some()
         || (who.any() || config.peer.is_some()) && config.format == Format::Json
@@ -260,17 +273,23 @@ fn follows_processes(config: &Config) -> bool {
 
 /// Whether cgroups must be known by name.
 fn names_cgroups(config: &Config) -> bool {
-    config.who.container() || config.who.cgroup_path
+    config.who.container() || config.who.cgroup_path || judges(config)
+}
+
+/// Whether rows are wanted by cgroups in a way that the kernel does not know: what people call a
+/// container, and of what was there before or is no connection.
+fn judges(config: &Config) -> bool {
+    let filter = &config.filter;
+    filter.by_name() || filter.by_cgroup() && (config.existing || config.procs.is_some())
 }
 
 fn names_in_filter(filter: &Filter) -> bool {
-    !filter.containers.is_empty() || !filter.units.is_empty()
+    filter.by_container() || !filter.units.is_empty()
 }
 
 /// Whether a filter looks at what BCC's table has not.
 fn filters_more(filter: &Filter) -> bool {
-    names_in_filter(filter)
-        || !filter.cgroups.is_empty()
+    filter.by_cgroup()
         || filter.uid.is_some()
         || filter.netns.is_some()
         || filter.cgroupmap.is_some()
@@ -280,6 +299,10 @@ fn filters_more(filter: &Filter) -> bool {
 /// What else decides what is needed.
 #[derive(Clone, Copy, Default)]
 pub struct Host {
+    /// Pids are those of a pid namespace below the first.
+    pub is_nested: bool,
+    /// Containers may be in hierarchies of version 1.
+    pub is_hybrid: bool,
     /// Reading a map takes CAP_BPF.
     pub bpf_is_restricted: bool,
     /// The buffer is a perf buffer.
@@ -335,8 +358,13 @@ pub fn names_users(config: &Config) -> bool {
 
 /// Whether a snapshot shows more of the processes that hold a socket than pid and name. The
 /// network namespace is the socket's.
-pub fn reads_holders(config: &Config) -> bool {
+pub fn shows_holders(config: &Config) -> bool {
     config.snapshot.is_some() && Who { netns_id: false, ..config.who } != Who::default()
+}
+
+/// Whether it has to know more of them.
+pub fn reads_holders(config: &Config) -> bool {
+    shows_holders(config) || config.snapshot.is_some() && config.filter.by_cgroup()
 }
 
 #[cfg(test)]
@@ -352,7 +380,7 @@ mod tests {
     }
 
     fn plan(line: &str) -> Plan {
-        Plan::new(&config(line), false)
+        Plan::new(&config(line), Host::default())
     }
 
     #[test]
@@ -363,7 +391,11 @@ mod tests {
                 &["", "-t", "-L", "-T", "-p 1", "-P 80", "-c", "--to ::1", "--comm x"][..],
             ),
             (Level::Fields, &["-U", "-j", "--user", "--netns-id", "--cgroup-path"]),
-            (Level::Fields, &["-u 0", "--netns 1", "--cgroup /", "--unit x", "--container x"]),
+            (
+                Level::Fields,
+                &["-u 0", "--netns 1", "--cgroup /", "--unit x", "--container 4f8a1c6b2d3e"],
+            ),
+            (Level::Process, &["--container x", "--pod x", "-c --container x"]),
             (Level::Fields, &["-c -u 0", "-c --cgroup /", "-C /x", "-M /x"]),
             (
                 Level::Process,
@@ -376,7 +408,8 @@ mod tests {
                 assert_eq!(plan(line).level, level, "{line}");
             }
         }
-        assert_eq!(Plan::new(&config(""), true).level, Level::Process);
+        let nested = Host { is_nested: true, ..Host::default() };
+        assert_eq!(Plan::new(&config(""), nested).level, Level::Process);
     }
 
     #[test]
@@ -422,7 +455,24 @@ mod tests {
     fn containers_have_names_where_their_names_or_images_are_shown() {
         let has = |line: &str| plan(line).container_names;
         assert!(has("--container-name") && has("--image -j"));
-        assert!(!has("--container-id -x") && !has("--container x"));
+        assert!(has("--container web") && has("--pod web") && has("--container facade"));
+        assert!(!has("--container-id -x") && !has("--container 4f8a1c6b2d3e"));
+    }
+
+    #[test]
+    fn cgroups_are_judged_where_the_kernel_does_not_know_who_is_wanted() {
+        let judges = |line: &str| plan(line).judges;
+        for line in ["--container web", "-c --pod web", "-e --unit a", "--who ::1 --cgroup /"] {
+            assert!(judges(line), "{line}");
+        }
+        for line in ["", "--unit a", "--container 4f8a1c6b2d3e", "--cgroup /", "-e", "--procs"] {
+            assert!(!judges(line), "{line}");
+        }
+        assert!(plan("-c --container web").rows && !plan("-c --unit a").rows);
+        let hybrid = Host { is_hybrid: true, ..Host::default() };
+        let filters = |line: &str, host| Plan::new(&config(line), host).filters_cgroups;
+        assert!(filters("--container web", Host::default()) && filters("--unit a", hybrid));
+        assert!(!filters("--container web", hybrid), "it may be in version 1");
     }
 
     #[test]
@@ -466,7 +516,8 @@ mod tests {
             ("-p 1 --children", &[Descendants]),
             ("-p 1 --children -x", &[Processes]),
             ("--procs", &[Processes]),
-            ("--container x", &[Cgroups]),
+            ("--unit x", &[Cgroups]),
+            ("--container x", &[Processes, Cgroups]),
             ("--cgroup-path", &[Cgroups]),
             ("-d", &[Names]),
             ("--accept", &[Accepts]),

@@ -238,12 +238,29 @@ fn a_bad_container_or_unit_is_refused() {
     let too_long = format!("'{long}' is longer than 96 bytes");
     let cases = [
         ("empty", "", "the name is empty"),
-        ("a path", "a/b", "'a/b' is a path; use --cgroup for it"),
         ("a path from the root", "/", "'/' is a path; use --cgroup for it"),
+        ("a path", "a/b", "'a/b' is a path; use --cgroup for it"),
         ("too long", &long, &too_long),
     ];
-    refused_values(&["--container"], "--container <ID|NAME>", &cases);
     refused_values(&["--unit"], "--unit <NAME>", &cases);
+    let long = "a".repeat(513);
+    let too_long = format!("'{long}' is longer than 512 bytes");
+    let no_name = "'a/b/c/d' is no ID, NAME or NAMESPACE/POD/NAME; use --cgroup for a path";
+    let more = [("a longer path", "a/b/c/d", no_name), ("too long", &*long, &*too_long)];
+    let cases = [&cases[..2], &more].concat();
+    refused_values(&["--container"], "--container <ID|NAME>", &cases);
+    let cases = [
+        ("empty", "", "a name is empty"),
+        ("no pod", "shop/", "a name is empty"),
+        ("no namespace", "/web", "a name is empty"),
+        (
+            "of one container",
+            "shop/web/nginx",
+            "'shop/web/nginx' is no [NAMESPACE/]NAME; use --container for one of it",
+        ),
+        ("no pattern", "a***", "wildcards are either regular `*` or recursive `**`"),
+    ];
+    refused_values(&["--pod"], "--pod <[NAMESPACE/]NAME>", &cases);
     refused_with_usage_errors(&[
         (
             "no container",
@@ -343,14 +360,14 @@ fn options_that_do_not_go_together_are_refused() {
             "-c counts connects, and nothing else of them; leave out --user",
         ),
         (
-            "process events of a unit",
-            &["--procs=only", "--unit", "nginx"],
-            "--procs=only shows no connections; leave out --unit",
+            "process events of a map of cgroups",
+            &["--procs=only", "--cgroupmap", "x"],
+            "--procs=only shows no connections; leave out --cgroupmap",
         ),
         (
-            "process events of a container",
-            &["--procs", "--container", "abcdef"],
-            "--procs can be narrowed by -p, --children, -u and --comm only; leave out --container",
+            "process events of a network namespace",
+            &["--procs", "--netns", "1"],
+            "--procs can be narrowed by processes, users, names and cgroups only; leave out --netns",
         ),
         (
             "an interval without counting",

@@ -388,6 +388,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         user,
         container: container.as_ref(),
         cgroup,
+        unit: Some("nginx.service"),
         query: query.as_ref(),
     };
     let happening = |kind| ProcessRow {
@@ -401,6 +402,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         user: user.map(Rc::from),
         container: container.clone(),
         cgroup: cgroup.map(Rc::from),
+        unit: Some("nginx.service".into()),
         process: Some(process.facts(true)),
         kind,
     };

@@ -25,6 +25,7 @@ mod live_rights;
 mod live_rows;
 mod live_sandbox;
 mod live_sockets;
+mod live_wanted;
 mod live_who;
 
 use std::collections::BTreeMap;
@@ -131,6 +132,7 @@ fn main() {
             ("ends::", live_ends::TESTS),
             ("claims::", live_cgroups::TESTS),
             ("containers::", live_containers::TESTS),
+            ("containers::", live_wanted::TESTS),
             ("claims::", live_peers::TESTS),
             ("", live_who::TESTS),
             ("dns::", live_dns::TESTS),

@@ -51,15 +51,15 @@ fn life() -> Duration {
 }
 
 /// Where containers are and what runtimes leave of them.
-struct Host {
-    folder: TempDir,
-    path: String,
-    outer: Cgroup,
-    client: Client,
+pub struct Host {
+    pub folder: TempDir,
+    pub path: String,
+    pub outer: Cgroup,
+    pub client: Client,
 }
 
 impl Host {
-    fn new(lab: &Lab, name: &str) -> Self {
+    pub fn new(lab: &Lab, name: &str) -> Self {
         let (folder, path) = open_dir();
         let outer = Cgroup::new(&format!("{name}-{}-{}", lab.attach, lab.buffer));
         for program_name in ["runc", "conmon", "containerd-shim-runc-v2"] {
@@ -82,7 +82,7 @@ impl Host {
     }
 
     /// What docker knows of a container, and the bundle that it gives to its runtime.
-    fn write_docker(&self, id: &str, name: &str, image: &str) {
+    pub fn write_docker(&self, id: &str, name: &str, image: &str) {
         let config = json!({"ID": id, "Name": format!("/{name}"), "Config": {
             "Image": image, "Labels": {"com.docker.compose.project": "shop"},
         }});
@@ -91,12 +91,12 @@ impl Host {
         self.write_bundle(id, &json!({"mounts": [{"destination": "/proc"}, {"source": source}]}));
     }
 
-    fn write_bundle(&self, id: &str, config: &Value) {
+    pub fn write_bundle(&self, id: &str, config: &Value) {
         self.write(&format!("task/{id}/config.json"), config);
     }
 
     /// The client stands for each of these programs, and says what it does not understand.
-    fn command(&self, name: &str, args: &str) -> Command {
+    pub fn command(&self, name: &str, args: &str) -> Command {
         let mut command = Command::new(format!("{}/{name}", self.path));
         command.args(args.replace("PATH", &self.path).split(' '));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -108,13 +108,25 @@ impl Host {
     }
 
     /// A runtime makes the container and its cgroup.
-    fn start(&self, id: &str) -> Cgroup {
+    pub fn start(&self, id: &str) -> Cgroup {
         self.run("runc", &format!("--root PATH create --bundle PATH/task/{id} {id}"));
         self.outer.inside(id)
     }
 
+    /// What goes on as long as the container does.
+    fn stay(&self, name: &str, line: &str, folder: &str) -> Monitor {
+        let mut command = self.command(name, line);
+        Monitor(command.current_dir(folder).spawn().expect("it starts"))
+    }
+
+    /// One of docker that is there already.
+    pub fn watch(&self, id: &str) -> Monitor {
+        let line = format!("sleep 60000 -namespace moby -id {id}");
+        self.stay("containerd-shim-runc-v2", &line, &format!("{}/task/{id}", self.path))
+    }
+
     /// A connect from there.
-    fn knock(&mut self, cgroup: &Cgroup, port: u16) {
+    pub fn knock(&mut self, cgroup: &Cgroup, port: u16) {
         cgroup.adopt(self.client.pid());
         self.client.knock(port);
         self.outer.adopt(self.client.pid());
@@ -154,7 +166,7 @@ fn a_container_of_docker_has_its_name_from_its_first_connect_on(lab: &Lab) {
 }
 
 /// A program that goes on, as a monitor does.
-struct Monitor(Child);
+pub struct Monitor(Child);
 
 impl Drop for Monitor {
     fn drop(&mut self) {
@@ -167,19 +179,8 @@ fn a_container_of_before_is_named_by_what_watches_over_it(lab: &Lab) {
     let mut host = Host::new(lab, "before");
     let (docker, podman) = (new_id(), new_id());
     host.write_docker(&docker, "web", "nginx");
-    let stay = |name: &str, line: &str, folder: &str| {
-        let mut command = Command::new(format!("{}/{name}", host.path));
-        command.args(line.replace("PATH", &host.path).split(' '));
-        let child = command.stdout(Stdio::null()).current_dir(folder).spawn();
-        Monitor(child.expect("it starts"))
-    };
-    let folder = format!("{}/task/{docker}", host.path);
-    let _shim = stay(
-        "containerd-shim-runc-v2",
-        &format!("sleep 60000 -namespace moby -id {docker}"),
-        &folder,
-    );
-    let _conmon = stay("conmon", &format!("sleep 60000 -c {podman} -n cache -b /none"), "/");
+    let _shim = host.watch(&docker);
+    let _conmon = host.stay("conmon", &format!("sleep 60000 -c {podman} -n cache -b /none"), "/");
     let cgroups = [&docker, &podman].map(|id| host.outer.inside(id));
     let tracer = host.trace(lab);
     cgroups.iter().for_each(|cgroup| host.knock(cgroup, 81));

@@ -160,8 +160,8 @@ fn each_column_of_a_process_follows_those_of_the_socket() {
     let end = r"/bin/sh -c 'read x; :' $'a\033[2J\n' '' 'it'\''s'";
     assert!(rest.ends_with(&format!(" {exe} {} {end}", line.join(" < "))), "{row}");
     let (header, row) = of_shell(&["--wide"]);
-    assert_eq!(words(&header), format!("{own} UID EXE PARENTS ARGS"));
-    assert!(words(&row).contains(&format!(" sh 65534 {exe} ")), "{row}");
+    assert_eq!(words(&header), format!("{own} UID CONTAINER EXE PARENTS ARGS"));
+    assert!(words(&row).contains(&format!(" sh 65534 - {exe} ")), "{row}");
     let (header, row) = of_shell(&["--netns-id"]);
     assert_eq!(words(&header), format!("{own} NETNS"));
     assert!(row.ends_with(&format!(" {netns}")), "{row}");

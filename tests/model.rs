@@ -75,6 +75,7 @@ use attacker::Limits;
 use lab::Cgroup;
 use lab::Lab;
 use options::Options;
+use options::container_id;
 use play::Run;
 use play::Verdict;
 use steps::Dice;
@@ -253,7 +254,8 @@ fn main() -> ExitCode {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     let programs = Programs::new();
     let cgroup = Cgroup::new("model");
-    let inner = cgroup.inside("inner");
+    let inner = cgroup.inside(&container_id());
+    let _monitor = programs.watch_over_container();
     let mut failed = 0;
     for (nth, (attach, name)) in wanted.enumerate() {
         println!("test {name} ... ");

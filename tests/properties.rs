@@ -1127,6 +1127,7 @@ proptest! {
             user: Some(&user),
             container: Some(&inside),
             cgroup: Some(&cgroup),
+            unit: Some(&cgroup),
             query: None,
         };
         let all = [
@@ -1149,6 +1150,7 @@ proptest! {
         prop_assert_eq!(object["user"].as_str(), Some(&*user));
         prop_assert_eq!(object["container_id"].as_str(), Some(&*container));
         prop_assert_eq!(object["cgroup"].as_str(), Some(&*cgroup));
+        prop_assert_eq!(object["unit"].as_str(), Some(&*cgroup));
         prop_assert_eq!(object["exe"].as_str(), Some(&*exe));
         prop_assert_eq!(object["parents"][0]["comm"].as_str(), Some(&*parent));
         let shown = object["args"].as_array().expect("a list").iter();
@@ -1220,6 +1222,7 @@ proptest! {
             user: Some(&user),
             container: Some(&inside),
             cgroup: Some(&cgroup),
+            unit: Some(&cgroup),
             ..Row::bare(&connect)
         };
         let event = ProcessRow {
@@ -1233,6 +1236,7 @@ proptest! {
             user: Some(user.as_str().into()),
             container: Some(inside.clone()),
             cgroup: Some(cgroup.as_str().into()),
+            unit: Some(cgroup.as_str().into()),
             process: Some(process.facts(true)),
             kind: ProcessRowKind::Exec(Cow::Borrowed(&image)),
         };

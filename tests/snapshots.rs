@@ -1010,6 +1010,7 @@ fn every_object_with(bad: &str) -> String {
         user: Some(bad),
         container: Some(&container),
         cgroup: Some(bad),
+        unit: None,
         query: Some(&query),
         ..Row::bare(&connect)
     };
@@ -1040,6 +1041,7 @@ fn every_object_with(bad: &str) -> String {
             user: Some(bad.into()),
             container: Some(called(bad, false)),
             cgroup: Some(bad.into()),
+            unit: None,
             process: Some(process.facts(true)),
             kind,
         };
@@ -1162,6 +1164,7 @@ fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String
         user: facts,
         container: container.as_ref(),
         cgroup: cgroup.as_deref(),
+        unit: None,
         query: None,
     };
     let mut output = new_output(&config(args));
@@ -1234,15 +1237,15 @@ fn wide_is_time_uid_local_port_and_who() {
     assert_eq!(
         header,
         "TIME         UID   PID     COMM         IP SADDR            LPORT  DADDR            \
-         DPORT  EXE                      PARENTS                                  ARGS"
+         DPORT  CONTAINER                EXE                      PARENTS                                  ARGS"
     );
     assert_eq!(
         &row[13..],
         "4294967294 4194304 curl         4  192.0.2.10       40112  198.51.100.7     443    \
-         /usr/bin/curl            sh\\x1b[2J(160) < init(1)                 \
+         -                        /usr/bin/curl            sh\\x1b[2J(160) < init(1)                 \
          curl -s 'it'\\''s' $'\\033[31m\\n'\n"
     );
-    let same = ["-T", "-U", "-L", "--exe", "--args", "--parents"];
+    let same = ["-T", "-U", "-L", "--exe", "--args", "--parents", "--container-name"];
     assert_eq!(told(&same, Some(&family(image())), None), text);
 }
 
@@ -1332,6 +1335,7 @@ fn json_has_what_each_option_asks_for_and_no_more() {
                 () => None,
             },
             cgroup: (option("--cgroup-path") || option("--container-id")).then_some("/a"),
+            unit: None,
             query: None,
         };
         let line = written(|out| new_output(&config(args)).connect(&row, &clock(), out));
@@ -1435,6 +1439,7 @@ fn each_process_event_is_a_line() {
             user: from_bpf.then(|| "me".into()),
             container: None,
             cgroup: None,
+            unit: None,
             process: from_bpf.then(|| process.facts(true)),
             kind,
         };

@@ -251,6 +251,7 @@ prop_compose! {
         (connect, life) in (connect(), prop::option::of((stage(), 0..SECOND_NS))),
         (peer, process) in (prop::option::of(peer()), prop::option::of(facts())),
         (user, cgroup) in (prop::option::of(string()), prop::option::of(string())),
+        unit in prop::option::of(string()),
         (container, query) in (container(), prop::option::of(query())),
     ) -> OwnedRow {
         let life = life.map(|(stage, took_us)| {
@@ -277,6 +278,7 @@ prop_compose! {
             user: user.filter(|_| connect.uid.is_some()).map(Into::into),
             container,
             cgroup: cgroup.map(Into::into),
+            unit: unit.map(Into::into),
             query,
         }
     }
@@ -311,6 +313,7 @@ prop_compose! {
         (name, ppid) in (comm(), prop::option::of(1..u32::MAX)),
         ids in any::<Option<(u32, u32)>>(),
         (user, container, cgroup) in (prop::option::of(string()), container(), prop::option::of(string())),
+        unit in prop::option::of(string()),
         (process, kind) in (prop::option::of(facts()), kind()),
     ) -> ProcessRow<'static> {
         let process = process.map(|process| {
@@ -326,7 +329,8 @@ prop_compose! {
         };
         ProcessRow {
             ts_ns, pid, tid, name, ppid, uid: ids.map(|ids| ids.0), gid: ids.map(|ids| ids.1),
-            user: user.map(Into::into), container, cgroup: cgroup.map(Into::into), process, kind,
+            user: user.map(Into::into), container, cgroup: cgroup.map(Into::into),
+            unit: unit.map(Into::into), process, kind,
         }
     }
 }
@@ -484,8 +488,8 @@ proptest! {
         };
         prop_assert_eq!(table(&back), table(&row));
         prop_assert_eq!(
-            (&back.user, &back.container, &back.cgroup),
-            (&row.user, &row.container, &row.cgroup)
+            (&back.user, &back.container, &back.cgroup, &back.unit),
+            (&row.user, &row.container, &row.cgroup, &row.unit)
         );
     }
 

@@ -20,6 +20,7 @@ use crate::config::values::parse_size;
 use crate::config::values::parse_unit;
 use crate::model::filter::CommFilter;
 use crate::model::filter::Net;
+use crate::model::filter::PodFilter;
 use crate::model::filter::PortSet;
 use crate::model::filter::Remote;
 
@@ -234,7 +235,7 @@ pub struct Cli {
     #[arg(long, long_help = help::VPID, help_heading = "Who")]
     pub vpid: bool,
 
-    /// What an investigator wants: -T -U -L --exe --args --parents
+    /// What an investigator wants: -T -U -L -x -a --parents --container-name
     #[arg(long, long_help = help::WIDE, help_heading = "Who")]
     pub wide: bool,
 
@@ -266,7 +267,7 @@ pub struct Cli {
     pub children: bool,
 
     /// Only these destination ports: 80,443,8000-8100
-    #[arg(short = 'P', long, value_name = "PORTS",
+    #[arg(short = 'P', long, aliases = ["po"], value_name = "PORTS",
           long_help = help::PORT, help_heading = "Filters")]
     pub port: Option<PortSet>,
 
@@ -307,10 +308,14 @@ pub struct Cli {
     #[arg(long, value_name = "PATH", long_help = help::CGROUP, help_heading = "Filters")]
     pub cgroup: Vec<PathBuf>,
 
-    /// Only this container, by its id (6 digits or more) or the name its cgroup has
+    /// Only this container, by its id (6 digits or more) or the name that people use
     #[arg(long, value_name = "ID|NAME", value_parser = parse_container,
           long_help = help::CONTAINER, help_heading = "Filters")]
     pub container: Vec<String>,
+
+    /// Only containers of this pod, with wildcards; may be repeated
+    #[arg(long, value_name = "[NAMESPACE/]NAME", long_help = help::POD, help_heading = "Filters")]
+    pub pod: Vec<PodFilter>,
 
     /// Only this systemd unit; may be repeated
     #[arg(long, value_name = "NAME", value_parser = parse_unit,

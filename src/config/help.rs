@@ -13,7 +13,7 @@
 pub const ABOUT: &str = "\
 Trace TCP connects: which process opened this connection?
 
-Filters are applied in the kernel, but for --to-name. All filters given must hold; within a list, \
+Filters are applied in the kernel, but for --to-name, --pod and names of containers. All filters given must hold; within a list, \
 one match is enough. Long options may be abbreviated as long as they stay unambiguous.
 
 Columns: they change the table only; JSON always has every field, names only with -d. With -c they \
@@ -200,13 +200,14 @@ pub const NETNS_ID: &str = "Include NETNS, the inode of the network namespace.";
 pub const VPID: &str = "Include VPID, the pid in the process's own pid namespace.";
 
 pub const WIDE: &str = "\
-What an investigator wants at once: -T, -U, -L, -x, -a and --parents. With --snapshot there is no \
-column of time, for all rows have the same.";
+What an investigator wants at once: -T, -U, -L, -x, -a, --parents and, where this kernel tells in \
+which container a process is, --container-name. With --snapshot there is no column of time, for \
+all rows have the same.";
 
 pub const PROCS: &str = "\
 Also print process events, one line each: fork, exec, uid, gid, sid, ptrace, comm, coredump and \
-exit; with --procs=only instead of connects. They can be narrowed by -p, --children, COMMAND, -u \
-and --comm.";
+exit; with --procs=only instead of connects. They can be narrowed by -p, --children, COMMAND, -u, \
+--comm, --cgroup, --container, --pod and --unit.";
 
 // Now
 
@@ -276,12 +277,24 @@ hierarchy always passes, wherever it is: whoever may make cgroups could hide in 
 
 pub const CONTAINER: &str = "\
 Only tasks in this container: its full id, or at least 6 digits of its beginning, as docker, \
-containerd, cri-o, podman and nerdctl put it into the cgroup's name; or a name as LXC \
-(lxc.payload.NAME), systemd-nspawn (machine-NAME.scope) and Kubernetes (the uid of a pod) use it; \
-or the name of a cgroup directory. Cgroups below it count. One that appears later, for example \
-because the container restarts, counts from its first process on. Of directories that others than \
-root made, which may claim to be this container, 64 by each of these names count; more \
-than that are counted in a message, and take no room from those of root. May be repeated.";
+containerd, cri-o, podman and nerdctl put it into the cgroup's name; or the name that people use, \
+as --container-name shows it (web, or NAMESPACE/POD/NAME); or a name as LXC (lxc.payload.NAME), \
+systemd-nspawn (machine-NAME.scope) and Kubernetes (the uid of a pod) use it; or the name of a \
+cgroup directory. Cgroups below it count. One that appears later, for example because the \
+container restarts under another id, counts from its first process on, and one that is renamed by \
+its name of the moment. Of directories that others than root made, which may claim to be this \
+container, 64 by each of these names count; more than that are counted in a message, and take no \
+room from those of root. May be repeated.
+
+What is called so is known to the tracer, not to the kernel: by a name, or by less than 12 digits, \
+which may be one, the connects of all containers leave the kernel, and what is lost on the way \
+counts as lost, whichever container it was of. One whose name is still awaited counts meanwhile. \
+On a host with cgroups of version 1, too, those are searched by name alone, in /proc while the \
+process lives.";
+
+pub const POD: &str = "\
+Only tasks in containers of this pod of Kubernetes, in any namespace or in that one. Both may have \
+wildcards, as 'web-*' or 'shop/*'. Found as a name of --container is. May be repeated.";
 
 pub const UNIT: &str = "\
 Only tasks of this systemd unit, found as --container is; \".service\" may be left out. Only units \

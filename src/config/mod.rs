@@ -86,9 +86,33 @@ impl Who {
         self.container_id || self.names()
     }
 
+    /// The systemd unit, in JSON, is a name that people use, too.
+    pub fn unit(self) -> bool {
+        self.cgroup_path || self.container_name
+    }
+
     /// What people call that.
     pub fn names(self) -> bool {
         self.container_name || self.image
+    }
+}
+
+impl Config {
+    /// Whether it has to be known what people call containers.
+    pub fn names_containers(&self) -> bool {
+        self.who.names() || self.filter.by_name()
+    }
+
+    /// For a host that does not tell in which container a process is: --wide, which shows them
+    /// where there are any, does without.
+    pub fn where_containers_are_unknown(mut self) -> Self {
+        if self.may_lack_containers {
+            self.who.container_name = false;
+            if let Format::Table(columns) = &mut self.format {
+                columns.who.container_name = false;
+            }
+        }
+        self
     }
 }
 
@@ -134,6 +158,8 @@ pub struct Config {
     pub btf: Option<PathBuf>,
     pub verbose: bool,
     pub command: Vec<OsString>,
+    /// Names of containers were asked for by --wide alone.
+    pub may_lack_containers: bool,
 }
 
 impl Config {
@@ -182,6 +208,7 @@ impl Config {
             btf: cli.btf,
             verbose: cli.verbose,
             command: cli.command,
+            may_lack_containers: cli.wide && !cli.container_name,
         })
     }
 
@@ -225,7 +252,7 @@ fn who_of(cli: &Cli) -> Who {
         parents: cli.parents || cli.wide,
         user: cli.user,
         container_id: cli.container_id,
-        container_name: cli.container_name,
+        container_name: cli.container_name || cli.wide,
         image: cli.image,
         cgroup_path: cli.cgroup_path,
         netns_id: cli.netns_id,
@@ -267,6 +294,7 @@ fn filter_of(cli: &mut Cli, tcpv4connect: bool) -> Filter {
         },
         cgroups: take(&mut cli.cgroup),
         containers: take(&mut cli.container),
+        pods: take(&mut cli.pod),
         units: take(&mut cli.unit),
         netns: cli.netns.take(),
         cgroupmap: cli.cgroupmap.take(),
@@ -380,10 +408,16 @@ mod tests {
     #[test]
     fn wide_is_what_an_investigator_wants() {
         let config = new(&["--wide"]);
-        let who = Who { exe: true, args: true, parents: true, ..Who::default() };
+        let base = Who { exe: true, args: true, parents: true, ..Who::default() };
+        let who = Who { container_name: true, ..base };
         assert_eq!(config.who, who);
         let columns = Columns { time: true, uid: true, lport: true, who, ..Columns::default() };
         assert_eq!(config.format, Format::Table(columns));
+        let config = config.where_containers_are_unknown();
+        assert_eq!(config.who, base);
+        assert_eq!(config.format, Format::Table(Columns { who: base, ..columns }));
+        let asked = new(&["--wide", "--container-name"]).where_containers_are_unknown();
+        assert_eq!(asked.who, who, "it is refused there");
     }
 
     #[test]
@@ -414,7 +448,7 @@ mod tests {
     #[test]
     fn existing_connections_cannot_be_asked_for_everything() {
         assert!(new(&["-e"]).existing && !new(&[]).existing);
-        for args in [&["-c"][..], &["--procs=only"], &["--cgroup", "/"], &["--", "true"]] {
+        for args in [&["-c"][..], &["--procs=only"], &["--cgroupmap", "/"], &["--", "true"]] {
             assert!(refused(&[&["-e"], args].concat()).starts_with("-e and --who list"));
         }
     }
@@ -466,7 +500,7 @@ mod tests {
 
     #[test]
     fn process_events_have_few_filters() {
-        for (option, value) in [("--cgroup", "/"), ("--container", "x"), ("--netns", "1")] {
+        for (option, value) in [("--cgroupmap", "/"), ("--netns", "1")] {
             let why = refused(&["--procs", option, value]);
             assert!(why.starts_with("--procs can be narrowed by"), "{why}");
         }

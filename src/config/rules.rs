@@ -28,7 +28,8 @@ const BUFFERS: &[&str] = &["--buffer", "--buffer-size"];
 const COLUMNS: &[&str] = &["-t", "-T", "-L", "-U"];
 const OF_PROCESSES: &[&str] = &["-p", "--children", "-u", "--comm", "COMMAND"];
 const OF_CONNECTIONS: &[&str] = &["-P", "--to", "--not-to", "-4", "-6", "--netns"];
-const OF_CGROUPS: &[&str] = &["--cgroup", "--container", "--unit", "--cgroupmap", "--mntnsmap"];
+const OF_CGROUPS: &[&str] = &["--cgroup", "--container", "--pod", "--unit"];
+const OF_MAPS: &[&str] = &["--cgroupmap", "--mntnsmap"];
 const WHO: &[&str] = &[
     "-x",
     "-a",
@@ -63,6 +64,7 @@ const KINDS: &[Kind] = &[
             COLUMNS,
             OF_PROCESSES,
             OF_CGROUPS,
+            OF_MAPS,
             &["-P", "--to", "--not-to", "-4"],
             &["--netns", "-c", "-i", "-n"],
         ],
@@ -70,12 +72,23 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         is: |cli, _| cli.snapshot.is_some(),
-        takes: &[ANY, OF_CONNECTIONS, WHO, &["-s", "--json=osquery", "-p", "-u", "--comm", "-n"]],
+        takes: &[
+            ANY,
+            OF_CONNECTIONS,
+            OF_CGROUPS,
+            WHO,
+            &["-s", "--json=osquery", "-p", "-u", "--comm", "-n"],
+        ],
         says: "--snapshot shows what is there now, and no more; leave out",
     },
     Kind {
         is: |cli, _| cli.snapshot.is_some() && cli.json == Some(JsonForm::Osquery),
-        takes: &[ANY, OF_CONNECTIONS, &["-s", "--json=osquery", "-p", "-u", "--comm", "-n"]],
+        takes: &[
+            ANY,
+            OF_CONNECTIONS,
+            OF_CGROUPS,
+            &["-s", "--json=osquery", "-p", "-u", "--comm", "-n"],
+        ],
         says: "--json=osquery has osquery's columns, and no others; use -j, or leave out",
     },
     Kind {
@@ -86,6 +99,7 @@ const KINDS: &[Kind] = &[
             BUFFERS,
             COLUMNS,
             OF_CONNECTIONS,
+            OF_CGROUPS,
             WHO,
             NAMES,
             OUTCOMES,
@@ -96,17 +110,26 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         is: |cli, _| cli.count,
-        takes: &[ANY, TRACING, COLUMNS, OF_PROCESSES, OF_CONNECTIONS, OF_CGROUPS, &["-c", "-i"]],
+        takes: &[
+            ANY,
+            TRACING,
+            COLUMNS,
+            OF_PROCESSES,
+            OF_CONNECTIONS,
+            OF_CGROUPS,
+            OF_MAPS,
+            &["-c", "-i"],
+        ],
         says: "-c counts connects, and nothing else of them; leave out",
     },
     Kind {
         is: |cli, _| cli.procs == Some(Procs::Only),
-        takes: &[ANY, TRACING, BUFFERS, OF_PROCESSES, PROCS, OF_EVENTS, IN_JSON],
+        takes: &[ANY, TRACING, BUFFERS, OF_PROCESSES, OF_CGROUPS, PROCS, OF_EVENTS, IN_JSON],
         says: "--procs=only shows no connections; leave out",
     },
     Kind {
         is: |cli, _| cli.procs == Some(Procs::Only) && cli.json.is_none(),
-        takes: &[ANY, TRACING, BUFFERS, OF_PROCESSES, PROCS, OF_EVENTS],
+        takes: &[ANY, TRACING, BUFFERS, OF_PROCESSES, OF_CGROUPS, PROCS, OF_EVENTS],
         says: "the table of --procs=only has no column for it; add -j, or leave out",
     },
     Kind {
@@ -117,6 +140,7 @@ const KINDS: &[Kind] = &[
             BUFFERS,
             COLUMNS,
             OF_PROCESSES,
+            OF_CGROUPS,
             &["-P", "--to", "--not-to", "-4", "-6", "-n"],
             WHO,
             NAMES,
@@ -124,7 +148,7 @@ const KINDS: &[Kind] = &[
             NOW,
             PROCS,
         ],
-        says: "--procs can be narrowed by -p, --children, -u and --comm only; leave out",
+        says: "--procs can be narrowed by processes, users, names and cgroups only; leave out",
     },
 ];
 
@@ -202,6 +226,7 @@ const OPTIONS: &[(&str, Given)] = &[
     ("--comm", |cli| cli.comm.is_some()),
     ("--cgroup", |cli| !cli.cgroup.is_empty()),
     ("--container", |cli| !cli.container.is_empty()),
+    ("--pod", |cli| !cli.pod.is_empty()),
     ("--unit", |cli| !cli.unit.is_empty()),
     ("--netns", |cli| cli.netns.is_some()),
     ("--cgroupmap", |cli| cli.cgroupmap.is_some()),
@@ -304,6 +329,7 @@ mod tests {
         ("--comm x", ""),
         ("--cgroup /", ""),
         ("--container abcdef", ""),
+        ("--pod a", ""),
         ("--unit a", ""),
         ("--netns 1", ""),
         ("--cgroupmap x", ""),
@@ -326,10 +352,21 @@ mod tests {
 
     /// What the second is part of the first: the man page says so of each.
     const PART_OF: &[(&str, &[&str])] = &[
-        ("--wide", &["-T", "-U", "-L", "-x", "-a", "--parents"]),
+        ("--wide", &["-T", "-U", "-L", "-x", "-a", "--parents", "--container-name"]),
         (
             "--who 192.0.2.1",
-            &["-e", "--accept", "--wide", "-T", "-U", "-L", "-x", "-a", "--parents"],
+            &[
+                "-e",
+                "--accept",
+                "--wide",
+                "-T",
+                "-U",
+                "-L",
+                "-x",
+                "-a",
+                "--parents",
+                "--container-name",
+            ],
         ),
         ("--to-name a", &["-d"]),
         // JSON has these always.
@@ -383,7 +420,7 @@ mod tests {
         for (kind, others) in [
             (
                 "-s",
-                "-t|-T|-L|-U|-d|-f|-r|--life|--accept|--peer|-e|-c|--procs|--cgroup /|--unit a|--duration 1|--attach kprobe|--sandbox off|--btf x|-r --min-latency 1|--peer --keep 1|--life --max-connections 9|-p 1 --children",
+                "-t|-T|-L|-U|-d|-f|-r|--life|--accept|--peer|-e|-c|--procs|--cgroupmap x|--duration 1|--attach kprobe|--sandbox off|--btf x|-r --min-latency 1|--peer --keep 1|--life --max-connections 9|-p 1 --children",
             ),
             (
                 "-s --json=osquery",
@@ -395,17 +432,11 @@ mod tests {
             ),
             (
                 "--procs=only",
-                "-L|-d|-f|-r|--life|--accept|--peer|-P 80|--to ::1|--not-to ::1|-4|-6|--netns 1|--cgroup /|-e|--vpid|--netns-id|--parents|--container-id|--cgroup-path",
+                "-L|-d|-f|-r|--life|--accept|--peer|-P 80|--to ::1|--not-to ::1|-4|-6|--netns 1|--cgroupmap x|-e|--vpid|--netns-id|--parents|--container-id|--cgroup-path",
             ),
             ("--procs=only -j", "--vpid|--netns-id"),
-            (
-                "--procs",
-                "--netns 1|--cgroup /|--container abcdef|--unit a|--cgroupmap x|--mntnsmap x",
-            ),
-            (
-                "-e",
-                "-c|--procs=only|--cgroup /|--container abcdef|--unit a|--cgroupmap x|--mntnsmap x",
-            ),
+            ("--procs", "--netns 1|--cgroupmap x|--mntnsmap x"),
+            ("-e", "-c|--procs=only|--cgroupmap x|--mntnsmap x"),
         ] {
             for other in others.split('|') {
                 assert!(config(&[kind, other], false).is_err(), "{kind} {other}");

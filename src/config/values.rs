@@ -57,8 +57,16 @@ fn parse_cgroup_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// An id, a name, or the NAMESPACE/POD/NAME of a row.
 pub fn parse_container(text: &str) -> Result<String, String> {
-    parse_cgroup_name(text)
+    const MAX: usize = 512;
+    match text.split('/').count() {
+        _ if text.starts_with('/') => Err(format!("'{text}' is a path; use --cgroup for it")),
+        _ if text.len() > MAX => Err(format!("'{text}' is longer than {MAX} bytes")),
+        1 if text.is_empty() => Err("the name is empty".into()),
+        1..=3 => Ok(text.to_owned()),
+        _ => Err(format!("'{text}' is no ID, NAME or NAMESPACE/POD/NAME; use --cgroup for a path")),
+    }
 }
 
 /// `nginx` is nginx.service, as for systemctl.

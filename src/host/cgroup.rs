@@ -267,6 +267,33 @@ impl Cgroups {
         Some(line)
     }
 
+    /// The ids from this one up to the root; `None` if one is not known.
+    pub fn ids_up_from(&self, id: u64) -> Option<Vec<u64>> {
+        let (mut ids, mut at) = (vec![id], self.nodes.get(&id)?);
+        while at.parent != 0 {
+            ids.push(at.parent);
+            at = self.nodes.get(&at.parent)?;
+        }
+        Some(ids)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = u64> {
+        self.nodes.keys().copied()
+    }
+
+    /// The name of a directory, and who gave it.
+    pub fn name(&self, id: u64) -> Option<(&[u8], u32)> {
+        self.nodes.get(&id).map(|node| (&*node.name, node.owner))
+    }
+
+    /// The systemd unit that a process there is part of.
+    pub fn unit(&self, id: u64) -> Option<Rc<str>> {
+        let line = self.line(id)?;
+        let lossy = |name| String::from_utf8_lossy(name);
+        let names: Vec<_> = line.iter().rev().map(|n| (lossy(&n.name), n.owner)).collect();
+        container::unit_of(names.iter().map(|(name, owner)| (&**name, *owner))).map(Rc::from)
+    }
+
     /// The path below the mount, `/` for the root.
     pub fn path(&self, id: u64) -> Option<Rc<str>> {
         let node = self.nodes.get(&id)?;

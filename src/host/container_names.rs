@@ -243,11 +243,18 @@ impl ContainerNames {
 
     /// With what is known of it; `owner`, 0 for root, made its cgroup. `None`: nobody says.
     pub fn named(&self, container: Container, owner: Option<u32>) -> Container {
-        let names = owner.and_then(|owner| self.names(&container.id, owner));
+        let names = owner.and_then(|owner| self.of(&container.id, owner));
         Container { names, ..container }
     }
 
-    fn names(&self, id: &str, uid: u32) -> Option<Rc<Names>> {
+    /// Whether there may be more to know of this one.
+    pub fn is_awaited(&self, id: &str, uid: u32) -> bool {
+        let known = self.known.get(&(Box::from(id), uid));
+        known.is_some_and(|known| known.asked > 0 || known.is_refused)
+    }
+
+    /// What this one is called, by the word of that user.
+    pub fn of(&self, id: &str, uid: u32) -> Option<Rc<Names>> {
         // LXC has names for ids.
         if !is_full_id(id) {
             let (name, runtime) = (Some(id.into()), Some(Runtime::Lxc));

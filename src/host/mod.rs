@@ -15,3 +15,4 @@ pub mod rights;
 pub mod sandbox;
 pub mod sock_diag;
 pub mod users;
+pub mod wanted;

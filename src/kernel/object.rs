@@ -42,6 +42,8 @@ use crate::plan::Hook;
 const MAX_FAMILY: u32 = 32_768;
 /// Containers and units that --container and --unit can mean at once.
 const MAX_CGROUPS: u32 = 4_096;
+/// If all containers are among them, of which the loop knows who is wanted.
+const MAX_CONTAINERS: u32 = 16_384;
 /// As in src/bpf/maps.bpf.h.
 const MAX_CGROUP_LEVEL: u32 = 0x7fff_ffff;
 /// Connects under way at once, where two programs see the begin and the end of each.
@@ -183,7 +185,10 @@ impl Setup<'_> {
         let cgroups = match self.patterns.is_empty() {
             true => u32::try_from(self.cgroups.len())?,
             // What others than root make, found at start and later, takes no room from root's.
-            false => MAX_CGROUPS + 2 * self.patterns.iter().map(|p| p.room).sum::<u32>(),
+            false => {
+                let room = if filter.by_name() { MAX_CONTAINERS } else { MAX_CGROUPS };
+                room + 2 * self.patterns.iter().map(|p| p.room).sum::<u32>()
+            }
         };
         let [placed, crowded] = self.rooms_for_lives();
         let maps = &mut open.maps;
@@ -315,14 +320,13 @@ impl Setup<'_> {
     /// The cgroups with a wanted name. One made meanwhile is added by its hook.
     pub(super) fn adopt_cgroups(&self, tracer: &mut Tracer) -> Result<()> {
         let found = Cgroups::scan().matching(&self.patterns);
-        if found.is_empty() {
-            let names = self.config.filter.containers.iter().chain(&self.config.filter.units);
-            let names: Vec<_> = names.map(String::as_str).collect();
+        // By name more is to be looked for.
+        if found.is_empty() && !self.plan.judges {
             let searched = match cgroup::is_hybrid() {
                 true => " in cgroup v2, version 1 is not searched",
                 false => "",
             };
-            let names = names.join(", ");
+            let names = self.config.filter.names();
             warn(&format!("tcpconnect: no cgroup of {names} now{searched}; waiting for one"));
         }
         let mut claimed = vec![0; self.patterns.len()];
@@ -384,6 +388,14 @@ pub fn refused_cgroups(name: &str, count: u64) -> String {
 }
 
 impl Tracer {
+    /// Nobody in this cgroup, which the hook let in, is wanted for its name.
+    pub fn unfollow_cgroup(&self, id: u64) {
+        if self.plan.cgroup_names {
+            // It may be gone by now.
+            let _ = self.skel.maps.cgroups.delete(&id.to_ne_bytes());
+        }
+    }
+
     /// Directories with a wanted name that the hook did not let in since the last call, with
     /// the name. A system call for each name, if there are any.
     pub fn newly_refused(&mut self) -> Vec<(String, u64)> {

@@ -70,7 +70,6 @@ use crate::host::privilege;
 use crate::kernel::skel::OpenTcpconnectSkel;
 use crate::kernel::skel::TcpconnectSkel;
 use crate::kernel::skel::TcpconnectSkelBuilder;
-use crate::model::container;
 use crate::model::container::Pattern;
 use crate::model::filter::Family;
 use crate::plan::Companion;
@@ -201,14 +200,17 @@ impl<'a> Setup<'a> {
         let buffer_bytes =
             config.buffer_size.unwrap_or(default).next_power_of_two().max(page_size());
         let roots = filter.pids.iter().copied().chain(command).collect();
-        let cgroups = filter.cgroups.iter().map(|p| cgroup::place(p)).collect::<Result<_, _>>()?;
+        let cgroups: Vec<_> =
+            filter.cgroups.iter().map(|p| cgroup::place(p)).collect::<Result<_, _>>()?;
         let netns = filter.netns.as_deref().map(cgroup::netns).transpose()?;
-        let containers = filter.containers.iter().flat_map(|text| container::patterns(text));
-        let units = filter.units.iter().map(|name| Pattern::unit(name.as_str()));
-        let patterns: Vec<_> = containers.chain(units).collect();
+        let patterns = filter.patterns();
         if patterns.len() > MAX_PATTERNS {
             bail!("too many of --container and --unit: trace them in two runs");
         }
+        let (cgroups, patterns) = match plan.filters_cgroups {
+            true => (cgroups, patterns),
+            false => Default::default(),
+        };
         let cgroup_mount = cgroup::mount();
         check_host(config, plan, cgroup_mount.is_some())?;
         Ok(Setup {
@@ -307,7 +309,7 @@ impl<'a> Setup<'a> {
             put_flows(&tracer.skel.maps.flows, &table)?;
             tracer.flows.push(table);
         }
-        if matches!(self.config.mode, Mode::Count { interval: Some(_) }) {
+        if !self.plan.rows && matches!(self.config.mode, Mode::Count { interval: Some(_) }) {
             // Now, for to make one later takes CAP_BPF.
             tracer.flows.push(new_flows()?);
         }
@@ -562,14 +564,15 @@ fn check_host(config: &Config, plan: &Plan, has_cgroups: bool) -> Result<()> {
     let by_cgroup = plan.cgroups || plan.cgroup_names;
     if by_cgroup && !has_cgroups {
         bail!(
-            "--container, --unit, --container-id and --cgroup-path need cgroup v2, and none is \
-             mounted here; see mount -t cgroup2"
+            "--container, --pod, --unit, --container-id, --container-name, --image and \
+             --cgroup-path need cgroup v2, and none is mounted here; see mount -t cgroup2"
         );
     }
     if (by_cgroup || config.who.vpid) && !privilege::may_probe() {
         bail!(
-            "--container, --unit, --container-id, --cgroup-path and --vpid read kernel memory, \
-             which lockdown=confidentiality forbids; --cgroup PATH works"
+            "--container, --pod, --unit, --container-id, --container-name, --image, --cgroup-path \
+             and --vpid read kernel memory, which lockdown=confidentiality forbids; --cgroup PATH \
+             works"
         );
     }
     if plan.names && !has_cgroups {

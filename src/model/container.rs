@@ -193,6 +193,14 @@ fn id_of(name: &str) -> Option<&str> {
     words.find(|word| is_full_id(word))
 }
 
+/// The systemd unit of a process: the first directory from the root that is no slice, if root made
+/// it. A user's own systemd has its units below that.
+pub fn unit_of<'a>(mut from_root: impl Iterator<Item = (&'a str, u32)>) -> Option<&'a str> {
+    const TYPES: [&str; 6] = [".service", ".scope", ".socket", ".mount", ".automount", ".swap"];
+    let (name, owner) = from_root.find(|(name, _)| !name.ends_with(".slice"))?;
+    (owner == 0 && TYPES.iter().any(|ending| name.ends_with(ending))).then_some(name)
+}
+
 /// Whether it is an id as runtimes make them, with all its digits.
 pub fn is_full_id(text: &str) -> bool {
     text.len() == ID_LEN && is_id(text)
@@ -215,6 +223,16 @@ pub struct Pattern {
 /// Of one name: more than a user runs of one container without root, and too few to
 /// matter to anybody else.
 pub const MAX_CLAIMED: u32 = 64;
+/// Of all names: those of some thousand sessions and services of users are among them.
+const MAX_CLAIMED_OF_ANY: u32 = 4_096;
+/// Longer ones are no part of a directory's name.
+const MAX_IN_DIRECTORY: usize = 96;
+
+/// Whether it may be what people call a container: not if it is a short id as docker prints
+/// it, or a longer one.
+pub fn may_be_name(text: &str) -> bool {
+    text.len() < SHORT_ID_LEN || !is_id(text)
+}
 
 impl Pattern {
     pub fn whole(text: impl Into<String>) -> Self {
@@ -226,6 +244,12 @@ impl Pattern {
         Pattern { room: 0, ..Pattern::whole(text) }
     }
 
+    /// Of a container, whatever its name is. The kernel, which cannot tell by the name, lets
+    /// any new directory in.
+    pub fn any_container() -> Self {
+        Pattern { text: String::new(), whole: false, room: MAX_CLAIMED_OF_ANY }
+    }
+
     /// For messages.
     pub fn shown(&self) -> String {
         format!("{}{}", self.text, if self.whole { "" } else { "*" })
@@ -233,6 +257,7 @@ impl Pattern {
 
     pub fn matches(&self, name: &[u8]) -> bool {
         match self.whole {
+            _ if self.text.is_empty() => id_of_directory(name).is_some(),
             true => name == self.text.as_bytes(),
             false => name.starts_with(self.text.as_bytes()),
         }
@@ -242,6 +267,9 @@ impl Pattern {
 /// The directory names that a container of this id or name can have.
 pub fn patterns(container: &str) -> Vec<Pattern> {
     let mut patterns = Vec::new();
+    if container.contains('/') || container.len() > MAX_IN_DIRECTORY {
+        return patterns;
+    }
     if container.len() >= MIN_ID_LEN && is_id(container) {
         for runtime in ["", "docker-", "cri-containerd-", "crio-", "libpod-", "nerdctl-"] {
             let text = format!("{runtime}{container}");
@@ -348,6 +376,34 @@ mod tests {
         }
         assert!(!any_matches(&ID[..12], &format!("libpod-conmon-{ID}.scope")));
         assert!(!any_matches(&ID[1..13], &format!("docker-{ID}.scope")));
+    }
+
+    #[test]
+    fn a_word_of_few_digits_may_be_a_name_and_a_short_id_is_none() {
+        assert!(may_be_name("facade") && may_be_name("web") && may_be_name("4f8a1c6b2d3x"));
+        assert!(!may_be_name(&ID[..SHORT_ID_LEN]) && !may_be_name(ID));
+        assert!(patterns("default/web/nginx").is_empty());
+    }
+
+    #[test]
+    fn any_container_is_a_directory_with_an_id() {
+        let any = Pattern::any_container();
+        assert!(any.matches(ID.as_bytes()) && any.matches(b"lxc.payload.web"));
+        assert!(!any.matches(b"nginx.service") && !any.matches(b""));
+    }
+
+    #[test]
+    fn the_unit_is_the_systems_own() {
+        let unit = |path: &'static str, owner: u32| {
+            unit_of(path.split('/').map(move |name| (name, owner))).unwrap_or("-")
+        };
+        assert_eq!(unit("system.slice/nginx.service/worker", 0), "nginx.service");
+        let user = "user.slice/user-1000.slice/user@1000.service/app.slice/x.service";
+        assert_eq!(unit(user, 0), "user@1000.service");
+        assert_eq!(unit("init.scope", 0), "init.scope");
+        assert_eq!(unit("system.slice/a-b.slice", 0), "-");
+        assert_eq!(unit("docker/x.service", 0), "-");
+        assert_eq!(unit("x.service", 1000), "-");
     }
 
     #[test]

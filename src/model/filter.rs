@@ -2,10 +2,15 @@
 //! What the user asks to see: processes, ports, networks, names. The kernel has the same
 //! filters, for what it traces, made of this as maps and constants.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use glob::Pattern;
+
+use crate::model::container;
+use crate::model::container::Names;
 use crate::model::process::COMM_LEN;
 use crate::model::process::Comm;
 
@@ -30,6 +35,7 @@ pub struct Filter {
     pub family: Family,
     pub cgroups: Vec<PathBuf>,
     pub containers: Vec<String>,
+    pub pods: Vec<PodFilter>,
     pub units: Vec<String>,
     pub netns: Option<String>,
     pub cgroupmap: Option<PathBuf>,
@@ -72,6 +78,46 @@ impl Filter {
         }
     }
 
+    /// Whether rows are wanted by the cgroup of their process.
+    pub fn by_cgroup(&self) -> bool {
+        !self.cgroups.is_empty() || !self.units.is_empty() || self.by_container()
+    }
+
+    pub fn by_container(&self) -> bool {
+        !self.containers.is_empty() || !self.pods.is_empty()
+    }
+
+    /// Whether containers are wanted by what people call them, which the kernel does not know.
+    pub fn by_name(&self) -> bool {
+        !self.pods.is_empty() || self.containers.iter().any(|text| container::may_be_name(text))
+    }
+
+    /// The names of cgroups that are wanted.
+    pub fn patterns(&self) -> Vec<container::Pattern> {
+        let containers = self.containers.iter().flat_map(|text| container::patterns(text));
+        let units = self.units.iter().map(|name| container::Pattern::unit(name.as_str()));
+        let any = self.by_name().then(container::Pattern::any_container);
+        // The kernel takes the first that matches.
+        containers.chain(units).chain(any).collect()
+    }
+
+    /// Whether a container that people call this is wanted.
+    pub fn wants_names(&self, names: &Names) -> bool {
+        let is_called = |shown: Option<&str>| {
+            shown.is_some_and(|shown| self.containers.iter().any(|wanted| wanted == shown))
+        };
+        is_called(names.name.as_deref())
+            || is_called(names.shown().as_deref())
+            || self.pods.iter().any(|pod| pod.has(names))
+    }
+
+    /// What containers, pods and units were asked for, for messages.
+    pub fn names(&self) -> String {
+        let pods = self.pods.iter().map(PodFilter::to_string);
+        let others = self.containers.iter().chain(&self.units).cloned();
+        others.chain(pods).collect::<Vec<_>>().join(", ")
+    }
+
     pub fn wants(&self, task: &Task, place: &Place) -> bool {
         self.wants_task(task) && self.wants_place(place)
     }
@@ -99,6 +145,54 @@ impl Filter {
                 .as_ref()
                 .is_none_or(|ports| place.there.is_some_and(|(_, port)| ports.contains(port)))
             && self.nets.as_ref().is_none_or(|nets| nets.wants(there))
+    }
+}
+
+/// Pods by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFilter {
+    /// `None`: in any.
+    pub namespace: Option<Pattern>,
+    pub name: Pattern,
+}
+
+impl PodFilter {
+    fn has(&self, names: &Names) -> bool {
+        let Some(pod) = &names.pod else { return false };
+        let namespace = pod.namespace.as_deref().unwrap_or_default();
+        self.name.matches(&pod.name)
+            && self.namespace.as_ref().is_none_or(|wanted| wanted.matches(namespace))
+    }
+}
+
+impl fmt::Display for PodFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{namespace}/{}", self.name),
+            None => write!(f, "{}", self.name),
+        }
+    }
+}
+
+impl FromStr for PodFilter {
+    type Err = String;
+
+    /// `web-*`, `default/web-*`
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pattern = |text: &str| match text {
+            "" => Err("a name is empty".to_owned()),
+            text => Pattern::new(text).map_err(|e| e.msg.to_owned()),
+        };
+        let (namespace, name) = match text.split_once('/') {
+            Some((_, name)) if name.contains('/') => {
+                return Err(format!(
+                    "'{text}' is no [NAMESPACE/]NAME; use --container for one of it"
+                ));
+            }
+            Some((namespace, name)) => (Some(pattern(namespace)?), name),
+            None => (None, text),
+        };
+        Ok(PodFilter { namespace, name: pattern(name)? })
     }
 }
 
@@ -308,9 +402,41 @@ impl FromStr for Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::container::Pod;
 
     fn nets(texts: &[&str]) -> Vec<Net> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_pod_is_wanted_by_its_name_in_any_namespace_or_in_one() {
+        let names = |namespace: Option<&str>| Names {
+            name: Some("nginx".into()),
+            pod: Some(Pod {
+                name: "web-7".into(),
+                namespace: namespace.map(Into::into),
+                uid: None,
+            }),
+            ..Names::default()
+        };
+        for (text, of_shop, of_none) in [
+            ("web-7", true, true),
+            ("web-*", true, true),
+            ("shop/web-*", true, false),
+            ("sh*/web-7", true, false),
+            ("*/web-7", true, true),
+            ("web", false, false),
+            ("nginx", false, false),
+            ("other/web-7", false, false),
+        ] {
+            let pod: PodFilter = text.parse().unwrap();
+            assert_eq!(pod.to_string(), text);
+            let has = (pod.has(&names(Some("shop"))), pod.has(&names(None)));
+            assert_eq!(has, (of_shop, of_none), "{text}");
+        }
+        for text in ["", "/", "a/", "/a", "a/b/c", "a***b"] {
+            assert!(text.parse::<PodFilter>().is_err(), "{text}");
+        }
     }
 
     #[test]

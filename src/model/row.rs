@@ -52,6 +52,8 @@ pub struct Row<'a> {
     pub user: Option<&'a str>,
     pub container: Option<&'a Container>,
     pub cgroup: Option<&'a str>,
+    /// The systemd unit.
+    pub unit: Option<&'a str>,
     /// The name of the destination.
     pub query: Option<&'a Query>,
 }
@@ -72,6 +74,7 @@ impl<'a> Row<'a> {
             user: None,
             container: None,
             cgroup: None,
+            unit: None,
             query: None,
         }
     }
@@ -87,6 +90,7 @@ pub struct OwnedRow {
     pub user: Option<Box<str>>,
     pub container: Option<Container>,
     pub cgroup: Option<Box<str>>,
+    pub unit: Option<Box<str>>,
     pub query: Option<Query>,
 }
 
@@ -100,6 +104,7 @@ impl OwnedRow {
             user: self.user.as_deref(),
             container: self.container.as_ref(),
             cgroup: self.cgroup.as_deref(),
+            unit: self.unit.as_deref(),
             query: self.query.as_ref(),
         }
     }
@@ -131,6 +136,7 @@ pub struct ProcessRow<'a> {
     pub user: Option<Rc<str>>,
     pub container: Option<Container>,
     pub cgroup: Option<Rc<str>>,
+    pub unit: Option<Rc<str>>,
     pub process: Option<ProcessFacts>,
     pub kind: ProcessRowKind<'a>,
 }

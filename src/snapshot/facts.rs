@@ -12,6 +12,8 @@ use std::rc::Rc;
 use std::rc::Weak;
 use std::time::Duration;
 
+use anyhow::Result;
+
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::config::Format;
@@ -24,6 +26,7 @@ use crate::host::containers::Readers;
 use crate::host::helpers::Helpers;
 use crate::host::proc;
 use crate::host::users::Users;
+use crate::host::wanted::Wanted;
 use crate::model::container;
 use crate::model::container::Container;
 use crate::model::event::Connect;
@@ -88,9 +91,17 @@ struct Read {
     start: u64,
     uid: u32,
     vpid: Option<u32>,
-    cgroup: Option<String>,
-    container: Option<Container>,
+    of_cgroup: OfCgroup,
     facts: ProcessFacts,
+}
+
+/// What its cgroup says of a process.
+#[derive(Default)]
+struct OfCgroup {
+    path: Option<String>,
+    unit: Option<Rc<str>>,
+    container: Option<Container>,
+    is_wanted: bool,
 }
 
 /// A process above one that holds a socket.
@@ -134,10 +145,16 @@ impl Known {
         Row {
             process: Some(read.facts.clone()),
             user: self.user.as_deref(),
-            container: read.container.as_ref(),
-            cgroup: read.cgroup.as_deref(),
+            container: read.of_cgroup.container.as_ref(),
+            cgroup: read.of_cgroup.path.as_deref(),
+            unit: read.of_cgroup.unit.as_deref(),
             ..Row::bare(&self.connect)
         }
+    }
+
+    /// By its cgroup.
+    pub fn is_wanted(&self) -> bool {
+        self.read.of_cgroup.is_wanted
     }
 }
 
@@ -159,6 +176,7 @@ pub struct Facts<'a> {
     users: Option<Users>,
     cgroups: Option<(PathBuf, Cgroups)>,
     containers: Option<ContainerNames>,
+    wanted: Option<Wanted>,
     /// When the snapshot was begun.
     began: u64,
     read: Recent<Option<Rc<Read>>>,
@@ -166,23 +184,26 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    pub fn new(config: &Config, proc: &'a Proc, helpers: Helpers, began: u64) -> Self {
+    pub fn new(config: &Config, proc: &'a Proc, helpers: Helpers, began: u64) -> Result<Self> {
+        let wanted = config.filter.by_cgroup().then(|| Wanted::new(&config.filter)).transpose()?;
         let cgroups = || Some((cgroup::mount()?, Cgroups::scan()));
-        let cgroups = config.who.container().then(cgroups).flatten();
+        let reads_cgroups = config.who.container() || config.who.unit() || wanted.is_some();
+        let cgroups = reads_cgroups.then(cgroups).flatten();
         let containers = helpers.containers.map(|readers| {
             names_of(readers, cgroups.iter().flat_map(|(_, cgroups)| cgroups.containers()))
         });
-        Facts {
+        Ok(Facts {
             proc,
             who: config.who,
             is_json: config.format == Format::Json,
             users: helpers.users,
             cgroups,
             containers,
+            wanted,
             began,
             read: Recent::new(),
             above: Recent::new(),
-        }
+        })
     }
 
     /// `None` if its process is gone, or it is not known whether it is the one that was seen.
@@ -217,7 +238,7 @@ impl<'a> Facts<'a> {
             let before = proc::stat_of(pid)?;
             let ids = proc::ids_of(pid)?;
             let image = wants_image.then(|| proc::image_of(pid)).flatten();
-            let (cgroup, container) = self.cgroup_of(pid);
+            let of_cgroup = self.cgroup_of(pid).unwrap_or_default();
             let after = proc::stat_of(pid).filter(|after| after.start() == before.start())?;
             let is_one_program = after.runs_what(&before);
             let lacks_args = image.as_ref().is_some_and(lacks_args);
@@ -241,31 +262,44 @@ impl<'a> Facts<'a> {
                 ancestors,
             };
             let (start, uid, vpid) = (after.start(), ids.uid, ids.vpid);
-            return Some(Read { start, uid, vpid, cgroup, container, facts });
+            return Some(Read { start, uid, vpid, of_cgroup, facts });
         }
         None
     }
 
-    fn cgroup_of(&self, pid: u32) -> (Option<String>, Option<Container>) {
-        if !self.who.cgroup_path && !self.who.container() {
-            return (None, None);
+    fn cgroup_of(&self, pid: u32) -> Option<OfCgroup> {
+        let who = self.who;
+        if !who.cgroup_path && !who.container() && self.wanted.is_none() {
+            return None;
         }
-        let Ok(text) = std::fs::read(format!("/proc/{pid}/cgroup")) else { return (None, None) };
+        let text = std::fs::read(format!("/proc/{pid}/cgroup")).ok()?;
         let path = cgroup::v2_path(&text);
-        let container = self.who.container().then(|| {
-            let cgroups = self.cgroups.as_ref().zip(path);
-            let of_v2 = cgroups.and_then(|((mount, cgroups), path)| {
-                cgroups.container(cgroups.id_at(mount, path)?)
-            });
-            let of_v1 = || cgroup::parse_v1_container(&String::from_utf8_lossy(&text));
-            let (container, owner) = of_v2.or_else(|| of_v1().map(container::of_version_1))?;
+        let at = self
+            .cgroups
+            .as_ref()
+            .zip(path)
+            .and_then(|((mount, cgroups), path)| Some((cgroups, cgroups.id_at(mount, path)?)));
+        let of_v1 = || {
+            let container = cgroup::parse_v1_container(&String::from_utf8_lossy(&text));
+            container.map(container::of_version_1)
+        };
+        let container = who.container().then(|| {
+            let of_v2 = at.and_then(|(cgroups, id)| cgroups.container(id));
+            let (container, owner) = of_v2.or_else(of_v1)?;
             Some(match &self.containers {
                 Some(containers) => containers.named(container, owner),
                 None => container,
             })
         });
-        let path = path.filter(|_| self.who.cgroup_path);
-        (path.map(|path| String::from_utf8_lossy(path).into_owned()), container.flatten())
+        let names = self.containers.as_ref();
+        let is_wanted = self.wanted.as_ref().is_some_and(|wanted| {
+            at.and_then(|(cgroups, id)| wanted.has(cgroups, names, id)) == Some(true)
+                || of_v1().is_some_and(|(it, owner)| wanted.has_of_v1(names, &it, owner))
+        });
+        let unit = at.filter(|_| who.unit()).and_then(|(cgroups, id)| cgroups.unit(id));
+        let path = path.filter(|_| who.cgroup_path);
+        let path = path.map(|path| String::from_utf8_lossy(path).into_owned());
+        Some(OfCgroup { path, unit, container: container.flatten(), is_wanted })
     }
 
     /// From the parent up; `None` if not even that is known.
@@ -356,12 +390,14 @@ impl Read {
     /// With what holds them, about.
     fn bytes(&self) -> usize {
         let ancestors = self.facts.ancestors.as_ref().map_or(0, Vec::len);
-        let container = self.container.as_ref().map_or(0, |container| container.id.len());
+        let of_cgroup = &self.of_cgroup;
+        let container = of_cgroup.container.as_ref().map_or(0, |container| container.id.len());
         2 * size_of::<Self>()
             + bytes_of(&self.facts.image)
             + ancestors * size_of::<Ancestor>()
             + container
-            + self.cgroup.as_ref().map_or(0, String::len)
+            + of_cgroup.path.as_ref().map_or(0, String::len)
+            + of_cgroup.unit.as_ref().map_or(0, |unit| unit.len())
     }
 }
 

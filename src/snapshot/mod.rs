@@ -63,7 +63,7 @@ const MAX_SCANNERS: usize = 8;
 /// Prints the snapshot.
 pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     // While there is no other thread.
-    let helpers = Helpers::start(plan::names_users(config), config.who.names())?;
+    let helpers = Helpers::start(plan::names_users(config), config.names_containers())?;
     let sink = Sink::open(config, None)?;
     raise_descriptor_limit();
     let time = DateTime::from_timestamp_nanos(WallClock::now().unix_ns(monotonic_ns()) as i64);
@@ -95,7 +95,8 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
         ));
     }
     let facts = plan::reads_holders(config)
-        .then(|| Facts::new(config, &proc, helpers.once_harmless(), began));
+        .then(|| Facts::new(config, &proc, helpers.once_harmless(), began))
+        .transpose()?;
     let printer = Printer {
         filter,
         writer: writer(config, time),
@@ -105,7 +106,8 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     };
     let name = printer.sink.name.clone();
     let Seen { sockets, holders, comms, .. } = &seen;
-    let rows = Rows { sockets, holders, comms, facts, printer };
+    let (by_cgroup, shows_holders) = (filter.by_cgroup(), plan::shows_holders(config));
+    let rows = Rows { sockets, holders, comms, facts, by_cgroup, shows_holders, printer };
     rows.print().or_else(|e| end_of_output(e, &name))
 }
 
@@ -155,6 +157,9 @@ struct Rows<'a> {
     comms: &'a NumberMap<u32, Option<Comm>>,
     /// If anything is asked of the processes.
     facts: Option<Facts<'a>>,
+    /// Those are wanted whose process is in a cgroup that is.
+    by_cgroup: bool,
+    shows_holders: bool,
     printer: Printer<'a>,
 }
 
@@ -168,7 +173,7 @@ impl Rows<'_> {
             let bare = Line { socket, pid: None, fd: None, comm: None, peer_path, who: None };
             let held = of(self.holders, socket.inode);
             // Of some processes nothing else is looked at.
-            let is_unheld = held.is_empty() && printer.filter.pids.is_empty();
+            let is_unheld = held.is_empty() && printer.filter.pids.is_empty() && !self.by_cgroup;
             if is_unheld && printer.wants(&bare) && printer.left > 0 {
                 printer.print(&bare)?;
             }
@@ -182,7 +187,10 @@ impl Rows<'_> {
                     break;
                 }
                 let known = self.facts.as_mut().and_then(|facts| facts.of(holder, socket.netns));
-                let row = known.as_ref().map(Known::row);
+                if self.by_cgroup && !known.as_ref().is_some_and(Known::is_wanted) {
+                    continue;
+                }
+                let row = known.as_ref().filter(|_| self.shows_holders).map(Known::row);
                 printer.print(&Line { who: row.as_ref(), ..line })?;
             }
             if printer.left == 0 {

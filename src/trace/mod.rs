@@ -4,6 +4,7 @@
 
 pub mod background;
 pub mod command;
+mod counts;
 mod ready;
 mod report;
 pub mod retract;
@@ -58,6 +59,7 @@ use crate::who::Who;
 use crate::who::peers::Peers;
 use crate::who::process_events::Procs;
 
+use self::counts::Counts;
 use self::start::HeldBack;
 
 /// How often a busy reader comes back by itself.
@@ -90,7 +92,7 @@ pub fn run(config: &Config) -> Result<u8> {
     }
     // SAFETY: there is no other thread yet.
     let has_own_zone = plan::shows_local_time(config) && unsafe { clock::fix_zone() };
-    let helpers = Helpers::start(plan::names_users(config), config.who.names())?;
+    let helpers = Helpers::start(plan::names_users(config), config.names_containers())?;
     let is_confined = config.sandbox != Sandbox::Off;
     let stop = Stop::on_signals(move || rights::of_a_bystander(is_confined))?;
     let sink = Sink::open(config, Some(stop.clone()))?;
@@ -103,7 +105,7 @@ pub fn run(config: &Config) -> Result<u8> {
         [] => None,
         command => Some(Paused::spawn(command, has_own_zone)?),
     };
-    let plan = Plan::new(config, cgroup::own_pidns().is_some());
+    let plan = Plan::new(config, host());
     let priority = raise_priority();
     let command = paused.as_ref().map(Paused::pid);
     let mut tracer = Tracer::start(config, &plan, command, &verbose)?;
@@ -115,7 +117,7 @@ pub fn run(config: &Config) -> Result<u8> {
         return end_of_output(e, "stdout").map(|()| 0);
     }
     tracer.wait_for_wakeup();
-    let mut app = App::new(config, command, tracer, helpers, sink, stop, priority);
+    let mut app = App::new(config, command, tracer, helpers, sink, stop, priority)?;
     app.output.header(&mut app.text);
     if !app.look_around(command)? {
         return app.finish(End::Signal).map(|_| 0);
@@ -140,6 +142,15 @@ pub fn run(config: &Config) -> Result<u8> {
     }
 }
 
+/// What is known before anything is loaded.
+fn host() -> plan::Host {
+    plan::Host {
+        is_nested: cgroup::own_pidns().is_some(),
+        is_hybrid: cgroup::is_hybrid(),
+        ..plan::Host::default()
+    }
+}
+
 /// From here on it does with what its options need.
 fn give_up_rights(
     config: &Config,
@@ -151,6 +162,7 @@ fn give_up_rights(
         bpf_is_restricted: privilege::bpf_is_restricted(),
         uses_perf: tracer.has_perf_buffer(),
         perf_takes_sys_admin: privilege::perf_takes_sys_admin(),
+        ..plan::Host::default()
     };
     rights::give_up(plan::capabilities(config, host), verbose)?;
     match plan::needs(config, host, command) {
@@ -256,6 +268,8 @@ struct App<'a> {
     reported: Lost,
     /// What the output was: it may have been full.
     written: Lost,
+    /// Of `-c`, if the kernel has no table of it.
+    counts: Option<Counts>,
     /// Connects in tables that could not be written, beyond a line each.
     uncounted: u64,
     reported_at: Instant,
@@ -272,12 +286,12 @@ impl<'a> App<'a> {
         sink: Sink,
         stop: Stop,
         priority: Priority,
-    ) -> Self {
+    ) -> Result<Self> {
         let plan = tracer.plan;
-        App {
+        Ok(App {
             config,
             procs: Procs::new(config, command),
-            who: Who::new(config, &plan, helpers.once_harmless(), tracer.max_open()),
+            who: Who::new(config, &plan, helpers.once_harmless(), tracer.max_open())?,
             tracer,
             output: new_output(config),
             sink,
@@ -299,7 +313,8 @@ impl<'a> App<'a> {
             reported_at: Instant::now(),
             resyncs_due: 0,
             resync_at: Instant::now(),
-        }
+            counts: (plan.rows && config.mode != Mode::Rows).then(Counts::default),
+        })
     }
 
     fn trace(&mut self, mut command: Option<&mut Running>) -> Result<End> {
@@ -393,6 +408,11 @@ impl<'a> App<'a> {
                         held_back.note(&event);
                     }
                     self.who.note(&event);
+                    if let Event::Cgroup(cgroup) = &event
+                        && self.who.can_be_left_out(cgroup)
+                    {
+                        self.tracer.unfollow_cgroup(cgroup.id);
+                    }
                     match (&mut self.peers, &event) {
                         (Some(peers), Event::Connect(connect)) => peers.note(connect),
                         (Some(peers), Event::Life(life)) => peers.ended(life),
@@ -416,7 +436,10 @@ impl<'a> App<'a> {
     }
 
     fn print_flows(&mut self) -> Result<()> {
-        let mut flows = self.tracer.take_flows()?;
+        let mut flows = match &mut self.counts {
+            Some(counts) => counts.take(),
+            None => self.tracer.take_flows()?,
+        };
         sort_flows(&mut flows);
         self.printed += flows.iter().map(|f| f.connects).sum::<u64>();
         let now_ns = monotonic_ns();
@@ -434,7 +457,8 @@ impl<'a> App<'a> {
     /// It is no loss of a row, which has the id.
     fn report_unnamed(&self) {
         let Unnamed { misread, denied, unasked } = self.who.unnamed();
-        let verbose = self.config.verbose;
+        // By its name it would be shown, perhaps.
+        let verbose = self.config.verbose || self.config.filter.by_name();
         for (count, is_told, why) in [
             (denied, true, "may not be read (needs CAP_DAC_READ_SEARCH)"),
             (misread, verbose, "is not understood"),

@@ -30,6 +30,7 @@ impl App<'_> {
         }
         lost.process += self.procs.as_ref().map_or(0, Procs::lost) + self.who.lost();
         lost.names += self.who.lost_names();
+        lost.flows += self.counts.as_ref().map_or(0, |counts| counts.lost);
         lost.output = self.sink.dropped() + self.uncounted;
         for (name, count) in self.tracer.newly_refused() {
             warn(&refused_cgroups(&name, count));

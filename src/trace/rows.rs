@@ -123,7 +123,12 @@ impl App<'_> {
             _ if connect.error != 0 => (true, false),
             _ => (shown.connects, !shown.connects),
         };
-        let is_shown = is_shown && facts.has_name(self.config.to_name.as_ref());
+        let is_shown =
+            is_shown && !facts.is_unwanted && facts.has_name(self.config.to_name.as_ref());
+        if let Some(counts) = self.counts.as_mut().filter(|_| is_shown) {
+            counts.add(connect);
+            return false;
+        }
         if is_shown {
             let row = facts.row(connect, self.config.who.parents);
             self.output.connect(&Row { peer: peer.as_ref(), ..row }, clock, &mut self.text);
@@ -158,7 +163,8 @@ impl App<'_> {
         let is_last = !self.tracer.plan.shown.ends || life.stage.is_end();
         let facts = self.who.of_life(life, is_last);
         let is_shown = self.existing.as_mut().is_some_and(|shown| shown.ends_again(life));
-        if is_shown || !facts.has_name(self.config.to_name.as_ref()) {
+        let is_named = facts.has_name(self.config.to_name.as_ref());
+        if is_shown || facts.is_unwanted || !is_named {
             return false;
         }
         let row = facts.row(&life.connect, self.config.who.parents);

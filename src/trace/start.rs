@@ -212,6 +212,9 @@ impl App<'_> {
             }
             poll(&mut [readable(self.stop.fd())], BUSY)?;
         }
+        if let Some(names) = self.who.awaits() {
+            warn(&format!("tcpconnect: no container is called {names} now; waiting for one"));
+        }
         Ok(true)
     }
 
@@ -236,6 +239,9 @@ impl App<'_> {
         }
         let seen = self.who.by_proc_pid();
         self.settle_existing(&mut found.rows, &seen)?;
+        if self.peers.is_none() {
+            found.rows.retain(|row| !row.connect.peer_only);
+        }
         if self.tracer.plan.shown.existing {
             let by_ends = self.tracer.plan.peers && !self.tracer.plan.shown.accepted;
             self.existing = Some(existing::Shown::new(&found, by_ends));
@@ -259,6 +265,7 @@ impl App<'_> {
         for chunk in rows.chunks_mut(CHUNK) {
             for row in chunk.iter_mut().map(|row| &mut row.connect) {
                 let facts = self.who.of_existing(row, seen);
+                row.peer_only |= facts.is_unwanted;
                 // A hook has reported it, with more facts.
                 if let Some(peers) = self.peers.as_mut().filter(|peers| !peers.know(row)) {
                     peers.note(row);

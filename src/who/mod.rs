@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use anyhow::Result;
 use glob::MatchOptions;
 use glob::Pattern;
 
@@ -28,6 +29,7 @@ use crate::host::containers::Started;
 use crate::host::helpers::Helpers;
 use crate::host::proc;
 use crate::host::users::Users;
+use crate::host::wanted::Wanted;
 use crate::model::container;
 use crate::model::container::Container;
 use crate::model::event::CgroupEvent;
@@ -54,10 +56,21 @@ pub struct Who {
     cgroups: Option<Cgroups>,
     names: Option<Names>,
     want_container: bool,
+    want_unit: bool,
     containers: Option<ContainerNames>,
+    /// Rows are wanted by their cgroup.
+    wanted: Option<Judge>,
     users: Option<Users>,
     /// Facts of the connects whose rows come later.
     kept: Option<Kept>,
+}
+
+struct Judge {
+    wanted: Wanted,
+    /// The kernel has left out those of cgroups that are not known to it.
+    is_filtered: bool,
+    /// Containers may be in hierarchies of version 1.
+    is_hybrid: bool,
 }
 
 /// What is known about one connect.
@@ -67,7 +80,10 @@ pub struct Facts {
     pub user: Option<Rc<str>>,
     pub container: Option<Container>,
     pub cgroup: Option<Rc<str>>,
+    pub unit: Option<Rc<str>>,
     pub query: Option<Query>,
+    /// It has no row, for its cgroup is none that is asked for.
+    pub is_unwanted: bool,
 }
 
 impl Facts {
@@ -102,6 +118,7 @@ impl Facts {
             user: self.user.as_deref(),
             container: self.container.as_ref(),
             cgroup: self.cgroup.as_deref(),
+            unit: self.unit.as_deref(),
             query: self.query.as_ref(),
         }
     }
@@ -110,16 +127,21 @@ impl Facts {
 impl Who {
     /// Lists what exists already, but for processes; the tracer is attached, so that
     /// nothing that changes meanwhile is missed. `max_open` connections are followed at most.
-    pub fn new(config: &Config, plan: &Plan, helpers: Helpers, max_open: usize) -> Self {
-        Who {
+    pub fn new(config: &Config, plan: &Plan, helpers: Helpers, max_open: usize) -> Result<Self> {
+        let wanted = plan.judges.then(|| Wanted::new(&config.filter)).transpose()?;
+        let is_hybrid = plan.judges && config.filter.by_name() && cgroup::is_hybrid();
+        let is_filtered = plan.filters_cgroups;
+        Ok(Who {
             processes: None,
             cgroups: plan.cgroups.then(Cgroups::scan),
             names: plan.names.then(Names::default),
             want_container: config.who.container(),
+            want_unit: config.who.unit(),
             containers: helpers.containers.map(ContainerNames::new),
+            wanted: wanted.map(|wanted| Judge { wanted, is_filtered, is_hybrid }),
             users: helpers.users,
             kept: plan.keeps_who.then(|| Kept::new(max_open)),
-        }
+        })
     }
 
     /// From now on processes are known.
@@ -199,6 +221,7 @@ impl Who {
         }
         if let (Some(cgroups), Some(id)) = (&self.cgroups, cgroup_id) {
             facts.cgroup = cgroups.path(id);
+            facts.unit = self.want_unit.then(|| cgroups.unit(id)).flatten();
         }
         if self.want_container {
             let cgroups = self.cgroups.as_ref().zip(cgroup_id);
@@ -211,6 +234,59 @@ impl Who {
             });
         }
         facts
+    }
+
+    /// Whether a process is in no cgroup that is asked for. `is_event`: the kernel reports it, and
+    /// has left out what it knows to be unwanted.
+    fn is_unwanted(
+        &self,
+        (pid, start_ns): (u32, u64),
+        cgroup_id: Option<u64>,
+        is_event: bool,
+    ) -> bool {
+        let Some(judge) = &self.wanted else { return false };
+        let names = self.containers.as_ref();
+        let cgroups = self.cgroups.as_ref().zip(cgroup_id);
+        let known = cgroups.and_then(|(cgroups, id)| judge.wanted.has(cgroups, names, id));
+        if known != Some(true)
+            && judge.is_hybrid
+            && let Some(container) = v1_container(pid, start_ns)
+        {
+            let (container, owner) = container::of_version_1(container);
+            return !judge.wanted.has_of_v1(names, &container, owner);
+        }
+        // The record of a cgroup may be lost, and the kernel knows it: a row too many shows.
+        !known.unwrap_or(is_event && judge.is_filtered)
+    }
+
+    /// As it is now, whatever cgroup it was in.
+    pub fn is_unwanted_now(&self, process: &Process) -> bool {
+        if self.wanted.is_none() {
+            return false;
+        }
+        let id = cgroup::mount().zip(self.cgroups.as_ref()).and_then(|(mount, cgroups)| {
+            let text = std::fs::read(format!("/proc/{}/cgroup", process.proc_pid())).ok()?;
+            cgroups.id_at(&mount, cgroup::v2_path(&text)?)
+        });
+        self.is_unwanted((process.pid, process.start_ns), id, false)
+    }
+
+    /// Whether the process of this event is.
+    pub fn is_event_unwanted(&self, event: &ProcessEvent) -> bool {
+        self.is_unwanted((event.pid, event.start_ns), event.cgroup_id, false)
+    }
+
+    /// Whether a new directory of root's is none that a wanted process can be in for its name.
+    pub fn can_be_left_out(&self, event: &CgroupEvent) -> bool {
+        let Some(name) = event.name.as_deref().filter(|_| event.owner == 0) else { return false };
+        self.wanted.as_ref().is_some_and(|judge| !judge.wanted.may_be_in(name))
+    }
+
+    /// What is asked for, if there is none of it.
+    pub fn awaits(&self) -> Option<String> {
+        let (judge, cgroups) = self.wanted.as_ref().zip(self.cgroups.as_ref())?;
+        let is_there = judge.wanted.is_there(cgroups, self.containers.as_ref());
+        (!is_there).then(|| judge.wanted.names())
     }
 
     /// Takes note of what will have names, before all that was before it has been applied.
@@ -271,6 +347,8 @@ impl Who {
             facts.process = Some(processes.of(connect));
         }
         facts.query = self.names.as_ref().and_then(|names| names.of(connect));
+        facts.is_unwanted =
+            self.is_unwanted((connect.pid, connect.start_ns), connect.cgroup_id, true);
         facts
     }
 
@@ -292,7 +370,9 @@ impl Who {
         let process = process.filter(|p| proc::is_start(connect.start_ns, p.start_ns));
         connect.start_ns = process.as_ref().map_or(0, |process| process.start_ns);
         let facts = self.beside(connect.uid, (connect.pid, connect.start_ns), connect.cgroup_id);
-        Facts { process, ..facts }
+        let is_unwanted =
+            self.is_unwanted((connect.pid, connect.start_ns), connect.cgroup_id, false);
+        Facts { process, is_unwanted, ..facts }
     }
 
     /// Takes note of who made a connect of which there is more to come.

@@ -132,10 +132,12 @@ impl Procs {
             user: facts.user,
             container: facts.container,
             cgroup: facts.cgroup,
+            unit: facts.unit,
             process: process.as_ref().map(|process| process.facts(self.with_ancestors)),
             kind,
         };
-        self.is_wanted(&row, process.as_deref()).then_some(row)
+        let is_wanted = self.is_wanted(&row, process.as_deref()) && !who.is_event_unwanted(event);
+        is_wanted.then_some(row)
     }
 
     /// As `changed`, for an event of the connector.
@@ -152,10 +154,14 @@ impl Procs {
             user: None,
             container: None,
             cgroup: None,
+            unit: None,
             process: process.as_ref().map(|process| process.facts(self.with_ancestors)),
             kind: ProcessRowKind::Notice(notice.kind),
         };
-        self.is_wanted(&row, process.as_deref()).then_some(row)
+        // The connector knows no cgroup.
+        let is_unwanted = process.as_ref().is_none_or(|process| who.is_unwanted_now(process));
+        let is_wanted = self.is_wanted(&row, process.as_deref());
+        (is_wanted && !(self.filter.by_cgroup() && is_unwanted)).then_some(row)
     }
 
     fn is_wanted(&self, event: &ProcessRow, process: Option<&Process>) -> bool {

@@ -19,6 +19,7 @@ use super::ends::EndId;
 use super::ends::Event;
 use super::options::Options;
 use super::options::SLOW;
+use super::options::container_name;
 use super::steps::EARLY;
 use super::truth::Happened;
 use super::truth::Truth;
@@ -79,7 +80,7 @@ impl Expected {
 
     /// The record of its program was lost.
     pub fn need_not_say_who(&mut self) {
-        for field in ["exe", "args", "ppid"] {
+        for field in ["exe", "args", "ppid", "container_name"] {
             if let Some(values) = self.fields.get_mut(field) {
                 values.push(Value::Null);
             }
@@ -177,6 +178,8 @@ impl Scene<'_> {
             put("exe", json!(who.exe));
             put("args", json!(who.args));
             put("ppid", json!(who.ppid));
+            let inside = self.options.is_inside(who);
+            put("container_name", json!(inside.then(container_name)));
         }
         let mut older = Vec::new();
         if self.options.names {
@@ -434,7 +437,9 @@ impl Scene<'_> {
         // Whatever is listed comes later.
         let at = end.began.0;
         let strip = |row: &mut Expected| {
-            for field in ["tid", "thread", "exe", "args", "ppid", "cgroup_id", "cgroup"] {
+            let unknown =
+                ["tid", "thread", "exe", "args", "ppid", "cgroup_id", "cgroup", "container_name"];
+            for field in unknown {
                 row.fields.remove(field);
             }
         };
@@ -535,8 +540,18 @@ impl Scene<'_> {
     /// It waits to be accepted.
     fn of_nobody(&self, id: EndId, event: &'static str) -> Expected {
         let mut expected = self.row(event, id, &self.nobody());
-        for field in ["tid", "uid", "thread", "exe", "args", "ppid", "comm", "cgroup_id", "cgroup"]
-        {
+        for field in [
+            "tid",
+            "uid",
+            "thread",
+            "exe",
+            "args",
+            "ppid",
+            "comm",
+            "cgroup_id",
+            "cgroup",
+            "container_name",
+        ] {
             expected.fields.remove(field);
         }
         expected.fields.insert("pid", vec![Value::Null]);

@@ -66,6 +66,8 @@ pub enum Only {
     Netns,
     /// The cgroup in that of the scenarios, where what else the machine does is not shown.
     Inner,
+    /// The same, by the name that its container has.
+    Container,
     /// The other end of any connection; also says what is shown of it.
     Who(&'static str, Option<u16>),
 }
@@ -83,7 +85,7 @@ pub struct Named {
 pub const SLOW: Duration = Duration::from_millis(500);
 
 /// All that is drawn at once.
-const ONLY: [Only; 18] = [
+const ONLY: [Only; 20] = [
     Only::Port(40_001),
     Only::Comm(NAMES[0]),
     Only::V4,
@@ -100,6 +102,8 @@ const ONLY: [Only; 18] = [
     Only::Netns,
     Only::Inner,
     Only::Inner,
+    Only::Container,
+    Only::Container,
     Only::Who("127.0.0.1", None),
     Only::Who("::1", Some(40_001)),
 ];
@@ -136,6 +140,7 @@ impl Options {
             Only::Uid(_) => Only::Uid(0),
             // Of a list one match would be enough.
             Only::To(_) => Only::To(""),
+            Only::Who(..) => Only::Who("", None),
             other => *other,
         });
         match dice.below(16) {
@@ -149,8 +154,11 @@ impl Options {
         options.peer &= !options.table;
         options.who &= !options.table;
         options.names &= !options.table;
-        // That -e refuses.
-        let is_bounded = !options.existing && !options.snapshot && (!alone || dice.one_in(4));
+        // What nobody holds is in no cgroup; and of two that are asked for one is enough.
+        let is_bounded = !options.existing
+            && !options.snapshot
+            && !options.only.contains(&Only::Container)
+            && (!alone || dice.one_in(4));
         options.cgroup = is_bounded.then(|| cgroup.to_owned());
         // What processes do is narrowed by few filters; of those the model knows three.
         let is_of_sockets =
@@ -215,7 +223,10 @@ impl Options {
             words.extend(["--min-latency".into(), slow, "--max-connections".into(), "64".into()]);
         }
         if let Some(cgroup) = &self.cgroup {
-            let inner = if self.only.contains(&Only::Inner) { "/inner" } else { "" };
+            let inner = match self.only.contains(&Only::Inner) {
+                true => format!("/{}", container_id()),
+                false => String::new(),
+            };
             words.extend(["--cgroup".into(), format!("{cgroup}{inner}")]);
         }
         words
@@ -228,8 +239,14 @@ impl Options {
             Only::Pid => is_of(who.pid),
             Only::Family => std::iter::successors(Some(who.pid), |&pid| forked(pid)).any(is_of),
             Only::Uid(uid) => who.uid == *uid,
+            Only::Container => self.is_inside(who),
             _ => true,
         })
+    }
+
+    /// Whether it is in the container.
+    pub fn is_inside(&self, who: &Identity) -> bool {
+        who.cgroup == self.named.cgroups[1].0
     }
 
     /// Whether the processes must be there before the tracer.
@@ -266,7 +283,8 @@ impl Options {
             Only::Pid => is_of(who.pid),
             Only::Family => std::iter::successors(Some(who.pid), |&pid| forked(pid)).any(is_of),
             Only::Netns => who.netns == self.named.netns,
-            Only::Inner => self.cgroup.is_none() || who.cgroup == self.named.cgroups[1].0,
+            Only::Inner => self.cgroup.is_none() || self.is_inside(who),
+            Only::Container => self.is_inside(who),
             Only::Who(host, port) => {
                 is_in(remote.to_canonical(), host)
                     && port.is_none_or(|port| port == end.remote.port())
@@ -292,11 +310,21 @@ impl Only {
             Only::Pid => vec!["-p".into(), pids()],
             Only::Family => vec!["-p".into(), pids(), "--children".into()],
             Only::Inner => Vec::new(),
+            Only::Container => vec!["--container".into(), container_name()],
             Only::Netns => vec!["--netns".into(), named.netns.to_string()],
             Only::Who(host, None) => vec!["--who".into(), host.into()],
             Only::Who(host, Some(port)) => vec!["--who".into(), format!("[{host}]:{port}")],
         }
     }
+}
+
+/// Of the container that is the inner cgroup.
+pub fn container_name() -> String {
+    format!("model-{}", std::process::id())
+}
+
+pub fn container_id() -> String {
+    format!("{:064x}", std::process::id())
 }
 
 /// An address in a network of that many bits, which are whole bytes.

@@ -12,10 +12,16 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
 
 use super::actor;
 use super::actor::Answer;
 use super::actor::Order;
+use super::lab;
+use super::options::container_id;
+use super::options::container_name;
 use super::steps::How;
 use super::steps::NOWHERE;
 use super::steps::PROCESSES;
@@ -38,6 +44,24 @@ impl Programs {
 
     pub fn path(&self, n: u8) -> String {
         self.dir.path().join(format!("program{n}")).display().to_string()
+    }
+
+    /// As podman's monitor does, by whose arguments the container has its name.
+    pub fn watch_over_container(&self) -> Monitor {
+        let path = self.dir.path().join("conmon");
+        fs::copy(lab::client(), &path).expect("the client is built");
+        let (id, name) = (container_id(), container_name());
+        let words = ["sleep", "86400000", "-b", "/none", "-c", &id, "-n", &name];
+        Monitor(Command::new(path).args(words).stdout(Stdio::null()).spawn().expect("it starts"))
+    }
+}
+
+pub struct Monitor(Child);
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.0.kill().expect("our child");
+        self.0.wait().expect("our child");
     }
 }
 

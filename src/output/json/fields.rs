@@ -70,6 +70,7 @@ pub(super) struct Fields {
     pub(super) container_runtime: Option<String>,
     pub(super) container_name_source: Option<String>,
     pub(super) cgroup: Option<String>,
+    pub(super) unit: Option<String>,
     pub(super) exe: Option<String>,
     pub(super) exe_raw: Option<String>,
     #[serde(default)]

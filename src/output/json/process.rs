@@ -34,6 +34,8 @@ pub(in crate::output) struct WhoFields<'a> {
     container: ContainerFields<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<Cow<'a, str>>,
     #[serde(flatten)]
     process: Option<ProcessFields<'a>>,
     #[serde(skip_serializing_if = "Cuts::is_empty")]
@@ -242,6 +244,7 @@ impl Json {
             user: cuts.head("user", row.user.filter(|_| e.uid.is_some()), bound::NAME),
             container: ContainerFields::of(row.container, container::OWN, &mut cuts),
             cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
+            unit: cuts.head("unit", row.unit, bound::NAME),
             process: row
                 .process
                 .as_ref()
@@ -315,6 +318,7 @@ impl Json {
                 user: cuts.head("user", e.user.as_deref(), bound::NAME),
                 container: ContainerFields::of(e.container.as_ref(), container::OWN, &mut cuts),
                 cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
+                unit: cuts.head("unit", e.unit.as_deref(), bound::NAME),
                 process: Some(ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() }),
                 truncated: cuts,
             },

@@ -193,6 +193,7 @@ impl Fields {
             user: self.user.as_deref().map(Into::into),
             container: written!(self).container().map_err(ReadError::Field)?,
             cgroup: self.cgroup.as_deref().map(Into::into),
+            unit: self.unit.as_deref().map(Into::into),
             query: None,
         })
     }
@@ -385,6 +386,7 @@ impl Fields {
             user: self.user.as_deref().map(Into::into),
             container: written!(self).container().map_err(ReadError::Field)?,
             cgroup: self.cgroup.as_deref().map(Into::into),
+            unit: self.unit.as_deref().map(Into::into),
             process: facts,
             kind,
         })
@@ -494,7 +496,8 @@ impl Fields {
         let is_known = row.connect.uid.or(row.connect.vpid).is_some()
             || row.process.is_some()
             || row.container.is_some()
-            || row.cgroup.is_some();
+            || row.cgroup.is_some()
+            || row.unit.is_some();
         Ok(is_known.then_some(row))
     }
 

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The table of `-c` where the kernel cannot make it: it does not know which connects are wanted.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::model::event::Connect;
+use crate::model::event::Flow;
+
+/// As many as the kernel's table has.
+const MAX_FLOWS: usize = 65_536;
+
+#[derive(Default)]
+pub(super) struct Counts {
+    flows: HashMap<(IpAddr, IpAddr, u16), u64>,
+    /// Connects of flows for which there was no room.
+    pub(super) lost: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, connect: &Connect) {
+        let key = (connect.saddr, connect.daddr, connect.dport);
+        if self.flows.len() >= MAX_FLOWS && !self.flows.contains_key(&key) {
+            self.lost += 1;
+            return;
+        }
+        *self.flows.entry(key).or_default() += 1;
+    }
+
+    /// All of it; the next one begins empty.
+    pub(super) fn take(&mut self) -> Vec<Flow> {
+        let flow = |((saddr, daddr, dport), connects)| Flow { saddr, daddr, dport, connects };
+        self.flows.drain().map(flow).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_beyond_the_room_are_counted_as_lost() {
+        let mut counts = Counts::default();
+        let to = |dport: u16, last: u8| Connect {
+            daddr: [192, 0, 2, last].into(),
+            dport,
+            ..Connect::nowhere()
+        };
+        for dport in 0..=u16::MAX {
+            counts.add(&to(dport, 1));
+        }
+        counts.add(&to(7, 1));
+        counts.add(&to(7, 2));
+        counts.add(&to(7, 2));
+        assert_eq!(counts.lost, 2);
+        let flows = counts.take();
+        assert_eq!(flows.len(), MAX_FLOWS);
+        assert_eq!(flows.iter().map(|flow| flow.connects).sum::<u64>(), MAX_FLOWS as u64 + 1);
+        assert!(counts.take().is_empty());
+    }
+}
