@@ -5,7 +5,8 @@
 //! Needs root, except with `-- format`, which measures user space alone. `-- who`
 //! measures what it costs to know of all processes, `-- life` what it costs to
 //! follow each connection to its end, `-- snapshot` to list the sockets there are,
-//! `-- names` to see every packet for the sake of those from port 53. `-- growth` alone
+//! `-- names` to see every packet for the sake of those from port 53, `-- containers` to know
+//! what people call containers. `-- growth` alone
 //! is a test: what hostile users do, for --seconds each (--load: this one alone), must not
 //! make the tracer grow.
 
@@ -15,6 +16,7 @@ mod vm;
 
 #[path = "../tests/model/attacker.rs"]
 mod attacker;
+mod containers;
 mod growth;
 #[path = "../tests/model/loads.rs"]
 mod loads;
@@ -98,7 +100,7 @@ fn main() -> ExitCode {
         return if growth::growth(seconds, only) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
-    let parts = ["format", "who", "life", "snapshot", "names"];
+    let parts = ["format", "who", "life", "snapshot", "names", "containers"];
     let part = args.into_iter().find(|a| parts.contains(&a.as_str()));
     if part.is_none() {
         cost_of_tracing();
@@ -120,6 +122,9 @@ fn main() -> ExitCode {
     if wanted("names") {
         cost_of_names();
         answers();
+    }
+    if wanted("containers") {
+        containers::containers();
     }
     if wanted("who") {
         cost_of_exec();

@@ -57,6 +57,8 @@ pub struct Who {
     names: Option<Names>,
     want_container: bool,
     want_unit: bool,
+    /// Containers may be in hierarchies of version 1.
+    is_hybrid: bool,
     containers: Option<ContainerNames>,
     /// Rows are wanted by their cgroup.
     wanted: Option<Judge>,
@@ -69,8 +71,6 @@ struct Judge {
     wanted: Wanted,
     /// The kernel has left out those of cgroups that are not known to it.
     is_filtered: bool,
-    /// Containers may be in hierarchies of version 1.
-    is_hybrid: bool,
 }
 
 /// What is known about one connect.
@@ -129,7 +129,6 @@ impl Who {
     /// nothing that changes meanwhile is missed. `max_open` connections are followed at most.
     pub fn new(config: &Config, plan: &Plan, helpers: Helpers, max_open: usize) -> Result<Self> {
         let wanted = plan.judges.then(|| Wanted::new(&config.filter)).transpose()?;
-        let is_hybrid = plan.judges && config.filter.by_name() && cgroup::is_hybrid();
         let is_filtered = plan.filters_cgroups;
         Ok(Who {
             processes: None,
@@ -137,8 +136,9 @@ impl Who {
             names: plan.names.then(Names::default),
             want_container: config.who.container(),
             want_unit: config.who.unit(),
+            is_hybrid: cgroup::is_hybrid(),
             containers: helpers.containers.map(ContainerNames::new),
-            wanted: wanted.map(|wanted| Judge { wanted, is_filtered, is_hybrid }),
+            wanted: wanted.map(|wanted| Judge { wanted, is_filtered }),
             users: helpers.users,
             kept: plan.keeps_who.then(|| Kept::new(max_open)),
         })
@@ -226,8 +226,9 @@ impl Who {
         if self.want_container {
             let cgroups = self.cgroups.as_ref().zip(cgroup_id);
             let container = cgroups.and_then(|(cgroups, id)| cgroups.container(id));
-            let of_v1 = || v1_container(pid, start_ns).map(container::of_version_1);
-            let container = container.or_else(of_v1);
+            // Three files are read for it.
+            let of_v1 = || self.is_hybrid.then(|| v1_container(pid, start_ns)).flatten();
+            let container = container.or_else(|| of_v1().map(container::of_version_1));
             facts.container = container.map(|(container, owner)| match &self.containers {
                 Some(containers) => containers.named(container, owner),
                 None => container,
@@ -249,7 +250,8 @@ impl Who {
         let cgroups = self.cgroups.as_ref().zip(cgroup_id);
         let known = cgroups.and_then(|(cgroups, id)| judge.wanted.has(cgroups, names, id));
         if known != Some(true)
-            && judge.is_hybrid
+            && !judge.is_filtered
+            && self.is_hybrid
             && let Some(container) = v1_container(pid, start_ns)
         {
             let (container, owner) = container::of_version_1(container);
