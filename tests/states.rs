@@ -114,7 +114,7 @@ kprobe refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 0, lport 0
-tcpconnect: no cgroup of u now in cgroup v2, version 1 is not searched; waiting for one
+tcpconnect: no container is called u now; waiting for one
 fentry dns own a.test 9: status 0, rows 1, lport 1
 kprobe dns own a.test 9: status 0, rows 1, lport 1
 sockops dns own a.test 9: status 0, rows 1, lport 1
@@ -206,7 +206,7 @@ sockops args: 1 rows, 0 known
 sockops ppid: 1 rows, 1 known
 sockops start: 1 rows, 1 known
 sockops parents: 1 rows, 1 known
-tcpconnect: --container, --unit, --container-id, --cgroup-path and --vpid read kernel memory, which lockdown=confidentiality forbids; --cgroup PATH works
+tcpconnect: --container, --pod, --unit, --container-id, --container-name, --image, --cgroup-path and --vpid read kernel memory, which lockdown=confidentiality forbids; --cgroup PATH works
 status 1
 ",
     },
