@@ -36,13 +36,13 @@ pub const TESTS: &super::Tests = &[
 ];
 
 fn waits_for(names: &str) -> String {
-    format!("tcpconnect: no container is called {names} now; waiting for one\n")
+    format!("tcpconnect: nothing is called {names} now; waiting for it\n")
 }
 
 /// Nothing is said but that nobody has the name yet; and this machine may have processes that let
 /// nobody look into them.
 fn assert_success(done: &Done) {
-    let said = done.stderr.lines().filter(|line| !line.contains(" no container is called "));
+    let said = done.stderr.lines().filter(|line| !line.contains(" nothing is called "));
     let stderr = said.map(|line| format!("{line}\n")).collect();
     Done { stderr, stdout: done.stdout.clone(), ..*done }.assert_success();
 }

@@ -149,6 +149,9 @@ impl Task<'_> {
             let mut dice = Dice(batch);
             let mut options =
                 Options::draw(&mut dice, self.attach, &self.cgroup.path(), self.alone);
+            if self.early {
+                options.runs_in_own_mounts();
+            }
             if self.attacked {
                 // The attacker is traced, too.
                 options.cgroup = None;

@@ -97,7 +97,7 @@ fn succeeds(command: &mut Command) -> bool {
 fn assert_success(done: &Done) {
     assert!(done.status.success(), "{done:#?}");
     let mut said = done.stderr.lines();
-    let is_new = |line: &str| !line.contains(" no container is called ");
+    let is_new = |line: &str| !line.contains(" nothing is called ");
     assert_eq!(said.find(|line| is_new(line)), None, "{done:#?}");
 }
 

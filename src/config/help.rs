@@ -287,10 +287,12 @@ container, 64 by each of these names count; more than that are counted in a mess
 room from those of root. May be repeated.
 
 What is called so is known to the tracer, not to the kernel: by a name, or by less than 12 digits, \
-which may be one, the connects of all containers leave the kernel, and what is lost on the way \
-counts as lost, whichever container it was of. One whose name is still awaited counts meanwhile. \
-On a host with cgroups of version 1, too, those are searched by name alone, in /proc while the \
-process lives.";
+which may be one (12 or more are always an id), the connects of all containers leave the kernel, and \
+what is lost on the way counts as lost, whichever container it was of. One whose name is still \
+awaited counts meanwhile. In a container no name of a directory counts, and of what users make only \
+containers that are called so; of 4,096 directories of all users, for any may be one. On a host with \
+cgroups of version 1, too, those are searched by name alone, in /proc while the process lives: the \
+connects of all processes leave the kernel, and a new name counts from the second connect on.";
 
 pub const POD: &str = "\
 Only tasks in containers of this pod of Kubernetes, in any namespace or in that one. Both may have \
@@ -323,7 +325,8 @@ pub const COUNT: &str = "\
 Count connects per source address, destination address and destination port, in the kernel, and \
 print the table at the end: IPv4 first, then IPv6, each by count, highest first. The table has \
 room for 65,536 flows; connects of further flows are counted as lost. Rows leave the kernel by no \
-buffer then, so ring and perf of --buffer are refused, and --buffer-size.";
+buffer then, so ring and perf of --buffer are refused, and --buffer-size; but with the name of a \
+container, or --pod, the tracer counts what leaves the kernel by a buffer.";
 
 pub const INTERVAL: &str = "\
 With -c: print and reset the table this often, each time after a line with the time of day.";

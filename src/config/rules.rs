@@ -9,6 +9,7 @@ use super::cli::Cli;
 use super::cli::JsonForm;
 use super::cli::Procs;
 use super::cli::Sandbox;
+use crate::model::container::may_be_name;
 
 /// A kind of run.
 struct Kind {
@@ -113,6 +114,7 @@ const KINDS: &[Kind] = &[
         takes: &[
             ANY,
             TRACING,
+            BUFFERS,
             COLUMNS,
             OF_PROCESSES,
             OF_CONNECTIONS,
@@ -121,6 +123,20 @@ const KINDS: &[Kind] = &[
             &["-c", "-i"],
         ],
         says: "-c counts connects, and nothing else of them; leave out",
+    },
+    Kind {
+        is: |cli, _| cli.count && !counts_here(cli),
+        takes: &[
+            ANY,
+            TRACING,
+            COLUMNS,
+            OF_PROCESSES,
+            OF_CONNECTIONS,
+            OF_CGROUPS,
+            OF_MAPS,
+            &["-c", "-i"],
+        ],
+        says: "-c counts in the kernel, without a buffer; leave out",
     },
     Kind {
         is: |cli, _| cli.procs == Some(Procs::Only),
@@ -151,6 +167,11 @@ const KINDS: &[Kind] = &[
         says: "--procs can be narrowed by processes, users, names and cgroups only; leave out",
     },
 ];
+
+/// Whether the tracer counts, and not the kernel, which does not know what containers are called.
+fn counts_here(cli: &Cli) -> bool {
+    !cli.pod.is_empty() || cli.container.iter().any(|text| may_be_name(text))
+}
 
 /// An option that is nothing without another: the option, the others, and why.
 const NEEDS: &[(&str, &[&str], &str)] = &[

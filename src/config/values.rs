@@ -64,6 +64,9 @@ pub fn parse_container(text: &str) -> Result<String, String> {
         _ if text.starts_with('/') => Err(format!("'{text}' is a path; use --cgroup for it")),
         _ if text.len() > MAX => Err(format!("'{text}' is longer than {MAX} bytes")),
         1 if text.is_empty() => Err("the name is empty".into()),
+        _ if text.split('/').any(|part| matches!(part, "" | "." | "..")) => {
+            Err(format!("'{text}' is a path; use --cgroup for it"))
+        }
         1..=3 => Ok(text.to_owned()),
         _ => Err(format!("'{text}' is no ID, NAME or NAMESPACE/POD/NAME; use --cgroup for a path")),
     }

@@ -357,9 +357,20 @@ impl Cgroups {
     }
 }
 
+/// A container of version 1, as a path has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct V1Container {
+    /// The innermost.
+    pub container: Container,
+    /// By whose word: of one in another, whose root calls it as it likes, nobody's.
+    pub owner: Option<u32>,
+    /// The id of the outermost.
+    pub outermost: String,
+}
+
 /// The container that a process is in, from /proc, while the process lives: for hosts whose
 /// containers are in hierarchies of version 1.
-pub fn v1_container(proc_pid: u32) -> Option<Container> {
+pub fn v1_container(proc_pid: u32) -> Option<V1Container> {
     parse_v1_container(&fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).ok()?)
 }
 
@@ -377,14 +388,17 @@ pub fn v2_path(text: &[u8]) -> Option<&[u8]> {
 
 /// Of hierarchies without a controller users have parts of their own (systemd's), of
 /// others they have none.
-pub fn parse_v1_container(text: &str) -> Option<Container> {
+pub fn parse_v1_container(text: &str) -> Option<V1Container> {
     let lines = text.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next().filter(|names| !names.is_empty())?;
-        let id = container::id_in(fields.next()?)?.to_owned();
-        Some(Container::new(id, controllers.starts_with("name=")))
+        let claimed = controllers.starts_with("name=");
+        let ids: Vec<_> = container::ids_in(fields.next()?).collect();
+        let container = Container::new(*ids.last()?, claimed);
+        let owner = (!claimed && ids.len() == 1).then_some(0);
+        Some(V1Container { container, owner, outermost: ids[0].to_owned() })
     });
-    lines.min_by_key(|container| container.claimed)
+    lines.min_by_key(|found| found.container.claimed)
 }
 
 /// The inode of this program's pid namespace, unless it is the initial one.
@@ -434,10 +448,16 @@ mod tests {
         let text = format!(
             "12:name=systemd:/user.slice/docker-{other}.scope\n3:cpu,cpuacct:/docker/{id}\n0::/\n"
         );
-        let container = |id: &str, claimed| Some(Container::new(id, claimed));
-        assert_eq!(parse_v1_container(&text), container(&id, false));
-        assert_eq!(parse_v1_container(text.lines().next().unwrap()), container(&other, true));
+        let found = |id: &str, claimed, owner| {
+            let (container, outermost) = (Container::new(id, claimed), id.to_owned());
+            Some(V1Container { container, owner, outermost })
+        };
+        assert_eq!(parse_v1_container(&text), found(&id, false, Some(0)));
+        assert_eq!(parse_v1_container(text.lines().next().unwrap()), found(&other, true, None));
         assert_eq!(parse_v1_container("3:cpu:/\n0::/\n"), None);
+        let nested = parse_v1_container(&format!("3:cpu:/docker/{id}/docker/{other}\n")).unwrap();
+        assert_eq!((&*nested.container.id, nested.owner), (&*other, None));
+        assert_eq!(nested.outermost, id);
     }
 
     #[test]

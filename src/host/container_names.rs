@@ -135,6 +135,30 @@ impl ContainerNames {
         }
     }
 
+    /// Records were lost: of those that have no name it is asked again.
+    pub fn look_again<'a>(
+        &mut self,
+        watched: Vec<(Started, u32)>,
+        all: impl Iterator<Item = (&'a str, u32)>,
+        now_ns: u64,
+    ) {
+        for (started, uid) in watched {
+            if self.of(&started.id, uid).is_none() {
+                self.started(started, uid, now_ns);
+            }
+        }
+        for (id, uid) in all {
+            if self.of(id, uid).is_none() {
+                self.seen(id, uid, now_ns);
+            }
+        }
+    }
+
+    /// What is known of any.
+    pub fn all(&self) -> impl Iterator<Item = &Names> {
+        self.known.values().filter_map(|known| known.names.as_deref())
+    }
+
     /// There is such a container, or somebody connects from it.
     pub fn seen(&mut self, id: &str, uid: u32, ts_ns: u64) {
         if !is_full_id(id) {

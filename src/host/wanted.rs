@@ -3,16 +3,22 @@
 //! the names of directories and not what people call a container, and nothing of connections that
 //! were there before.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use super::cgroup;
 use super::cgroup::Cgroups;
+use super::cgroup::V1Container;
 use super::container_names::ContainerNames;
 use crate::error::StartError;
 use crate::model::container;
-use crate::model::container::Container;
 use crate::model::container::Pattern;
 use crate::model::filter::Filter;
+
+/// Cgroups of which it is known where they are: a user can make the way up 2,000 directories long.
+const MAX_PLACES: usize = 16_384;
 
 pub struct Wanted {
     filter: Filter,
@@ -20,6 +26,24 @@ pub struct Wanted {
     patterns: Vec<Pattern>,
     /// What people call containers decides.
     by_name: bool,
+    /// No directory changes its name, or what it is in.
+    places: RefCell<HashMap<u64, Rc<Place>>>,
+}
+
+/// What the directories from one up to the root say.
+struct Place {
+    is_listed: bool,
+    /// Its id, and by whose word.
+    container: Option<(Box<str>, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Wanted,
+    /// The process is in another container.
+    Unwanted,
+    /// It is in none of version 2.
+    Outside,
 }
 
 impl Wanted {
@@ -27,41 +51,61 @@ impl Wanted {
         let listed =
             filter.cgroups.iter().map(|path| cgroup::id(path)).collect::<Result<_, _>>()?;
         let (by_name, filter) = (filter.by_name(), filter.clone());
-        // Of any container there is more to ask.
-        let patterns = filter.patterns().into_iter().filter(|pattern| !pattern.text.is_empty());
-        Ok(Wanted { listed, patterns: patterns.collect(), by_name, filter })
+        let (patterns, places) = (filter.patterns(), RefCell::default());
+        Ok(Wanted { listed, patterns, by_name, filter, places })
     }
 
     /// Of a process in this cgroup; `None` if it is not known where that is.
-    pub fn has(&self, cgroups: &Cgroups, names: Option<&ContainerNames>, id: u64) -> Option<bool> {
-        let ids = cgroups.ids_up_from(id)?;
-        let is_called = |id: &u64| cgroups.name(*id).is_some_and(|(name, by)| self.calls(name, by));
-        let is_listed = ids.iter().any(|id| self.listed.contains(id) || is_called(id));
-        if is_listed || !self.by_name {
-            return Some(is_listed);
-        }
-        // Who is in a container can make directories called after others in it, so the outermost
-        // counts; of those that root made, if there are any.
-        let found = |id: &u64| {
-            let (name, owner) = cgroups.name(*id)?;
-            Some((container::id_of_directory(name)?, owner))
-        };
-        let mut outermost = ids.iter().rev().filter_map(found);
-        let of_root = outermost.clone().find(|(_, owner)| *owner == 0);
-        let container = of_root.or_else(|| outermost.next());
-        Some(container.is_some_and(|(id, owner)| self.has_container(names, id, owner)))
+    pub fn has(
+        &self,
+        cgroups: &Cgroups,
+        names: Option<&ContainerNames>,
+        id: u64,
+    ) -> Option<Verdict> {
+        let place = self.place(cgroups, id)?;
+        Some(match &place.container {
+            _ if place.is_listed => Verdict::Wanted,
+            None => Verdict::Outside,
+            Some((id, owner)) if self.has_container(names, id, *owner) => Verdict::Wanted,
+            Some(_) => Verdict::Unwanted,
+        })
     }
 
-    /// Of a process in a container of version 1; `owner`: by whose word.
-    pub fn has_of_v1(
-        &self,
-        names: Option<&ContainerNames>,
-        container: &Container,
-        owner: Option<u32>,
-    ) -> bool {
-        let id = &*container.id;
-        self.patterns.iter().any(|pattern| pattern.matches(id.as_bytes()))
-            || owner.is_some_and(|owner| self.has_container(names, id, owner))
+    fn place(&self, cgroups: &Cgroups, id: u64) -> Option<Rc<Place>> {
+        if let Some(place) = self.places.borrow().get(&id) {
+            return Some(Rc::clone(place));
+        }
+        let mut ids = cgroups.ids_up_from(id)?;
+        ids.reverse();
+        let found = |(at, id): (usize, &u64)| {
+            let (name, owner) = cgroups.name(*id)?;
+            Some((at, container::id_of_directory(name)?, owner))
+        };
+        // Who is in a container can make directories of any name in it, so the outermost counts;
+        // of those that root made, if there are any.
+        let mut containers = ids.iter().enumerate().filter_map(found);
+        let of_root = containers.clone().find(|(.., owner)| *owner == 0);
+        let container = of_root.or_else(|| containers.next()).filter(|_| self.by_name);
+        let above = container.map_or(ids.len(), |(at, ..)| at + 1);
+        let is_called = |id: &u64| cgroups.name(*id).is_some_and(|(name, by)| self.calls(name, by));
+        let is_listed =
+            ids.iter().any(|id| self.listed.contains(id)) || ids[..above].iter().any(is_called);
+        let container = container.map(|(_, id, owner)| (id.into(), owner));
+        let place = Rc::new(Place { is_listed, container });
+        let mut places = self.places.borrow_mut();
+        if places.len() >= MAX_PLACES {
+            places.clear();
+        }
+        places.insert(id, Rc::clone(&place));
+        Some(place)
+    }
+
+    /// Of a process in a container of version 1.
+    pub fn has_of_v1(&self, names: Option<&ContainerNames>, found: &V1Container) -> bool {
+        let id = &*found.outermost;
+        let is_called = |pattern: &Pattern| pattern.matches(id.as_bytes());
+        self.patterns.iter().any(is_called)
+            || !found.container.claimed && self.has_container(names, id, 0)
     }
 
     /// Whether a process in a new directory of root's may be wanted for its name.
@@ -69,9 +113,14 @@ impl Wanted {
         self.by_name && container::id_of_directory(name).is_some() || self.calls(name, 0)
     }
 
-    /// Whether any is there.
-    pub fn is_there(&self, cgroups: &Cgroups, names: Option<&ContainerNames>) -> bool {
-        cgroups.ids().any(|id| self.has(cgroups, names, id) == Some(true))
+    /// Whether any is there, but for those that are listed.
+    pub fn is_there(&self, cgroups: Option<&Cgroups>, names: Option<&ContainerNames>) -> bool {
+        let mut named = names.into_iter().flat_map(ContainerNames::all);
+        let is_called = |cgroups: &Cgroups| {
+            let mut all = cgroups.ids().filter_map(|id| cgroups.name(id));
+            all.any(|(name, owner)| self.calls(name, owner))
+        };
+        named.any(|names| self.filter.wants_names(names)) || cgroups.is_some_and(is_called)
     }
 
     /// What was asked for.
@@ -79,8 +128,13 @@ impl Wanted {
         self.filter.names()
     }
 
+    /// By a name, directories of users count only as containers that are called so.
     fn calls(&self, name: &[u8], owner: u32) -> bool {
-        let may_count = |pattern: &&Pattern| owner == 0 || pattern.room > 0;
+        let may_count = |pattern: &&Pattern| match owner {
+            0 => true,
+            _ if self.by_name => !pattern.whole,
+            _ => pattern.room > 0,
+        };
         self.patterns.iter().filter(may_count).any(|pattern| pattern.matches(name))
     }
 

@@ -319,9 +319,17 @@ impl Setup<'_> {
 
     /// The cgroups with a wanted name. One made meanwhile is added by its hook.
     pub(super) fn adopt_cgroups(&self, tracer: &mut Tracer) -> Result<()> {
-        let found = Cgroups::scan().matching(&self.patterns);
-        // By name more is to be looked for.
-        if found.is_empty() && !self.plan.judges {
+        let (cgroups, by_name) = (Cgroups::scan(), self.config.filter.by_name());
+        let found = cgroups.matching(&self.patterns);
+        if by_name {
+            // What is called so is asked for in `who`, and counts only if root made it.
+            for Found { place, .. } in cgroups.matching(&self.config.filter.patterns()) {
+                let name = cgroups.name(place.id);
+                if name.is_some_and(|(_, owner)| owner == 0) {
+                    list_cgroup(&mut tracer.skel, place)?;
+                }
+            }
+        } else if found.is_empty() {
             let searched = match cgroup::is_hybrid() {
                 true => " in cgroup v2, version 1 is not searched",
                 false => "",

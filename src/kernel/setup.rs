@@ -203,7 +203,7 @@ impl<'a> Setup<'a> {
         let cgroups: Vec<_> =
             filter.cgroups.iter().map(|p| cgroup::place(p)).collect::<Result<_, _>>()?;
         let netns = filter.netns.as_deref().map(cgroup::netns).transpose()?;
-        let patterns = filter.patterns();
+        let patterns = filter.patterns_of_new();
         if patterns.len() > MAX_PATTERNS {
             bail!("too many of --container and --unit: trace them in two runs");
         }

@@ -164,21 +164,19 @@ pub fn of<'a>(
     of_root.or_else(|| names.rev().find_map(found))
 }
 
-/// The user by whose word a process is in a container of version 1: that of root, but where users
-/// make cgroups, too.
-pub fn of_version_1(container: Container) -> (Container, Option<u32>) {
-    let owner = (!container.claimed).then_some(0);
-    (container, owner)
-}
-
 /// The id that a directory is called after, if it is that of a container.
 pub fn id_of_directory(name: &[u8]) -> Option<&str> {
     id_of(std::str::from_utf8(name).ok()?)
 }
 
-/// The id in the innermost directory of a path that has one.
+/// The ids in a path, that of the outermost directory first.
+pub fn ids_in(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter_map(id_of)
+}
+
+/// That of the innermost directory that has one.
 pub fn id_in(path: &str) -> Option<&str> {
-    path.rsplit('/').find_map(id_of)
+    ids_in(path).last()
 }
 
 /// A runtime's own monitor and a pod as a whole are no containers.
@@ -252,6 +250,9 @@ impl Pattern {
 
     /// For messages.
     pub fn shown(&self) -> String {
+        if self.text.is_empty() {
+            return "as a container may be".into();
+        }
         format!("{}{}", self.text, if self.whole { "" } else { "*" })
     }
 

@@ -95,10 +95,22 @@ impl Filter {
     /// The names of cgroups that are wanted.
     pub fn patterns(&self) -> Vec<container::Pattern> {
         let containers = self.containers.iter().flat_map(|text| container::patterns(text));
-        let units = self.units.iter().map(|name| container::Pattern::unit(name.as_str()));
-        let any = self.by_name().then(container::Pattern::any_container);
-        // The kernel takes the first that matches.
-        containers.chain(units).chain(any).collect()
+        containers.chain(self.patterns_of_units()).collect()
+    }
+
+    /// Those by which the kernel lets new ones in: any, if what people call containers decides.
+    pub fn patterns_of_new(&self) -> Vec<container::Pattern> {
+        match self.by_name() {
+            true => {
+                let any = container::Pattern::any_container();
+                self.patterns_of_units().chain([any]).collect()
+            }
+            false => self.patterns(),
+        }
+    }
+
+    fn patterns_of_units(&self) -> impl Iterator<Item = container::Pattern> {
+        self.units.iter().map(|name| container::Pattern::unit(name.as_str()))
     }
 
     /// Whether a container that people call this is wanted.

@@ -26,8 +26,8 @@ use crate::host::containers::Readers;
 use crate::host::helpers::Helpers;
 use crate::host::proc;
 use crate::host::users::Users;
+use crate::host::wanted::Verdict;
 use crate::host::wanted::Wanted;
-use crate::model::container;
 use crate::model::container::Container;
 use crate::model::event::Connect;
 use crate::model::numbers::NumberMap;
@@ -206,6 +206,14 @@ impl<'a> Facts<'a> {
         })
     }
 
+    /// What is asked for by cgroup, if there is none of it.
+    pub fn lacks(&self) -> Option<String> {
+        let wanted = self.wanted.as_ref()?;
+        let cgroups = self.cgroups.as_ref().map(|(_, cgroups)| cgroups);
+        let names = Some(wanted.names()).filter(|names| !names.is_empty())?;
+        (!wanted.is_there(cgroups, self.containers.as_ref())).then_some(names)
+    }
+
     /// `None` if its process is gone, or it is not known whether it is the one that was seen.
     pub fn of(&mut self, holder: &Holder, netns: u32) -> Option<Known> {
         let pid = holder.pid;
@@ -279,12 +287,10 @@ impl<'a> Facts<'a> {
             .as_ref()
             .zip(path)
             .and_then(|((mount, cgroups), path)| Some((cgroups, cgroups.id_at(mount, path)?)));
-        let of_v1 = || {
-            let container = cgroup::parse_v1_container(&String::from_utf8_lossy(&text));
-            container.map(container::of_version_1)
-        };
+        let of_v1 = || cgroup::parse_v1_container(&String::from_utf8_lossy(&text));
         let container = who.container().then(|| {
             let of_v2 = at.and_then(|(cgroups, id)| cgroups.container(id));
+            let of_v1 = || of_v1().map(|v1| (v1.container, v1.owner));
             let (container, owner) = of_v2.or_else(of_v1)?;
             Some(match &self.containers {
                 Some(containers) => containers.named(container, owner),
@@ -293,8 +299,13 @@ impl<'a> Facts<'a> {
         });
         let names = self.containers.as_ref();
         let is_wanted = self.wanted.as_ref().is_some_and(|wanted| {
-            at.and_then(|(cgroups, id)| wanted.has(cgroups, names, id)) == Some(true)
-                || of_v1().is_some_and(|(it, owner)| wanted.has_of_v1(names, &it, owner))
+            match at.and_then(|(cgroups, id)| wanted.has(cgroups, names, id)) {
+                Some(Verdict::Wanted) => true,
+                Some(Verdict::Unwanted) => false,
+                None | Some(Verdict::Outside) => {
+                    of_v1().is_some_and(|found| wanted.has_of_v1(names, &found))
+                }
+            }
         });
         let unit = at.filter(|_| who.unit()).and_then(|(cgroups, id)| cgroups.unit(id));
         let path = path.filter(|_| who.cgroup_path);

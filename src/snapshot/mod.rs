@@ -97,6 +97,9 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     let facts = plan::reads_holders(config)
         .then(|| Facts::new(config, &proc, helpers.once_harmless(), began))
         .transpose()?;
+    if let Some(names) = facts.as_ref().and_then(Facts::lacks) {
+        warn(&format!("tcpconnect: nothing is called {names} here"));
+    }
     let printer = Printer {
         filter,
         writer: writer(config, time),

@@ -38,10 +38,11 @@ impl App<'_> {
         let new = lost.since(&self.reported);
         self.reported = lost;
         if new.process > 0 {
-            warn(&format!(
-                "tcpconnect: {} records of processes lost; their rows say less",
-                new.process
-            ));
+            let less = match self.config.filter.by_name() {
+                true => "rows say less, or are missing: how a container is called may be unknown",
+                false => "their rows say less",
+            };
+            warn(&format!("tcpconnect: {} records of processes lost; {less}", new.process));
             // The second time for those whose birth was not handled at the first.
             self.resyncs_due = 2;
         }

@@ -90,7 +90,7 @@ impl App<'_> {
             }
             Event::Notice(notice) => {
                 let Some(procs) = &self.procs else { return false };
-                let row = procs.noticed(&notice, &self.who);
+                let row = procs.noticed(&notice, &mut self.who);
                 row.map(|row| self.output.process(&row, clock, &mut self.text)).is_some()
             }
             Event::Cgroup(event) => {

@@ -213,7 +213,7 @@ impl App<'_> {
             poll(&mut [readable(self.stop.fd())], BUSY)?;
         }
         if let Some(names) = self.who.awaits() {
-            warn(&format!("tcpconnect: no container is called {names} now; waiting for one"));
+            warn(&format!("tcpconnect: nothing is called {names} now; waiting for it"));
         }
         Ok(true)
     }

@@ -20,15 +20,19 @@ use anyhow::Result;
 use glob::MatchOptions;
 use glob::Pattern;
 
+use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::host::cgroup;
 use crate::host::cgroup::Cgroups;
+use crate::host::cgroup::V1Container;
 use crate::host::container_names::ContainerNames;
 use crate::host::container_names::Unnamed;
+use crate::host::containers;
 use crate::host::containers::Started;
 use crate::host::helpers::Helpers;
 use crate::host::proc;
 use crate::host::users::Users;
+use crate::host::wanted::Verdict;
 use crate::host::wanted::Wanted;
 use crate::model::container;
 use crate::model::container::Container;
@@ -228,7 +232,7 @@ impl Who {
             let container = cgroups.and_then(|(cgroups, id)| cgroups.container(id));
             // Three files are read for it.
             let of_v1 = || self.is_hybrid.then(|| v1_container(pid, start_ns)).flatten();
-            let container = container.or_else(|| of_v1().map(container::of_version_1));
+            let container = container.or_else(|| of_v1().map(|v1| (v1.container, v1.owner)));
             facts.container = container.map(|(container, owner)| match &self.containers {
                 Some(containers) => containers.named(container, owner),
                 None => container,
@@ -240,7 +244,7 @@ impl Who {
     /// Whether a process is in no cgroup that is asked for. `is_event`: the kernel reports it, and
     /// has left out what it knows to be unwanted.
     fn is_unwanted(
-        &self,
+        &mut self,
         (pid, start_ns): (u32, u64),
         cgroup_id: Option<u64>,
         is_event: bool,
@@ -248,33 +252,42 @@ impl Who {
         let Some(judge) = &self.wanted else { return false };
         let names = self.containers.as_ref();
         let cgroups = self.cgroups.as_ref().zip(cgroup_id);
-        let known = cgroups.and_then(|(cgroups, id)| judge.wanted.has(cgroups, names, id));
-        if known != Some(true)
-            && !judge.is_filtered
-            && self.is_hybrid
-            && let Some(container) = v1_container(pid, start_ns)
-        {
-            let (container, owner) = container::of_version_1(container);
-            return !judge.wanted.has_of_v1(names, &container, owner);
+        match cgroups.and_then(|(cgroups, id)| judge.wanted.has(cgroups, names, id)) {
+            Some(Verdict::Wanted) => return false,
+            Some(Verdict::Unwanted) => return true,
+            // The record of a cgroup may be lost, and the kernel knows it: a row too many shows.
+            None if is_event && judge.is_filtered => return false,
+            None | Some(Verdict::Outside) => {}
         }
-        // The record of a cgroup may be lost, and the kernel knows it: a row too many shows.
-        !known.unwrap_or(is_event && judge.is_filtered)
+        let asks_v1 = self.is_hybrid && !judge.is_filtered;
+        let Some(found) = asks_v1.then(|| v1_container(pid, start_ns)).flatten() else {
+            return true;
+        };
+        let is_wanted = judge.wanted.has_of_v1(names, &found);
+        // No event tells of it, so that a new name is known by the next row.
+        if let (Some(containers), false) = (&mut self.containers, found.container.claimed) {
+            containers.seen(&found.outermost, 0, monotonic_ns());
+        }
+        !is_wanted
     }
 
     /// As it is now, whatever cgroup it was in.
-    pub fn is_unwanted_now(&self, process: &Process) -> bool {
+    pub fn is_unwanted_now(&mut self, process: &Process) -> bool {
         if self.wanted.is_none() {
             return false;
         }
-        let id = cgroup::mount().zip(self.cgroups.as_ref()).and_then(|(mount, cgroups)| {
+        let now = cgroup::mount().zip(self.cgroups.as_ref()).and_then(|(mount, cgroups)| {
             let text = std::fs::read(format!("/proc/{}/cgroup", process.proc_pid())).ok()?;
-            cgroups.id_at(&mount, cgroup::v2_path(&text)?)
+            let id = cgroups.id_at(&mount, cgroup::v2_path(&text)?)?;
+            proc::is_alive(process.proc_pid(), process.start_ns).then_some(id)
         });
+        // It may have ended since.
+        let id = now.or_else(|| process.cgroup_id());
         self.is_unwanted((process.pid, process.start_ns), id, false)
     }
 
     /// Whether the process of this event is.
-    pub fn is_event_unwanted(&self, event: &ProcessEvent) -> bool {
+    pub fn is_event_unwanted(&mut self, event: &ProcessEvent) -> bool {
         self.is_unwanted((event.pid, event.start_ns), event.cgroup_id, false)
     }
 
@@ -286,8 +299,8 @@ impl Who {
 
     /// What is asked for, if there is none of it.
     pub fn awaits(&self) -> Option<String> {
-        let (judge, cgroups) = self.wanted.as_ref().zip(self.cgroups.as_ref())?;
-        let is_there = judge.wanted.is_there(cgroups, self.containers.as_ref());
+        let judge = self.wanted.as_ref()?;
+        let is_there = judge.wanted.is_there(self.cgroups.as_ref(), self.containers.as_ref());
         (!is_there).then(|| judge.wanted.names())
     }
 
@@ -434,11 +447,15 @@ impl Who {
         if let Some(cgroups) = &mut self.cgroups {
             cgroups.rescan();
         }
+        // Nobody says again how a container was started.
+        if let (Some(containers), Some(cgroups)) = (&mut self.containers, &self.cgroups) {
+            containers.look_again(containers::watched(), cgroups.containers(), monotonic_ns());
+        }
     }
 }
 
 /// Only while the process lives: before and after, for a pid can be reused.
-fn v1_container(pid: u32, start_ns: u64) -> Option<Container> {
+fn v1_container(pid: u32, start_ns: u64) -> Option<V1Container> {
     let alive = || proc::is_alive(pid, start_ns);
     let container = alive().then(|| cgroup::v1_container(pid)).flatten();
     container.filter(|_| alive())

@@ -141,7 +141,7 @@ impl Procs {
     }
 
     /// As `changed`, for an event of the connector.
-    pub fn noticed(&self, notice: &Notice, who: &Who) -> Option<ProcessRow<'static>> {
+    pub fn noticed(&self, notice: &Notice, who: &mut Who) -> Option<ProcessRow<'static>> {
         let process = who.now(notice.pid);
         let row = ProcessRow {
             ts_ns: notice.ts_ns,

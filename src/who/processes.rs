@@ -7,6 +7,7 @@
 
 mod ancestors;
 
+use std::cell::Cell;
 use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -50,6 +51,8 @@ pub struct Known {
     /// The process that forked it; 0 if the kernel did.
     pub ppid: u32,
     proc_pid: u32,
+    /// When something was last heard of it.
+    cgroup_id: Cell<Option<u64>>,
     state: RefCell<State>,
 }
 
@@ -74,6 +77,11 @@ impl Known {
     /// In the pid namespace of this program.
     pub fn proc_pid(&self) -> u32 {
         self.proc_pid
+    }
+
+    /// Its cgroup when something was last heard of it, if that said so.
+    pub fn cgroup_id(&self) -> Option<u64> {
+        self.cgroup_id.get()
     }
 
     pub fn program(&self) -> Rc<Program> {
@@ -122,7 +130,8 @@ impl Process {
     /// A copy that later execs and renames do not change; its ancestors are shared and still
     /// change.
     pub fn frozen(&self) -> Self {
-        let known = Known { state: self.state.clone(), ..*self.known };
+        let (state, cgroup_id) = (self.state.clone(), self.cgroup_id.clone());
+        let known = Known { state, cgroup_id, ..*self.known };
         Process {
             known: Rc::new(known),
             ancestors: Rc::clone(&self.ancestors),
@@ -241,6 +250,9 @@ impl Processes {
     }
 
     pub fn apply(&mut self, event: &ProcessEvent) {
+        if let Some(process) = self.same(event.pid, event.start_ns) {
+            process.cgroup_id.set(event.cgroup_id.or(process.cgroup_id.get()));
+        }
         match &event.change {
             Change::Fork => {
                 self.born(event, None);
@@ -333,6 +345,7 @@ impl Processes {
             start_ns: event.start_ns,
             ppid: event.parent,
             proc_pid: event.proc_pid,
+            cgroup_id: Cell::new(event.cgroup_id),
             state: RefCell::new(state),
         };
         let process = self.child(known, parent);
@@ -371,7 +384,8 @@ impl Processes {
         let Late { pid, proc_pid, start_ns, .. } = late;
         let is_there = ppid.is_some();
         let ppid = ppid.unwrap_or(0);
-        let known = Known { pid, start_ns, ppid, proc_pid, state: RefCell::new(state) };
+        let (cgroup_id, state) = (Cell::default(), RefCell::new(state));
+        let known = Known { pid, start_ns, ppid, proc_pid, cgroup_id, state };
         // As /proc has just shown it.
         let parent = self.now(ppid).filter(|p| is_there && p.start_ns <= start_ns);
         let process = Rc::new(self.child(known, parent.as_deref()));
@@ -415,7 +429,8 @@ impl Processes {
         let (ppid, state) = self.look_up(&late);
         let Late { pid, proc_pid, start_ns, .. } = late;
         let ppid = ppid.unwrap_or(0);
-        let found = Known { pid, start_ns, ppid, proc_pid, state: RefCell::new(state) };
+        let (cgroup_id, state) = (Cell::default(), RefCell::new(state));
+        let found = Known { pid, start_ns, ppid, proc_pid, cgroup_id, state };
         Rc::new(self.child(found, None))
     }
 

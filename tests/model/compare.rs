@@ -178,8 +178,10 @@ impl Scene<'_> {
             put("exe", json!(who.exe));
             put("args", json!(who.args));
             put("ppid", json!(who.ppid));
-            let inside = self.options.is_inside(who);
-            put("container_name", json!(inside.then(container_name)));
+            if self.options.believes_monitor {
+                let inside = self.options.is_inside(who);
+                put("container_name", json!(inside.then(container_name)));
+            }
         }
         let mut older = Vec::new();
         if self.options.names {

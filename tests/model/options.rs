@@ -43,6 +43,9 @@ pub struct Options {
     pub cgroup: Option<String>,
     /// Paths of cgroups, too.
     pub paths: bool,
+    /// What watches over the container is in the tracer's mount namespace: else nothing that it
+    /// says is believed.
+    pub believes_monitor: bool,
     /// What `Only::Pid`, `Only::Family` and `Only::Netns` mean, once it exists.
     pub named: Named,
 }
@@ -131,6 +134,7 @@ impl Options {
             table: dice.one_in(5),
             cgroup: None,
             paths: dice.one_in(4),
+            believes_monitor: true,
             named: Named::default(),
         };
         // They exclude each other, or are one option that is given once.
@@ -150,6 +154,9 @@ impl Options {
             _ => {}
         }
         options.slow = options.result && dice.one_in(4);
+        if options.only.contains(&Only::Family) {
+            options.runs_in_own_mounts();
+        }
         // Names with blanks in them could be told apart no more.
         options.peer &= !options.table;
         options.who &= !options.table;
@@ -168,6 +175,12 @@ impl Options {
             options.cgroup = None;
         }
         options
+    }
+
+    /// Its start is held up by files that lie over others, in a mount namespace of its own.
+    pub fn runs_in_own_mounts(&mut self) {
+        self.believes_monitor = false;
+        self.only.retain(|only| *only != Only::Container);
     }
 
     fn shows_only_counts(&mut self, interval: bool) {

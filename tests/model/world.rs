@@ -10,6 +10,7 @@ use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -52,7 +53,16 @@ impl Programs {
         fs::copy(lab::client(), &path).expect("the client is built");
         let (id, name) = (container_id(), container_name());
         let words = ["sleep", "86400000", "-b", "/none", "-c", &id, "-n", &name];
-        Monitor(Command::new(path).args(words).stdout(Stdio::null()).spawn().expect("it starts"))
+        let mut command = Command::new(path);
+        // SAFETY: a plain system call; it does not outlive a run that is killed.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let quiet = command.args(words).stdin(Stdio::null()).stdout(Stdio::null());
+        Monitor(quiet.spawn().expect("it starts"))
     }
 }
 
