@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 use serde_json::json;
@@ -30,6 +31,8 @@ pub const TESTS: &super::Tests = &[
             what_exists_is_wanted_by_the_container_of_its_holder,
             sockets_and_events_are_wanted_by_cgroup,
             nobody_is_wanted_by_a_name_that_is_forged_in_a_container,
+            what_is_called_so_by_a_user_is_no_container,
+            a_container_is_found_after_its_start_was_lost,
             a_container_of_a_user_is_wanted_by_its_name,
         ],
     ),
@@ -270,12 +273,58 @@ fn nobody_is_wanted_by_a_name_that_is_forged_in_a_container(lab: &Lab) {
     let (of_web, of_evil) = (host.start(&web), host.start(&evil));
     host.knock(&of_evil.inside(&web), 91);
     host.knock(&of_evil.inside(&format!("docker-{web}.scope")), 92);
+    host.knock(&of_evil.inside("web"), 94);
     host.knock(&of_web.inside(&evil), 81);
     host.knock(&of_web, 82);
     // By what is nobody's name.
     let other = new_id();
     host.knock(&host.outer.inside(&other), 93);
     assert_eq!(ports(&tracer.stop()), [81, 82]);
+}
+
+/// Nor is any of it said to be left out.
+fn what_is_called_so_by_a_user_is_no_container(lab: &Lab) {
+    let mut host = Host::new(lab, "claims");
+    let netns = host.client.netns();
+    let tracer = lab.trace(&["-j", "--container", "web", "--netns", &netns]);
+    std::os::unix::fs::chown(&host.outer.0, Some(1000), None).expect("ours");
+    let path = host.outer.0.join("web");
+    let made = Command::new("mkdir").arg(&path).uid(1000).status().expect("it runs");
+    assert!(made.success());
+    host.knock(&Cgroup(path), 91);
+    // One that root calls so counts.
+    let roots = Cgroup::new("claims-roots");
+    host.knock(&roots.inside("web"), 81);
+    assert_eq!(ports(&tracer.stop()), [81]);
+}
+
+/// While the tracer is stopped its buffer has no room for how a container is started. That is
+/// asked for once more when the loss is seen.
+fn a_container_is_found_after_its_start_was_lost(lab: &Lab) {
+    let mut host = Host::new(lab, "lost");
+    let netns = host.client.netns();
+    let args = ["-j", "--container", "web", "--netns", &netns, "--buffer-size", "4096"];
+    let tracer = lab.trace(&args);
+    tracer.signal(libc::SIGSTOP);
+    for n in 0..400 {
+        drop(host.outer.inside(&format!("d{n}")));
+    }
+    let id = new_id();
+    host.write_docker(&id, "web", "nginx");
+    let (_shim, cgroup) = (host.watch(&id), host.outer.inside(&id));
+    tracer.signal(libc::SIGCONT);
+    let lost = " records of processes lost; rows say less";
+    let until = Instant::now() + Duration::from_secs(30);
+    while !tracer.stderr().contains(lost) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // It looks twice, and for a tenth of the time.
+    std::thread::sleep(Duration::from_secs(3));
+    host.knock(&cgroup, 81);
+    let done = tracer.stop();
+    assert!(done.stderr.contains(lost), "{done:#?}");
+    let found: Vec<_> = done.rows().iter().map(|row| row["dport"].clone()).collect();
+    assert_eq!(found, [81], "{done:#?}");
 }
 
 fn a_container_of_a_user_is_wanted_by_its_name(lab: &Lab) {
