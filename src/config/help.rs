@@ -177,7 +177,7 @@ pub const CONTAINER_NAME: &str = "\
 Include CONTAINER, the name of the container: as docker ps and podman ps have it, or \
 NAMESPACE/POD/NAME of Kubernetes, of the container that holds a pod's namespaces NAMESPACE/POD. It \
 is read once, when the container is started, from what its runtime writes down: no daemon is asked. \
-Known are docker, podman, containerd (Kubernetes, k3s, nerdctl), CRI-O and LXC. Names are used again, and \
+Known are docker, podman, containerd (Kubernetes, k3s, nerdctl), CRI-O, LXC and systemd-nspawn. Names are used again, and \
 whoever starts a container chooses them: JSON has container_id, too. A \"?\" is as in CONTAINER_ID.";
 
 pub const IMAGE: &str = "\
@@ -185,8 +185,8 @@ Include IMAGE, what the container was made of, as who started it called it; know
 with --container-name.";
 
 pub const CONTAINER_ID: &str = "\
-Include CONTAINER_ID, the first 12 digits of the container's id (LXC: its name), from the cgroup's \
-path: of the innermost directory with such a name that root made. Whoever has a cgroup of his own \
+Include CONTAINER_ID, the first 12 digits of the container's id (LXC: its name; systemd-nspawn: \
+machine-NAME, or systemd-nspawn@NAME), from the cgroup's path: of the innermost directory with such a name that root made. Whoever has a cgroup of his own \
 can make any name in it, so where only others than root made one (podman without root), it is the \
 outermost, with a \"?\" behind it: a claim.";
 

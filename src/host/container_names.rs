@@ -26,6 +26,7 @@ use crate::model::container::NameSource;
 use crate::model::container::Names;
 use crate::model::container::Runtime;
 use crate::model::container::is_full_id;
+use crate::model::container::name_of_machine;
 use crate::model::process::Change;
 use crate::model::process::ProcessEvent;
 use crate::model::shares::Shares;
@@ -279,10 +280,13 @@ impl ContainerNames {
 
     /// What this one is called, by the word of that user.
     pub fn of(&self, id: &str, uid: u32) -> Option<Rc<Names>> {
-        // LXC has names for ids.
+        // Others have names for ids.
         if !is_full_id(id) {
-            let (name, runtime) = (Some(id.into()), Some(Runtime::Lxc));
-            let source = NameSource::Cgroup;
+            let (name, runtime) = match name_of_machine(id) {
+                Some(name) => (name.into(), Runtime::Nspawn),
+                None => (id.into(), Runtime::Lxc),
+            };
+            let (name, runtime, source) = (Some(name), Some(runtime), NameSource::Cgroup);
             return Some(Rc::new(Names { name, runtime, source, ..Names::default() }));
         }
         self.known.get(&(Box::from(id), uid))?.names.clone()

@@ -15,7 +15,7 @@ const MIN_ID_LEN: usize = 6;
 /// A container that a cgroup path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// The full id; the name for LXC, which has no ids.
+    /// The full id; for LXC and systemd-nspawn, which have none, the name, and what it is part of.
     pub id: String,
     /// Others than root made the directory, under what name they liked.
     pub claimed: bool,
@@ -82,16 +82,18 @@ pub enum Runtime {
     CriO,
     Nerdctl,
     Lxc,
+    Nspawn,
 }
 
 impl Runtime {
-    pub const ALL: [Runtime; 6] = [
+    pub const ALL: [Runtime; 7] = [
         Runtime::Docker,
         Runtime::Podman,
         Runtime::Containerd,
         Runtime::CriO,
         Runtime::Nerdctl,
         Runtime::Lxc,
+        Runtime::Nspawn,
     ];
 
     pub fn name(self) -> &'static str {
@@ -102,6 +104,7 @@ impl Runtime {
             Runtime::CriO => "cri-o",
             Runtime::Nerdctl => "nerdctl",
             Runtime::Lxc => "lxc",
+            Runtime::Nspawn => "systemd-nspawn",
         }
     }
 }
@@ -187,6 +190,12 @@ fn id_of(name: &str) -> Option<&str> {
     if let Some(name) = name.strip_prefix("lxc.payload.") {
         return Some(name);
     }
+    let registered = name.strip_suffix(".scope").filter(|name| name.starts_with("machine-"));
+    let of_unit = || name.strip_suffix(".service").filter(|name| name.contains("-nspawn@"));
+    let machine = registered.or_else(of_unit);
+    if let Some(machine) = machine.filter(|machine| name_of_machine(machine).is_some()) {
+        return Some(machine);
+    }
     let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
     words.find(|word| is_full_id(word))
 }
@@ -197,6 +206,22 @@ pub fn unit_of<'a>(mut from_root: impl Iterator<Item = (&'a str, u32)>) -> Optio
     const TYPES: [&str; 6] = [".service", ".scope", ".socket", ".mount", ".automount", ".swap"];
     let (name, owner) = from_root.find(|(name, _)| !name.ends_with(".slice"))?;
     (owner == 0 && TYPES.iter().any(|ending| name.ends_with(ending))).then_some(name)
+}
+
+/// The name of a container of systemd-nspawn, by a directory without its ending. libvirt's are
+/// virtual machines, or containers with an id of their own.
+pub fn name_of_machine(machine: &str) -> Option<String> {
+    let is_of_libvirt = |name: &&str| name.starts_with("qemu\\x2d") || name.starts_with("lxc\\x2d");
+    let registered = machine.strip_prefix("machine-").filter(|name| !is_of_libvirt(name));
+    let name = registered.or_else(|| machine.strip_prefix("systemd-nspawn@"))?;
+    // systemd-escape(1)
+    let mut parts = name.split("\\x");
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend(&part.as_bytes()[2..]);
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|name| !name.is_empty())
 }
 
 /// Whether it is an id as runtimes make them, with all its digits.
@@ -319,6 +344,17 @@ mod tests {
             assert_eq!(id_in(&sample.replace("ID", ID)), Some(ID), "{sample}");
         }
         assert_eq!(id_in("/lxc.payload.web01/system.slice/nginx.service"), Some("web01"));
+        let machine = id_in("/machine.slice/machine-my\\x2dbox.scope/payload/init.scope");
+        assert_eq!(machine, Some("machine-my\\x2dbox"));
+        assert_eq!(name_of_machine(machine.unwrap()).as_deref(), Some("my-box"));
+        let machine = id_in("/machine.slice/systemd-nspawn@web.service/payload");
+        assert_eq!(machine.and_then(name_of_machine).as_deref(), Some("web"));
+        for other in
+            ["machine-qemu\\x2d1\\x2dvm", "machine-lxc\\x2d1", "machine-", "machine-a\\xzz"]
+        {
+            assert_eq!(id_in(&format!("/machine.slice/{other}.scope")), None, "{other}");
+        }
+        assert_eq!(id_in("/system.slice/machine-web.service"), None, "it is any service");
     }
 
     #[test]
