@@ -954,7 +954,7 @@ fn a_container_passes_by_its_name(lab: &Lab) {
     let mut expected = Vec::new();
     for (directory, id) in [
         (format!("lxc.payload.{name}"), json!(name)),
-        (format!("machine-{name}.scope"), Value::Null),
+        (format!("machine-{name}.scope"), json!(format!("machine-{name}"))),
         (name.clone(), Value::Null),
     ] {
         let path = knock_in_and_out(&mut client, &outer, &directory);
