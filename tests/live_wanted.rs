@@ -39,7 +39,8 @@ pub const TESTS: &super::Tests = &[
 ];
 
 fn waits_for(names: &str) -> String {
-    format!("tcpconnect: nothing is called {names} now; waiting for it\n")
+    let searched = if tcpconnect::host::cgroup::is_hybrid() { " in cgroup v2" } else { "" };
+    format!("tcpconnect: nothing is called {names} now{searched}; waiting for it\n")
 }
 
 /// Nothing is said but that nobody has the name yet; and this machine may have processes that let

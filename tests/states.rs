@@ -114,7 +114,7 @@ kprobe refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 0, lport 0
-tcpconnect: nothing is called u now; waiting for it
+tcpconnect: nothing is called u now in cgroup v2; waiting for it
 fentry dns own a.test 9: status 0, rows 1, lport 1
 kprobe dns own a.test 9: status 0, rows 1, lport 1
 sockops dns own a.test 9: status 0, rows 1, lport 1

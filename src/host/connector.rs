@@ -122,6 +122,7 @@ fn notice(header: &ProcEventHeader) -> Option<Notice> {
         _ => return None,
     };
     Some(Notice {
+        cgroup_id: None,
         ts_ns: header.timestamp_ns,
         pid: u32::try_from(pid).ok()?,
         tid: u32::try_from(tid).ok()?,

@@ -22,6 +22,7 @@ use crate::host::containers::of_conmon;
 use crate::host::containers::started;
 use crate::host::proc;
 use crate::model::container::Container;
+use crate::model::container::LXC;
 use crate::model::container::NameSource;
 use crate::model::container::Names;
 use crate::model::container::Runtime;
@@ -284,7 +285,7 @@ impl ContainerNames {
         if !is_full_id(id) {
             let (name, runtime) = match name_of_machine(id) {
                 Some(name) => (name.into(), Runtime::Nspawn),
-                None => (id.into(), Runtime::Lxc),
+                None => (id.strip_prefix(LXC).unwrap_or(id).into(), Runtime::Lxc),
             };
             let (name, runtime, source) = (Some(name), Some(runtime), NameSource::Cgroup);
             return Some(Rc::new(Names { name, runtime, source, ..Names::default() }));

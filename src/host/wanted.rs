@@ -15,6 +15,7 @@ use super::container_names::ContainerNames;
 use crate::error::StartError;
 use crate::model::container;
 use crate::model::container::Pattern;
+use crate::model::container::is_full_id;
 use crate::model::filter::Filter;
 
 /// Cgroups of which it is known where they are: a user can make the way up 2,000 directories long.
@@ -33,6 +34,8 @@ pub struct Wanted {
 /// What the directories from one up to the root say.
 struct Place {
     is_listed: bool,
+    /// One of them has a wanted name.
+    is_called: bool,
     /// Its id, and by whose word.
     container: Option<(Box<str>, u32)>,
 }
@@ -64,7 +67,7 @@ impl Wanted {
     ) -> Option<Verdict> {
         let place = self.place(cgroups, id)?;
         Some(match &place.container {
-            _ if place.is_listed => Verdict::Wanted,
+            _ if place.is_listed || place.is_called => Verdict::Wanted,
             None => Verdict::Outside,
             Some((id, owner)) if self.has_container(names, id, *owner) => Verdict::Wanted,
             Some(_) => Verdict::Unwanted,
@@ -88,10 +91,10 @@ impl Wanted {
         let container = of_root.or_else(|| containers.next()).filter(|_| self.by_name);
         let above = container.map_or(ids.len(), |(at, ..)| at + 1);
         let is_called = |id: &u64| cgroups.name(*id).is_some_and(|(name, by)| self.calls(name, by));
-        let is_listed =
-            ids.iter().any(|id| self.listed.contains(id)) || ids[..above].iter().any(is_called);
+        let is_listed = ids.iter().any(|id| self.listed.contains(id));
+        let is_called = ids[..above].iter().any(is_called);
         let container = container.map(|(_, id, owner)| (id.into(), owner));
-        let place = Rc::new(Place { is_listed, container });
+        let place = Rc::new(Place { is_listed, is_called, container });
         let mut places = self.places.borrow_mut();
         if places.len() >= MAX_PLACES {
             places.clear();
@@ -103,7 +106,8 @@ impl Wanted {
     /// Of a process in a container of version 1.
     pub fn has_of_v1(&self, names: Option<&ContainerNames>, found: &V1Container) -> bool {
         let id = &*found.outermost;
-        let is_called = |pattern: &Pattern| pattern.matches(id.as_bytes());
+        let is_called =
+            |pattern: &Pattern| (pattern.whole || is_full_id(id)) && pattern.matches(id.as_bytes());
         self.patterns.iter().any(is_called)
             || !found.container.claimed && self.has_container(names, id, 0)
     }
@@ -116,11 +120,15 @@ impl Wanted {
     /// Whether any is there, but for those that are listed.
     pub fn is_there(&self, cgroups: Option<&Cgroups>, names: Option<&ContainerNames>) -> bool {
         let mut named = names.into_iter().flat_map(ContainerNames::all);
-        let is_called = |cgroups: &Cgroups| {
-            let mut all = cgroups.ids().filter_map(|id| cgroups.name(id));
-            all.any(|(name, owner)| self.calls(name, owner))
+        let is_one = |cgroups: &Cgroups, id| {
+            self.place(cgroups, id).is_some_and(|place| {
+                let container = place.container.as_ref();
+                let is_it = |(id, owner): &(Box<str>, u32)| self.has_container(names, id, *owner);
+                place.is_called || container.is_some_and(is_it)
+            })
         };
-        named.any(|names| self.filter.wants_names(names)) || cgroups.is_some_and(is_called)
+        let has_one = |cgroups: &Cgroups| cgroups.ids().any(|id| is_one(cgroups, id));
+        named.any(|names| self.filter.wants_names(names)) || cgroups.is_some_and(has_one)
     }
 
     /// What was asked for.
@@ -128,12 +136,14 @@ impl Wanted {
         self.filter.names()
     }
 
-    /// By a name, directories of users count only as containers that are called so.
+    /// By a name, directories of users count only as containers that are called so. An id is that
+    /// of a container.
     fn calls(&self, name: &[u8], owner: u32) -> bool {
+        let is_container = container::id_of_directory(name).is_some_and(is_full_id);
         let may_count = |pattern: &&Pattern| match owner {
+            _ if !pattern.whole => is_container,
             0 => true,
-            _ if self.by_name => !pattern.whole,
-            _ => pattern.room > 0,
+            _ => !self.by_name && pattern.room > 0,
         };
         self.patterns.iter().filter(may_count).any(|pattern| pattern.matches(name))
     }

@@ -187,8 +187,9 @@ fn id_of(name: &str) -> Option<&str> {
     if name.contains("conmon") || name.contains("_pod_") {
         return None;
     }
-    if let Some(name) = name.strip_prefix("lxc.payload.") {
-        return Some(name);
+    if let Some(own) = name.strip_prefix(LXC) {
+        // Else it would be taken for one of systemd-nspawn.
+        return Some(if name_of_machine(own).is_some() { name } else { own });
     }
     let registered = name.strip_suffix(".scope").filter(|name| name.starts_with("machine-"));
     let of_unit = || name.strip_suffix(".service").filter(|name| name.contains("-nspawn@"));
@@ -208,17 +209,26 @@ pub fn unit_of<'a>(mut from_root: impl Iterator<Item = (&'a str, u32)>) -> Optio
     (owner == 0 && TYPES.iter().any(|ending| name.ends_with(ending))).then_some(name)
 }
 
+/// Before the name of a container of LXC.
+pub const LXC: &str = "lxc.payload.";
+
 /// The name of a container of systemd-nspawn, by a directory without its ending. libvirt's are
-/// virtual machines, or containers with an id of their own.
+/// virtual machines, or containers with a number of their own.
 pub fn name_of_machine(machine: &str) -> Option<String> {
-    let is_of_libvirt = |name: &&str| name.starts_with("qemu\\x2d") || name.starts_with("lxc\\x2d");
+    let is_of_libvirt = |name: &&str| {
+        let number = ["qemu", "lxc", "ch"]
+            .iter()
+            .find_map(|driver| name.strip_prefix(driver)?.strip_prefix("\\x2d"));
+        number.is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit()))
+    };
     let registered = machine.strip_prefix("machine-").filter(|name| !is_of_libvirt(name));
     let name = registered.or_else(|| machine.strip_prefix("systemd-nspawn@"))?;
     // systemd-escape(1)
     let mut parts = name.split("\\x");
     let mut bytes = parts.next()?.as_bytes().to_vec();
     for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        let digits = part.get(..2).filter(|two| two.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
         bytes.extend(&part.as_bytes()[2..]);
     }
     Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|name| !name.is_empty())
@@ -349,9 +359,16 @@ mod tests {
         assert_eq!(name_of_machine(machine.unwrap()).as_deref(), Some("my-box"));
         let machine = id_in("/machine.slice/systemd-nspawn@web.service/payload");
         assert_eq!(machine.and_then(name_of_machine).as_deref(), Some("web"));
-        for other in
-            ["machine-qemu\\x2d1\\x2dvm", "machine-lxc\\x2d1", "machine-", "machine-a\\xzz"]
-        {
+        let of_lxc = id_in("/lxc.payload.machine-web");
+        assert_eq!(of_lxc, Some("lxc.payload.machine-web"), "it is not called web");
+        assert_eq!(name_of_machine("machine-lxc\\x2dtest").as_deref(), Some("lxc-test"));
+        for other in [
+            "machine-qemu\\x2d1\\x2dvm",
+            "machine-lxc\\x2d1\\x2da",
+            "machine-",
+            "machine-a\\xzz",
+            "machine-\\x+f",
+        ] {
             assert_eq!(id_in(&format!("/machine.slice/{other}.scope")), None, "{other}");
         }
         assert_eq!(id_in("/system.slice/machine-web.service"), None, "it is any service");

@@ -246,6 +246,8 @@ impl ProcessEvent {
 /// A change that the process connector reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
+    /// That of the next event of the process, if there is one already: the kernel does not say.
+    pub cgroup_id: Option<u64>,
     pub ts_ns: u64,
     pub pid: u32,
     pub tid: u32,

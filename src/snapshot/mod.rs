@@ -98,7 +98,8 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
         .then(|| Facts::new(config, &proc, helpers.once_harmless(), began))
         .transpose()?;
     if let Some(names) = facts.as_ref().and_then(Facts::lacks) {
-        warn(&format!("tcpconnect: nothing is called {names} here"));
+        let searched = if cgroup::is_hybrid() { " in cgroup v2" } else { "" };
+        warn(&format!("tcpconnect: nothing is called {names} here{searched}"));
     }
     let printer = Printer {
         filter,

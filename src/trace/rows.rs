@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which events have a row, and with what: joins them to processes, names and the other ends.
 
+use std::collections::HashMap;
 use std::io;
 
 use super::App;
@@ -44,6 +45,9 @@ impl App<'_> {
     /// Writes so many of the pending rows. Then all events until `applied_ns` are.
     pub(super) fn print_first(&mut self, ready: usize, applied_ns: u64) -> io::Result<()> {
         self.who.begin_batch(ready);
+        if self.procs.is_some() && self.config.filter.by_cgroup() {
+            tell_cgroups(&mut self.pending);
+        }
         let mut pending = std::mem::take(&mut self.pending);
         let written = self.rows_of(pending.drain(..ready));
         self.pending = pending;
@@ -180,6 +184,23 @@ impl App<'_> {
                 self.tracer.plan.shown.ends
                     && (self.tracer.plan.shown.existing || !life.is_partial())
             }
+        }
+    }
+}
+
+/// The kernel's notices of users and groups have no cgroup. Who was put into one and is gone by
+/// now has it in the next of its events.
+fn tell_cgroups(pending: &mut [Event]) {
+    let mut next = HashMap::new();
+    for event in pending.iter_mut().rev() {
+        match event {
+            Event::Process(event) => {
+                next.insert(event.pid, event.cgroup_id);
+            }
+            Event::Notice(notice) => {
+                notice.cgroup_id = next.get(&notice.pid).copied().flatten();
+            }
+            _ => {}
         }
     }
 }

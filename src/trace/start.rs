@@ -20,6 +20,7 @@ use super::write_if_large;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::error::warn;
+use crate::host::cgroup;
 use crate::host::containers;
 use crate::host::proc;
 use crate::model::event::Connect;
@@ -213,7 +214,8 @@ impl App<'_> {
             poll(&mut [readable(self.stop.fd())], BUSY)?;
         }
         if let Some(names) = self.who.awaits() {
-            warn(&format!("tcpconnect: nothing is called {names} now; waiting for it"));
+            let searched = if cgroup::is_hybrid() { " in cgroup v2" } else { "" };
+            warn(&format!("tcpconnect: nothing is called {names} now{searched}; waiting for it"));
         }
         Ok(true)
     }

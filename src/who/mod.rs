@@ -271,18 +271,19 @@ impl Who {
         !is_wanted
     }
 
-    /// As it is now, whatever cgroup it was in.
-    pub fn is_unwanted_now(&mut self, process: &Process) -> bool {
+    /// Whether the process of a notice is; `next`: its cgroup a little later.
+    pub fn is_notice_unwanted(&mut self, process: &Process, next: Option<u64>) -> bool {
         if self.wanted.is_none() {
             return false;
         }
-        let now = cgroup::mount().zip(self.cgroups.as_ref()).and_then(|(mount, cgroups)| {
+        let now = |process: &Process| {
+            let (mount, cgroups) = cgroup::mount().zip(self.cgroups.as_ref())?;
             let text = std::fs::read(format!("/proc/{}/cgroup", process.proc_pid())).ok()?;
             let id = cgroups.id_at(&mount, cgroup::v2_path(&text)?)?;
             proc::is_alive(process.proc_pid(), process.start_ns).then_some(id)
-        });
+        };
         // It may have ended since.
-        let id = now.or_else(|| process.cgroup_id());
+        let id = next.or_else(|| now(process)).or_else(|| process.cgroup_id());
         self.is_unwanted((process.pid, process.start_ns), id, false)
     }
 

@@ -159,7 +159,9 @@ impl Procs {
             kind: ProcessRowKind::Notice(notice.kind),
         };
         // The connector knows no cgroup.
-        let is_unwanted = process.as_ref().is_none_or(|process| who.is_unwanted_now(process));
+        let is_unwanted = process
+            .as_ref()
+            .is_none_or(|process| who.is_notice_unwanted(process, notice.cgroup_id));
         let is_wanted = self.is_wanted(&row, process.as_deref());
         (is_wanted && !(self.filter.by_cgroup() && is_unwanted)).then_some(row)
     }
