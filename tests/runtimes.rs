@@ -26,7 +26,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 /// Containers at once.
-const MANY: u16 = 12;
+const MANY: u16 = 100;
 
 fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().expect("make runtimes installs it");
@@ -140,7 +140,7 @@ impl Engine<'_> {
     /// Each question that a container can be: what was there before, what comes, what is renamed
     /// or started again, who has a name after another, many at once. `first` of the ports is its.
     fn check(&self, first: u16) {
-        let ports = format!("{first}-{}", first + 99);
+        let ports = format!("{first}-{}", first + 199);
         let words = ["-j", "--container-name", "-P", &ports];
         let trace = |more: &[&str]| {
             let mut command = Command::new(lab::tcpconnect());
@@ -240,7 +240,7 @@ fn podman_containers_have_their_names() {
     let options = [&["--network", "host", "--security-opt", "seccomp=unconfined"], &limits[..]];
     let engine = Engine { tool: &tool, image: "localhost/bb:1", run: &options.concat() };
     engine.ask(&["import", &tar.display().to_string(), "bb:1"]);
-    engine.check(45_200);
+    engine.check(45_400);
 }
 
 /// A pod is made over the CRI, as a kubelet does it.
@@ -289,7 +289,7 @@ snapshotter = "native"
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/runtimes/cri.py");
         run(Command::new(&python).args([script, &socket]).args(words))
     };
-    let first: u16 = 45_300;
+    let first: u16 = 45_700;
     let ports = format!("{first}-{}", first + 9);
     let words = ["-j", "--container-name", "-P", &ports];
     let filters: [&[&str]; 3] = [&[], &["--pod", "shop/web-*"], &["--container", "app"]];
