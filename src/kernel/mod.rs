@@ -65,7 +65,7 @@ use crate::plan::Hook;
 use crate::plan::Plan;
 
 /// Rows of the table of `-c`; about 7 MB of kernel memory.
-const MAX_FLOWS: u32 = 65_536;
+pub const MAX_FLOWS: u32 = 65_536;
 /// Records taken from the ring before the batch is written; after a stall this
 /// bounds memory, some 400 bytes for each.
 const BATCH: usize = 1_024;

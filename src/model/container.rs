@@ -5,6 +5,9 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+/// Before the name of a container of LXC.
+pub const LXC: &str = "lxc.payload.";
+
 /// Digits of a full id, as docker, containerd, cri-o and podman make them.
 const ID_LEN: usize = 64;
 /// Digits of a short id.
@@ -208,9 +211,6 @@ pub fn unit_of<'a>(mut from_root: impl Iterator<Item = (&'a str, u32)>) -> Optio
     let (name, owner) = from_root.find(|(name, _)| !name.ends_with(".slice"))?;
     (owner == 0 && TYPES.iter().any(|ending| name.ends_with(ending))).then_some(name)
 }
-
-/// Before the name of a container of LXC.
-pub const LXC: &str = "lxc.payload.";
 
 /// The name of a container of systemd-nspawn, by a directory without its ending. libvirt's are
 /// virtual machines, or containers with a number of their own.

@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::kernel;
 use crate::model::event::Connect;
 use crate::model::event::Flow;
 
 /// As many as the kernel's table has.
-const MAX_FLOWS: usize = 65_536;
+const MAX_FLOWS: usize = kernel::MAX_FLOWS as usize;
 
 #[derive(Default)]
 pub(super) struct Counts {
