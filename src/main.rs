@@ -46,8 +46,10 @@ fn main() -> ExitCode {
     };
     let ended = match config.snapshot {
         Some(wanted) => snapshot::run(&config, wanted).map(|()| 0),
-        None if cgroup::mount().is_some() && privilege::may_probe() => trace::run(&config),
-        None => trace::run(&config.where_containers_are_unknown()),
+        None if config.may_lack_containers && !containers_are_told() => {
+            trace::run(&config.where_containers_are_unknown())
+        }
+        None => trace::run(&config),
     };
     match ended {
         Ok(code) => ExitCode::from(code),
@@ -73,4 +75,10 @@ fn one_line(message: &str) -> String {
     let text: Vec<_> = lines.map(str::trim).collect();
     let text = text.join(" ");
     text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
+/// Whether this host tells in which container a process is. It is asked only where the answer
+/// matters: it reads two files of /proc and /sys at the start.
+fn containers_are_told() -> bool {
+    cgroup::mount().is_some() && privilege::may_probe()
 }
