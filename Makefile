@@ -63,7 +63,7 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build lint check check-units check-live runtimes test model soak fuzz bench compare install deps deps-build deps-test deps-runtimes
+.PHONY: help run build lint check check-units check-live client runtimes test model soak fuzz bench compare install deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -113,7 +113,7 @@ test: deps
 	$(CARGO) test --locked --test states
 
 # No daemon is to start with its package: the tests start their own.
-runtimes: deps $(VENV)/installed
+runtimes: client $(VENV)/installed
 	@if ! test -e /usr/sbin/policy-rc.d; then \
 		trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
 		printf '#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; \
@@ -124,10 +124,14 @@ runtimes: deps $(VENV)/installed
 deps-runtimes:
 	$(call install_missing,$(RUNTIME_NEEDS))
 
-model: deps
+# `cargo test --test NAME` does not build what the test runs.
+client: deps
+	$(CARGO) build --locked --example client
+
+model: client
 	$(AS_ROOT) $(CARGO) test --locked --test model -- $(if $(SEED),--seed $(SEED)) --scenarios $(SCENARIOS) $(ARGS)
 
-soak: deps
+soak: client
 	$(AS_ROOT) $(CARGO) test --locked --test model -- $(if $(SEED),--seed $(SEED)) --soak $(call seconds_or,3600)
 
 # Stable Rust has no sanitizers, and there is next to no unsafe code behind these.
