@@ -130,6 +130,11 @@ impl BootClock {
         BootClock(WallClock::at(offset_ns))
     }
 
+    /// Of a host that booted then, nanoseconds since 1970, UTC.
+    pub fn booted_at(unix_ns: u64) -> Self {
+        BootClock(WallClock::at(unix_ns))
+    }
+
     /// Nanoseconds since 1970, UTC, of a CLOCK_BOOTTIME in nanoseconds.
     pub fn unix_ns(&self, boottime_ns: u64) -> u64 {
         self.0.unix_ns(boottime_ns)

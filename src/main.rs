@@ -13,6 +13,7 @@ use tcpconnect::error::warn;
 use tcpconnect::host::cgroup;
 use tcpconnect::host::privilege;
 use tcpconnect::kernel::source::EBPF;
+use tcpconnect::replay;
 use tcpconnect::snapshot;
 use tcpconnect::trace;
 use tcpconnect::trace::command::called_as;
@@ -44,12 +45,13 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(why) => return usage_error(&why),
     };
-    let ended = match config.snapshot {
-        Some(wanted) => snapshot::run(&config, wanted).map(|()| 0),
-        None if config.may_lack_containers && !containers_are_told() => {
+    let ended = match (&config.read, config.snapshot) {
+        (Some(from), _) => replay::run(&config, from).map(|()| 0),
+        (None, Some(wanted)) => snapshot::run(&config, wanted).map(|()| 0),
+        (None, None) if config.may_lack_containers && !containers_are_told() => {
             trace::run(&config.where_containers_are_unknown())
         }
-        None => trace::run(&config),
+        (None, None) => trace::run(&config),
     };
     match ended {
         Ok(code) => ExitCode::from(code),

@@ -24,6 +24,7 @@ use tcpconnect::clock::WallClock;
 use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
+use tcpconnect::model::coverage::Coverage;
 use tcpconnect::model::event::CloseBy;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::DnsBytes;
@@ -471,13 +472,14 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         let life = Life { connect: *failed.connect, began_ns: 1, stage };
         json.connect(&Row { life: Some(&life), ..row.clone() }, &clock, &mut lives);
     }
-    let connect = Connect { origin: Origin::Existing, ..connect };
-    let life = Life { connect, began_ns: 1, stage: stages[1] };
-    json.connect(&Row { life: Some(&life), ..row.clone() }, &clock, &mut lives);
+    for origin in [Origin::Existing, Origin::Accepted] {
+        let life = Life { connect: Connect { origin, ..connect }, began_ns: 1, stage: stages[1] };
+        json.connect(&Row { life: Some(&life), ..row.clone() }, &clock, &mut lives);
+    }
     let of_connect = keys(&written).swap_remove(0);
     let fields = keys(&lives).concat();
     let mut fields: Vec<_> = fields.iter().filter(|key| !of_connect.contains(key)).collect();
-    // The third object has what the second has, but for one.
+    // The others have what the second has, but for one or two.
     let mut seen = std::collections::BTreeSet::new();
     fields.retain(|key| seen.insert(*key));
     let tags_of_life = tags(&section(&page, ".SS Object: result, close"));
@@ -499,6 +501,19 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         let described: Vec<_> = tags.iter().map(|tag| tag.trim_start_matches(".B ")).collect();
         assert_eq!(described, written, "object {name}");
     }
+}
+
+#[test]
+fn the_man_page_describes_every_field_of_a_coverage() {
+    let mut written = Vec::new();
+    let cli = Cli::try_parse_from(["tcpconnect", "--json"]).expect("it is an option");
+    let mut json = new_output(&Config::new(cli, false).expect("it goes alone"));
+    json.coverage(&Coverage::default(), &mut written);
+    let page = man_page(JSON_PAGE);
+    let section = section(&page, ".SS Object: coverage");
+    let tags = tags(&section);
+    let described: Vec<_> = tags.iter().map(|tag| tag.trim_start_matches(".B ")).collect();
+    assert_eq!([described], *keys(&written));
 }
 
 #[test]

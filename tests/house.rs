@@ -23,6 +23,11 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
         &["host", "kernel", "model", "output", "config", "plan"],
     ),
     (
+        "replay",
+        "what was written is read without a look at this host",
+        &["host", "model", "output", "config", "plan"],
+    ),
+    (
         "trace",
         "the loop knows all but main",
         &["snapshot", "kernel", "who", "output", "host", "plan", "config", "model"],

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use clap::Parser as _;
 use proptest::prelude::*;
+use tcpconnect::clock::BootClock;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
@@ -248,23 +249,21 @@ prop_compose! {
 
 prop_compose! {
     fn row()(
-        (connect, life) in (connect(), prop::option::of((stage(), 0..SECOND_NS))),
+        (connect, life) in (connect(), prop::option::of((stage(), 0..CENTURY_NS))),
         (peer, process) in (prop::option::of(peer()), prop::option::of(facts())),
         (user, cgroup) in (prop::option::of(string()), prop::option::of(string())),
         unit in prop::option::of(string()),
         (container, query) in (container(), prop::option::of(query())),
     ) -> OwnedRow {
-        let life = life.map(|(stage, took_us)| {
+        let life = life.map(|(stage, took_ns)| {
             let origin = match stage {
                 Stage::Gone => Origin::Existing,
                 Stage::Result(_) => Origin::Connected,
-                // An end does not say whose listener it was.
-                Stage::Close { .. } if connect.origin == Origin::Accepted => Origin::Connected,
                 Stage::Close { .. } => connect.origin,
             };
-            let took_us = if origin == Origin::Existing { 0 } else { took_us };
+            let took_ns = if origin == Origin::Existing { 0 } else { took_ns };
             let connect = Connect { origin, ..connect };
-            Life { connect, began_ns: connect.ts_ns.saturating_sub(took_us * 1000), stage }
+            Life { connect, began_ns: connect.ts_ns.saturating_sub(took_ns), stage }
         });
         let connect = life.map_or(connect, |life| life.connect);
         let has_id = life.is_some() || connect.error == 0;
@@ -467,14 +466,17 @@ proptest! {
 
     #[test]
     fn a_row_of_a_connection_survives_the_way_there_and_back(
-        row in row(), offset_ns in SECOND_NS..CENTURY_NS,
+        row in row(), offset_ns in SECOND_NS..CENTURY_NS, boot_ns in SECOND_NS..CENTURY_NS,
     ) {
         let mut output = json();
+        output.booted(BootClock::booted_at(boot_ns));
         let text = line(|out| output.connect(&row.row(), &WallClock::at(offset_ns), out));
         let printed = read(&text).map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
         prop_assert!(printed.truncated.is_empty());
         prop_assert_eq!(printed.unix_ns, (offset_ns + row.connect.ts_ns) / 1000 * 1000);
         let What::Connection(back) = printed.what else { panic!("{text}") };
+        let mut output = json();
+        printed.boot.into_iter().for_each(|boot| output.booted(boot));
         let clock = clock(printed.unix_ns, back.connect.ts_ns);
         prop_assert_eq!(&line(|out| output.connect(&back.row(), &clock, out)), &text);
         prop_assert_eq!(back.connect, row.connect);
@@ -567,6 +569,9 @@ fn a_line_that_is_none_is_refused_with_its_field() {
     let count = format!(r#"{{"event":"count",{time}}}"#);
     assert_eq!(why(&count), "its field saddr is missing, or no value of it");
     let other = format!(r#"{{"event":"other",{time}}}"#);
-    assert_eq!(why(&other), "its field event is missing, or no value of it");
-    assert!(why(r#"{"event":"count","x":1}"#).starts_with("not an object of tcpconnect: unknown"));
+    assert_eq!(why(&other), "its event is not known");
+    assert!(why(r#"{"event":"count","x":1}"#).starts_with("not an object of tcpconnect: missing"));
+    // A later version may have more to say.
+    let more = format!(r#"{{"event":"lost",{time},"buffer":1,"x":[{{"y":null}}]}}"#);
+    assert!(matches!(read(&more).unwrap().what, What::Lost(lost) if lost.total() == 1));
 }

@@ -18,6 +18,7 @@ use crate::config::values::parse_pid;
 use crate::config::values::parse_seconds;
 use crate::config::values::parse_size;
 use crate::config::values::parse_unit;
+use crate::config::when::When;
 use crate::model::filter::CommFilter;
 use crate::model::filter::Net;
 use crate::model::filter::PodFilter;
@@ -114,7 +115,8 @@ Examples:
   tcpconnect --wide                 # with executable, arguments and parents
   tcpconnect -f                     # also without a route or port, or forbidden
   tcpconnect -c -i 10 --duration 60 # a table every 10 seconds, for a minute
-  tcpconnect -s --to 10.0.0.0/8     # who is connected to this network now";
+  tcpconnect -s --to 10.0.0.0/8     # who is connected to this network now
+  tcpconnect --read FILE -P 443     # what a run with -j -o FILE has seen";
 
 /// The aliases are the abbreviations that mean one option of BCC's tool and would
 /// mean several here.
@@ -256,6 +258,20 @@ pub struct Cli {
     #[arg(short = 's', long, value_name = "WHAT", num_args = 0..=1, require_equals = true,
           default_missing_value = "connections", long_help = help::SNAPSHOT, help_heading = "Now")]
     pub snapshot: Option<Snapshot>,
+
+    /// Rows of what was written before: files of JSON lines, folders of them, or - for stdin
+    #[arg(long, value_name = "PATH", num_args = 1.., long_help = help::READ, help_heading = "Past")]
+    pub read: Vec<PathBuf>,
+
+    /// With --read: what happened then or later: -7d, '2 hours ago', 'tuesday 14:00'
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true,
+          long_help = help::SINCE, help_heading = "Past")]
+    pub since: Option<When>,
+
+    /// With --read: what happened before: -7d, yesterday, 2026-11-24T10:00Z
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true,
+          long_help = help::UNTIL, help_heading = "Past")]
+    pub until: Option<When>,
 
     /// Only these processes, any number of them
     #[arg(short = 'p', long, value_name = "PID[,PID]", value_delimiter = ',',

@@ -237,6 +237,22 @@ pub const SNAPSHOT: &str = "\
 Trace nothing: print the sockets that exist now, one row for each descriptor of a process that \
 leads to one, then exit. See SNAPSHOT in tcpconnect(8).";
 
+// Past
+
+pub const READ: &str = "\
+Trace nothing: show what an earlier run with -j has written, with the same columns and filters as \
+when tracing. PATH is a file, a folder with files named *.jsonl in it, at any depth, or - for \
+standard input; several may be given, and are put in the order of time. See PAST in tcpconnect(8).";
+
+pub const SINCE: &str = "\
+With --read: only what happened at this time or later. It is a span before now (\"-7d\", \"2 hours \
+ago\", \"90m\"); a time of the last day that had it (\"14:00\", \"tuesday 14:00\", \"yesterday \
+09:30\"; a day alone begins at midnight); or a date, in the local time zone or another \
+(\"2026-11-24\", \"2026-11-24 10:00\", \"2026-11-24T10:00Z\", \"2026-11-24T10:00+01:00\").";
+
+pub const UNTIL: &str = "\
+With --read: only what happened before this time, which is written as that of --since.";
+
 // Filters
 
 pub const PID: &str = "\

@@ -6,6 +6,7 @@ pub mod cli;
 mod help;
 mod rules;
 pub mod values;
+pub mod when;
 
 use std::ffi::OsString;
 use std::mem::take;
@@ -21,6 +22,7 @@ use crate::config::cli::JsonForm;
 use crate::config::cli::Procs;
 use crate::config::cli::Sandbox;
 use crate::config::cli::Snapshot;
+use crate::config::when::When;
 use crate::model::filter::Family;
 use crate::model::filter::Filter;
 use crate::model::filter::NetTable;
@@ -59,6 +61,14 @@ pub struct Columns {
     pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
+}
+
+/// What was written before, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    pub paths: Vec<PathBuf>,
+    pub since: Option<When>,
+    pub until: Option<When>,
 }
 
 /// Facts about the process behind a row, all of them optional.
@@ -145,6 +155,8 @@ pub struct Config {
     pub procs: Option<Procs>,
     /// Nothing is traced; the rest of this holds for the sockets there are.
     pub snapshot: Option<Snapshot>,
+    /// Nothing is traced; the rest of this holds for what was written before.
+    pub read: Option<Reading>,
     /// How a socket of `snapshot` is written.
     pub json: Option<JsonForm>,
     pub output: Option<PathBuf>,
@@ -196,6 +208,11 @@ impl Config {
             to_name: cli.to_name,
             procs: cli.procs,
             snapshot: cli.snapshot,
+            read: (!cli.read.is_empty()).then_some(Reading {
+                paths: cli.read,
+                since: cli.since,
+                until: cli.until,
+            }),
             json: cli.json,
             output: cli.output,
             max_events: cli.max_events,
@@ -224,6 +241,13 @@ impl Config {
             return Err("-o would write where you may not, with the rights of the program file; \
                         redirect its output, or run it as root"
                 .into());
+        }
+        if self.read.is_some() && writes_more {
+            return Err(
+                "--read would read where you may not, with the rights of the program file; \
+                        run it as root"
+                    .into(),
+            );
         }
         if self.buffer_size.is_some_and(|size| size > MAX_BUFFER) {
             return Err("--buffer-size is at most 64M for a program with file capabilities; run \

@@ -53,6 +53,7 @@ const OF_EVENTS: &[&str] = &["-t", "-T", "-U", "-n", "-x", "-a", "--user", "--wi
 const IN_JSON: &[&str] =
     &["--parents", "--container-name", "--image", "--container-id", "--cgroup-path"];
 const PROCS: &[&str] = &["--procs", "--procs=only"];
+const PAST: &[&str] = &["--read", "--since", "--until"];
 
 /// A run may be of several kinds, and then takes what all of them do.
 const KINDS: &[Kind] = &[
@@ -93,9 +94,27 @@ const KINDS: &[Kind] = &[
         says: "--json=osquery has osquery's columns, and no others; use -j, or leave out",
     },
     Kind {
+        is: |cli, _| !cli.read.is_empty(),
+        takes: &[
+            ANY,
+            PAST,
+            COLUMNS,
+            OF_CONNECTIONS,
+            OF_CGROUPS,
+            WHO,
+            NAMES,
+            NOW,
+            PROCS,
+            &["-p", "-u", "--comm", "-n", "-c"],
+            &["-f", "-r", "--min-latency", "--life", "--accept", "--peer"],
+        ],
+        says: "--read shows what was written before, and traces nothing; leave out",
+    },
+    Kind {
         is: |cli, _| cli.existing || cli.who.is_some(),
         takes: &[
             ANY,
+            PAST,
             TRACING,
             BUFFERS,
             COLUMNS,
@@ -113,6 +132,7 @@ const KINDS: &[Kind] = &[
         is: |cli, _| cli.count,
         takes: &[
             ANY,
+            PAST,
             TRACING,
             BUFFERS,
             COLUMNS,
@@ -128,6 +148,7 @@ const KINDS: &[Kind] = &[
         is: |cli, _| cli.count && !counts_here(cli),
         takes: &[
             ANY,
+            PAST,
             TRACING,
             COLUMNS,
             OF_PROCESSES,
@@ -140,18 +161,19 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         is: |cli, _| cli.procs == Some(Procs::Only),
-        takes: &[ANY, TRACING, BUFFERS, OF_PROCESSES, OF_CGROUPS, PROCS, OF_EVENTS, IN_JSON],
+        takes: &[ANY, PAST, TRACING, BUFFERS, OF_PROCESSES, OF_CGROUPS, PROCS, OF_EVENTS, IN_JSON],
         says: "--procs=only shows no connections; leave out",
     },
     Kind {
         is: |cli, _| cli.procs == Some(Procs::Only) && cli.json.is_none(),
-        takes: &[ANY, TRACING, BUFFERS, OF_PROCESSES, OF_CGROUPS, PROCS, OF_EVENTS],
+        takes: &[ANY, PAST, TRACING, BUFFERS, OF_PROCESSES, OF_CGROUPS, PROCS, OF_EVENTS],
         says: "the table of --procs=only has no column for it; add -j, or leave out",
     },
     Kind {
         is: |cli, _| cli.procs.is_some(),
         takes: &[
             ANY,
+            PAST,
             TRACING,
             BUFFERS,
             COLUMNS,
@@ -184,6 +206,8 @@ const NEEDS: &[(&str, &[&str], &str)] = &[
         &["-r", "--life", "--peer"],
         "--max-connections needs -r, --life or --peer: nothing else follows a connection",
     ),
+    ("--since", &["--read"], "--since needs --read: what happens now is all that is traced"),
+    ("--until", &["--read"], "--until needs --read; use --duration to end a run"),
     ("--json=osquery", &["-s"], "--json=osquery needs --snapshot: it lists sockets, not connects"),
 ];
 
@@ -235,6 +259,9 @@ const OPTIONS: &[(&str, Given)] = &[
     ("-e", |cli| cli.existing),
     ("--who", |cli| cli.who.is_some()),
     ("-s", |cli| cli.snapshot.is_some()),
+    ("--read", |cli| !cli.read.is_empty()),
+    ("--since", |cli| cli.since.is_some()),
+    ("--until", |cli| cli.until.is_some()),
     ("-p", |cli| !cli.pid.is_empty()),
     ("--children", |cli| cli.children),
     ("-P", |cli| cli.port.is_some()),
@@ -290,6 +317,11 @@ pub(super) fn check(cli: &Cli, is_older: bool) -> Result<(), String> {
             return Err((*why).into());
         }
     }
+    if let Some(netns) = cli.netns.as_ref().filter(|_| !cli.read.is_empty())
+        && netns.parse::<u32>().is_err()
+    {
+        return Err(format!("--read knows network namespaces by their inodes; '{netns}' is none"));
+    }
     if cli.failed && cli.attach == Attach::Sockops {
         return Err(
             "-f needs --attach fentry or kprobe: sockops sees no connect that fails before \
@@ -338,6 +370,9 @@ mod tests {
         ("-e", ""),
         ("--who 192.0.2.1", ""),
         ("-s", ""),
+        ("--read x", ""),
+        ("--since -7d", "--read x"),
+        ("--until 1h", "--read x"),
         ("-p 1", ""),
         ("--children", "-p 1"),
         ("-P 80", ""),
@@ -456,6 +491,10 @@ mod tests {
                 "-L|-d|-f|-r|--life|--accept|--peer|-P 80|--to ::1|--not-to ::1|-4|-6|--netns 1|--cgroupmap x|-e|--vpid|--netns-id|--parents|--container-id|--cgroup-path",
             ),
             ("--procs=only -j", "--vpid|--netns-id"),
+            (
+                "--read x",
+                "-s|-i 1|-p 1 --children|--keep 1|--cgroupmap x|--mntnsmap x|--duration 1|--ready-fd 3|--attach kprobe|--sandbox off|--buffer perf|--buffer-size 1|--btf x|--life --max-connections 9",
+            ),
             ("--procs", "--netns 1|--cgroupmap x|--mntnsmap x"),
             ("-e", "-c|--procs=only|--cgroupmap x|--mntnsmap x"),
         ] {

@@ -2,6 +2,8 @@
 //! The words: plain values, and rules that need nothing but them. Unknown is `None`.
 
 pub mod container;
+pub mod counts;
+pub mod coverage;
 pub mod event;
 pub mod filter;
 pub mod lost;

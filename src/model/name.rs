@@ -3,6 +3,9 @@
 
 use std::rc::Rc;
 
+use glob::MatchOptions;
+use glob::Pattern;
+
 use crate::model::process::Asker;
 
 /// Whose answer it was that named a destination.
@@ -46,4 +49,13 @@ pub struct Query {
     pub matched: Match,
     /// From the answer to the connect.
     pub age_ns: u64,
+}
+
+impl Query {
+    /// Whether one of the destination's names is like this, in whatever case.
+    pub fn is_like(&self, wanted: &Pattern) -> bool {
+        let options = MatchOptions { case_sensitive: false, ..MatchOptions::new() };
+        let is_like = |name: &[u8]| wanted.matches_with(&String::from_utf8_lossy(name), options);
+        is_like(&self.name.asked) || self.name.chain.iter().any(|name| is_like(name))
+    }
 }

@@ -22,6 +22,7 @@ use super::text;
 use crate::clock::BootClock;
 use crate::clock::WallClock;
 use crate::config::Who;
+use crate::model::coverage::Coverage;
 use crate::model::event::CloseBy;
 use crate::model::event::Flow;
 use crate::model::event::Life;
@@ -192,16 +193,23 @@ struct LifeFields {
     close_by: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     partial: Option<bool>,
+    /// It was accepted, not connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted: Option<bool>,
+    /// When the connect, or the accept, was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    began_ts_ns: Option<u64>,
 }
 
 impl LifeFields {
     /// And the name of the event.
     fn of(life: &Life) -> (&'static str, Self) {
         let us = Some(life.elapsed_ns() / 1000);
+        let began_ts_ns = Some(life.began_ns).filter(|_| !life.is_partial());
         match life.stage {
             Stage::Result(outcome) => {
                 let result = Some(outcome.name());
-                ("result", LifeFields { result, latency_us: us, ..Default::default() })
+                ("result", LifeFields { result, latency_us: us, began_ts_ns, ..Default::default() })
             }
             Stage::Close { tx_bytes, rx_bytes, retransmits, by } => (
                 "close",
@@ -212,6 +220,8 @@ impl LifeFields {
                     retransmits: Some(retransmits),
                     close_by: by.map(CloseBy::name),
                     partial: life.is_partial().then_some(true),
+                    accepted: (life.connect.origin == Origin::Accepted).then_some(true),
+                    began_ts_ns,
                     ..Default::default()
                 },
             ),
@@ -229,6 +239,19 @@ struct CountObject {
     daddr: Address,
     dport: u16,
     connects: u64,
+}
+
+/// Of what was read.
+#[derive(Serialize)]
+struct CoverageObject {
+    event: &'static str,
+    time: Time,
+    from: Time,
+    to: Time,
+    complete: bool,
+    lost: u64,
+    damaged: u64,
+    unknown: u64,
 }
 
 /// Nanoseconds since 1970, written as RFC 3339 in UTC with microseconds.
@@ -415,6 +438,26 @@ impl Output for Json {
             }
         }
         put(out, &object);
+    }
+
+    fn coverage(&mut self, coverage: &Coverage, out: &mut Vec<u8>) {
+        put(
+            out,
+            &CoverageObject {
+                event: "coverage",
+                time: Time(coverage.to_ns),
+                from: Time(coverage.from_ns),
+                to: Time(coverage.to_ns),
+                complete: coverage.is_complete,
+                lost: coverage.lost,
+                damaged: coverage.damaged,
+                unknown: coverage.unknown,
+            },
+        );
+    }
+
+    fn booted(&mut self, at: BootClock) {
+        self.boot = at;
     }
 }
 

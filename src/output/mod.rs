@@ -12,11 +12,13 @@ pub mod sockets;
 mod table;
 mod text;
 
+use crate::clock::BootClock;
 use crate::clock::WallClock;
 use crate::config::Config;
 use crate::config::Format;
 use crate::config::Mode;
 use crate::config::cli::Procs;
+use crate::model::coverage::Coverage;
 use crate::model::event::Flow;
 use crate::model::lost::Lost;
 use crate::model::row::ProcessRow;
@@ -32,6 +34,10 @@ pub trait Output {
     fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
     /// Only formats that have a place for it; stderr has a message in any case.
     fn lost(&mut self, lost: &Lost, now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
+    /// As `lost`.
+    fn coverage(&mut self, _: &Coverage, _: &mut Vec<u8>) {}
+    /// The processes of the next rows are of a host that booted then, not of this one.
+    fn booted(&mut self, _: BootClock) {}
 }
 
 /// `ours` are the mount namespaces whose paths mean the same as ours.

@@ -4,7 +4,6 @@
 
 pub mod background;
 pub mod command;
-mod counts;
 mod ready;
 mod report;
 pub mod retract;
@@ -33,7 +32,9 @@ use crate::host::helpers::Helpers;
 use crate::host::privilege;
 use crate::host::proc;
 use crate::host::rights;
+use crate::kernel;
 use crate::kernel::Tracer;
+use crate::model::counts::Counts;
 use crate::model::event::Connect;
 use crate::model::event::Event;
 use crate::model::event::sort_flows;
@@ -59,7 +60,6 @@ use crate::who::Who;
 use crate::who::peers::Peers;
 use crate::who::process_events::Procs;
 
-use self::counts::Counts;
 use self::start::HeldBack;
 
 /// How often a busy reader comes back by itself.
@@ -313,7 +313,8 @@ impl<'a> App<'a> {
             reported_at: Instant::now(),
             resyncs_due: 0,
             resync_at: Instant::now(),
-            counts: (plan.rows && config.mode != Mode::Rows).then(Counts::default),
+            counts: (plan.rows && config.mode != Mode::Rows)
+                .then(|| Counts::new(kernel::MAX_FLOWS as usize)),
         })
     }
 

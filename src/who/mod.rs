@@ -17,7 +17,6 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use anyhow::Result;
-use glob::MatchOptions;
 use glob::Pattern;
 
 use crate::clock::monotonic_ns;
@@ -106,11 +105,7 @@ impl Facts {
     /// Whether the destination, by one of its names, is wanted by --to-name.
     pub fn has_name(&self, wanted: Option<&Pattern>) -> bool {
         let Some(wanted) = wanted else { return true };
-        let options = MatchOptions { case_sensitive: false, ..MatchOptions::new() };
-        let is_like = |name: &[u8]| wanted.matches_with(&String::from_utf8_lossy(name), options);
-        self.query.as_ref().is_some_and(|query| {
-            is_like(&query.name.asked) || query.name.chain.iter().any(|name| is_like(name))
-        })
+        self.query.as_ref().is_some_and(|query| query.is_like(wanted))
     }
 
     pub fn row<'a>(&'a self, connect: &'a Connect, with_ancestors: bool) -> Row<'a> {

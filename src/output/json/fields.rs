@@ -13,7 +13,6 @@ pub(super) struct Kind {
 
 /// All fields of all objects but `lost`; which of them an object has, its writer says.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Fields {
     pub(super) event: String,
     pub(super) time: String,
@@ -52,6 +51,9 @@ pub(super) struct Fields {
     pub(super) close_by: Option<String>,
     #[serde(default)]
     pub(super) partial: bool,
+    #[serde(default)]
+    pub(super) accepted: bool,
+    pub(super) began_ts_ns: Option<u64>,
     pub(super) peer: Option<PeerField>,
     pub(super) netns: Option<u32>,
     pub(super) cgroup_id: Option<u64>,
@@ -114,7 +116,7 @@ pub(super) struct Fields {
 
 /// Of what was lost.
 #[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(super) struct LostFields {
     #[serde(rename = "event")]
     pub(super) _event: String,
@@ -139,7 +141,6 @@ pub(super) struct LostFields {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct QueryBy {
     pub(super) pid: u32,
     pub(super) uid: u32,
@@ -154,7 +155,6 @@ pub(super) enum PeerField {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct PeerFields {
     pub(super) pid: u32,
     pub(super) comm: String,
@@ -178,7 +178,6 @@ pub(super) struct PeerFields {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct ParentFields {
     pub(super) pid: u32,
     pub(super) comm: String,

@@ -2,9 +2,9 @@
 //! A line of JSON becomes a row again. What is not in it is unknown: sequence numbers, the file
 //! of an ancestor, the parent of the last one, and of what was cut the rest, which `truncated`
 //! names. Text that is no UTF-8 stays as the line has it, but for names, and executables up to
-//! 1,536 bytes, of an ancestor up to 96. The end of an accepted connection does not say that it
-//! was accepted, nor a socket its device. Starts are counted from the boot of the host that wrote
-//! the line.
+//! 1,536 bytes, of an ancestor up to 96. A socket does not say its device. Starts are counted
+//! from the boot of the host that wrote the line. Fields that are not known, as those of a later
+//! version, are passed over.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -25,6 +25,7 @@ use super::fields::ParentFields;
 use super::fields::PeerField;
 use super::fields::PeerFields;
 use super::text;
+use crate::clock::BootClock;
 use crate::model::event::CloseBy;
 use crate::model::event::Connect;
 use crate::model::event::Flow;
@@ -67,6 +68,8 @@ pub enum ReadError {
     Json(#[from] serde_json::Error),
     #[error("its field {0} is missing, or no value of it")]
     Field(&'static str),
+    #[error("its event is not known")]
+    Event,
 }
 
 /// What a line says.
@@ -74,6 +77,8 @@ pub enum ReadError {
 pub struct Printed {
     /// Nanoseconds since 1970, UTC; whole microseconds.
     pub unix_ns: u64,
+    /// When the host booted, if the line says so.
+    pub boot: Option<BootClock>,
     pub what: What,
     /// The fields of which it has a part only.
     pub truncated: Vec<String>,
@@ -88,6 +93,8 @@ pub enum What {
     Socket(Box<SocketRow>),
     Count(Flow),
     Lost(Lost),
+    /// Of `--read`.
+    Coverage,
 }
 
 type Read<T> = Result<T, ReadError>;
@@ -99,7 +106,7 @@ pub fn read(line: &str) -> Read<Printed> {
         let fields: LostFields = serde_json::from_str(line)?;
         let unix_ns = need("time", unix_ns(&fields.time))?;
         let what = What::Lost(fields.lost());
-        return Ok(Printed { unix_ns, what, truncated: Vec::new() });
+        return Ok(Printed { unix_ns, boot: None, what, truncated: Vec::new() });
     }
     let fields: Fields = serde_json::from_str(line)?;
     let unix_ns = need("time", unix_ns(&fields.time))?;
@@ -109,9 +116,11 @@ pub fn read(line: &str) -> Read<Printed> {
         }
         "socket" => What::Socket(Box::new(fields.socket_row()?)),
         "count" => What::Count(fields.flow()?),
+        "coverage" => What::Coverage,
         _ => What::Process(Box::new(fields.process_row()?)),
     };
-    Ok(Printed { unix_ns, what, truncated: fields.truncated })
+    let boot = fields.booted_at()?.map(BootClock::booted_at);
+    Ok(Printed { unix_ns, boot, what, truncated: fields.truncated })
 }
 
 /// Of a time in RFC 3339.
@@ -178,7 +187,7 @@ impl Fields {
     fn connection(&self) -> Read<OwnedRow> {
         let (cookie, began_ns) = self.conn_id()?;
         let connect = self.connect(cookie)?;
-        let life = self.life(connect, began_ns)?;
+        let life = self.life(connect, self.began_ts_ns.or(began_ns))?;
         let (peer, query) = (self.peer()?, self.name_of_destination()?);
         Ok(OwnedRow { life, peer, query, ..self.row(connect)? })
     }
@@ -251,6 +260,7 @@ impl Fields {
                 "accept" => Origin::Accepted,
                 "existing" => Origin::Existing,
                 _ if self.partial => Origin::Existing,
+                _ if self.accepted => Origin::Accepted,
                 _ => Origin::Connected,
             },
             ..Connect::nowhere()
@@ -310,6 +320,13 @@ impl Fields {
         need("process_id", key).map(Some)
     }
 
+    /// When the host booted: by the start of the process on both clocks.
+    fn booted_at(&self) -> Read<Option<u64>> {
+        let start = self.start.as_deref().map(|start| need("start", unix_ns(start))).transpose()?;
+        let own = self.process_key()?.zip(start);
+        Ok(own.and_then(|(key, start)| start.checked_sub(key.start_ns)))
+    }
+
     /// What is known of the process, if anybody asked.
     fn facts(&self) -> Read<Option<ProcessFacts>> {
         let Some(source) = self.source.as_deref() else { return Ok(None) };
@@ -322,7 +339,7 @@ impl Fields {
             name: self.name()?,
             image: Rc::new(self.image()?),
             source: need("source", Source::ALL.into_iter().find(|s| s.name() == source))?,
-            ancestors: self.ancestors(start_ns)?,
+            ancestors: self.ancestors()?,
         }))
     }
 
@@ -353,10 +370,9 @@ impl Fields {
 
     /// The starts of ancestors are counted from the boot of the host, which follows from
     /// `start_ns` and `start` of the process.
-    fn ancestors(&self, start_ns: u64) -> Read<Option<Vec<Ancestor>>> {
+    fn ancestors(&self) -> Read<Option<Vec<Ancestor>>> {
         let Some(parents) = &self.parents else { return Ok(None) };
-        let own = self.start.as_deref().map(|start| need("start", unix_ns(start))).transpose()?;
-        let boot_ns = own.and_then(|own| own.checked_sub(start_ns));
+        let boot_ns = self.booted_at()?;
         let mut ancestors = Vec::with_capacity(parents.len() + 1);
         for (at, parent) in parents.iter().enumerate() {
             // What is above the gap is not the parent of what is below it.
@@ -426,7 +442,7 @@ impl Fields {
             "sid" => notice(NoticeKind::Sid),
             "ptrace" => notice(NoticeKind::Ptrace { tracer: self.tracer }),
             "coredump" => notice(NoticeKind::Coredump),
-            _ => Err(ReadError::Field("event")),
+            _ => Err(ReadError::Event),
         }
     }
 

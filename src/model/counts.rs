@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table of `-c` where the kernel cannot make it: it does not know which connects are wanted.
+//! The table of `-c` where the kernel does not make it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::kernel;
 use crate::model::event::Connect;
 use crate::model::event::Flow;
 
-/// As many as the kernel's table has.
-const MAX_FLOWS: usize = kernel::MAX_FLOWS as usize;
-
-#[derive(Default)]
-pub(super) struct Counts {
+pub struct Counts {
     flows: HashMap<(IpAddr, IpAddr, u16), u64>,
+    room: usize,
     /// Connects of flows for which there was no room.
-    pub(super) lost: u64,
+    pub lost: u64,
 }
 
 impl Counts {
-    pub(super) fn add(&mut self, connect: &Connect) {
+    /// Of so many flows at most.
+    pub fn new(room: usize) -> Self {
+        Counts { flows: HashMap::new(), room, lost: 0 }
+    }
+
+    pub fn add(&mut self, connect: &Connect) {
         let key = (connect.saddr, connect.daddr, connect.dport);
-        if self.flows.len() >= MAX_FLOWS && !self.flows.contains_key(&key) {
+        if self.flows.len() >= self.room && !self.flows.contains_key(&key) {
             self.lost += 1;
             return;
         }
@@ -29,7 +30,7 @@ impl Counts {
     }
 
     /// All of it; the next one begins empty.
-    pub(super) fn take(&mut self) -> Vec<Flow> {
+    pub fn take(&mut self) -> Vec<Flow> {
         let flow = |((saddr, daddr, dport), connects)| Flow { saddr, daddr, dport, connects };
         self.flows.drain().map(flow).collect()
     }
@@ -41,7 +42,8 @@ mod tests {
 
     #[test]
     fn flows_beyond_the_room_are_counted_as_lost() {
-        let mut counts = Counts::default();
+        const ROOM: usize = 1 << 16;
+        let mut counts = Counts::new(ROOM);
         let to = |dport: u16, last: u8| Connect {
             daddr: [192, 0, 2, last].into(),
             dport,
@@ -55,8 +57,8 @@ mod tests {
         counts.add(&to(7, 2));
         assert_eq!(counts.lost, 2);
         let flows = counts.take();
-        assert_eq!(flows.len(), MAX_FLOWS);
-        assert_eq!(flows.iter().map(|flow| flow.connects).sum::<u64>(), MAX_FLOWS as u64 + 1);
+        assert_eq!(flows.len(), ROOM);
+        assert_eq!(flows.iter().map(|flow| flow.connects).sum::<u64>(), ROOM as u64 + 1);
         assert!(counts.take().is_empty());
     }
 }

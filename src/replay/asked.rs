@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a run with these options would have shown of what was written: which events, and of each
+//! which facts.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::Who;
+use crate::model::container::Container;
+use crate::model::event::Connect;
+use crate::model::event::Origin;
+use crate::model::event::Stage;
+use crate::model::row::OwnedRow;
+use crate::model::row::ProcessRow;
+use crate::plan;
+use crate::plan::Plan;
+
+pub(super) struct Asked {
+    shown: plan::Shown,
+    failed: bool,
+    /// Outcomes, if they took so long.
+    result: Option<Duration>,
+    who: Who,
+    processes: bool,
+    users: bool,
+    container_names: bool,
+    queries: bool,
+    peers: bool,
+}
+
+impl Asked {
+    pub(super) fn new(config: &Config) -> Self {
+        // What there is to know of a host only matters where it is traced.
+        let plan = Plan::new(config, plan::Host::default());
+        Asked {
+            shown: plan.shown,
+            failed: config.failed,
+            result: config.result,
+            who: config.who,
+            processes: plan.processes,
+            users: plan::names_users(config),
+            container_names: plan.container_names,
+            queries: config.dns,
+            peers: config.peer.is_some(),
+        }
+    }
+
+    /// Whether connects are shown, not only what became of them.
+    pub(super) fn connects(&self) -> bool {
+        self.shown.connects
+    }
+
+    /// The row that is shown of it; the connect if it is the outcome of one, and these are not
+    /// asked for.
+    pub(super) fn event(&self, row: OwnedRow) -> Option<OwnedRow> {
+        let shown = &self.shown;
+        let origin = row.connect.origin;
+        let Some(life) = row.life else {
+            let is_shown = match origin {
+                Origin::Connected if row.connect.error != 0 => self.failed,
+                Origin::Connected => shown.connects,
+                Origin::Accepted => shown.accepts,
+                Origin::Existing => shown.existing,
+            };
+            return is_shown.then_some(row);
+        };
+        match life.stage {
+            Stage::Result(_) if shown.connects => {
+                let connect = Connect { ts_ns: life.began_ns, error: 0, ..row.connect };
+                Some(OwnedRow { connect, life: None, ..row })
+            }
+            Stage::Result(_) => {
+                let took = Duration::from_nanos(life.elapsed_ns());
+                self.result.is_some_and(|least| took >= least).then_some(row)
+            }
+            Stage::Close { .. } | Stage::Gone => {
+                let is_shown = match origin {
+                    Origin::Connected => true,
+                    Origin::Accepted => shown.accepted,
+                    Origin::Existing => shown.existing,
+                };
+                (shown.ends && is_shown).then_some(row)
+            }
+        }
+    }
+
+    /// With no more than is asked for.
+    pub(super) fn row(&self, row: OwnedRow) -> OwnedRow {
+        let who = self.who;
+        let vpid = row.connect.vpid.filter(|_| who.vpid);
+        let peer = row.peer.filter(|_| self.peers);
+        OwnedRow {
+            connect: Connect { vpid, ..row.connect },
+            life: row.life,
+            peer: peer.map(|mut peer| {
+                peer.container = self.container(peer.container);
+                peer
+            }),
+            process: row.process.filter(|_| self.processes),
+            user: row.user.filter(|_| self.users),
+            container: self.container(row.container),
+            cgroup: row.cgroup.filter(|_| who.cgroup_path),
+            unit: row.unit.filter(|_| who.unit()),
+            query: row.query.filter(|_| self.queries),
+        }
+    }
+
+    pub(super) fn process<'a>(&self, row: ProcessRow<'a>) -> ProcessRow<'a> {
+        ProcessRow {
+            user: row.user.filter(|_| self.users),
+            container: self.container(row.container),
+            cgroup: row.cgroup.filter(|_| self.who.cgroup_path),
+            unit: row.unit.filter(|_| self.who.unit()),
+            ..row
+        }
+    }
+
+    fn container(&self, container: Option<Container>) -> Option<Container> {
+        let container = container.filter(|_| self.who.container())?;
+        let names = container.names.filter(|_| self.container_names);
+        Some(Container { names, ..container })
+    }
+}

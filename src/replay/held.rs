@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A connect is written down when its outcome is known, and shown where it was made: rows wait
+//! for those that come later and belong before them.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use crate::clock::BootClock;
+use crate::model::event::Origin;
+use crate::model::event::Stage;
+use crate::output::json::read::What;
+
+/// Until a connect that nobody answers has its outcome, by default: tcp_syn_retries is 6.
+const WAIT_NS: u64 = 130 * 1_000_000_000;
+/// Rows that wait, some 100 MiB of them.
+const MAX_HELD: usize = 65_536;
+
+/// What a line has to show.
+pub(super) struct Shown {
+    /// Nanoseconds since 1970, UTC.
+    pub(super) unix_ns: u64,
+    pub(super) boot: Option<BootClock>,
+    pub(super) what: What,
+}
+
+struct Entry {
+    /// When, and after how many others it came.
+    at: (u64, u64),
+    shown: Shown,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The first is the greatest.
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at.cmp(&self.at)
+    }
+}
+
+pub(super) struct Held {
+    rows: BinaryHeap<Entry>,
+    count: u64,
+    /// Connects are shown, and may have to be found by their outcomes.
+    may_wait: bool,
+    /// Rows may come that belong before others; `None`: not known yet.
+    waits: Option<bool>,
+}
+
+impl Held {
+    pub(super) fn new(may_wait: bool) -> Self {
+        Held { rows: BinaryHeap::new(), count: 0, may_wait, waits: None }
+    }
+
+    /// Whether outcomes were written, or connects, is seen by the first of them; files may differ.
+    pub(super) fn note(&mut self, what: &What) {
+        let What::Connection(row) = what else { return };
+        let is_outcome = row.life.is_some_and(|life| matches!(life.stage, Stage::Result(_)));
+        let is_connect = row.life.is_none() && row.connect.origin == Origin::Connected;
+        self.waits = match self.waits {
+            // Without connects no row is another's outcome.
+            Some(_) | None if is_outcome && self.may_wait => Some(true),
+            None if is_connect && row.connect.error == 0 => Some(false),
+            known => known,
+        };
+    }
+
+    pub(super) fn add(&mut self, shown: Shown) {
+        self.count += 1;
+        self.rows.push(Entry { at: (shown.unix_ns, self.count), shown });
+    }
+
+    /// One that no other can precede, now that lines until `read_ns` have been read.
+    pub(super) fn due(&mut self, read_ns: u64) -> Option<Shown> {
+        let waits = self.may_wait && self.waits.unwrap_or(true);
+        let due_ns = if waits { read_ns.saturating_sub(WAIT_NS) } else { u64::MAX };
+        let is_due = self.rows.len() > MAX_HELD || self.rows.peek()?.at.0 <= due_ns;
+        if is_due { self.next() } else { None }
+    }
+
+    /// In any case.
+    pub(super) fn next(&mut self) -> Option<Shown> {
+        self.rows.pop().map(|entry| entry.shown)
+    }
+}

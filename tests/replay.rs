@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--read` as who types it: lines of an earlier run become the rows of another, and every answer
+//! says what it rests on.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use tempfile::TempDir;
+
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Done {
+    fn rows(&self) -> Vec<Vec<&str>> {
+        self.stdout.lines().map(|line| line.split_whitespace().collect()).collect()
+    }
+}
+
+fn run_with(input: &str, args: &[&str]) -> Done {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpconnect"));
+    command.args(args).env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("tcpconnect starts");
+    // Who is refused reads nothing.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("it ends");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    Done { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn read(lines: &[String], args: &[&str]) -> Done {
+    let done = run_with(&lines.concat(), &[&["--read", "-"], args].concat());
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    done
+}
+
+/// An event of this second of an hour, of one connection; `more` are further fields.
+fn line(event: &str, second: u32, id: u32, more: &str) -> String {
+    let (minute, second_of) = (second / 60, second % 60);
+    format!(
+        concat!(
+            r#"{{"event":"{event}","time":"2026-11-24T10:{minute:02}:{second_of:02}.000000Z","#,
+            r#""ts_ns":{ts_ns},"pid":{pid},"tid":{pid},"comm":"p{id}","uid":{id},"gid":0,"#,
+            r#""ip":4,"saddr":"192.0.2.1","lport":4000{id},"daddr":"198.51.100.{id}","dport":44{id},"#,
+            r#""conn_id":"{id}"{more}}}"#,
+            "\n"
+        ),
+        event = event,
+        minute = minute,
+        second_of = second_of,
+        ts_ns = u64::from(second) * 1_000_000_000,
+        pid = 100 + id,
+        id = id,
+        more = more
+    )
+}
+
+fn result(second: u32, id: u32, began: u32, name: &str) -> String {
+    let us = (second - began) * 1_000_000;
+    let more = format!(r#","result":"{name}","latency_us":{us},"began_ts_ns":{began}000000000"#);
+    line("result", second, id, &more)
+}
+
+fn close(second: u32, id: u32, began: u32, more: &str) -> String {
+    let us = (second - began) * 1_000_000;
+    let bytes = r#""tx_bytes":1,"rx_bytes":2,"retransmits":3"#;
+    let more = format!(r#","duration_us":{us},{bytes},"began_ts_ns":{began}000000000{more}"#);
+    line("close", second, id, &more)
+}
+
+/// The first waits for its outcome, the second has it at once and ends; a third is accepted.
+fn history() -> Vec<String> {
+    vec![
+        result(11, 2, 10, "ok"),
+        line("accept", 12, 3, ""),
+        close(13, 2, 10, ""),
+        close(14, 3, 12, r#","accepted":true"#),
+        result(30, 1, 9, "timeout"),
+    ]
+}
+
+fn pids(done: &Done, column: usize) -> Vec<String> {
+    done.rows()[1..].iter().map(|row| row[column].to_owned()).collect()
+}
+
+#[test]
+fn outcomes_are_the_connects_they_belong_to_in_the_order_of_these() {
+    let done = read(&history(), &["-t"]);
+    let rows = done.rows();
+    assert_eq!(rows[0][..3], ["TIME(s)", "PID", "COMM"]);
+    assert_eq!(rows[1][..3], ["0.000", "101", "p1"]);
+    assert_eq!(rows[2][..3], ["1.000", "102", "p2"]);
+    assert_eq!(rows.len(), 3, "{}", done.stdout);
+}
+
+#[test]
+fn each_kind_of_row_is_asked_for_as_when_tracing() {
+    let of = |args: &[&str], column| pids(&read(&history(), args), column);
+    assert_eq!(of(&["-r"], 0), ["102", "101"]);
+    assert_eq!(of(&["-r", "--min-latency", "2000"], 0), ["101"]);
+    assert_eq!(of(&["--life"], 0), ["102"]);
+    assert_eq!(of(&["--life", "--accept"], 1), ["102", "103"]);
+    assert_eq!(of(&["-r", "--life", "--accept"], 1), ["102", "103", "102", "103", "101"]);
+    assert_eq!(of(&["--accept"], 1), ["101", "102", "103"]);
+    assert_eq!(of(&["-n", "1"], 0), ["101"]);
+}
+
+#[test]
+fn filters_hold_as_when_tracing() {
+    let of = |args: &[&str]| pids(&read(&history(), &[args, &["--accept"]].concat()), 1);
+    assert_eq!(of(&["-p", "101,103"]), ["101", "103"]);
+    assert_eq!(of(&["-u", "2"]), ["102"]);
+    assert_eq!(of(&["--comm", "p1"]), ["101"]);
+    assert_eq!(of(&["-P", "442"]), ["102"]);
+    // The destination of what is accepted is its own end.
+    assert_eq!(of(&["-P", "40003"]), ["103"]);
+    assert_eq!(of(&["--to", "198.51.100.0/24"]), ["101", "102"]);
+    assert_eq!(of(&["--not-to", "198.51.100.1"]), ["102", "103"]);
+    assert_eq!(of(&["-6"]), [] as [&str; 0]);
+    let who = read(&history(), &["--who", "198.51.100.3:443"]);
+    assert_eq!(pids(&who, 3), ["103"], "{}", who.stdout);
+}
+
+#[test]
+fn a_filter_of_what_lines_do_not_tell_says_so() {
+    let web = r#","container_id":"0123456789abcdef","container_name":"web","container_name_source":"docker","cgroup":"/a/b","unit":"x.service""#;
+    let lines = [line("connect", 1, 1, web), line("connect", 2, 2, "")];
+    for args in [
+        ["--container", "web"],
+        ["--container", "012345"],
+        ["--cgroup", "/a"],
+        ["--cgroup", "/sys/fs/cgroup/a/b"],
+        ["--unit", "x"],
+    ] {
+        let done = read(&lines, &args);
+        assert_eq!(pids(&done, 0), ["101"], "{args:?} {}", done.stdout);
+        assert!(done.stderr.contains("1 events are not shown that do not tell"), "{}", done.stderr);
+    }
+    for args in [["--container", "we"], ["--container", "01234"], ["--cgroup", "/a/bc"]] {
+        assert_eq!(read(&lines, &args).rows().len(), 1, "{args:?}");
+    }
+}
+
+#[test]
+fn connects_are_counted() {
+    let lines = [history(), vec![line("connect", 40, 2, "")]].concat();
+    let done = read(&lines, &["-c"]);
+    let rows = done.rows();
+    assert_eq!(rows[2], ["192.0.2.1", "198.51.100.2", "442", "2"], "{}", done.stdout);
+    assert_eq!(rows[3], ["192.0.2.1", "198.51.100.1", "441", "1"]);
+    assert_eq!(rows.len(), 4);
+}
+
+#[test]
+fn only_the_time_that_is_asked_for_is_shown_and_covered() {
+    let lines: Vec<_> = (0..60).map(|second| line("connect", second, second % 9, "")).collect();
+    let day = "2026-11-24";
+    let done = read(
+        &lines,
+        &["-j", "--since", &format!("{day}T10:00:10Z"), "--until", &format!("{day} 11:00:13")],
+    );
+    let lines: Vec<_> = done.stdout.lines().collect();
+    assert_eq!(lines.len(), 4, "{}", done.stdout);
+    assert!(lines[0].contains("10:00:10.000000Z"));
+    assert_eq!(
+        lines[3],
+        r#"{"event":"coverage","time":"2026-11-24T10:00:12.000000Z","from":"2026-11-24T10:00:10.000000Z","to":"2026-11-24T10:00:12.000000Z","complete":false,"lost":0,"damaged":0,"unknown":0}"#
+    );
+    assert_eq!(
+        done.stderr,
+        "tcpconnect: what was read is from 2026-11-24T10:00:10.000000Z to \
+         2026-11-24T10:00:12.000000Z; lines do not say whether all is there\n"
+    );
+}
+
+/// Of the two o'clocks of the night when clocks are set back the first is meant, and the one that
+/// is left out in spring is as if they had not been set.
+#[test]
+fn local_times_mind_the_change_of_the_clock() {
+    let at = |time: &str| vec![line("connect", 1, 1, "").replace("2026-11-24T10:00:01", time)];
+    let shows = |time: &str, since: &str| read(&at(time), &["--since", since]).rows().len() == 2;
+    assert!(shows("2026-10-25T00:30:00", "2026-10-25 02:30"));
+    assert!(!shows("2026-10-25T00:29:59", "2026-10-25 02:30"));
+    assert!(shows("2026-03-29T01:30:00", "2026-03-29 02:30"));
+    assert!(!shows("2026-03-29T01:29:59", "2026-03-29 02:30"));
+}
+
+#[test]
+fn an_answer_of_nobody_says_what_it_rests_on() {
+    let done = read(&history(), &["--since", "2026-11-25"]);
+    assert_eq!(done.rows().len(), 1);
+    assert_eq!(
+        done.stderr,
+        "tcpconnect: nothing was written in that time; that does not say that nothing happened\n"
+    );
+    let lines = [
+        line("connect", 1, 1, ""),
+        r#"{"event":"lost","time":"2026-11-24T10:00:02.000000Z","count":7,"buffer":7}"#.to_owned()
+            + "\n",
+        "no object\n".into(),
+        "\n".into(),
+        r#"{"event":"later","time":"2026-11-24T10:00:03.000000Z"}"#.to_owned() + "\n",
+        "x".repeat(3 << 20) + "\n",
+        line("connect", 5, 2, ""),
+        line("connect", 6, 3, "")[..80].to_owned(),
+    ];
+    let done = read(&lines, &[]);
+    assert_eq!(pids(&done, 0), ["101", "102"]);
+    assert!(
+        done.stderr.ends_with(
+            "whether all is there; 7 events were lost when it was written; 3 lines are damaged; 1 \
+             lines are of a kind that this version does not know\n"
+        ),
+        "{}",
+        done.stderr
+    );
+}
+
+fn write(path: &Path, lines: &[String]) {
+    fs::write(path, lines.concat()).expect("a file");
+}
+
+#[test]
+fn files_and_folders_are_one_in_the_order_of_time() {
+    let dir = TempDir::new().expect("a folder");
+    let inner = dir.path().join("host=a/date=2026-11-24");
+    fs::create_dir_all(&inner).expect("a folder");
+    write(&inner.join("1.jsonl"), &[line("connect", 1, 1, ""), line("connect", 4, 4, "")]);
+    write(&dir.path().join("2.jsonl"), &[line("connect", 2, 2, ""), line("connect", 5, 5, "")]);
+    write(&dir.path().join("no.txt"), &[line("connect", 6, 6, "")]);
+    let other = dir.path().join("other");
+    write(&other, &[line("connect", 3, 3, "")]);
+    std::os::unix::fs::symlink(&other, dir.path().join("link.jsonl")).expect("a link");
+    let name = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let done = run_with("", &["--read", &name(dir.path()), &name(&other)]);
+    assert_eq!(pids(&done, 0), ["101", "102", "103", "104", "105"], "{}", done.stderr);
+}
+
+#[test]
+fn what_cannot_be_read_is_one_line() {
+    let dir = TempDir::new().expect("a folder");
+    let (missing, empty) = (dir.path().join("missing"), dir.path());
+    for (path, why) in [
+        (missing.to_str().expect("UTF-8"), "No such file or directory"),
+        (empty.to_str().expect("UTF-8"), "no file named *.jsonl is in it"),
+    ] {
+        let done = run_with("", &["--read", path]);
+        assert_eq!(done.code, Some(1));
+        assert_eq!(done.stderr, format!("tcpconnect: --read '{path}': {why}\n"));
+    }
+    for (args, why) in [
+        (
+            &["--read", "x", "--attach", "kprobe"][..],
+            "--read shows what was written before, and traces nothing; leave out --attach",
+        ),
+        (&["--since", "-7d"], "--since needs --read: what happens now is all that is traced"),
+        (
+            &["--read", "x", "--netns", "/proc/1/ns/net"],
+            "--read knows network namespaces by their inodes; '/proc/1/ns/net' is none",
+        ),
+    ] {
+        let done = run_with("", args);
+        assert_eq!(done.code, Some(2));
+        assert_eq!(done.stderr, format!("tcpconnect: {why} (see tcpconnect --help)\n"));
+    }
+    let done = run_with("", &["--read", "x", "--since", "soon"]);
+    assert_eq!(done.code, Some(2));
+    assert!(done.stderr.contains("'soon' is no time; try -7d"), "{}", done.stderr);
+}
+
+/// A row shows what is asked for, whatever its line has.
+#[test]
+fn no_more_is_shown_than_is_asked_for() {
+    let more = r#","query":"a.example","query_age_ms":1.5,"query_match":"host","peer":{"pid":7,"comm":"x"},"netns":1,"cgroup_id":2,"vpid":3,"user":"u","container_id":"0123456789abcdef","container_name":"web","container_name_source":"docker","cgroup":"/a","unit":"b.service","exe":"/bin/x","exe_deleted":false,"args":["x"],"args_truncated":false,"ppid":4,"parents":[{"pid":4,"comm":"y","start":"2026-11-24T09:00:00.000001Z"}],"start":"2026-11-24T09:00:00.000002Z","process_id":"101-5000","source":"exec""#;
+    let lines = [line("connect", 1, 1, more)];
+    let json = |args: &[&str]| {
+        let done = read(&lines, &[&["-j"], args].concat());
+        done.stdout.lines().next().expect("a row").to_owned()
+    };
+    let keys = |text: &str| -> Vec<String> {
+        let object: serde_json::Map<_, _> = serde_json::from_str(text).expect("an object");
+        object.keys().cloned().collect()
+    };
+    let bare = keys(&json(&[]));
+    assert_eq!(bare.last().map(String::as_str), Some("cgroup_id"), "{bare:?}");
+    for (args, added) in [
+        (&["-d"][..], &["query", "query_age_ms", "query_match"][..]),
+        (&["--peer"], &["peer", "ppid", "start", "process_id", "source"]),
+        (&["--vpid"], &["vpid", "ppid", "start", "process_id", "source"]),
+        (&["-x"], &["exe", "exe_deleted", "ppid", "start", "process_id", "source"]),
+        (&["--container-id"], &["container_id", "ppid", "start", "process_id", "source"]),
+    ] {
+        let new: Vec<_> = keys(&json(args)).into_iter().filter(|key| !bare.contains(key)).collect();
+        assert_eq!(new, added, "{args:?}");
+    }
+    let all = ["-d", "--peer", "--wide", "--user", "--vpid", "--cgroup-path", "--container-id"];
+    let whole: serde_json::Value = serde_json::from_str(&lines[0]).expect("an object");
+    let mut shown: serde_json::Value = serde_json::from_str(&json(&all)).expect("an object");
+    shown.as_object_mut().expect("an object").remove("community_id");
+    assert_eq!(shown, whole);
+}
