@@ -11,6 +11,7 @@ pub mod model;
 pub mod output;
 pub mod plan;
 pub mod poll;
+pub mod record;
 pub mod replay;
 pub mod snapshot;
 pub mod stop;

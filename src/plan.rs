@@ -340,6 +340,7 @@ pub fn needs(config: &Config, host: Host, command: Option<u32>) -> Option<Needs>
         lists_processes: follows_processes(config),
         opens_perf: host.uses_perf,
         hears_netlink: config.procs.is_some(),
+        records: config.record.is_some(),
         command,
     };
     (config.sandbox != Sandbox::Off).then_some(needs)

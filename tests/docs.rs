@@ -25,6 +25,7 @@ use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::model::coverage::Coverage;
+use tcpconnect::model::coverage::Gap;
 use tcpconnect::model::event::CloseBy;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::DnsBytes;
@@ -51,6 +52,8 @@ use tcpconnect::model::row::ProcessRow;
 use tcpconnect::model::row::ProcessRowKind;
 use tcpconnect::model::row::Row;
 use tcpconnect::model::socket;
+use tcpconnect::output::json::mark;
+use tcpconnect::output::json::mark::Start;
 use tcpconnect::output::sockets as lines;
 use tcpconnect::trace::new_output;
 use tcpconnect::who::names::Names;
@@ -514,6 +517,33 @@ fn the_man_page_describes_every_field_of_a_coverage() {
     let tags = tags(&section);
     let described: Vec<_> = tags.iter().map(|tag| tag.trim_start_matches(".B ")).collect();
     assert_eq!([described], *keys(&written));
+}
+
+#[test]
+fn the_man_page_describes_what_a_recording_says_of_itself() {
+    let mut written = Vec::new();
+    let gap = Gap { from_ns: 1, to_ns: 2, why: String::new() };
+    let cli = Cli::try_parse_from(["tcpconnect", "--json"]).expect("it is an option");
+    let mut json = new_output(&Config::new(cli, false).expect("it goes alone"));
+    json.gap(&gap, &mut written);
+    let start = Start {
+        version: "",
+        host: String::new(),
+        boot_id: String::new(),
+        run: String::new(),
+        sequence: 1,
+        options: Vec::new(),
+        record_args: "",
+    };
+    mark::start(1, &start, &mut written);
+    let page = man_page(JSON_PAGE);
+    let named = |name: &str| -> Vec<String> {
+        let section = section(&page, name);
+        tags(&section).iter().map(|tag| tag.trim_start_matches(".B ").to_owned()).collect()
+    };
+    let described =
+        [named(".SS Object: gap"), named(".SS Objects of a recording: start, stop, alive")];
+    assert_eq!(described, *keys(&written));
 }
 
 #[test]

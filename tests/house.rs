@@ -23,6 +23,11 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
         &["host", "kernel", "model", "output", "config", "plan"],
     ),
     (
+        "record",
+        "who records knows lines, not what is traced",
+        &["host", "output", "config", "model"],
+    ),
+    (
         "replay",
         "what was written is read without a look at this host",
         &["host", "model", "output", "config", "plan"],
@@ -30,7 +35,7 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     (
         "trace",
         "the loop knows all but main",
-        &["snapshot", "kernel", "who", "output", "host", "plan", "config", "model"],
+        &["record", "snapshot", "kernel", "who", "output", "host", "plan", "config", "model"],
     ),
     ("error", "it is for everybody", &[]),
     ("clock", "it is for everybody", &[]),

@@ -21,6 +21,7 @@ mod live_life;
 mod live_output;
 mod live_peers;
 mod live_procs;
+mod live_record;
 mod live_replay;
 mod live_rights;
 mod live_rows;
@@ -126,6 +127,7 @@ fn main() {
             ("", live_life::TESTS),
             ("", live_output::TESTS),
             ("procs::", live_procs::TESTS),
+            ("recorder::", live_record::TESTS),
             ("past::", live_replay::TESTS),
             ("", live_rights::TESTS),
             ("", live_sandbox::TESTS),

@@ -15,6 +15,8 @@ use crate::config::values::parse_container;
 use crate::config::values::parse_glob;
 use crate::config::values::parse_milliseconds;
 use crate::config::values::parse_pid;
+use crate::config::values::parse_record_age;
+use crate::config::values::parse_record_size;
 use crate::config::values::parse_seconds;
 use crate::config::values::parse_size;
 use crate::config::values::parse_unit;
@@ -63,6 +65,31 @@ pub enum Sandbox {
     Strict,
     /// No further than giving up capabilities
     Off,
+}
+
+/// What a recording keeps of arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecordArgs {
+    /// As they are, passwords included
+    Full,
+    /// Without values that look like secrets
+    Redacted,
+    /// The first of them, the program's name
+    First,
+    /// Nothing
+    None,
+}
+
+impl RecordArgs {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            RecordArgs::Full => "full",
+            RecordArgs::Redacted => "redacted",
+            RecordArgs::First => "first",
+            RecordArgs::None => "none",
+        }
+    }
 }
 
 /// What `--procs` adds.
@@ -258,6 +285,25 @@ pub struct Cli {
     #[arg(short = 's', long, value_name = "WHAT", num_args = 0..=1, require_equals = true,
           default_missing_value = "connections", long_help = help::SNAPSHOT, help_heading = "Now")]
     pub snapshot: Option<Snapshot>,
+
+    /// Keep what is traced in this folder: outcomes, ends, accepts, and who
+    #[arg(long, value_name = "DIR", long_help = help::RECORD, help_heading = "Past")]
+    pub record: Option<PathBuf>,
+
+    /// With --record: bytes of all its files, with K, M, G or T [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_record_size,
+          long_help = help::RECORD_SIZE, help_heading = "Past")]
+    pub record_size: Option<u64>,
+
+    /// With --record: how long they are kept [default: 30d]
+    #[arg(long, value_name = "TIME", value_parser = parse_record_age,
+          long_help = help::RECORD_AGE, help_heading = "Past")]
+    pub record_age: Option<Duration>,
+
+    /// With --record: what is kept of arguments
+    #[arg(long, value_name = "WHAT", default_value = "redacted",
+          long_help = help::RECORD_ARGS, help_heading = "Past")]
+    pub record_args: RecordArgs,
 
     /// Rows of what was written before: files of JSON lines, folders of them, or - for stdin
     #[arg(long, value_name = "PATH", num_args = 1.., long_help = help::READ, help_heading = "Past")]

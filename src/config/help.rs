@@ -239,6 +239,23 @@ leads to one, then exit. See SNAPSHOT in tcpconnect(8).";
 
 // Past
 
+pub const RECORD: &str = "\
+Keep what is traced in this folder, and print nothing but problems: the outcome and the end of each \
+connection (as with -r and --life), accepts, names (-d), and all that the options below Who know. \
+All filters apply. A process beside the tracer writes it, so that no row waits for a disk. --read \
+shows it again. With -v there is a line each minute. See PAST in tcpconnect(8).";
+
+pub const RECORD_SIZE: &str = "\
+With --record: how much room all its files together take at most, those of earlier runs included; 1M \
+or more, default 1G. The oldest goes before there would be a byte too many.";
+
+pub const RECORD_AGE: &str = "\
+With --record: files whose last line is older than this go, as 30d (the default) or 12h.";
+
+pub const RECORD_ARGS: &str = "\
+With --record: what is kept of arguments. The mode is written into each file. What is left out \
+never reaches the disk; what looks like no secret stays with redacted, too.";
+
 pub const READ: &str = "\
 Trace nothing: show what an earlier run with -j has written, with the same columns and filters as \
 when tracing. PATH is a file, a folder with files named *.jsonl in it, at any depth, or - for \

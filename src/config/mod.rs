@@ -20,6 +20,7 @@ use crate::config::cli::Buffer;
 use crate::config::cli::Cli;
 use crate::config::cli::JsonForm;
 use crate::config::cli::Procs;
+use crate::config::cli::RecordArgs;
 use crate::config::cli::Sandbox;
 use crate::config::cli::Snapshot;
 use crate::config::when::When;
@@ -61,6 +62,16 @@ pub struct Columns {
     pub who: Who,
     /// The table of the older tool `tcpv4connect`.
     pub tcpv4connect: bool,
+}
+
+/// Where what is traced is kept, and how much of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    pub dir: PathBuf,
+    /// Bytes of all files.
+    pub size: u64,
+    pub age: Duration,
+    pub args: RecordArgs,
 }
 
 /// What was written before, and when.
@@ -155,6 +166,8 @@ pub struct Config {
     pub procs: Option<Procs>,
     /// Nothing is traced; the rest of this holds for the sockets there are.
     pub snapshot: Option<Snapshot>,
+    /// What is traced is kept.
+    pub record: Option<Recording>,
     /// Nothing is traced; the rest of this holds for what was written before.
     pub read: Option<Reading>,
     /// How a socket of `snapshot` is written.
@@ -184,6 +197,9 @@ impl Config {
             cli.to = vec![remote.net];
             cli.port = remote.port.map(PortSet::one);
         }
+        if cli.record.is_some() {
+            keep_all(&mut cli);
+        }
         let who = who_of(&cli);
         Ok(Config {
             mode: match cli.count {
@@ -195,6 +211,8 @@ impl Config {
                 None => Format::Table(columns_of(&cli, who, tcpv4connect)),
             },
             filter: filter_of(&mut cli, tcpv4connect),
+            record: recording_of(&mut cli),
+            read: reading_of(&mut cli),
             who,
             failed: cli.failed,
             result: cli.result.then(|| cli.min_latency.unwrap_or_default()),
@@ -208,11 +226,6 @@ impl Config {
             to_name: cli.to_name,
             procs: cli.procs,
             snapshot: cli.snapshot,
-            read: (!cli.read.is_empty()).then_some(Reading {
-                paths: cli.read,
-                since: cli.since,
-                until: cli.until,
-            }),
             json: cli.json,
             output: cli.output,
             max_events: cli.max_events,
@@ -242,6 +255,11 @@ impl Config {
                         redirect its output, or run it as root"
                 .into());
         }
+        if self.record.is_some() && writes_more {
+            return Err("--record would write where you may not, with the rights of the program \
+                        file; run it as root"
+                .into());
+        }
         if self.read.is_some() && writes_more {
             return Err(
                 "--read would read where you may not, with the rights of the program file; \
@@ -267,6 +285,28 @@ impl Config {
         }
         Ok(self)
     }
+}
+
+/// Of what can be known of a connection nothing can be had later.
+fn keep_all(cli: &mut Cli) {
+    (cli.result, cli.life, cli.accept, cli.dns) = (true, true, true, true);
+    (cli.wide, cli.user, cli.image, cli.vpid) = (true, true, true, true);
+    (cli.container_id, cli.cgroup_path) = (true, true);
+    cli.json = Some(JsonForm::Native);
+}
+
+fn recording_of(cli: &mut Cli) -> Option<Recording> {
+    Some(Recording {
+        dir: cli.record.take()?,
+        size: cli.record_size.unwrap_or(1 << 30),
+        age: cli.record_age.unwrap_or(Duration::from_secs(30 * 86_400)),
+        args: cli.record_args,
+    })
+}
+
+fn reading_of(cli: &mut Cli) -> Option<Reading> {
+    let paths = take(&mut cli.read);
+    (!paths.is_empty()).then_some(Reading { paths, since: cli.since, until: cli.until })
 }
 
 fn who_of(cli: &Cli) -> Who {

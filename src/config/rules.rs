@@ -8,6 +8,7 @@ use super::cli::Buffer;
 use super::cli::Cli;
 use super::cli::JsonForm;
 use super::cli::Procs;
+use super::cli::RecordArgs;
 use super::cli::Sandbox;
 use crate::model::container::may_be_name;
 
@@ -53,6 +54,7 @@ const OF_EVENTS: &[&str] = &["-t", "-T", "-U", "-n", "-x", "-a", "--user", "--wi
 const IN_JSON: &[&str] =
     &["--parents", "--container-name", "--image", "--container-id", "--cgroup-path"];
 const PROCS: &[&str] = &["--procs", "--procs=only"];
+const RECORD: &[&str] = &["--record", "--record-size", "--record-age", "--record-args"];
 const PAST: &[&str] = &["--read", "--since", "--until"];
 
 /// A run may be of several kinds, and then takes what all of them do.
@@ -94,6 +96,30 @@ const KINDS: &[Kind] = &[
         says: "--json=osquery has osquery's columns, and no others; use -j, or leave out",
     },
     Kind {
+        is: |cli, _| cli.record.is_some(),
+        takes: &[
+            RECORD,
+            TRACING,
+            BUFFERS,
+            OF_PROCESSES,
+            OF_CONNECTIONS,
+            OF_CGROUPS,
+            OF_MAPS,
+            &[
+                "--procs",
+                "-v",
+                "--to-name",
+                "-f",
+                "--min-latency",
+                "--peer",
+                "--keep",
+                "--max-connections",
+            ],
+            &["-e", "-n"],
+        ],
+        says: "--record keeps all that is known, and prints nothing; leave out",
+    },
+    Kind {
         is: |cli, _| !cli.read.is_empty(),
         takes: &[
             ANY,
@@ -114,6 +140,7 @@ const KINDS: &[Kind] = &[
         is: |cli, _| cli.existing || cli.who.is_some(),
         takes: &[
             ANY,
+            RECORD,
             PAST,
             TRACING,
             BUFFERS,
@@ -173,6 +200,7 @@ const KINDS: &[Kind] = &[
         is: |cli, _| cli.procs.is_some(),
         takes: &[
             ANY,
+            RECORD,
             PAST,
             TRACING,
             BUFFERS,
@@ -200,12 +228,15 @@ const NEEDS: &[(&str, &[&str], &str)] = &[
     ("-i", &["-c"], "-i needs -c: it is how often the table of counts is printed"),
     ("--children", &["-p", "COMMAND"], "--children needs -p: whose children?"),
     ("--keep", &["--peer"], "--keep needs --peer: it is how long both ends are remembered"),
-    ("--min-latency", &["-r"], "--min-latency needs -r: it is the time to the outcome"),
+    ("--min-latency", &["-r", "--record"], "--min-latency needs -r: it is the time to the outcome"),
     (
         "--max-connections",
-        &["-r", "--life", "--peer"],
+        &["-r", "--life", "--peer", "--record"],
         "--max-connections needs -r, --life or --peer: nothing else follows a connection",
     ),
+    ("--record-size", &["--record"], "--record-size needs --record: it bounds its files"),
+    ("--record-age", &["--record"], "--record-age needs --record: it bounds its files"),
+    ("--record-args", &["--record"], "--record-args needs --record: -a shows all of them"),
     ("--since", &["--read"], "--since needs --read: what happens now is all that is traced"),
     ("--until", &["--read"], "--until needs --read; use --duration to end a run"),
     ("--json=osquery", &["-s"], "--json=osquery needs --snapshot: it lists sockets, not connects"),
@@ -259,6 +290,10 @@ const OPTIONS: &[(&str, Given)] = &[
     ("-e", |cli| cli.existing),
     ("--who", |cli| cli.who.is_some()),
     ("-s", |cli| cli.snapshot.is_some()),
+    ("--record", |cli| cli.record.is_some()),
+    ("--record-size", |cli| cli.record_size.is_some()),
+    ("--record-age", |cli| cli.record_age.is_some()),
+    ("--record-args", |cli| cli.record_args != RecordArgs::Redacted),
     ("--read", |cli| !cli.read.is_empty()),
     ("--since", |cli| cli.since.is_some()),
     ("--until", |cli| cli.until.is_some()),
@@ -370,6 +405,10 @@ mod tests {
         ("-e", ""),
         ("--who 192.0.2.1", ""),
         ("-s", ""),
+        ("--record x", ""),
+        ("--record-size 2M", "--record x"),
+        ("--record-age 1d", "--record x"),
+        ("--record-args first", "--record x"),
         ("--read x", ""),
         ("--since -7d", "--read x"),
         ("--until 1h", "--read x"),
@@ -491,6 +530,10 @@ mod tests {
                 "-L|-d|-f|-r|--life|--accept|--peer|-P 80|--to ::1|--not-to ::1|-4|-6|--netns 1|--cgroupmap x|-e|--vpid|--netns-id|--parents|--container-id|--cgroup-path",
             ),
             ("--procs=only -j", "--vpid|--netns-id"),
+            (
+                "--record x",
+                "-j|-o x|-c|-s|-r|--life|--accept|-x|--wide|-d|-t|--read y|--who 192.0.2.1|--procs=only",
+            ),
             (
                 "--read x",
                 "-s|-i 1|-p 1 --children|--keep 1|--cgroupmap x|--mntnsmap x|--duration 1|--ready-fd 3|--attach kprobe|--sandbox off|--buffer perf|--buffer-size 1|--btf x|--life --max-connections 9",

@@ -20,6 +20,29 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
         .ok_or(format!("'{text}' is not a size from 1 to 1024M (bytes, K or M)"))
 }
 
+/// `500M`, `1G`: bytes of a recording.
+pub fn parse_record_size(text: &str) -> Result<u64, String> {
+    const MIN: u64 = 1 << 20;
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "" => Some(1),
+        "k" | "K" => Some(1 << 10),
+        "m" | "M" => Some(1 << 20),
+        "g" | "G" => Some(1 << 30),
+        "t" | "T" => Some(1u64 << 40),
+        _ => None,
+    };
+    let size = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
+    size.filter(|&size| size >= MIN)
+        .ok_or(format!("'{text}' is not a size of 1M or more (bytes, K, M, G or T)"))
+}
+
+/// `30d`, `12h`
+pub fn parse_record_age(text: &str) -> Result<std::time::Duration, String> {
+    let age = humantime::parse_duration(text).ok().filter(|age| age.as_secs() > 0);
+    age.ok_or(format!("'{text}' is not a time such as 30d or 12h"))
+}
+
 /// `1`, `0.5`: seconds, more than zero.
 pub fn parse_seconds(text: &str) -> Result<std::time::Duration, String> {
     text.parse::<f64>()

@@ -8,6 +8,46 @@ use anyhow::Result;
 use crate::host::containers::Readers;
 use crate::host::users::Users;
 
+/// # Safety
+/// Nobody may use the other descriptors any more.
+pub unsafe fn close_all_but(mut kept: Vec<libc::c_int>) {
+    kept.sort_unstable();
+    let mut from = 0;
+    for fd in kept {
+        // SAFETY: as the caller sees to.
+        unsafe { close_between(from, fd - 1) };
+        from = fd + 1;
+    }
+    // SAFETY: as above.
+    unsafe { close_between(from, libc::c_int::MAX) };
+}
+
+/// # Safety
+/// As above.
+unsafe fn close_between(first: libc::c_int, last: libc::c_int) {
+    if first > last {
+        return;
+    }
+    // SAFETY: as the caller sees to.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if closed != 0 {
+        // As before 5.9; the tracer has opened next to nothing yet.
+        // SAFETY: as above.
+        (first..=last.min(1_024)).for_each(|fd| unsafe { _ = libc::close(fd) });
+    }
+}
+
+/// Of the calling process: the first `count` descriptors lead nowhere.
+pub fn lead_nowhere(count: libc::c_int) {
+    // SAFETY: a valid string and numbers only.
+    unsafe {
+        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+        for fd in 0..count {
+            libc::dup2(nothing, fd);
+        }
+    }
+}
+
 /// As far as anybody wants to know.
 #[derive(Default)]
 pub struct Helpers {

@@ -3,6 +3,7 @@
 //! on, a fault in reading them is worth what is left.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -56,6 +57,12 @@ pub fn of_a_bystander(is_confined: bool) {
 pub fn of_a_reader() {
     let _ = keep(CapabilitySet::DAC_READ_SEARCH);
     sandbox::write_no_file();
+}
+
+/// For the process that records, in this folder.
+pub fn of_a_recorder(folder: impl AsFd) {
+    keep_none();
+    sandbox::stay_below(folder);
 }
 
 /// Keeps what is needed from now on, and leaves no core dump. A COMMAND was forked before,

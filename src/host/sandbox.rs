@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -13,6 +14,7 @@ use landlock::AccessFs;
 use landlock::BitFlags;
 use landlock::CompatLevel;
 use landlock::Compatible as _;
+use landlock::PathBeneath;
 use landlock::Ruleset;
 use landlock::RulesetAttr as _;
 use landlock::RulesetCreatedAttr as _;
@@ -181,6 +183,9 @@ fn allowed(needs: Needs) -> Result<Allowed> {
     if needs.hears_netlink {
         allowed.all(&[libc::SYS_recvfrom]);
     }
+    if needs.records {
+        allowed.all(&[libc::SYS_wait4]);
+    }
     if let Some(pid) = needs.command {
         allowed.all(&[libc::SYS_wait4, libc::SYS_waitid]);
         let ended = (1, SeccompCmpOp::Eq, libc::SIGTERM as u64);
@@ -239,6 +244,18 @@ pub fn write_no_file() {
     let _ = confine(AccessFs::from_write(LANDLOCK), &[]);
 }
 
+/// The calling thread, and those that it starts, use no file outside of this folder, change no
+/// owner and mode and no other process, where the kernel can see to that.
+pub fn stay_below(folder: impl AsFd) {
+    let all = AccessFs::from_all(LANDLOCK);
+    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
+    let _ = rules.handle_access(all).and_then(|rules| {
+        let below = PathBeneath::new(folder, all & !AccessFs::Execute);
+        rules.create()?.add_rule(below)?.restrict_self()
+    });
+    refuse_what_owners_may();
+}
+
 /// What a user may do to what is its own, without a capability and without a file that is
 /// open: files, which root has most of, and its other processes. Landlock does not look at
 /// modes, owners and attributes, nor does it at signals before 6.12.
@@ -291,6 +308,10 @@ const OF_OWNERS_OLD: &[i64] = &[];
 /// process, where the kernel can see to that.
 pub fn change_nothing() {
     let _ = confine(AccessFs::from_write(LANDLOCK), &[]);
+    refuse_what_owners_may();
+}
+
+fn refuse_what_owners_may() {
     let mut refused = Allowed::default();
     refused.all(OF_OWNERS);
     refused.all(OF_OWNERS_OLD);
@@ -334,6 +355,7 @@ mod tests {
             lists_processes: true,
             opens_perf: true,
             hears_netlink: true,
+            records: true,
             command: Some(7),
         };
         let allowed = allowed(all).unwrap().0;

@@ -23,6 +23,8 @@ use nix::unistd::Uid;
 use nix::unistd::User;
 
 use crate::error::warn;
+use crate::host::helpers::close_all_but;
+use crate::host::helpers::lead_nowhere;
 use crate::host::rights;
 use crate::host::sandbox;
 use crate::poll::poll;
@@ -225,43 +227,18 @@ impl Users {
 /// no other process that can be changed, and no end by the signals that end the tracer,
 /// which has yet to print its last rows. It ends with the tracer.
 fn be_harmless(questions: &PipeReader, answers: &PipeWriter) {
-    // SAFETY: numbers and valid strings only; the descriptors from 3 on that are closed
-    // belong to the tracer's copy of itself, of which nothing else runs here.
+    // SAFETY: numbers only.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         libc::signal(libc::SIGTERM, libc::SIG_IGN);
         libc::signal(libc::SIGHUP, libc::SIG_IGN);
-        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
-        for fd in 0..3 {
-            libc::dup2(nothing, fd);
-        }
-        let mut from = 3;
-        let mut kept = [questions.as_raw_fd(), answers.as_raw_fd()];
-        kept.sort_unstable();
-        for fd in kept {
-            close_between(from, fd - 1);
-            from = fd + 1;
-        }
-        close_between(from, libc::c_int::MAX);
     }
+    lead_nowhere(3);
+    // SAFETY: the others belong to the tracer's copy of itself, of which nothing else runs here.
+    unsafe { close_all_but(vec![0, 1, 2, questions.as_raw_fd(), answers.as_raw_fd()]) };
     rights::keep_none();
     sandbox::change_nothing();
-}
-
-/// # Safety
-/// Nobody may use these descriptors any more.
-unsafe fn close_between(first: libc::c_int, last: libc::c_int) {
-    if first > last {
-        return;
-    }
-    // SAFETY: as the caller sees to.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    if closed != 0 {
-        // As before 5.9; the tracer has opened next to nothing yet.
-        // SAFETY: as above.
-        (first..=last.min(1_024)).for_each(|fd| unsafe { _ = libc::close(fd) });
-    }
 }
 
 /// Answers until nobody asks any more. Whom /etc/passwd does not name is asked for in a

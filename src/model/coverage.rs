@@ -16,3 +16,12 @@ pub struct Coverage {
     /// Objects of a kind that this version does not know.
     pub unknown: u64,
 }
+
+/// A time of which not all is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Nanoseconds since 1970, UTC.
+    pub from_ns: u64,
+    pub to_ns: u64,
+    pub why: String,
+}

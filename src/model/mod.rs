@@ -5,6 +5,7 @@ pub mod container;
 pub mod counts;
 pub mod coverage;
 pub mod event;
+pub mod file_name;
 pub mod filter;
 pub mod lost;
 pub mod name;

@@ -13,6 +13,8 @@ pub struct Needs {
     pub opens_perf: bool,
     /// Reads a netlink socket.
     pub hears_netlink: bool,
+    /// Waits for the process that records.
+    pub records: bool,
     /// Waits for this child, and ends it.
     pub command: Option<u32>,
 }

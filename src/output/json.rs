@@ -22,7 +22,9 @@ use super::text;
 use crate::clock::BootClock;
 use crate::clock::WallClock;
 use crate::config::Who;
+use crate::config::cli::RecordArgs;
 use crate::model::coverage::Coverage;
+use crate::model::coverage::Gap;
 use crate::model::event::CloseBy;
 use crate::model::event::Flow;
 use crate::model::event::Life;
@@ -37,6 +39,7 @@ use crate::output::community_id;
 
 mod container;
 mod fields;
+pub mod mark;
 mod process;
 pub mod read;
 
@@ -47,12 +50,13 @@ use self::process::path_and_bytes;
 
 pub struct Json {
     want: Who,
+    args: RecordArgs,
     boot: BootClock,
 }
 
 impl Json {
-    pub fn new(want: Who) -> Self {
-        Json { want, boot: BootClock::now() }
+    pub fn new(want: Who, args: RecordArgs) -> Self {
+        Json { want, args, boot: BootClock::now() }
     }
 }
 
@@ -252,6 +256,16 @@ struct CoverageObject {
     lost: u64,
     damaged: u64,
     unknown: u64,
+}
+
+/// A time of which not all is known.
+#[derive(Serialize)]
+struct GapObject<'a> {
+    event: &'static str,
+    time: Time,
+    from: Time,
+    to: Time,
+    why: &'a str,
 }
 
 /// Nanoseconds since 1970, written as RFC 3339 in UTC with microseconds.
@@ -454,6 +468,11 @@ impl Output for Json {
                 unknown: coverage.unknown,
             },
         );
+    }
+
+    fn gap(&mut self, gap: &Gap, out: &mut Vec<u8>) {
+        let (time, from, to) = (Time(gap.to_ns), Time(gap.from_ns), Time(gap.to_ns));
+        put(out, &GapObject { event: "gap", time, from, to, why: &gap.why });
     }
 
     fn booted(&mut self, at: BootClock) {

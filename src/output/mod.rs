@@ -7,6 +7,7 @@ pub mod community_id;
 pub mod json;
 mod line;
 mod output_file;
+mod redact;
 pub mod sink;
 pub mod sockets;
 mod table;
@@ -18,7 +19,9 @@ use crate::config::Config;
 use crate::config::Format;
 use crate::config::Mode;
 use crate::config::cli::Procs;
+use crate::config::cli::RecordArgs;
 use crate::model::coverage::Coverage;
+use crate::model::coverage::Gap;
 use crate::model::event::Flow;
 use crate::model::lost::Lost;
 use crate::model::row::ProcessRow;
@@ -34,7 +37,8 @@ pub trait Output {
     fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
     /// Only formats that have a place for it; stderr has a message in any case.
     fn lost(&mut self, lost: &Lost, now_ns: u64, clock: &WallClock, out: &mut Vec<u8>);
-    /// As `lost`.
+    /// As `lost`, of what was read.
+    fn gap(&mut self, _: &Gap, _: &mut Vec<u8>) {}
     fn coverage(&mut self, _: &Coverage, _: &mut Vec<u8>) {}
     /// The processes of the next rows are of a host that booted then, not of this one.
     fn booted(&mut self, _: BootClock) {}
@@ -43,7 +47,10 @@ pub trait Output {
 /// `ours` are the mount namespaces whose paths mean the same as ours.
 pub fn new(config: &Config, ours: Vec<u32>) -> Box<dyn Output> {
     match config.format {
-        Format::Json => Box::new(json::Json::new(config.who)),
+        Format::Json => {
+            let args = config.record.as_ref().map_or(RecordArgs::Full, |record| record.args);
+            Box::new(json::Json::new(config.who, args))
+        }
         Format::Table(columns) => {
             Box::new(table::Table::new(columns, config.mode, config.procs, ours))
         }

@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
+use std::io::PipeWriter;
 use std::io::Seek as _;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -77,6 +79,14 @@ impl Sink {
             _ => Manner::Nonblocking,
         };
         Ok(Sink { is_uncut: true, ..Sink::new(file, name, manner, stop) })
+    }
+
+    /// To a process of our own.
+    pub fn pipe(to: PipeWriter, name: &str, stop: Option<Stop>) -> io::Result<Self> {
+        let flags = rustix::fs::fcntl_getfl(&to)?;
+        rustix::fs::fcntl_setfl(&to, flags | rustix::fs::OFlags::NONBLOCK)?;
+        let file = File::from(OwnedFd::from(to));
+        Ok(Sink::new(file, name.into(), Manner::Nonblocking, stop))
     }
 
     pub fn stdout(stop: Option<Stop>) -> Result<Self> {

@@ -20,6 +20,7 @@ use super::table::Column;
 use super::text;
 use crate::clock::WallClock;
 use crate::config::Columns;
+use crate::config::cli::RecordArgs;
 use crate::model::event::Connect;
 use crate::model::row::Row;
 use crate::model::socket;
@@ -163,7 +164,7 @@ impl Sockets {
     /// `ours` are the mount namespaces whose paths mean the same as ours.
     pub fn new(form: Form, want: Columns, time: String, ours: Vec<u32>) -> Self {
         let columns = table::of_holder(want);
-        Sockets { form, time, columns, json: Json::new(want.who), ours }
+        Sockets { form, time, columns, json: Json::new(want.who, RecordArgs::Full), ours }
     }
 
     /// What comes before the first line.

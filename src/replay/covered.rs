@@ -1,61 +1,172 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an answer covers: no answer of "nobody" is worth anything without it.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use chrono::DateTime;
 use chrono::SecondsFormat;
 
 use super::inputs::Inputs;
 use crate::error::warn;
 use crate::model::coverage::Coverage;
+use crate::model::coverage::Gap;
+use crate::model::lost::Lost;
+use crate::output::json::mark::Mark;
 use crate::output::json::read::Printed;
 use crate::output::json::read::What;
 
+/// Gaps that are kept, and lines of them on standard error.
+const MAX_GAPS: usize = 4_096;
+const MAX_TOLD: usize = 20;
+
+/// One input, as far as it has been read.
+#[derive(Clone, Default)]
+struct Track {
+    /// Of the run that goes on.
+    run: Option<String>,
+    /// The last time that somebody looked.
+    last_ns: Option<u64>,
+}
+
 /// What has been read so far.
-#[derive(Default)]
 pub(super) struct Covered {
-    /// The first and the last time, of what was asked for.
+    /// What was asked for.
+    wanted: Range<u64>,
+    tracks: Vec<Track>,
+    /// The first and the last of it that there is.
     times: Option<(u64, u64)>,
+    /// Some lines are of no recording, which would say when somebody looked.
+    is_loose: bool,
+    gaps: Vec<Gap>,
+    more_gaps: u64,
+    /// With what else it was recorded than what is usual.
+    options: BTreeSet<String>,
     lost: u64,
 }
 
 impl Covered {
-    pub(super) fn note(&mut self, printed: &Printed, since_ns: u64, until_ns: u64) {
+    pub(super) fn new(wanted: Range<u64>) -> Self {
+        Covered {
+            wanted,
+            tracks: Vec::new(),
+            times: None,
+            is_loose: false,
+            gaps: Vec::new(),
+            more_gaps: 0,
+            options: BTreeSet::new(),
+            lost: 0,
+        }
+    }
+
+    pub(super) fn note(&mut self, input: usize, printed: &Printed) {
         let at_ns = printed.unix_ns;
-        if !(since_ns..until_ns).contains(&at_ns) {
+        if self.tracks.len() <= input {
+            self.tracks.resize(input + 1, Track::default());
+        }
+        let mut track = std::mem::take(&mut self.tracks[input]);
+        match &printed.what {
+            What::Mark(Mark::Start { run, options }) => {
+                self.start(&track, at_ns, run);
+                self.note_options(options);
+                track.run = Some(run.clone());
+            }
+            What::Mark(Mark::Stop) => track.run = None,
+            _ => {
+                self.is_loose |= track.run.is_none();
+                if let What::Lost(lost) = &printed.what {
+                    self.gap(track.last_ns.unwrap_or(at_ns), at_ns, words(lost));
+                    if self.wanted.contains(&at_ns) {
+                        self.lost = self.lost.saturating_add(lost.total());
+                    }
+                }
+            }
+        }
+        track.last_ns = Some(at_ns);
+        self.tracks[input] = track;
+        if self.wanted.contains(&at_ns) {
+            let (first, last) = self.times.unwrap_or((at_ns, at_ns));
+            self.times = Some((first.min(at_ns), last.max(at_ns)));
+        }
+    }
+
+    fn start(&mut self, before: &Track, at_ns: u64, run: &str) {
+        let Some(last_ns) = before.last_ns else { return };
+        match &before.run {
+            Some(old) if old == run => {}
+            Some(_) => self.gap(last_ns, at_ns, "the recorder had ended without a word".into()),
+            None => self.gap(last_ns, at_ns, "nothing was recorded".into()),
+        }
+    }
+
+    fn gap(&mut self, from_ns: u64, to_ns: u64, why: String) {
+        if from_ns >= self.wanted.end || to_ns < self.wanted.start {
             return;
         }
-        let (first, last) = self.times.unwrap_or((at_ns, at_ns));
-        self.times = Some((first.min(at_ns), last.max(at_ns)));
-        if let What::Lost(lost) = &printed.what {
-            self.lost = self.lost.saturating_add(lost.total());
+        match self.gaps.len() < MAX_GAPS {
+            true => self.gaps.push(Gap { from_ns, to_ns, why }),
+            false => self.more_gaps += 1,
         }
+    }
+
+    /// Where the recording is, and what bounds it, changes no row.
+    fn note_options(&mut self, options: &[String]) {
+        let mut words = options.iter();
+        let mut others = Vec::new();
+        while let Some(word) = words.next() {
+            match word.split_once('=').map_or(&**word, |(name, _)| name) {
+                "--record" | "--record-size" | "--record-age" | "--record-args" => {
+                    if !word.contains('=') {
+                        words.next();
+                    }
+                }
+                "-v" | "--verbose" => {}
+                _ => others.push(word.clone()),
+            }
+        }
+        if !others.is_empty() && self.options.len() < MAX_TOLD {
+            self.options.insert(others.join(" "));
+        }
+    }
+
+    pub(super) fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     pub(super) fn coverage(&self, inputs: &Inputs) -> Coverage {
         let (from_ns, to_ns) = self.times.unwrap_or_default();
-        Coverage {
-            from_ns,
-            to_ns,
-            // Lines alone do not say when whoever wrote them began, ended, and looked away.
-            is_complete: false,
-            lost: self.lost,
-            damaged: inputs.unread.damaged,
-            unknown: inputs.unread.unknown,
-        }
+        let (damaged, unknown) = (inputs.unread.damaged, inputs.unread.unknown);
+        let is_whole = self.times.is_some() && !self.is_loose && self.gaps.is_empty();
+        let is_complete = is_whole && damaged == 0 && unknown == 0 && self.options.is_empty();
+        Coverage { from_ns, to_ns, is_complete, lost: self.lost, damaged, unknown }
     }
 
     /// `is_cut`: not all was read.
     pub(super) fn tell(&self, coverage: &Coverage, is_cut: bool) {
-        let time = |ns: u64| {
-            DateTime::from_timestamp_nanos(ns as i64).to_rfc3339_opts(SecondsFormat::Micros, true)
-        };
-        let Some((from, to)) = self.times.map(|(from, to)| (time(from), time(to))) else {
+        let Some((from_ns, to_ns)) = self.times else {
             return warn(
-                "tcpconnect: nothing was written in that time; that does not say that nothing happened",
+                "tcpconnect: nothing was written in that time; that does not say that nothing \
+                 happened",
             );
         };
+        for gap in self.gaps.iter().take(MAX_TOLD) {
+            let (from, to) = (time(gap.from_ns), time(gap.to_ns));
+            warn(&format!("tcpconnect: from {from} to {to} not all is known: {}", gap.why));
+        }
+        let more = self.gaps.len().saturating_sub(MAX_TOLD) as u64 + self.more_gaps;
+        if more > 0 {
+            warn(&format!("tcpconnect: {more} more gaps; -j lists them"));
+        }
+        for options in &self.options {
+            warn(&format!("tcpconnect: it was recorded with {options}"));
+        }
+        let (from, to) = (time(from_ns), time(to_ns));
         let rest = if is_cut { ", and is read no further" } else { "" };
-        let whole = "lines do not say whether all is there";
+        let whole = match (coverage.is_complete, self.is_loose) {
+            (true, _) => "complete",
+            (false, true) => "lines do not say whether all is there",
+            (false, false) => "not complete",
+        };
         let losses = [
             (coverage.lost, "events were lost when it was written"),
             (coverage.damaged, "lines are damaged"),
@@ -65,4 +176,21 @@ impl Covered {
         let losses: String = losses.map(|(count, what)| format!("; {count} {what}")).collect();
         warn(&format!("tcpconnect: what was read is from {from} to {to}{rest}; {whole}{losses}"));
     }
+}
+
+/// What was lost.
+fn words(lost: &Lost) -> String {
+    let kinds = [
+        (lost.total(), "events were lost"),
+        (lost.process, "records of processes were lost, so that rows say less"),
+        (lost.names, "DNS answers or names were lost"),
+        (lost.joins, "records that belong to rows were lost"),
+        (lost.family, "descendants or cgroups were not followed"),
+    ];
+    let kinds = kinds.iter().filter(|(count, _)| *count > 0);
+    kinds.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
+}
+
+fn time(ns: u64) -> String {
+    DateTime::from_timestamp_nanos(ns as i64).to_rfc3339_opts(SecondsFormat::Micros, true)
 }

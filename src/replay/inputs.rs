@@ -2,6 +2,7 @@
 //! The files of `--read`: what there is, line by line, all together in the order of time.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
 use std::ffi::OsStr;
 use std::fs;
@@ -10,6 +11,7 @@ use std::io;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read as _;
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use anyhow::bail;
 
 use crate::error::text_of;
 use crate::error::warn;
+use crate::model::file_name::FileName;
 use crate::output::json::read::Printed;
 use crate::output::json::read::ReadError;
 use crate::output::json::read::read;
@@ -36,10 +39,13 @@ pub(super) struct Unread {
     pub(super) unknown: u64,
 }
 
+/// Files that one follows after the other: those of a recording, or one alone.
 struct Input {
     name: String,
     from: Box<dyn BufRead>,
     line: Vec<u8>,
+    /// Those to come, the next one last.
+    next: Vec<PathBuf>,
 }
 
 pub(super) struct Inputs {
@@ -52,25 +58,27 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// The error is one line for the user.
-    pub(super) fn open(paths: &[PathBuf]) -> Result<Self> {
+    /// Of recordings only what may have something of this time. The error is one line for the user.
+    pub(super) fn open(paths: &[PathBuf], time: &Range<u64>) -> Result<Self> {
         let mut inputs = Vec::new();
         for path in paths {
             if path.as_os_str() == "-" {
                 let from = Box::new(BufReader::new(io::stdin()));
-                inputs.push(Input { name: "stdin".into(), from, line: Vec::new() });
+                let (name, line, next) = ("stdin".into(), Vec::new(), Vec::new());
+                inputs.push(Input { name, from, line, next });
                 continue;
             }
-            let meta = fs::metadata(path);
-            match meta
-                .and_then(|meta| if meta.is_dir() { below(path) } else { Ok(vec![path.clone()]) })
-            {
+            let files = fs::metadata(path).and_then(|meta| match meta.is_dir() {
+                true => below(path),
+                false => Ok(vec![path.clone()]),
+            });
+            match files {
                 Ok(files) if files.is_empty() => {
                     bail!("--read '{}': no file named *.{ENDING} is in it", path.display())
                 }
                 Ok(files) => {
-                    for file in &files {
-                        inputs.push(Input::open(file)?);
+                    for chain in chains(files, time) {
+                        inputs.push(Input::open(chain)?);
                     }
                 }
                 Err(e) => bail!("--read '{}': {}", path.display(), text_of(&e)),
@@ -86,11 +94,12 @@ impl Inputs {
         Ok(all)
     }
 
-    pub(super) fn next(&mut self) -> Option<Printed> {
+    /// The next line of all, and which input it is of.
+    pub(super) fn next(&mut self) -> Option<(usize, Printed)> {
         let Reverse((_, at)) = self.order.pop()?;
         let head = self.heads[at].take();
         self.advance(at);
-        head
+        head.map(|head| (at, head))
     }
 
     fn advance(&mut self, at: usize) {
@@ -98,6 +107,28 @@ impl Inputs {
         self.order.extend(next.as_ref().map(|printed| Reverse((printed.unix_ns, at))));
         self.heads[at] = next;
     }
+}
+
+/// Files of one host's recording are one, in the order in which they were written; any other is
+/// one alone.
+fn chains(files: Vec<PathBuf>, time: &Range<u64>) -> Vec<Vec<PathBuf>> {
+    let mut recorded: BTreeMap<PathBuf, Vec<(u64, PathBuf)>> = BTreeMap::new();
+    let mut chains = Vec::new();
+    for file in files {
+        match FileName::of(&file) {
+            Some(name) if name.may_have(time) => {
+                let host = file.ancestors().nth(2).unwrap_or(&file).to_owned();
+                recorded.entry(host).or_default().push((name.sequence, file));
+            }
+            Some(_) => {}
+            None => chains.push(vec![file]),
+        }
+    }
+    for (_, mut files) in recorded {
+        files.sort_by_key(|(sequence, _)| Reverse(*sequence));
+        chains.push(files.into_iter().map(|(_, file)| file).collect());
+    }
+    chains
 }
 
 /// The files in a folder. No link is followed: who may write there could lead elsewhere.
@@ -120,14 +151,37 @@ fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Input {
-    fn open(path: &Path) -> Result<Self> {
+    /// The next file is the last of these.
+    fn open(mut next: Vec<PathBuf>) -> Result<Self> {
+        let path = next.pop().unwrap_or_default();
         let name = path.display().to_string();
-        // A FIFO without a writer would be waited for.
-        let file = File::options().read(true).custom_flags(libc::O_NOCTTY).open(path);
-        match file {
-            Ok(file) => Ok(Input { name, from: Box::new(BufReader::new(file)), line: Vec::new() }),
+        match open(&path) {
+            Ok(from) => Ok(Input { name, from, line: Vec::new(), next }),
             Err(e) => bail!("--read '{name}': {}", text_of(&e)),
         }
+    }
+
+    /// Goes on with the next file, if there is one. One that the recorder has dropped meanwhile is
+    /// passed over; that leaves a gap which is seen.
+    fn follow(&mut self, unread: &mut Unread) -> bool {
+        while let Some(path) = self.next.pop() {
+            self.name = path.display().to_string();
+            match open(&path).or_else(|e| open_closed(&path).unwrap_or(Err(e))) {
+                Ok(from) => {
+                    self.from = from;
+                    return true;
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => self.lose_rest(&e, unread),
+            }
+        }
+        false
+    }
+
+    fn lose_rest(&self, why: &io::Error, unread: &mut Unread) {
+        unread.damaged += 1;
+        let (name, why) = (&self.name, text_of(why));
+        warn(&format!("tcpconnect: --read '{name}': {why}; the rest of it is not read"));
     }
 
     /// The next line that says something.
@@ -135,15 +189,12 @@ impl Input {
         loop {
             let is_whole = match self.line() {
                 Ok(Some(is_whole)) => is_whole,
+                Ok(None) if self.follow(unread) => continue,
                 Ok(None) => return None,
                 Err(e) => {
-                    unread.damaged += 1;
-                    warn(&format!(
-                        "tcpconnect: --read '{}': {}; the rest of it is not read",
-                        self.name,
-                        text_of(&e)
-                    ));
-                    return None;
+                    self.lose_rest(&e, unread);
+                    self.from = Box::new(io::empty());
+                    continue;
                 }
             };
             let text = std::str::from_utf8(&self.line).ok().filter(|_| is_whole);
@@ -173,4 +224,17 @@ impl Input {
         }
         Ok(Some(is_last))
     }
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    let file = File::options().read(true).custom_flags(libc::O_NOCTTY).open(path)?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// One that was still written when it was found has another name once it is closed.
+fn open_closed(path: &Path) -> Option<io::Result<Box<dyn BufRead>>> {
+    let wanted = FileName::of(path)?.sequence;
+    let mut files = fs::read_dir(path.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let closed = files.find(|file| FileName::of(file).is_some_and(|n| n.sequence == wanted))?;
+    Some(open(&closed))
 }

@@ -9,6 +9,7 @@ mod inputs;
 mod wanted;
 
 use std::io;
+use std::ops::Range;
 
 use anyhow::Result;
 use chrono::Local;
@@ -60,11 +61,12 @@ pub fn run(config: &Config, from: &Reading) -> Result<()> {
     let now = Local::now();
     let since_ns = from.since.map_or(0, |when| when.unix_ns(&now));
     let until_ns = from.until.map_or(u64::MAX, |when| when.unix_ns(&now));
-    let mut inputs = Inputs::open(&from.paths)?;
+    let time = since_ns..until_ns;
+    let mut inputs = Inputs::open(&from.paths, &time)?;
     let sink = Sink::open(config, None)?;
-    let mut replay = Replay::new(config, sink);
+    let mut replay = Replay::new(config, sink, time);
     let name = replay.sink.name.clone();
-    let printed = replay.print(&mut inputs, since_ns, until_ns);
+    let printed = replay.print(&mut inputs);
     let printed = printed.and_then(|()| replay.finish(&inputs));
     printed.or_else(|e| end_of_output(e, &name))
 }
@@ -74,6 +76,8 @@ struct Replay<'a> {
     asked: Asked,
     wanted: Wanted<'a>,
     held: Held,
+    /// What is asked for, nanoseconds since 1970.
+    time: Range<u64>,
     covered: Covered,
     output: Box<dyn Output>,
     sink: Sink,
@@ -83,14 +87,15 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(config: &'a Config, sink: Sink) -> Self {
+    fn new(config: &'a Config, sink: Sink, time: Range<u64>) -> Self {
         let asked = Asked::new(config);
         Replay {
             config,
             held: Held::new(asked.connects()),
             asked,
             wanted: Wanted::new(config),
-            covered: Covered::default(),
+            covered: Covered::new(time.clone()),
+            time,
             output: output::new(config, proc::our_mount_namespaces()),
             sink,
             text: Vec::with_capacity(BATCH + 4096),
@@ -99,25 +104,25 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn print(&mut self, inputs: &mut Inputs, since_ns: u64, until_ns: u64) -> io::Result<()> {
+    fn print(&mut self, inputs: &mut Inputs) -> io::Result<()> {
         self.output.header(&mut self.text);
         self.sink.begin(&mut self.text)?;
-        while let Some(printed) = inputs.next() {
+        while let Some((input, printed)) = inputs.next() {
             if self.left == 0 {
                 break;
             }
-            self.covered.note(&printed, since_ns, until_ns);
+            self.covered.note(input, &printed);
             let at_ns = printed.unix_ns;
             self.held.note(&printed.what);
             if let Some(row) = self.row_of(printed) {
                 self.held.add(row);
             }
             while let Some(row) = self.held.due(at_ns) {
-                self.show(row, since_ns, until_ns)?;
+                self.show(row)?;
             }
         }
         while let Some(row) = self.held.next() {
-            self.show(row, since_ns, until_ns)?;
+            self.show(row)?;
         }
         Ok(())
     }
@@ -140,13 +145,13 @@ impl<'a> Replay<'a> {
                 Some(Shown { unix_ns, boot, what: What::Process(row) })
             }
             What::Lost(lost) => Some(Shown { unix_ns, boot, what: What::Lost(lost) }),
-            What::Socket(_) | What::Count(_) | What::Coverage => None,
+            What::Socket(_) | What::Count(_) | What::Coverage | What::Mark(_) => None,
         }
     }
 
-    fn show(&mut self, shown: Shown, since_ns: u64, until_ns: u64) -> io::Result<()> {
+    fn show(&mut self, shown: Shown) -> io::Result<()> {
         let Shown { unix_ns, boot, what } = shown;
-        if !(since_ns..until_ns).contains(&unix_ns) || self.left == 0 {
+        if !self.time.contains(&unix_ns) || self.left == 0 {
             return Ok(());
         }
         if let Some(boot) = boot {
@@ -156,7 +161,7 @@ impl<'a> Replay<'a> {
             What::Connection(row) => self.connection(&row, unix_ns),
             What::Process(row) => self.process(&row, unix_ns),
             What::Lost(lost) => self.lost(&lost, unix_ns),
-            What::Socket(_) | What::Count(_) | What::Coverage => {}
+            What::Socket(_) | What::Count(_) | What::Coverage | What::Mark(_) => {}
         }
         match self.text.len() >= BATCH {
             true => self.sink.write_all(&mut self.text),
@@ -195,6 +200,9 @@ impl<'a> Replay<'a> {
                     counts.lost
                 ));
             }
+        }
+        for gap in self.covered.gaps() {
+            self.output.gap(gap, &mut self.text);
         }
         self.output.coverage(&coverage, &mut self.text);
         self.sink.write_all(&mut self.text)?;

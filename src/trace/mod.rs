@@ -11,6 +11,7 @@ mod rows;
 mod start;
 
 use std::io;
+use std::io::PipeWriter;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 use std::time::Instant;
@@ -42,12 +43,14 @@ use crate::model::lost::Lost;
 use crate::model::row::Peer;
 use crate::output;
 use crate::output::Output;
+use crate::output::json::mark;
 use crate::output::sink::Sink;
 use crate::output::sink::end_of_output;
 use crate::plan;
 use crate::plan::Plan;
 use crate::poll::poll;
 use crate::poll::readable;
+use crate::record::Recorder;
 use crate::snapshot::existing;
 use crate::stop::Stop;
 use crate::trace::background::Priority;
@@ -87,6 +90,15 @@ const NO_OWN_CLOCK: &str =
 /// Traces until something ends it; the result is the exit status.
 pub fn run(config: &Config) -> Result<u8> {
     let ready = config.ready_fd.map(Ready::take).transpose()?;
+    let recorder = config.record.as_ref().map(|to| Recorder::start(config, to)).transpose()?;
+    let (recorder, lines) = recorder.unzip();
+    let ended = run_into(config, ready, lines);
+    let kept = recorder.map_or(Ok(()), Recorder::finish);
+    ended.and_then(|status| kept.map(|()| status))
+}
+
+/// `lines` go to the process that records.
+fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) -> Result<u8> {
     if !clock::own_is_known() {
         bail!(NO_OWN_CLOCK);
     }
@@ -95,7 +107,10 @@ pub fn run(config: &Config) -> Result<u8> {
     let helpers = Helpers::start(plan::names_users(config), config.names_containers())?;
     let is_confined = config.sandbox != Sandbox::Off;
     let stop = Stop::on_signals(move || rights::of_a_bystander(is_confined))?;
-    let sink = Sink::open(config, Some(stop.clone()))?;
+    let sink = match lines {
+        Some(lines) => Sink::pipe(lines, "the process that records", Some(stop.clone()))?,
+        None => Sink::open(config, Some(stop.clone()))?,
+    };
     let verbose = |text: &str| {
         if config.verbose {
             warn(&format!("tcpconnect: {text}"));
@@ -109,15 +124,17 @@ pub fn run(config: &Config) -> Result<u8> {
     let priority = raise_priority();
     let command = paused.as_ref().map(Paused::pid);
     let mut tracer = Tracer::start(config, &plan, command, &verbose)?;
-    for &pid in config.filter.pids.iter().filter(|&&pid| !proc::exists(pid)) {
-        warn(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
-    }
+    warn_of_missing(&config.filter.pids);
     let mut screen = Sink::stdout(Some(stop.clone()))?;
     if let Err(e) = screen.write_all(&mut output::banner(config).to_vec()) {
         return end_of_output(e, "stdout").map(|()| 0);
     }
     tracer.wait_for_wakeup();
     let mut app = App::new(config, command, tracer, helpers, sink, stop, priority)?;
+    if config.record.is_some() {
+        // What was not seen before is no gap that it could tell of.
+        mark::alive(WallClock::now().unix_ns(monotonic_ns()), &mut app.text);
+    }
     app.output.header(&mut app.text);
     if !app.look_around(command)? {
         return app.finish(End::Signal).map(|_| 0);
@@ -139,6 +156,12 @@ pub fn run(config: &Config) -> Result<u8> {
     match &mut command {
         Some(command) => command.wait_until(&app.stop),
         None => Ok(0),
+    }
+}
+
+fn warn_of_missing(pids: &[u32]) {
+    for &pid in pids.iter().filter(|&&pid| !proc::exists(pid)) {
+        warn(&format!("tcpconnect: no process has pid {pid} now; waiting for one"));
     }
 }
 

@@ -136,6 +136,9 @@ impl App<'_> {
         if is_shown {
             let row = facts.row(connect, self.config.who.parents);
             self.output.connect(&Row { peer: peer.as_ref(), ..row }, clock, &mut self.text);
+            if let Some(procs) = &mut self.procs {
+                procs.has_row(connect);
+            }
         }
         if has_more {
             self.who.keep(connect, facts);
@@ -174,6 +177,9 @@ impl App<'_> {
         let row = facts.row(&life.connect, self.config.who.parents);
         let row = Row { life: Some(life), peer: peer.as_ref(), ..row };
         self.output.connect(&row, clock, &mut self.text);
+        if let Some(procs) = &mut self.procs {
+            procs.has_row(&life.connect);
+        }
         true
     }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use crate::config::Config;
 use crate::error::warn;
 use crate::host::connector::Connector;
+use crate::model::event::Connect;
 use crate::model::event::Event;
 use crate::model::filter::Filter;
 use crate::model::filter::Task;
@@ -26,6 +27,9 @@ use crate::who::processes::Process;
 /// Processes that ended last, as many as can end while one of the threads that both
 /// report an end is held up, by tearing down a large program's memory.
 const MAX_ENDED: usize = 16_384;
+
+/// Processes that are known to have connected; no host has as many at once.
+const MAX_CONNECTED: usize = 65_536;
 
 /// Before 6.16 the last two threads of a process can both find themselves to be its
 /// last: 3 of 60 processes with 17 threads ended twice on 6.1.
@@ -57,13 +61,19 @@ pub struct Procs {
     ended: Ended,
     connector: Option<Connector>,
     with_ancestors: bool,
+    /// Only of these there are events: those that have had rows of connections, and have not
+    /// ended. `None`: of all.
+    connected: Option<HashSet<(u32, u64)>>,
 }
 
 impl Procs {
     /// `None` unless asked for. `command` is the pid of COMMAND.
     pub fn new(config: &Config, command: Option<u32>) -> Option<Self> {
-        config.procs?;
-        let connector = Connector::open();
+        if config.procs.is_none() && config.record.is_none() {
+            return None;
+        }
+        let is_of_all = config.procs.is_some();
+        let connector = is_of_all.then(Connector::open).transpose();
         if let Err(why) = &connector {
             warn(&format!(
                 "tcpconnect: no uid, gid, sid, ptrace and coredump events: they come from the \
@@ -76,9 +86,31 @@ impl Procs {
         Some(Procs {
             filter,
             ended: Ended::default(),
-            connector: connector.ok(),
+            connector: connector.ok().flatten(),
             with_ancestors: config.who.parents,
+            connected: (!is_of_all).then(HashSet::new),
         })
+    }
+
+    /// A process has a row of a connection.
+    pub fn has_row(&mut self, connect: &Connect) {
+        if let Some(connected) = &mut self.connected
+            && connected.len() < MAX_CONNECTED
+            && connect.start_ns != 0
+        {
+            connected.insert((connect.pid, connect.start_ns));
+        }
+    }
+
+    /// Whether an event of its has a row because it has connected, if that matters.
+    fn follows(&mut self, event: &ProcessEvent) -> bool {
+        let Some(connected) = &mut self.connected else { return true };
+        let id = (event.pid, event.start_ns);
+        match event.change {
+            Change::Exec(_) => connected.contains(&id),
+            Change::Exit(_) => connected.remove(&id),
+            Change::Fork | Change::Rename(_) => false,
+        }
     }
 
     pub fn fd(&self) -> Option<RawFd> {
@@ -105,6 +137,9 @@ impl Procs {
     ) -> Option<ProcessRow<'e>> {
         if matches!(event.change, Change::Exit(_)) && !self.ended.note((event.pid, event.start_ns))
         {
+            return None;
+        }
+        if !self.follows(event) {
             return None;
         }
         let (process, old_name) = known.unzip();

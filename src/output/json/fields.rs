@@ -112,6 +112,9 @@ pub(super) struct Fields {
     pub(super) inode: Option<u32>,
     pub(super) process_uid: Option<u32>,
     pub(super) connects: Option<u64>,
+    pub(super) run: Option<String>,
+    #[serde(default)]
+    pub(super) options: Vec<String>,
 }
 
 /// Of what was lost.

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What JSON has of a process: behind a connection, and in events of its own.
 
+use crate::config::cli::RecordArgs;
+use crate::model::process::Args;
+use crate::output::redact;
 use std::borrow::Cow;
 
 use serde::Serialize;
@@ -253,6 +256,16 @@ impl Json {
         }
     }
 
+    /// As far as they may be kept.
+    fn args<'a>(&self, args: &'a Args, cuts: &mut Cuts) -> Option<Vec<Cow<'a, str>>> {
+        if self.args == RecordArgs::Full {
+            return Some(cuts.of("args", bound::list(args.iter(), bound::ARGS)));
+        }
+        let kept = redact::arguments(args.iter(), self.args)?;
+        let kept = cuts.of("args", bound::list(kept.iter().map(Vec::as_slice), bound::ARGS));
+        Some(kept.into_iter().map(|arg| Cow::Owned(arg.into_owned())).collect())
+    }
+
     /// `exe_deleted` is what the connect itself saw.
     fn fields<'a>(
         &self,
@@ -268,7 +281,7 @@ impl Json {
         let ancestors = process.ancestors.as_deref().filter(|_| want.parents);
         let (parents, parents_truncated) =
             ancestors.map(|ancestors| self.parents(ancestors)).unzip();
-        let shown_args = args.map(|args| cuts.of("args", bound::list(args.iter(), bound::ARGS)));
+        let shown_args = args.and_then(|args| self.args(args, cuts));
         let shown_exe = exe.map(|exe| cuts.of("exe", bound::tail(exe, bound::EXE)));
         ProcessFields {
             exe_deleted: exe.map(|_| image.exe_deleted || exe_deleted),
@@ -279,7 +292,9 @@ impl Json {
             exe_mntns: file.and_then(|file| file.mntns),
             exe: shown_exe,
             exe_raw: exe.filter(|exe| exe.len() <= bound::RAW_EXE).and_then(raw),
-            args_truncated: args.map(|args| args.truncated || cuts.has("args")),
+            args_truncated: args
+                .filter(|_| shown_args.is_some())
+                .map(|args| args.truncated || cuts.has("args")),
             args: shown_args,
             ppid: Some(process.ppid).filter(|&pid| pid != 0),
             parents,

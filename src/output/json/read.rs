@@ -24,6 +24,7 @@ use super::fields::LostFields;
 use super::fields::ParentFields;
 use super::fields::PeerField;
 use super::fields::PeerFields;
+use super::mark::Mark;
 use super::text;
 use crate::clock::BootClock;
 use crate::model::event::CloseBy;
@@ -95,6 +96,8 @@ pub enum What {
     Lost(Lost),
     /// Of `--read`.
     Coverage,
+    /// What a recording says of itself.
+    Mark(Mark),
 }
 
 type Read<T> = Result<T, ReadError>;
@@ -116,7 +119,13 @@ pub fn read(line: &str) -> Read<Printed> {
         }
         "socket" => What::Socket(Box::new(fields.socket_row()?)),
         "count" => What::Count(fields.flow()?),
-        "coverage" => What::Coverage,
+        "coverage" | "gap" => What::Coverage,
+        "start" => What::Mark(Mark::Start {
+            run: need("run", fields.run.clone())?,
+            options: fields.options.clone(),
+        }),
+        "stop" => What::Mark(Mark::Stop),
+        "alive" => What::Mark(Mark::Alive),
         _ => What::Process(Box::new(fields.process_row()?)),
     };
     let boot = fields.booted_at()?.map(BootClock::booted_at);

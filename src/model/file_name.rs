@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The names of the files of a recording: `START-BOOT-SEQUENCE.jsonl` while it is written, and
+//! `START-END-BOOT-SEQUENCE.jsonl` from then on. Times are UTC; BOOT is the first part of the
+//! boot id.
+
+use std::ops::Range;
+use std::path::Path;
+
+use chrono::DateTime;
+use chrono::NaiveDateTime;
+use chrono::Utc;
+
+const SECOND: &str = "%Y%m%dT%H%M%S";
+const SECOND_NS: u64 = 1_000_000_000;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileName {
+    pub start: DateTime<Utc>,
+    /// `None`: it is still written, or whoever wrote it was killed.
+    pub end: Option<DateTime<Utc>>,
+    pub boot: String,
+    /// Of each file one more than that of the one before.
+    pub sequence: u64,
+}
+
+impl FileName {
+    /// `None`: it is not of a recording.
+    pub fn of(path: &Path) -> Option<Self> {
+        let stem = path.file_name()?.to_str()?.strip_suffix(".jsonl")?;
+        let time = |text| NaiveDateTime::parse_from_str(text, SECOND).ok().map(|at| at.and_utc());
+        let parts: Vec<_> = stem.split('-').collect();
+        let (end, boot, sequence) = match parts[1..] {
+            [boot, sequence] => (None, boot, sequence),
+            [end, boot, sequence] => (Some(time(end)?), boot, sequence),
+            _ => return None,
+        };
+        let (boot, sequence) = (boot.to_owned(), sequence.parse().ok()?);
+        Some(FileName { start: time(parts[0])?, end, boot, sequence })
+    }
+
+    /// Whether any of its lines may be of this time, in nanoseconds since 1970: a clock that was
+    /// set meanwhile can make the end earlier than the start.
+    pub fn may_have(&self, time: &Range<u64>) -> bool {
+        let ns = |at: DateTime<Utc>| {
+            u64::try_from(at.timestamp()).unwrap_or(0).saturating_mul(SECOND_NS)
+        };
+        let Some(end) = self.end else { return true };
+        let (first, last) = (ns(self.start.min(end)), ns(self.start.max(end)));
+        first < time.end && last.saturating_add(SECOND_NS) > time.start
+    }
+}
+
+impl std::fmt::Display for FileName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-", self.start.format(SECOND))?;
+        if let Some(end) = self.end {
+            write!(f, "{}-", end.format(SECOND))?;
+        }
+        write!(f, "{}-{:06}.jsonl", self.boot, self.sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_when_and_which() {
+        for name in [
+            "20261126T113010-0f6a7c1e-000124.jsonl",
+            "20261126T104437-20261126T113010-0f6a7c1e-000123.jsonl",
+        ] {
+            assert_eq!(FileName::of(Path::new(name)).unwrap().to_string(), name);
+        }
+        for name in [
+            "a.jsonl",
+            "20261126T113010-0f6a7c1e-x.jsonl",
+            "1-2-3-4.jsonl",
+            "20261126T113010-0f6a7c1e-1.txt",
+        ] {
+            assert_eq!(FileName::of(Path::new(name)), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_what_is_between_its_ends() {
+        let name = FileName::of(Path::new("19700101T000010-19700101T000020-b-1.jsonl")).unwrap();
+        let has = |from: u64, to: u64| name.may_have(&(from * SECOND_NS..to * SECOND_NS));
+        assert!(has(20, 30) && has(0, 11) && has(15, 16));
+        assert!(!has(0, 10) && !has(21, 30));
+    }
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The process that writes a recording. One thread takes lines from the tracer, whatever the disk
+//! does, and one writes them; what there is no room for meanwhile is counted.
+
+use std::collections::VecDeque;
+use std::io;
+use std::io::PipeReader;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use chrono::Utc;
+
+use super::store::Store;
+use super::store::unix_ns;
+use crate::error::text_of;
+use crate::error::warn;
+use crate::output::json::mark;
+
+/// Bytes that may wait for a disk: 30 s of 1,000 connections a second.
+const MAX_WAITING: usize = 64 << 20;
+/// Bytes that are taken at once.
+const PIECE: usize = 256 << 10;
+const SYNC: Duration = Duration::from_secs(1);
+/// How often a quiet recording says that it goes on, and -v how far it is.
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+struct Waiting {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Lines that did not fit.
+    lost: u64,
+    has_ended: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nobody panics with it held.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, lines: Vec<u8>) {
+        let mut waiting = self.waiting();
+        match waiting.bytes + lines.len() <= MAX_WAITING {
+            true => {
+                waiting.bytes += lines.len();
+                waiting.lines.push_back(lines);
+            }
+            false => waiting.lost += count(&lines),
+        }
+        self.changed.notify_one();
+    }
+
+    fn end(&self) {
+        self.waiting().has_ended = true;
+        self.changed.notify_one();
+    }
+
+    /// The next lines, how many were lost before them, and whether no more will come.
+    fn take(&self, within: Duration) -> (Vec<u8>, u64, bool) {
+        let waiting = self.waiting();
+        let is_idle = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.has_ended;
+        let waited = self.changed.wait_timeout_while(waiting, within, is_idle);
+        let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let lines = waiting.lines.pop_front().unwrap_or_default();
+        waiting.bytes -= lines.len();
+        let is_over = waiting.has_ended && waiting.lines.is_empty();
+        (lines, std::mem::take(&mut waiting.lost), is_over)
+    }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|&&b| b == b'\n').count() as u64
+}
+
+/// Until the tracer says no more, or is no more.
+pub(super) fn keep(store: Store, from: PipeReader, is_verbose: bool) -> bool {
+    let queue = Arc::new(Queue::default());
+    let lines = Arc::clone(&queue);
+    let writer = thread::spawn(move || Writer::new(store, is_verbose).run(&lines));
+    if let Err(e) = take_lines(from, &queue) {
+        warn(&format!("tcpconnect: --record: {}", text_of(&e)));
+    }
+    queue.end();
+    writer.join().is_ok_and(|is_whole| is_whole)
+}
+
+/// Of a tracer that was killed a line may be there in part: it is left out.
+fn take_lines(mut from: PipeReader, queue: &Queue) -> io::Result<()> {
+    let mut part = Vec::new();
+    loop {
+        let begun = part.len();
+        part.resize(begun + PIECE, 0);
+        let read = match from.read(&mut part[begun..]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+            read => read?,
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        part.truncate(begun + read);
+        if let Some(end) = part.iter().rposition(|&b| b == b'\n') {
+            let rest = part.split_off(end + 1);
+            queue.add(std::mem::replace(&mut part, rest));
+        }
+    }
+}
+
+struct Writer {
+    store: Store,
+    is_verbose: bool,
+    /// Not yet said in the recording.
+    lost: u64,
+    lost_in_all: u64,
+    lines: u64,
+    /// Why the last one was lost, which is said once.
+    told: Option<String>,
+    synced: Instant,
+    written: Instant,
+    reported: Instant,
+}
+
+impl Writer {
+    fn new(store: Store, is_verbose: bool) -> Self {
+        let now = Instant::now();
+        Writer {
+            store,
+            is_verbose,
+            lost: 0,
+            lost_in_all: 0,
+            lines: 0,
+            told: None,
+            synced: now,
+            written: now,
+            reported: now,
+        }
+    }
+
+    /// False if something was lost.
+    fn run(mut self, queue: &Queue) -> bool {
+        loop {
+            let (lines, lost, is_over) = queue.take(SYNC);
+            if lost > 0 {
+                self.lose(lost, "the disk is too slow");
+            }
+            if !lines.is_empty() {
+                self.put(&lines);
+            } else if self.written.elapsed() >= MINUTE {
+                let mut line = Vec::new();
+                mark::alive(unix_ns(Utc::now()), &mut line);
+                self.put(&line);
+            }
+            if is_over {
+                break;
+            }
+            if self.synced.elapsed() >= SYNC {
+                self.sync();
+            }
+            if self.is_verbose && self.reported.elapsed() >= MINUTE {
+                self.report();
+            }
+        }
+        if let Err(e) = self.store.finish() {
+            warn(&format!("tcpconnect: --record: {}", text_of(&e)));
+        }
+        if self.lost_in_all > 0 {
+            warn(&format!("tcpconnect: --record: {} lines are not kept", self.lost_in_all));
+        }
+        self.lost_in_all == 0
+    }
+
+    fn put(&mut self, lines: &[u8]) {
+        self.written = Instant::now();
+        if self.lost > 0 {
+            let mut line = Vec::new();
+            mark::lost(unix_ns(Utc::now()), self.lost, &mut line);
+            if self.store.put(&line).is_ok() {
+                self.lost = 0;
+                self.told = None;
+            }
+        }
+        match self.store.put(lines) {
+            Ok(()) => self.lines += count(lines),
+            Err(e) => self.lose(count(lines), &text_of(&e)),
+        }
+    }
+
+    fn lose(&mut self, lines: u64, why: &str) {
+        self.lost += lines;
+        self.lost_in_all += lines;
+        if self.told.as_deref() != Some(why) {
+            warn(&format!("tcpconnect: --record: {why}; lines are counted until there is room"));
+            self.told = Some(why.to_owned());
+        }
+    }
+
+    fn sync(&mut self) {
+        self.synced = Instant::now();
+        if let Err(e) = self.store.sync() {
+            warn(&format!("tcpconnect: --record: {}", text_of(&e)));
+        }
+    }
+
+    fn report(&mut self) {
+        self.reported = Instant::now();
+        warn(&format!(
+            "tcpconnect: recorded {} lines; {} bytes in {} files",
+            self.lines,
+            self.store.used(),
+            self.store.files()
+        ));
+    }
+}

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The folder of a recording: files that are written one after the other, and bounds that the
+//! sum of them never passes.
+
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use chrono::DateTime;
+use chrono::Utc;
+use rustix::fs::AtFlags;
+use rustix::fs::Dir;
+use rustix::fs::FileType;
+use rustix::fs::FlockOperation;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::flock;
+use rustix::fs::fstat;
+use rustix::fs::mkdirat;
+use rustix::fs::openat;
+use rustix::fs::renameat;
+use rustix::fs::statat;
+use rustix::fs::unlinkat;
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::error::text_of;
+use crate::model::file_name::FileName;
+use crate::output::json::mark;
+use crate::output::json::mark::Start;
+
+/// Who may read a recording knows all users' arguments and addresses.
+const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+const PRIVATE_FOLDER: Mode = Mode::RWXU;
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// A file is closed when it has so many bytes; a quarter of all of them if that is less, so that
+/// the oldest that goes for lack of room is no more than that.
+const MAX_FILE: u64 = 130 << 20;
+
+/// What a recording may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of all its files.
+    pub size: u64,
+    pub age: Duration,
+}
+
+/// A file that is not written any more.
+struct Closed {
+    sequence: u64,
+    /// Below the folder.
+    path: String,
+    bytes: u64,
+    /// Seconds since 1970: none of its lines is later.
+    last: i64,
+}
+
+struct Open {
+    file: File,
+    folder: String,
+    name: FileName,
+    date: String,
+    bytes: u64,
+}
+
+pub struct Store {
+    root: OwnedFd,
+    /// Held as long as this is.
+    lock: File,
+    bounds: Bounds,
+    start: Start,
+    /// In the order of their sequence numbers.
+    closed: Vec<Closed>,
+    open: Option<Open>,
+    /// Bytes of all files.
+    used: u64,
+}
+
+impl Store {
+    /// The error is one line for the user.
+    pub fn open(path: &Path, bounds: Bounds, start: Start) -> Result<Self> {
+        let name = path.display();
+        let root = root(path).with_context(|| format!("--record '{name}'"))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = openat(&root, "lock", flags, PRIVATE_FILE);
+        let lock = File::from(lock.map_err(words).with_context(|| format!("--record '{name}'"))?);
+        if let Err(e) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            match e {
+                Errno::WOULDBLOCK => bail!("--record '{name}': another tcpconnect records there"),
+                e => bail!("--record '{name}': {}", words(e)),
+            }
+        }
+        let mut store =
+            Store { root, lock, bounds, start, closed: Vec::new(), open: None, used: 0 };
+        store.recover().map_err(words).with_context(|| format!("--record '{name}'"))?;
+        Ok(store)
+    }
+
+    pub fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
+    /// What it has open.
+    pub fn descriptors(&self) -> [RawFd; 2] {
+        [self.root.as_raw_fd(), self.lock.as_raw_fd()]
+    }
+
+    pub fn files(&self) -> usize {
+        self.closed.len() + usize::from(self.open.is_some())
+    }
+
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Finds what there is, and closes what a run that was killed has left open.
+    fn recover(&mut self) -> Result<(), Errno> {
+        for host in entries(&self.root, FileType::Directory)? {
+            let Ok(of_host) = openat(&self.root, &*host, FOLDER | OFlags::NOFOLLOW, Mode::empty())
+            else {
+                continue;
+            };
+            for date in entries(&of_host, FileType::Directory)? {
+                let folder = format!("{host}/{date}");
+                let of_date = openat(&of_host, &*date, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+                for file in entries(&of_date, FileType::RegularFile)? {
+                    self.closed.extend(known(&of_date, &folder, &file)?);
+                }
+            }
+        }
+        self.closed.sort_by_key(|file| file.sequence);
+        self.used = self.closed.iter().map(|file| file.bytes).sum();
+        let last = self.closed.last().map_or(0, |file| file.sequence);
+        self.start.sequence = last;
+        self.drop_old(now());
+        Ok(())
+    }
+
+    /// Adds whole lines. The error is why there is no room for them.
+    pub fn put(&mut self, lines: &[u8]) -> io::Result<()> {
+        let now = now();
+        let date = now.format("%F").to_string();
+        let max = MAX_FILE.min(self.bounds.size / 4);
+        let len = lines.len() as u64;
+        let is_due = |open: &Open| open.date != date || open.bytes + len > max;
+        if self.open.as_ref().is_some_and(is_due) {
+            self.close(now)?;
+        }
+        if self.open.is_none() {
+            self.begin(now, date, len)?;
+        }
+        self.append(lines)
+    }
+
+    fn begin(&mut self, now: DateTime<Utc>, date: String, len: u64) -> io::Result<()> {
+        self.drop_old(now);
+        self.start.sequence += 1;
+        let mut head = Vec::new();
+        mark::start(unix_ns(now), &self.start, &mut head);
+        self.make_room(head.len() as u64 + len)?;
+        let folder = format!("host={}/date={date}", self.start.host);
+        let boot = self.start.boot_id.get(..8).unwrap_or("00000000").to_owned();
+        let sequence = self.start.sequence;
+        let name = FileName { start: now, end: None, boot, sequence };
+        make_folders(&self.root, &folder)?;
+        let flags =
+            OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(&self.root, format!("{folder}/{name}"), flags, PRIVATE_FILE)?;
+        self.open = Some(Open { file: file.into(), folder, name, date, bytes: 0 });
+        self.append(&head)
+    }
+
+    /// Drops the oldest until so many bytes fit.
+    fn make_room(&mut self, len: u64) -> io::Result<()> {
+        while self.used + len > self.bounds.size {
+            if !self.drop_oldest() {
+                return Err(io::Error::other("--record-size leaves no room"));
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        loop {
+            self.make_room(text.len() as u64)?;
+            let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotFound.into()) };
+            let Err(why) = open.file.write_all(text) else {
+                open.bytes += text.len() as u64;
+                self.used += text.len() as u64;
+                return Ok(());
+            };
+            // No line is left in part.
+            open.file.set_len(open.bytes)?;
+            let is_full = matches!(why.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+            if !is_full || !self.drop_oldest() {
+                return Err(why);
+            }
+        }
+    }
+
+    /// False if there is none.
+    fn drop_oldest(&mut self) -> bool {
+        if self.closed.is_empty() {
+            return false;
+        }
+        let oldest = self.closed.remove(0);
+        // One that somebody else has taken away is gone, too.
+        let _ = unlinkat(&self.root, &*oldest.path, AtFlags::empty());
+        let folder = oldest.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let _ = unlinkat(&self.root, folder, AtFlags::REMOVEDIR);
+        self.used -= oldest.bytes;
+        true
+    }
+
+    fn drop_old(&mut self, now: DateTime<Utc>) {
+        let age = i64::try_from(self.bounds.age.as_secs()).unwrap_or(i64::MAX);
+        let oldest = now.timestamp().saturating_sub(age);
+        while self.closed.first().is_some_and(|file| file.last < oldest) {
+            self.drop_oldest();
+        }
+    }
+
+    fn close(&mut self, now: DateTime<Utc>) -> io::Result<()> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        open.file.sync_data()?;
+        let from = format!("{}/{}", open.folder, open.name);
+        let (sequence, bytes, last) = (open.name.sequence, open.bytes, now.timestamp());
+        let name = FileName { end: Some(now), ..open.name };
+        let path = format!("{}/{name}", open.folder);
+        renameat(&self.root, &*from, &self.root, &*path)?;
+        self.closed.push(Closed { sequence, path, bytes, last });
+        Ok(())
+    }
+
+    /// What was put survives a power cut from here on.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.drop_old(now());
+        let Some(open) = &self.open else { return Ok(()) };
+        // Somebody may have taken the folder away; what is written then is nobody's.
+        if open.file.metadata()?.nlink() == 0 {
+            self.used -= open.bytes;
+            self.open = None;
+            return Err(io::Error::other("its file was taken away; it goes on with a new one"));
+        }
+        open.file.sync_data()
+    }
+
+    pub fn finish(&mut self) -> io::Result<()> {
+        let mut last = Vec::new();
+        mark::stop(unix_ns(now()), &mut last);
+        if self.open.is_some() {
+            self.append(&last)?;
+        }
+        self.close(now())
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+pub fn unix_ns(at: DateTime<Utc>) -> u64 {
+    at.timestamp_nanos_opt().and_then(|ns| u64::try_from(ns).ok()).unwrap_or(0)
+}
+
+fn words(error: Errno) -> anyhow::Error {
+    anyhow::anyhow!(text_of(&io::Error::from(error)))
+}
+
+/// The folder, which is made if it is not there. It must be our own: who else may write there
+/// could put a link in the way.
+fn root(path: &Path) -> Result<OwnedFd> {
+    if let Err(e) = std::fs::create_dir_all(path.parent().unwrap_or(path)) {
+        bail!("{}", text_of(&e));
+    }
+    match rustix::fs::mkdir(path, PRIVATE_FOLDER) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(words(e)),
+    }
+    let root = rustix::fs::open(path, FOLDER, Mode::empty()).map_err(words)?;
+    let stat = fstat(&root).map_err(words)?;
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if stat.st_uid != geteuid().as_raw() || mode.intersects(Mode::RWXG | Mode::RWXO) {
+        bail!("others may read or write there; it must be your own, with mode 0700");
+    }
+    Ok(root)
+}
+
+fn make_folders(root: &OwnedFd, path: &str) -> io::Result<()> {
+    let (host, _) = path.split_once('/').unwrap_or((path, ""));
+    for folder in [host, path] {
+        match mkdirat(root, folder, PRIVATE_FOLDER) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The names of this kind in a folder.
+fn entries(folder: impl AsFd, kind: FileType) -> Result<Vec<String>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder.as_fd())? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        let stat = statat(folder.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !name.starts_with('.') && FileType::from_raw_mode(stat.st_mode) == kind {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// What is ours of a folder; what was left open is closed. `None`: it is not of a recording.
+fn known(folder: &OwnedFd, path: &str, name: &str) -> Result<Option<Closed>, Errno> {
+    let Some(file) = FileName::of(Path::new(name)) else { return Ok(None) };
+    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let written = || DateTime::from_timestamp(stat.st_mtime, 0).unwrap_or_default();
+    let end = file.end.unwrap_or_else(written);
+    let closed = FileName { end: Some(end), ..file }.to_string();
+    if closed != name {
+        renameat(folder, name, folder, &*closed)?;
+    }
+    let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+    let path = format!("{path}/{closed}");
+    Ok(Some(Closed { sequence: file.sequence, path, bytes, last: end.timestamp() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn start() -> Start {
+        Start {
+            version: "0.0.0",
+            host: "a".into(),
+            boot_id: "01234567-89ab".into(),
+            run: "r".into(),
+            sequence: 0,
+            options: Vec::new(),
+            record_args: "redacted",
+        }
+    }
+
+    fn open(dir: &TempDir, size: u64) -> Store {
+        let bounds = Bounds { size, age: Duration::from_secs(3_600) };
+        Store::open(&dir.path().join("rec"), bounds, start()).unwrap()
+    }
+
+    /// Paths and sizes.
+    fn files(dir: &TempDir) -> Vec<(PathBuf, u64)> {
+        let mut found = Vec::new();
+        let mut folders = vec![dir.path().join("rec")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                match entry.file_type().unwrap().is_dir() {
+                    true => folders.push(entry.path()),
+                    false if entry.file_name() == "lock" => {}
+                    false => found.push((entry.path(), entry.metadata().unwrap().len())),
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn line(n: usize) -> Vec<u8> {
+        format!("{{\"n\":{n:08}{}}}\n", " ".repeat(1_000)).into_bytes()
+    }
+
+    #[test]
+    fn no_byte_is_too_many_and_the_newest_are_there() {
+        const SIZE: u64 = 1 << 20;
+        let dir = TempDir::new().unwrap();
+        let mut store = open(&dir, SIZE);
+        for n in 0..5_000 {
+            store.put(&line(n)).unwrap();
+            if n % 50 == 0 {
+                let sum: u64 = files(&dir).iter().map(|(_, bytes)| bytes).sum();
+                assert!(sum <= SIZE && sum == store.used(), "{sum}");
+            }
+        }
+        store.finish().unwrap();
+        let files = files(&dir);
+        assert!(files.iter().map(|(_, bytes)| bytes).sum::<u64>() <= SIZE);
+        let text: Vec<_> =
+            files.iter().map(|(path, _)| fs::read_to_string(path).unwrap()).collect();
+        // The oldest that went had a quarter of all.
+        let first = text[0].lines().nth(1).unwrap();
+        assert!(first["{\"n\":".len()..][..8].parse::<u32>().unwrap() < 5_000 - 700, "{first:.20}");
+        assert!(text.concat().contains("\"n\":00004999"));
+        assert!(text.iter().all(|text| text.starts_with("{\"event\":\"start\"")));
+        assert!(text.last().unwrap().lines().last().unwrap().contains("\"stop\""));
+    }
+
+    #[test]
+    fn what_was_left_open_is_closed_and_goes_on_with_the_next_number() {
+        let dir = TempDir::new().unwrap();
+        let mut store = open(&dir, 1 << 20);
+        store.put(&line(1)).unwrap();
+        drop(store);
+        let [(left, _)] = &files(&dir)[..] else { panic!() };
+        assert_eq!(FileName::of(left).unwrap().end, None);
+        let mut store = open(&dir, 1 << 20);
+        store.put(&line(2)).unwrap();
+        let names: Vec<_> =
+            files(&dir).iter().map(|(path, _)| FileName::of(path).unwrap()).collect();
+        let mut ends: Vec<_> =
+            names.iter().map(|name| (name.sequence, name.end.is_some())).collect();
+        ends.sort_unstable();
+        assert_eq!(ends, [(1, true), (2, false)]);
+    }
+
+    #[test]
+    fn what_is_too_old_goes_and_what_is_not_ours_stays() {
+        let dir = TempDir::new().unwrap();
+        let mut store = open(&dir, 1 << 20);
+        store.put(&line(1)).unwrap();
+        store.finish().unwrap();
+        drop(store);
+        let (path, _) = files(&dir).remove(0);
+        let folder = path.parent().unwrap().to_owned();
+        let old = folder.join("20200101T000000-20200101T010000-01234567-000000.jsonl");
+        fs::copy(&path, &old).unwrap();
+        fs::write(folder.join("notes.txt"), "x").unwrap();
+        let store = open(&dir, 1 << 20);
+        let left: Vec<_> = files(&dir).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(left, [path, folder.join("notes.txt")]);
+        assert_eq!(store.files(), 1);
+    }
+
+    #[test]
+    fn nobody_else_records_there_and_nobody_else_may_look() {
+        let dir = TempDir::new().unwrap();
+        let _store = open(&dir, 1 << 20);
+        let bounds = Bounds { size: 1 << 20, age: Duration::from_secs(1) };
+        let path = dir.path().join("rec");
+        let why = |path: &Path| Store::open(path, bounds, start()).err().unwrap();
+        assert!(format!("{:#}", why(&path)).ends_with("another tcpconnect records there"));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        let open = dir.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+        assert!(format!("{:#}", why(&open)).ends_with("it must be your own, with mode 0700"));
+    }
+
+    #[test]
+    fn a_file_that_is_taken_away_is_missed() {
+        let dir = TempDir::new().unwrap();
+        let mut store = open(&dir, 1 << 20);
+        store.put(&line(1)).unwrap();
+        fs::remove_dir_all(files(&dir)[0].0.parent().unwrap()).unwrap();
+        assert!(store.sync().is_err());
+        store.put(&line(2)).unwrap();
+        assert_eq!(files(&dir).len(), 1);
+        assert_eq!(store.used(), files(&dir)[0].1);
+    }
+}
