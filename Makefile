@@ -72,7 +72,7 @@ help:
 	@echo 'make test                make check, make runtimes, and the tests on other kernels in virtual machines'
 	@echo 'make runtimes            the containers of docker, podman and containerd, which it installs'
 	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
-	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, and as records of the kernel'
+	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, as records of the kernel, and as lines of --read'
 	@echo 'make soak [SECONDS=3600]  such histories, storms of them and attacks, until the time is over'
 	@echo 'make bench [PART=snapshot]  what tracing costs; PART=growth [SECONDS=600]: what attacks make it take'
 	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
@@ -99,7 +99,7 @@ check: deps lint $(VENV)/installed
 	$(AS_ROOT) $(CARGO) test --locked --test join
 
 check-units:
-	$(CARGO) test --locked --lib --bins --test cli --test docs --test house --test snapshots --test properties --test replay --test there_and_back
+	$(CARGO) test --locked --lib --bins --test cli --test docs --test fuzzed --test house --test snapshots --test properties --test replay --test there_and_back
 
 check-live:
 	$(AS_ROOT) $(CARGO) test --locked --test live
@@ -138,8 +138,8 @@ soak: client
 fuzz: deps-build
 	$(call install_missing,$(FUZZ_NEEDS))
 	@test -x $(TOOLS)/bin/cargo-fuzz || $(CARGO) install --quiet --locked --root $(TOOLS) cargo-fuzz
-	@mkdir -p $(FUZZED)/found/message $(FUZZED)/found/record
-	for target in message record; do \
+	@mkdir -p $(FUZZED)/found/line $(FUZZED)/found/message $(FUZZED)/found/record
+	for target in line message record; do \
 		PATH="$(abspath $(TOOLS))/bin:$$PATH" $(CARGO) fuzz run --sanitizer none --target-dir $(FUZZED) $$target \
 			$(FUZZED)/found/$$target tests/corpus/$$target -- \
 			-max_total_time=$(SECONDS) -artifact_prefix=$(FUZZED)/ -verbosity=0 -print_final_stats=1 || exit; \

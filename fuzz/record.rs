@@ -3,6 +3,7 @@
 //! decodes makes one line of a table and one of JSON.
 #![no_main]
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 use clap::Parser as _;
@@ -79,10 +80,11 @@ fn check_process(event: ProcessEvent) {
         user: None,
         container: None,
         cgroup: None,
+        unit: None,
         process: Some(process.facts(true)),
         kind: match &event.change {
             Change::Fork => ProcessRowKind::Fork,
-            Change::Exec(image) => ProcessRowKind::Exec(image),
+            Change::Exec(image) => ProcessRowKind::Exec(Cow::Borrowed(image)),
             Change::Rename(comm) => ProcessRowKind::Comm(*comm),
             Change::Exit(status) => ProcessRowKind::Exit(*status),
         },
