@@ -22,6 +22,8 @@ TOOLS := $(CARGO_TARGET_DIR)/tools
 FUZZED := $(CARGO_TARGET_DIR)/fuzz
 SBIN := $(DESTDIR)$(PREFIX)/sbin
 MAN5 := $(DESTDIR)$(PREFIX)/share/man/man5
+UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
+SYSUSERS := $(DESTDIR)$(PREFIX)/lib/sysusers.d
 MAN8 := $(DESTDIR)$(PREFIX)/share/man/man8
 
 # Where Debian keeps ip and bpftool, which a user's PATH need not have.
@@ -161,6 +163,9 @@ install:
 	ln -sf tcpconnect $(SBIN)/tcpv4connect
 	install -D -m 644 -t $(MAN8) man/tcpconnect.8 man/tcpv4connect.8
 	install -D -m 644 -t $(MAN5) man/tcpconnect-json.5
+	install -d $(UNITS) $(SYSUSERS)
+	sed 's|/usr/local/sbin/|$(PREFIX)/sbin/|' systemd/tcpconnect-record.service >$(UNITS)/tcpconnect-record.service
+	install -m 644 systemd/tcpconnect.sysusers $(SYSUSERS)/tcpconnect.conf
 
 deps: deps-build deps-test
 

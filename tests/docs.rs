@@ -520,6 +520,18 @@ fn the_man_page_describes_every_field_of_a_coverage() {
 }
 
 #[test]
+fn the_unit_of_systemd_starts_what_the_program_takes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/tcpconnect-record.service");
+    let unit = fs::read_to_string(path).expect("the unit is there");
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart="));
+    let cli = Cli::try_parse_from(command.expect("it starts a program").split(' '));
+    let config = Config::new(cli.expect("its options are right"), false);
+    let recording = config.expect("they go together").record.expect("it records");
+    let name = recording.dir.file_name().expect("a name").to_string_lossy();
+    assert!(unit.contains(&format!("\nStateDirectory={name}\n")), "{name}");
+}
+
+#[test]
 fn the_man_page_describes_what_a_recording_says_of_itself() {
     let mut written = Vec::new();
     let gap = Gap { from_ns: 1, to_ns: 2, why: String::new() };

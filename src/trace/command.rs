@@ -53,6 +53,8 @@ impl Paused {
         let go_fd = go.as_raw_fd();
         let mut child = Command::new(program);
         child.args(args);
+        // A service that it starts as is told of by us alone.
+        child.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
         if has_own_zone {
             child.env_remove("TZ");
         }

@@ -4,6 +4,7 @@
 
 pub mod background;
 pub mod command;
+mod notify;
 mod ready;
 mod report;
 pub mod retract;
@@ -57,6 +58,7 @@ use crate::trace::background::Priority;
 use crate::trace::background::raise_priority;
 use crate::trace::command::Paused;
 use crate::trace::command::Running;
+use crate::trace::notify::Manager;
 use crate::trace::ready::Ready;
 use crate::trace::retract::Retracted;
 use crate::who::Who;
@@ -107,10 +109,7 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     let helpers = Helpers::start(plan::names_users(config), config.names_containers())?;
     let is_confined = config.sandbox != Sandbox::Off;
     let stop = Stop::on_signals(move || rights::of_a_bystander(is_confined))?;
-    let sink = match lines {
-        Some(lines) => Sink::pipe(lines, "the process that records", Some(stop.clone()))?,
-        None => Sink::open(config, Some(stop.clone()))?,
-    };
+    let sink = sink_of(config, lines, stop.clone())?;
     let verbose = |text: &str| {
         if config.verbose {
             warn(&format!("tcpconnect: {text}"));
@@ -147,6 +146,7 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     if let Some(ready) = ready {
         ready.tell()?;
     }
+    app.manager.iter_mut().for_each(Manager::ready);
     let mut command = paused.map(Paused::release).transpose()?;
     let ended = app.trace(command.as_mut()).and_then(|end| app.finish(end));
     if let (Err(_), Some(command)) = (&ended, &command) {
@@ -156,6 +156,13 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     match &mut command {
         Some(command) => command.wait_until(&app.stop),
         None => Ok(0),
+    }
+}
+
+fn sink_of(config: &Config, lines: Option<PipeWriter>, stop: Stop) -> Result<Sink> {
+    match lines {
+        Some(lines) => Ok(Sink::pipe(lines, "the process that records", Some(stop))?),
+        None => Sink::open(config, Some(stop)),
     }
 }
 
@@ -265,6 +272,7 @@ impl Times {
 struct App<'a> {
     config: &'a Config,
     tracer: Tracer,
+    manager: Option<Manager>,
     output: Box<dyn Output>,
     sink: Sink,
     stop: Stop,
@@ -313,6 +321,7 @@ impl<'a> App<'a> {
         let plan = tracer.plan;
         Ok(App {
             config,
+            manager: Manager::from_environment()?,
             procs: Procs::new(config, command),
             who: Who::new(config, &plan, helpers.once_harmless(), tracer.max_open())?,
             tracer,
@@ -351,6 +360,7 @@ impl<'a> App<'a> {
                 _ => BUSY,
             });
             let woken = self.wait(reader, timeout, command.as_deref())?;
+            self.manager.iter_mut().for_each(Manager::is_alive);
             let drained = self.drain()?;
             if let Err(e) = self.print(false) {
                 return end_of_output(e, &self.sink.name).map(|()| End::Closed);
@@ -499,6 +509,7 @@ impl<'a> App<'a> {
 
     /// Stops the hooks, then prints what they had still to say.
     fn finish(&mut self, end: End) -> Result<End> {
+        self.manager.iter_mut().for_each(Manager::stopping);
         self.tracer.detach();
         if end == End::Closed {
             return Ok(end);
