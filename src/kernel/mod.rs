@@ -106,7 +106,7 @@ pub struct Tracer {
     /// Those from before that had no room.
     unadopted: u64,
     /// Connects without an outcome, known at detach.
-    pub unanswered: u64,
+    pub unanswered: Vec<Connect>,
     counted: Counted,
     /// Connects taken back so far.
     retractions: u64,
@@ -424,7 +424,8 @@ impl Tracer {
                     open += u64::from(is_missed || !is_crowd);
                     let wanted =
                         u32::from(life.connect.flags) & types::record_flags::PEER_ONLY.0 == 0;
-                    self.unanswered += u64::from(wanted && life.answered == 0);
+                    let unanswered = (wanted && life.answered == 0).then(|| record::begun(&life));
+                    self.unanswered.extend(unanswered.into_iter().flatten());
                 }
             }
         }

@@ -246,6 +246,12 @@ pub fn open_life(value: &[u8]) -> Option<types::life_record> {
     (u32::from(life.place) & ended == 0).then_some(life)
 }
 
+/// The connect, as it was made.
+pub fn begun(life: &types::life_record) -> Option<Connect> {
+    let connect = connect(&life.connect).ok()?;
+    Some(Connect { ts_ns: life.began_ns, error: 0, ..connect })
+}
+
 fn close_by(by: u8) -> Result<Option<CloseBy>, DecodeError> {
     match types::close_by(by.into()) {
         types::close_by(0) => Ok(None),

@@ -420,7 +420,7 @@ impl<'a> Setup<'a> {
             adopts: self.plan.adopts,
             forgotten: 0,
             unadopted: 0,
-            unanswered: 0,
+            unanswered: Vec::new(),
             counted: Counted::default(),
             retractions: 0,
             list: None,

@@ -518,7 +518,7 @@ impl<'a> App<'a> {
         while self.who.waits_from(monotonic_ns()).is_some() {
             std::thread::sleep(BUSY);
         }
-        if let Err(e) = self.print(true) {
+        if let Err(e) = self.print(true).and_then(|()| self.print_unanswered()) {
             return end_of_output(e, &self.sink.name).map(|()| end);
         }
         if let Mode::Count { .. } = self.config.mode {
@@ -526,8 +526,9 @@ impl<'a> App<'a> {
         }
         self.tracer.lose_lives(self.existing.as_ref().map_or(0, existing::Shown::unfollowed));
         self.report_lost(Duration::ZERO)?;
-        if self.config.result.is_some() && self.tracer.unanswered > 0 {
-            warn(&format!("tcpconnect: {} connects have no outcome yet", self.tracer.unanswered));
+        let unanswered = self.tracer.unanswered.len();
+        if self.config.result.is_some() && unanswered > 0 {
+            warn(&format!("tcpconnect: {unanswered} connects have no outcome yet"));
         }
         if self.who.malformed() > 0 {
             warn(&format!(

@@ -16,6 +16,7 @@ use crate::model::event::Connect;
 use crate::model::event::Event;
 use crate::model::event::Life;
 use crate::model::event::Origin;
+use crate::model::event::Outcome;
 use crate::model::event::Stage;
 use crate::model::row::Row;
 use crate::who::peers;
@@ -181,6 +182,26 @@ impl App<'_> {
             procs.has_row(&life.connect);
         }
         true
+    }
+
+    /// Nobody waits for the outcomes of these any more: a recording has them as they were made.
+    pub(super) fn print_unanswered(&mut self) -> io::Result<()> {
+        if self.config.record.is_none() {
+            return Ok(());
+        }
+        let clock = WallClock::now();
+        let mut unanswered = self.tracer.unanswered.clone();
+        unanswered.sort_by_key(|connect| connect.ts_ns);
+        for connect in unanswered {
+            let stage = Stage::Result(Outcome::Aborted);
+            let facts = self.who.of_life(&Life { connect, began_ns: connect.ts_ns, stage }, true);
+            if !facts.is_unwanted && facts.has_name(self.config.to_name.as_ref()) {
+                let row = facts.row(&connect, self.config.who.parents);
+                self.output.connect(&row, &clock, &mut self.text);
+                write_if_large(&mut self.sink, &mut self.text)?;
+            }
+        }
+        self.sink.write(&mut self.text)
     }
 
     fn shows(&self, life: &Life) -> bool {
