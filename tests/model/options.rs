@@ -39,6 +39,8 @@ pub struct Options {
     pub slow: bool,
     /// Not JSON.
     pub table: bool,
+    /// Its rows are read from what another run has recorded.
+    pub recorded: bool,
     /// All processes of a scenario are in it: what else the machine does is not shown.
     pub cgroup: Option<String>,
     /// Paths of cgroups, too.
@@ -132,6 +134,7 @@ impl Options {
             only: (0..dice.of(&[0, 0, 0, 1, 1, 1, 2])).map(|_| dice.of(&ONLY)).collect(),
             slow: false,
             table: dice.one_in(5),
+            recorded: dice.one_in(4),
             cgroup: None,
             paths: dice.one_in(4),
             believes_monitor: true,
@@ -174,6 +177,7 @@ impl Options {
         if options.procs {
             options.cgroup = None;
         }
+        options.recorded &= !options.procs && !options.count && !options.snapshot;
         options
     }
 
@@ -232,17 +236,42 @@ impl Options {
             words.extend(only.words(&self.named));
         }
         if self.slow {
-            let slow = SLOW.as_millis().to_string();
-            words.extend(["--min-latency".into(), slow, "--max-connections".into(), "64".into()]);
+            words.extend(["--min-latency".into(), SLOW.as_millis().to_string()]);
         }
-        if let Some(cgroup) = &self.cgroup {
-            let inner = match self.only.contains(&Only::Inner) {
-                true => format!("/{}", container_id()),
-                false => String::new(),
-            };
-            words.extend(["--cgroup".into(), format!("{cgroup}{inner}")]);
+        if self.slow && !self.recorded {
+            words.extend(["--max-connections".into(), "64".into()]);
         }
+        words.extend(self.words_of_cgroup());
         words
+    }
+
+    fn words_of_cgroup(&self) -> Vec<String> {
+        let Some(cgroup) = &self.cgroup else { return Vec::new() };
+        let inner = match self.only.contains(&Only::Inner) {
+            true => format!("/{}", container_id()),
+            false => String::new(),
+        };
+        vec!["--cgroup".into(), format!("{cgroup}{inner}")]
+    }
+
+    /// Of a run that records all that `words_to_read` may ask for.
+    pub fn words_to_record(&self, folder: &str) -> Vec<String> {
+        let mut words = vec!["--record".to_owned(), folder.to_owned()];
+        let flags = [(self.failed, "-f"), (self.existing, "-e"), (self.peer, "--peer")];
+        words.extend(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| (*flag).to_owned()));
+        // Whose descendants processes are is not written down.
+        if self.only.contains(&Only::Family) {
+            words.extend(Only::Family.words(&self.named));
+        }
+        words.extend(self.words_of_cgroup());
+        words
+    }
+
+    /// Of the one that shows it.
+    pub fn words_to_read(&self, folder: &str) -> Vec<String> {
+        let mut others = self.clone();
+        others.only.retain(|only| *only != Only::Family);
+        [vec!["--read".to_owned(), folder.to_owned()], others.words()].concat()
     }
 
     /// Whether what this process does shows.

@@ -9,6 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
 
+use tempfile::TempDir;
+
 use super::actor::Answer;
 use super::actor::Identity;
 use super::actor::Order;
@@ -25,6 +27,7 @@ use super::lab::Cgroup;
 use super::lab::Done;
 use super::lab::Lab;
 use super::lab::Tracer;
+use super::lab::tcpconnect;
 use super::options::Named;
 use super::options::Only;
 use super::options::Options;
@@ -87,6 +90,49 @@ impl Play<'_> {
     }
 }
 
+/// Where a run records what another one shows.
+struct Recording<'a> {
+    /// Made by who records.
+    folder: String,
+    _dir: TempDir,
+    options: &'a Options,
+}
+
+impl<'a> Recording<'a> {
+    /// If that is asked for.
+    fn new(options: &'a Options) -> Option<Self> {
+        options.recorded.then(|| {
+            let dir = tempfile::tempdir().expect("a folder");
+            let folder = dir.path().join("recording").to_str().expect("UTF-8").to_owned();
+            Recording { folder, _dir: dir, options }
+        })
+    }
+
+    fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// What it shows, as if the recorder had printed it.
+    fn read(&self, recorded: Done, keep: impl Fn(&str) -> bool) -> Done {
+        assert!(recorded.stdout.is_empty(), "{recorded:?}");
+        let mut command = Command::new(tcpconnect());
+        let output = command.args(self.options.words_to_read(self.folder())).output();
+        let output = output.expect("tcpconnect runs");
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        let (stdout, said) = (text(output.stdout), text(output.stderr));
+        assert!(output.status.success(), "{said}");
+        let is_row = |line: &&str| {
+            let is_of_reader = ["coverage", "gap"].map(|name| format!("{{\"event\":\"{name}\""));
+            !is_of_reader.iter().any(|start| line.starts_with(start)) && keep(line)
+        };
+        let rows: String = stdout.lines().filter(is_row).flat_map(|row| [row, "\n"]).collect();
+        // It had to know names, for some run might show them.
+        let is_of_names = |line: &&str| self.options.names || !line.contains(" from port 53 ");
+        let said = recorded.stderr.lines().filter(is_of_names).flat_map(|line| [line, "\n"]);
+        Done { stdout: rows, stderr: said.collect(), ..recorded }
+    }
+}
+
 #[derive(Clone, Copy)]
 pub struct Run<'a> {
     pub lab: &'a Lab,
@@ -120,9 +166,11 @@ impl Run<'_> {
         if options.snapshot {
             return run.judge_sockets(&begun);
         }
-        let tracer = match options.existing && self.early {
+        let is_early = options.existing && self.early;
+        let recording = Recording::new(&options).filter(|_| !is_early);
+        let tracer = match is_early {
             true => run.trace_beside(&mut begun),
-            false => run.trace(&begun),
+            false => run.trace(&begun, recording.as_ref()),
         };
         let played: Vec<_> = match begun.is_empty() {
             false => begun.into_iter().map(|play| run.finish(play)).collect(),
@@ -130,7 +178,11 @@ impl Run<'_> {
         };
         let gone = played.iter().flat_map(|play| &play.truth.ends);
         let gone = gone.filter(|end| end.mptcp && compare::is_reset_first(end)).count();
-        let done = tracer.stop_keeping(may_be_of(&played, &options));
+        let keep = may_be_of(&played, &options);
+        let done = match recording {
+            Some(recording) => recording.read(tracer.stop(), keep),
+            None => tracer.stop_keeping(keep),
+        };
         let mut printed = Printed::new(&done, &options, self.alone, self.attacked, gone);
         played.iter().for_each(|play| printed.sort_out(&play.truth.visits));
         if options.count {
@@ -151,8 +203,11 @@ impl Run<'_> {
         self.scenarios(&[steps.to_vec()]).remove(0)
     }
 
-    fn trace(&self, begun: &[Play]) -> Tracer {
-        let words = self.options.words();
+    fn trace(&self, begun: &[Play], recording: Option<&Recording>) -> Tracer {
+        let words = match recording {
+            Some(recording) => self.options.words_to_record(recording.folder()),
+            None => self.options.words(),
+        };
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         let heirs = begun.first().filter(|_| self.options.only.contains(&Only::Family));
         // Both of the processes that beget them may have ended before.
