@@ -37,6 +37,7 @@ pub const TESTS: &super::Tests = &[
             a_container_that_is_renamed_has_the_new_name,
             a_pod_is_named_and_what_holds_its_namespaces_has_no_name,
             podman_is_believed_by_its_monitors_arguments,
+            podman_says_a_new_name_with_each_program_that_it_runs_in_a_container,
             what_a_user_says_names_no_container_of_roots,
             what_is_said_in_a_container_names_no_other,
             a_hostile_name_harms_nothing_and_a_file_too_large_names_nobody,
@@ -265,6 +266,27 @@ fn podman_is_believed_by_its_monitors_arguments(lab: &Lab) {
     let expected =
         [json!([81, id, "web", null]), json!([81, stored, "cache", "docker.io/library/redis:7"])];
     assert_eq!(named(tracer), expected);
+}
+
+/// Whether or not its file has been read since: a row of a user's container does not wait for it.
+fn podman_says_a_new_name_with_each_program_that_it_runs_in_a_container(lab: &Lab) {
+    let mut host = Host::new(lab, "renamed");
+    let (id, program_id) = (new_id(), new_id());
+    let tracer = host.trace(lab);
+    let metadata = json!({"image-name": "redis:7"}).to_string();
+    host.write("c/containers.json", &json!([{"id": id, "names": ["job"], "metadata": metadata}]));
+    host.run("conmon", &format!("-c {id} -u {id} -b PATH/c/{id}/userdata -n job"));
+    let cgroup = host.outer.inside(&format!("libpod-{id}"));
+    host.knock(&cgroup, 81);
+    // A row has the name that is known when it is written.
+    tracer.wait_for_rows(1);
+    let bundle = format!("PATH/c/{id}/userdata/{program_id}");
+    host.run("conmon", &format!("-c {id} -u {program_id} -b {bundle} -n web -e"));
+    host.knock(&cgroup, 82);
+    assert_eq!(
+        named(tracer),
+        [json!([81, id, "job", "redis:7"]), json!([82, id, "web", "redis:7"])]
+    );
 }
 
 fn what_a_user_says_names_no_container_of_roots(lab: &Lab) {

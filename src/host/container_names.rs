@@ -81,6 +81,22 @@ pub struct Unnamed {
     pub unasked: u64,
 }
 
+/// What is known of a container that conmon calls so now. Of podman's each program that is run in
+/// one has a conmon, with the name of that time: a file is read a little later, for which no row
+/// of a user's waits, and has the image. Of others only a file has what people say.
+fn told(before: Option<Rc<Names>>, name: Box<str>) -> Rc<Names> {
+    let is_podmans =
+        |names: &Names| matches!(names.source, NameSource::Conmon | NameSource::Storage);
+    match before {
+        None => Rc::new(of_conmon(&name)),
+        Some(names) if !is_podmans(&names) || names.name.as_ref() == Some(&name) => names,
+        Some(names) => {
+            let (name, source) = (Some(name), NameSource::Conmon);
+            Rc::new(Names { name, source, ..Names::clone(&names) })
+        }
+    }
+}
+
 impl ContainerNames {
     pub fn new(readers: Readers) -> Self {
         ContainerNames {
@@ -109,12 +125,8 @@ impl ContainerNames {
     fn started(&mut self, started: Started, uid: u32, ts_ns: u64) {
         let key = (started.id, uid);
         let known = self.entry(&key);
-        let is_told = |names: &Rc<Names>| names.source == NameSource::Conmon;
-        if let Some(name) = started.name
-            && known.names.as_ref().is_none_or(is_told)
-        {
-            // Until there is more, and if no file may be read.
-            known.names = Some(Rc::new(of_conmon(&name)));
+        if let Some(name) = started.name {
+            known.names = Some(told(known.names.take(), name));
         }
         if started.bundle.is_some() {
             known.bundle = started.bundle;
@@ -130,7 +142,10 @@ impl ContainerNames {
         now_ns: u64,
     ) {
         for (started, uid) in watched {
-            self.started(started, uid, now_ns);
+            // A monitor has the name of when it was started, which may be long ago.
+            let is_named = self.of(&started.id, uid).is_some();
+            let name = started.name.filter(|_| !is_named);
+            self.started(Started { name, ..started }, uid, now_ns);
         }
         for (id, uid) in all {
             self.seen(id, uid, now_ns);
