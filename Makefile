@@ -37,6 +37,7 @@ TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl dnsmasq:d
 	/usr/bin/python3:python3 /usr/share/doc/python3-venv:python3-venv
 
 RUNTIME_NEEDS := dockerd:docker.io containerd:containerd runc:runc podman:podman conmon:conmon \
+	crun:crun newuidmap:uidmap /lib/systemd/systemd:systemd /usr/lib/systemd/user/dbus.service:dbus-user-session \
 	/usr/share/doc/busybox-static:busybox-static
 BENCH_NEEDS := ss:iproute2 lsof:lsof
 FUZZ_NEEDS := c++:g++
@@ -72,7 +73,7 @@ help:
 	@echo 'make build               $(BIN)'
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests, and the model'
 	@echo 'make test                make check, make runtimes, and the tests on other kernels in virtual machines'
-	@echo 'make runtimes            the containers of docker, podman and containerd, which it installs'
+	@echo 'make runtimes            the containers of docker, podman (also a user's) and containerd, which it installs'
 	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, as records of the kernel, and as lines of --read'
 	@echo 'make soak [SECONDS=3600]  such histories, storms of them and attacks, until the time is over'

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names of the containers of real runtimes: docker, podman, and containerd as Kubernetes uses it,
-//! each with data and sockets in a folder of the test, and ended with it. Needs root, and the
-//! packages that `make runtimes` installs; the program under test asks none of the daemons.
+//! Names of the containers of real runtimes: docker, podman, also a user's, and containerd as
+//! Kubernetes uses it, each with data and sockets in a folder of the test, and ended with it.
+//! Needs root, and the packages that `make runtimes` installs; the program under test asks none of
+//! the daemons.
 //!
-//! Containers have the network of the host, so rows are told from others by their ports.
+//! Containers have the network of the host, so rows are told from others by it and by their ports.
 
 #[allow(dead_code, reason = "what the live tests need beyond this")]
 mod lab;
+#[path = "runtimes/rootless.rs"]
+mod rootless;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -25,7 +28,9 @@ use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Containers at once.
+/// What others on this machine do in networks of their own may have the same ports.
+const OURS: &str = "/proc/self/ns/net";
+/// Containers of root's at once.
 const MANY: u16 = 100;
 
 fn run(command: &mut Command) -> String {
@@ -106,6 +111,10 @@ struct Engine<'a> {
     tool: &'a [&'a str],
     image: &'a str,
     run: &'a [&'a str],
+    /// They are a user's: the tracer hears of them, and waits for no file of his.
+    is_claimed: bool,
+    /// Containers at once.
+    many: u16,
 }
 
 impl Engine<'_> {
@@ -141,7 +150,7 @@ impl Engine<'_> {
     /// or started again, who has a name after another, many at once. `first` of the ports is its.
     fn check(&self, first: u16) {
         let ports = format!("{first}-{}", first + 199);
-        let words = ["-j", "--container-name", "-P", &ports];
+        let words = ["-j", "--container-name", "--netns", OURS, "-P", &ports];
         let trace = |more: &[&str]| {
             let mut command = Command::new(lab::tcpconnect());
             command.args(words);
@@ -150,7 +159,10 @@ impl Engine<'_> {
         let old = self.stay("old");
         let (all, web) = (trace(&[]), trace(&["--container", "web"]));
         let counted = Command::new(lab::tcpconnect());
-        let counted = Tracer::start(counted, &["-c", "-j", "-P", &ports, "--container", "web"]);
+        let counted = Tracer::start(
+            counted,
+            &["-c", "-j", "--netns", OURS, "-P", &ports, "--container", "web"],
+        );
         self.knock_in("old", first);
         self.knock("web", first + 1);
         self.knock("web", first + 2);
@@ -163,7 +175,7 @@ impl Engine<'_> {
         self.ask(&["restart", "-t", "0", "web"]);
         self.knock_in("web", first + 5);
         thread::scope(|threads| {
-            for n in 0..MANY {
+            for n in 0..self.many {
                 threads.spawn(move || self.knock(&format!("job-{n}"), first + 10 + n));
             }
         });
@@ -171,8 +183,12 @@ impl Engine<'_> {
         let done = all.stop();
         done.assert_success();
         let of = |row: &Value| {
-            assert_eq!(row["container_image"], self.image, "{row:#}");
             let port = row["dport"].as_u64().expect("a port") - u64::from(first);
+            assert_eq!(row["container_claimed"] == true, self.is_claimed, "{row:#}");
+            // The name is in arguments, too, and what was there before has had its time.
+            let may_be_unknown = self.is_claimed && port > 0;
+            let image = &row["container_image"];
+            assert!(*image == self.image || may_be_unknown && image.is_null(), "{row:#}");
             (port, row["container_name"].as_str().unwrap_or("-").to_owned())
         };
         let mut rows: Vec<_> = done.rows().iter().map(of).collect();
@@ -182,7 +198,7 @@ impl Engine<'_> {
             .enumerate()
             .map(|(n, name)| (n as u64, name.to_owned()))
             .collect();
-        expected.extend((0..u64::from(MANY)).map(|n| (10 + n, format!("job-{n}"))));
+        expected.extend((0..u64::from(self.many)).map(|n| (10 + n, format!("job-{n}"))));
         assert_eq!(rows, expected, "{}", done.stderr);
         let id = |n: usize| done.rows()[n]["container_id"].clone();
         assert_eq!((id(0), id(3)), (json!(old), json!(job)), "they have their ids");
@@ -215,7 +231,8 @@ fn docker_containers_have_their_names() {
     let daemon = Daemon::start(folder, &mut command);
     let tool = ["docker", "-H", &host];
     let options = ["--network", "host", "--security-opt", "seccomp=unconfined"];
-    let engine = Engine { tool: &tool, image: "bb:1", run: &options };
+    let engine =
+        Engine { tool: &tool, image: "bb:1", run: &options, is_claimed: false, many: MANY };
     daemon.wait_for(|| succeeds(&mut engine.command(&["version"])));
     engine.ask(&["import", &tar.display().to_string(), "bb:1"]);
     engine.check(45_100);
@@ -238,7 +255,13 @@ fn podman_containers_have_their_names() {
     // As little as a process here may ask for.
     let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
     let options = [&["--network", "host", "--security-opt", "seccomp=unconfined"], &limits[..]];
-    let engine = Engine { tool: &tool, image: "localhost/bb:1", run: &options.concat() };
+    let engine = Engine {
+        tool: &tool,
+        image: "localhost/bb:1",
+        run: &options.concat(),
+        is_claimed: false,
+        many: MANY,
+    };
     engine.ask(&["import", &tar.display().to_string(), "bb:1"]);
     engine.check(45_400);
 }
@@ -291,7 +314,7 @@ snapshotter = "native"
     };
     let first: u16 = 45_700;
     let ports = format!("{first}-{}", first + 9);
-    let words = ["-j", "--container-name", "-P", &ports];
+    let words = ["-j", "--container-name", "--netns", OURS, "-P", &ports];
     let filters: [&[&str]; 3] = [&[], &["--pod", "shop/web-*"], &["--container", "app"]];
     let tracers = filters.map(|filter| {
         Tracer::start(Command::new(lab::tcpconnect()), &[&words[..], filter].concat())

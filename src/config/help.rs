@@ -188,7 +188,8 @@ pub const CONTAINER_ID: &str = "\
 Include CONTAINER_ID, the first 12 digits of the container's id (LXC: its name; systemd-nspawn: \
 machine-NAME, or systemd-nspawn@NAME), from the cgroup's path: of the innermost directory with such a name that root made. Whoever has a cgroup of his own \
 can make any name in it, so where only others than root made one (podman without root), it is the \
-outermost, with a \"?\" behind it: a claim.";
+outermost, with a \"?\" behind it: a claim. One without a cgroup of its own, as podman makes it for a \
+user who has no systemd running, is none here.";
 
 pub const CGROUP_PATH: &str = "\
 Include CGROUP, the path of the cgroup v2 directory below its mount. One message counts the \
