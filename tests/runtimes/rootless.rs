@@ -167,7 +167,7 @@ fn containers_of_a_users_podman_have_their_names_as_claims() {
     let tool = user.podman("systemd");
     let tool: Vec<_> = tool.iter().map(String::as_str).collect();
     let engine = Engine { tool: &tool, image: IMAGE, run: &OPTIONS, is_claimed: true, many: 30 };
-    engine.check(46_000);
+    engine.check(26_000);
 }
 
 /// podman makes none where the user has no systemd, and has not said where to make one.
@@ -178,7 +178,7 @@ fn a_users_container_without_a_cgroup_of_its_own_is_none() {
     let tool: Vec<_> = tool.iter().map(String::as_str).collect();
     let with_own = [&OPTIONS[..], &["--cgroup-parent", &parent]].concat();
     let engine = |run| Engine { tool: &tool, image: IMAGE, run, is_claimed: true, many: 0 };
-    let first: u16 = 46_300;
+    let first: u16 = 26_300;
     let ports = format!("{first}-{}", first + 9);
     let trace = |more: &[&str]| {
         let mut command = Command::new(lab::tcpconnect());
