@@ -3,7 +3,9 @@
 //! them, in the order and with the words of the runtimes themselves.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Child;
@@ -42,6 +44,7 @@ pub const TESTS: &super::Tests = &[
             what_is_said_in_a_container_names_no_other,
             a_hostile_name_harms_nothing_and_a_file_too_large_names_nobody,
             many_short_containers_have_each_its_own_name,
+            a_container_of_version_1_has_the_new_name_and_hides_nobody,
         ],
     ),
 ];
@@ -393,4 +396,38 @@ fn many_short_containers_have_each_its_own_name(lab: &Lab) {
         }
     }
     assert_eq!(named(tracer), expected);
+}
+
+/// No event tells of directories there, and what is below may be called by any bytes.
+fn a_container_of_version_1_has_the_new_name_and_hides_nobody(lab: &Lab) {
+    let top = Cgroup("/sys/fs/cgroup/pids".into());
+    if !top.0.join("cgroup.procs").exists() {
+        return;
+    }
+    let mut host = Host::new(lab, "version1");
+    let (id, pid) = (new_id(), host.client.pid());
+    host.write_docker(&id, "old", "a");
+    let _shim = host.watch(&id);
+    let tracer = host.trace(lab);
+    let cgroup = top.inside(&id);
+    let below = Cgroup(cgroup.0.join(OsStr::from_bytes(b"\xff")));
+    fs::create_dir(&below.0).expect("a cgroup can be made");
+    let knock = |client: &mut Client, cgroup: &Cgroup, port: u16| {
+        cgroup.adopt(pid);
+        client.knock(port);
+        tracer.wait_for(&format!("\"dport\":{port}"), 1);
+        std::thread::sleep(Duration::from_millis(150));
+    };
+    knock(&mut host.client, &cgroup, 81);
+    host.write_docker(&id, "new", "a");
+    for (cgroup, port) in [(&cgroup, 82), (&cgroup, 83), (&below, 84)] {
+        knock(&mut host.client, cgroup, port);
+    }
+    top.adopt(pid);
+    let row = |port: u16, name: &str| json!([port, id, name, "a"]);
+    let expected = [row(81, "old"), row(82, "old"), row(83, "new"), row(84, "new")];
+    assert_eq!(named(tracer), expected);
+    // The hierarchy itself is not ours.
+    drop((below, cgroup));
+    std::mem::forget(top);
 }

@@ -34,6 +34,7 @@ pub const TESTS: &super::Tests = &[
             what_is_called_so_by_a_user_is_no_container,
             a_container_is_found_after_its_start_was_lost,
             a_container_of_a_user_is_wanted_by_its_name,
+            what_is_longer_than_an_id_is_a_name,
         ],
     ),
 ];
@@ -289,7 +290,12 @@ fn nobody_is_wanted_by_a_name_that_is_forged_in_a_container(lab: &Lab) {
 fn what_is_called_so_by_a_user_is_no_container(lab: &Lab) {
     let mut host = Host::new(lab, "claims");
     let netns = host.client.netns();
+    // Nor is there one because a user runs what would watch over it.
+    let mut claim = host.command("conmon", &format!("sleep 60000 -c {} -n web", new_id()));
+    let mut claim = claim.uid(1000).spawn().expect("it starts");
     let tracer = lab.trace(&["-j", "--container", "web", "--netns", &netns]);
+    claim.kill().expect("our child");
+    claim.wait().expect("our child");
     std::os::unix::fs::chown(&host.outer.0, Some(1000), None).expect("ours");
     let path = host.outer.0.join("web");
     let made = Command::new("mkdir").arg(&path).uid(1000).status().expect("it runs");
@@ -298,7 +304,22 @@ fn what_is_called_so_by_a_user_is_no_container(lab: &Lab) {
     // One that root calls so counts.
     let roots = Cgroup::new("claims-roots");
     host.knock(&roots.inside("web"), 81);
-    assert_eq!(ports(&tracer.stop()), [81]);
+    let done = tracer.stop();
+    assert_eq!((ports(&done), &*done.stderr), (vec![81], &*waits_for("web")));
+}
+
+/// Else it would be an id without a directory that could have it, and all would be wanted.
+fn what_is_longer_than_an_id_is_a_name(lab: &Lab) {
+    let mut host = Host::new(lab, "long");
+    let netns = host.client.netns();
+    for name in ["ab".repeat(50), "y".repeat(120)] {
+        let tracer = lab.trace(&["-j", "--container", &name, "--netns", &netns]);
+        host.client.knock(91);
+        let cgroup = host.outer.inside(&name);
+        host.knock(&cgroup, 81);
+        let done = tracer.stop();
+        assert_eq!((ports(&done), &*done.stderr), (vec![81], &*waits_for(&name)));
+    }
 }
 
 /// While the tracer is stopped its buffer has no room for how a container is started. That is

@@ -321,7 +321,7 @@ container, 64 by each of these names count; more than that are counted in a mess
 room from those of root. May be repeated.
 
 What is called so is known to the tracer, not to the kernel: by a name, or by less than 12 digits, \
-which may be one (12 or more are always an id), the connects of all containers leave the kernel, and \
+which may be one (12 to 64 are always an id), the connects of all containers leave the kernel, and \
 what is lost on the way counts as lost, whichever container it was of. One whose name is still \
 awaited counts meanwhile. In a container no name of a directory counts, and of what users make only \
 containers that are called so; of 4,096 directories of all users, for any may be one. On a host with \

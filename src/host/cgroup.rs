@@ -371,12 +371,13 @@ pub struct V1Container {
 /// The container that a process is in, from /proc, while the process lives: for hosts whose
 /// containers are in hierarchies of version 1.
 pub fn v1_container(proc_pid: u32) -> Option<V1Container> {
-    parse_v1_container(&fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).ok()?)
+    parse_v1_container(&fs::read(format!("/proc/{proc_pid}/cgroup")).ok()?)
 }
 
 /// Whether a process is in a container, by the paths that /proc has, of either version.
 pub fn is_in_container(proc_pid: u32) -> bool {
-    let text = fs::read_to_string(format!("/proc/{proc_pid}/cgroup")).unwrap_or_default();
+    let text = fs::read(format!("/proc/{proc_pid}/cgroup")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let mut paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     paths.any(|path| container::id_in(path).is_some())
 }
@@ -387,8 +388,10 @@ pub fn v2_path(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// Of hierarchies without a controller users have parts of their own (systemd's), of
-/// others they have none.
-pub fn parse_v1_container(text: &str) -> Option<V1Container> {
+/// others they have none. Whoever makes a directory chooses its bytes: one that is no text hides
+/// none that it is in.
+pub fn parse_v1_container(text: &[u8]) -> Option<V1Container> {
+    let text = String::from_utf8_lossy(text);
     let lines = text.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next().filter(|names| !names.is_empty())?;
@@ -452,10 +455,16 @@ mod tests {
             let (container, outermost) = (Container::new(id, claimed), id.to_owned());
             Some(V1Container { container, owner, outermost })
         };
-        assert_eq!(parse_v1_container(&text), found(&id, false, Some(0)));
-        assert_eq!(parse_v1_container(text.lines().next().unwrap()), found(&other, true, None));
-        assert_eq!(parse_v1_container("3:cpu:/\n0::/\n"), None);
-        let nested = parse_v1_container(&format!("3:cpu:/docker/{id}/docker/{other}\n")).unwrap();
+        assert_eq!(parse_v1_container(text.as_bytes()), found(&id, false, Some(0)));
+        assert_eq!(
+            parse_v1_container(text.lines().next().unwrap().as_bytes()),
+            found(&other, true, None)
+        );
+        assert_eq!(parse_v1_container(b"3:cpu:/\n0::/\n"), None);
+        let below = [format!("3:cpu:/docker/{id}/").as_bytes(), b"\xff\n"].concat();
+        assert_eq!(parse_v1_container(&below), found(&id, false, Some(0)));
+        let nested = format!("3:cpu:/docker/{id}/docker/{other}\n");
+        let nested = parse_v1_container(nested.as_bytes()).unwrap();
         assert_eq!((&*nested.container.id, nested.owner), (&*other, None));
         assert_eq!(nested.outermost, id);
     }

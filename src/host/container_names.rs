@@ -35,6 +35,8 @@ use crate::model::shares::Shares;
 /// How long rows wait for an answer. One takes 1 ms, of which the file is a tenth; but a disk may
 /// be busy, and no row comes later with the name.
 const PATIENCE_NS: u64 = 1_000_000_000;
+/// How long it is waited at the start for all of root's, of which 16,384 take 3 s.
+const MOST_NS: u64 = 30_000_000_000;
 /// So old may names be that a file could have changed since.
 const FRESH_NS: u64 = 100_000_000;
 /// Containers that are known; with names of 100 bytes each 8 MB.
@@ -67,6 +69,8 @@ pub struct ContainerNames {
     awaited: BTreeSet<(u64, Key)>,
     /// Too many were asked for; again when there is room.
     refused: VecDeque<Key>,
+    /// When one of root's was answered last.
+    answered_ns: u64,
     unnamed: Unnamed,
 }
 
@@ -106,6 +110,7 @@ impl ContainerNames {
             shares: Shares::default(),
             awaited: BTreeSet::new(),
             refused: VecDeque::new(),
+            answered_ns: 0,
             unnamed: Unnamed::default(),
         }
     }
@@ -171,9 +176,10 @@ impl ContainerNames {
         }
     }
 
-    /// What is known of any.
-    pub fn all(&self) -> impl Iterator<Item = &Names> {
-        self.known.values().filter_map(|known| known.names.as_deref())
+    /// What is known of any of root's. Users can say so of none that is there.
+    pub fn all_of_root(&self) -> impl Iterator<Item = &Names> {
+        let of_root = self.known.iter().filter(|((_, uid), _)| *uid == 0);
+        of_root.filter_map(|(_, known)| known.names.as_deref())
     }
 
     /// There is such a container, or somebody connects from it.
@@ -243,6 +249,9 @@ impl ContainerNames {
     /// Takes the answers that are there.
     pub fn take_answers(&mut self) {
         while let Some(Answer { id, uid, said }) = self.readers.answer() {
+            if uid == 0 {
+                self.answered_ns = monotonic_ns();
+            }
             self.take((id, uid), said);
             let Some(key) = self.refused.pop_front() else { continue };
             if let Some(known) = self.known.get_mut(&key) {
@@ -275,11 +284,19 @@ impl ContainerNames {
         self.awaited.iter().map(|(ts_ns, _)| *ts_ns).find(is_due)
     }
 
-    /// Whether all that was asked for since then has been answered, or has had its time.
+    /// Whether all that was asked for since then has been answered, or has had its time: that of
+    /// users a second, that of root as long as one answer comes after another.
     pub fn settles(&mut self, since_ns: u64, now_ns: u64) -> bool {
         self.take_answers();
-        let waits = self.known.values().any(|known| known.asked > 0);
-        now_ns >= since_ns.saturating_add(PATIENCE_NS) || self.refused.is_empty() && !waits
+        let is_over = |since_ns: u64| now_ns >= since_ns.saturating_add(PATIENCE_NS);
+        let waits = |known: &Known| known.asked > 0 || known.is_refused;
+        if is_over(since_ns) {
+            let mut of_root = self.known.iter().filter(|((_, uid), _)| *uid == 0);
+            return is_over(self.answered_ns)
+                || now_ns >= since_ns.saturating_add(MOST_NS)
+                || !of_root.any(|(_, known)| waits(known));
+        }
+        !self.known.values().any(waits)
     }
 
     /// With what is known of it; `owner`, 0 for root, made its cgroup. `None`: nobody says.
@@ -310,5 +327,26 @@ impl ContainerNames {
 
     pub fn unnamed(&self) -> Unnamed {
         self.unnamed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_root_are_waited_for_while_they_are_answered() {
+        let mut names = ContainerNames::new(Readers::start().unwrap());
+        let ids: Vec<_> = (0..3 * 4_096).map(|n| format!("{n:064x}")).collect();
+        let since_ns = monotonic_ns();
+        names.know(Vec::new(), ids.iter().map(|id| (&**id, 0)), since_ns);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let later_ns = since_ns + PATIENCE_NS;
+        assert!(!names.settles(since_ns, later_ns), "there is more to come");
+        assert!(names.settles(since_ns, since_ns + MOST_NS));
+        while !names.settles(since_ns, monotonic_ns()) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(ids.iter().all(|id| !names.is_awaited(id, 0)));
     }
 }

@@ -119,7 +119,7 @@ impl Wanted {
 
     /// Whether any is there, but for those that are listed.
     pub fn is_there(&self, cgroups: Option<&Cgroups>, names: Option<&ContainerNames>) -> bool {
-        let mut named = names.into_iter().flat_map(ContainerNames::all);
+        let mut named = names.into_iter().flat_map(ContainerNames::all_of_root);
         let is_one = |cgroups: &Cgroups, id| {
             self.place(cgroups, id).is_some_and(|place| {
                 let container = place.container.as_ref();

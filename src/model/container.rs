@@ -258,13 +258,13 @@ pub struct Pattern {
 pub const MAX_CLAIMED: u32 = 64;
 /// Of all names: those of some thousand sessions and services of users are among them.
 const MAX_CLAIMED_OF_ANY: u32 = 4_096;
-/// Longer ones are no part of a directory's name.
-const MAX_IN_DIRECTORY: usize = 96;
+/// Longer ones are no part of a directory's name. The kernel compares shorter ones, of ids alone.
+const MAX_IN_DIRECTORY: usize = 255;
 
 /// Whether it may be what people call a container: not if it is a short id as docker prints
-/// it, or a longer one.
+/// it, or a longer one. What has more digits than an id is none.
 pub fn may_be_name(text: &str) -> bool {
-    text.len() < SHORT_ID_LEN || !is_id(text)
+    !(SHORT_ID_LEN..=ID_LEN).contains(&text.len()) || !is_id(text)
 }
 
 impl Pattern {
@@ -306,7 +306,7 @@ pub fn patterns(container: &str) -> Vec<Pattern> {
     if container.contains('/') || container.len() > MAX_IN_DIRECTORY {
         return patterns;
     }
-    if container.len() >= MIN_ID_LEN && is_id(container) {
+    if (MIN_ID_LEN..=ID_LEN).contains(&container.len()) && is_id(container) {
         for runtime in ["", "docker-", "cri-containerd-", "crio-", "libpod-", "nerdctl-"] {
             let text = format!("{runtime}{container}");
             patterns.push(Pattern { whole: false, ..Pattern::whole(text) });
@@ -436,7 +436,16 @@ mod tests {
     fn a_word_of_few_digits_may_be_a_name_and_a_short_id_is_none() {
         assert!(may_be_name("facade") && may_be_name("web") && may_be_name("4f8a1c6b2d3x"));
         assert!(!may_be_name(&ID[..SHORT_ID_LEN]) && !may_be_name(ID));
+        // Without any pattern there would be no filter in the kernel.
+        for digits in 1..=255 {
+            let text = "a".repeat(digits);
+            assert!(may_be_name(&text) || patterns(&text).iter().all(|p| p.text.len() <= 128));
+            assert!(!patterns(&text).is_empty(), "{digits}");
+        }
+        let longer = "a".repeat(ID_LEN + 1);
+        assert!(may_be_name(&longer) && any_matches(&longer, &longer));
         assert!(patterns("default/web/nginx").is_empty());
+        assert!(any_matches(&"y".repeat(120), &"y".repeat(120)));
     }
 
     #[test]

@@ -287,7 +287,7 @@ impl<'a> Facts<'a> {
             .as_ref()
             .zip(path)
             .and_then(|((mount, cgroups), path)| Some((cgroups, cgroups.id_at(mount, path)?)));
-        let of_v1 = || cgroup::parse_v1_container(&String::from_utf8_lossy(&text));
+        let of_v1 = || cgroup::parse_v1_container(&text);
         let container = who.container().then(|| {
             let of_v2 = at.and_then(|(cgroups, id)| cgroups.container(id));
             let of_v1 = || of_v1().map(|v1| (v1.container, v1.owner));

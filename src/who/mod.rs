@@ -227,7 +227,16 @@ impl Who {
             let container = cgroups.and_then(|(cgroups, id)| cgroups.container(id));
             // Three files are read for it.
             let of_v1 = || self.is_hybrid.then(|| v1_container(pid, start_ns)).flatten();
-            let container = container.or_else(|| of_v1().map(|v1| (v1.container, v1.owner)));
+            let container = match container {
+                None => of_v1().map(|v1| {
+                    // No event tells of it, so that a new name is known by the next row.
+                    if let (Some(containers), Some(owner)) = (&mut self.containers, v1.owner) {
+                        containers.seen(&v1.container.id, owner, monotonic_ns());
+                    }
+                    (v1.container, v1.owner)
+                }),
+                container => container,
+            };
             facts.container = container.map(|(container, owner)| match &self.containers {
                 Some(containers) => containers.named(container, owner),
                 None => container,
