@@ -7,19 +7,19 @@ use crate::config::cli::RecordArgs;
 const GONE: &[u8] = b"***";
 
 /// Parts of names whose values are secrets.
-const SECRETS: [&str; 12] = [
-    "pass",
-    "pwd",
-    "secret",
-    "token",
-    "key",
-    "credential",
-    "auth",
-    "cookie",
-    "session",
-    "private",
-    "signature",
-    "bearer",
+const SECRETS: [&[u8]; 12] = [
+    b"pass",
+    b"pwd",
+    b"secret",
+    b"token",
+    b"key",
+    b"credential",
+    b"auth",
+    b"cookie",
+    b"session",
+    b"private",
+    b"signature",
+    b"bearer",
 ];
 
 /// In this mode; `None`: none are kept.
@@ -27,13 +27,36 @@ pub(super) fn arguments<'a>(
     args: impl Iterator<Item = &'a [u8]>,
     mode: RecordArgs,
 ) -> Option<Vec<Vec<u8>>> {
+    let without_secrets = |args: &mut dyn Iterator<Item = &'a [u8]>| {
+        let mut words = Words::default();
+        args.map(|arg| words.without_secrets(arg)).collect()
+    };
     match mode {
         RecordArgs::Full => Some(args.map(<[u8]>::to_vec).collect()),
-        RecordArgs::First => Some(args.take(1).map(<[u8]>::to_vec).collect()),
+        // A process may have put all of its arguments into the first.
+        RecordArgs::First => Some(without_secrets(&mut args.take(1))),
         RecordArgs::None => None,
-        RecordArgs::Redacted => {
-            let mut words = Words::default();
-            Some(args.map(|arg| words.without_secrets(arg)).collect())
+        RecordArgs::Redacted => Some(without_secrets(&mut { args })),
+    }
+}
+
+/// How far a secret goes that begins with a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Word,
+    /// To the word that has this quote.
+    Quote(u8),
+    /// To the end of the argument: a value may have blanks, and so may a header.
+    Argument,
+}
+
+impl Extent {
+    /// Of the value of a name that this word begins with.
+    fn of(word: &[u8], is_first: bool) -> Self {
+        match word {
+            [quote @ (b'\'' | b'"'), ..] => Extent::Quote(*quote),
+            _ if is_first => Extent::Argument,
+            _ => Extent::Word,
         }
     }
 }
@@ -42,53 +65,121 @@ pub(super) fn arguments<'a>(
 #[derive(Default)]
 struct Words {
     /// The next one is the value of a secret.
-    is_secret: bool,
+    value: Option<Extent>,
     /// It may be a user and a password.
     is_user: bool,
+    /// A secret goes on.
+    rest: Option<Extent>,
 }
 
 impl Words {
     fn without_secrets(&mut self, arg: &[u8]) -> Vec<u8> {
+        self.rest = None;
+        if self.value.is_some() && !announces(arg) {
+            self.value = None;
+            return GONE.to_vec();
+        }
         let mut kept = Vec::with_capacity(arg.len());
+        let mut is_first = true;
         for word in arg.split_inclusive(u8::is_ascii_whitespace) {
             let end = word.len() - usize::from(word.last().is_some_and(u8::is_ascii_whitespace));
             let (word, blank) = word.split_at(end);
             if !word.is_empty() {
-                self.word(word, &mut kept);
+                self.word(word, is_first, &mut kept);
+                is_first = false;
             }
-            kept.extend_from_slice(blank);
+            if self.rest.is_none() {
+                kept.extend_from_slice(blank);
+            }
         }
         kept
     }
 
-    fn word(&mut self, word: &[u8], kept: &mut Vec<u8>) {
-        let was_user = std::mem::take(&mut self.is_user);
-        if std::mem::take(&mut self.is_secret) {
-            // "Authorization: Bearer ..."
-            self.is_secret = announces(word);
-            return kept.extend_from_slice(if self.is_secret { word } else { GONE });
+    fn word(&mut self, word: &[u8], is_first: bool, kept: &mut Vec<u8>) {
+        match self.rest {
+            Some(Extent::Quote(quote)) if word.contains(&quote) => return self.rest = None,
+            Some(_) => return,
+            None => {}
         }
-        if was_user && let Some(at) = position(word, b':') {
-            return keep_head(word, at + 1, kept);
+        let was_user = std::mem::take(&mut self.is_user);
+        if let Some(extent) = self.value.take() {
+            if !announces(word) {
+                return self.hide(word, extent, kept);
+            }
+            // "Authorization: Bearer ..."
+            self.value = Some(extent);
+            return kept.extend_from_slice(word);
+        }
+        if let Some(at) = head(word, was_user) {
+            let extent = Extent::of(word, is_first);
+            kept.extend_from_slice(&word[..at]);
+            match &word[at..] {
+                [] => self.value = Some(extent),
+                value => self.hide(value, extent, kept),
+            }
+            return;
         }
         if let Some(at) = find(word, b"://") {
             return url(word, at + 3, kept);
         }
-        if let Some(at) = word.iter().position(|b| b"=:".contains(b))
-            && is_secret_name(&word[..at])
-        {
-            self.is_secret = at + 1 == word.len();
+        if let Some(at) = position(word, b'?').filter(|&at| word[at..].contains(&b'=')) {
             return keep_head(word, at + 1, kept);
         }
         match word {
-            [b'-', b'p'] => self.is_secret = true,
-            [b'-', b'p', _, ..] => return keep_head(word, 2, kept),
-            [b'-', b'u'] | b"--user" | b"--proxy-user" => self.is_user = true,
-            [b'-', ..] => self.is_secret = is_secret_name(word),
-            _ => self.is_secret = announces(word),
+            [b'-', b'p'] => self.value = Some(Extent::Word),
+            b"--user" | b"--proxy-user" => self.is_user = true,
+            // "-su" is "-s -u"
+            [b'-', letters @ .., b'u' | b'U'] if letters.iter().all(u8::is_ascii_alphanumeric) => {
+                self.is_user = true;
+            }
+            [b'-', ..] if name_end(word).is_some() => self.value = Some(Extent::Word),
+            _ if announces(word) => self.value = Some(Extent::Word),
+            _ => {}
         }
         kept.extend_from_slice(word);
     }
+
+    /// A secret begins with this word.
+    fn hide(&mut self, word: &[u8], extent: Extent, kept: &mut Vec<u8>) {
+        kept.extend_from_slice(GONE);
+        self.rest = match (extent, word) {
+            (Extent::Word, [quote @ (b'\'' | b'"'), ..]) => {
+                let is_open = word.iter().filter(|&b| b == quote).count() % 2 == 1;
+                is_open.then_some(Extent::Quote(*quote))
+            }
+            (Extent::Word, _) => None,
+            (Extent::Quote(quote), _) if word.contains(&quote) => None,
+            _ => Some(extent),
+        };
+    }
+}
+
+/// How much of the word stands before a secret in it: a name with its `=` or `:`, `-p`, or a
+/// user with a colon.
+fn head(word: &[u8], was_user: bool) -> Option<usize> {
+    // A URL may be the value of a secret, and what it asks for has names, too.
+    let names = &word[..find(word, b"://").unwrap_or(word.len())];
+    if let Some(end) = name_end(names)
+        && let Some(at) = names[end..].iter().position(|b| b"=:".contains(b))
+    {
+        return Some(end + at + 1);
+    }
+    let user = match word {
+        [b'-', b'p', _, ..] => return Some(2),
+        _ if was_user => 0,
+        [b'-', b'u' | b'U', ..] => 2,
+        [b'-', b'-', b'u', b's', b'e', b'r', b'=', ..] => 7,
+        _ if word.starts_with(b"--proxy-user=") => 13,
+        _ => return None,
+    };
+    position(&word[user..], b':').map(|colon| user + colon + 1)
+}
+
+/// Where the first name of a secret in it ends.
+fn name_end(text: &[u8]) -> Option<usize> {
+    let text = text.to_ascii_lowercase();
+    let ends = SECRETS.iter().filter_map(|secret| Some(find(&text, secret)? + secret.len()));
+    ends.min()
 }
 
 /// The first bytes, and that there were more.
@@ -113,15 +204,12 @@ fn url(word: &[u8], at: usize, kept: &mut Vec<u8>) {
         None => kept.extend_from_slice(authority),
     }
     let rest = &word[end..];
-    match rest.iter().position(|b| b"?#".contains(b)) {
-        Some(query) => keep_head(rest, query + 1, kept),
-        None => kept.extend_from_slice(rest),
+    let query = rest.iter().position(|b| b"?#".contains(b)).unwrap_or(rest.len());
+    match find(&rest[..query], b"://") {
+        // One that is part of the other's path, or stands behind a comma.
+        Some(next) => url(rest, next + 3, kept),
+        None => keep_head(rest, (query + 1).min(rest.len()), kept),
     }
-}
-
-fn is_secret_name(name: &[u8]) -> bool {
-    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-    SECRETS.iter().any(|secret| name.contains(secret))
 }
 
 /// Of an HTTP header.
@@ -171,6 +259,31 @@ mod tests {
                 "sh|-c|curl -u me:pw https://a/?q=1; x --token t",
                 "sh|-c|curl -u me:*** https://a/?*** x --token ***",
             ),
+            ("x|--password|my hunter2|y", "x|--password|***|y"),
+            ("x|--password=my hunter2|y", "x|--password=***|y"),
+            ("x|--password||y", "x|--password|***|y"),
+            ("curl|-H|Cookie: a=b; c=d|x", "curl|-H|Cookie: ***|x"),
+            ("curl|-H|Authorization: Digest a=b, c=d|x", "curl|-H|Authorization: Digest ***|x"),
+            ("curl|-d|user=me&password=pw|x", "curl|-d|user=me&password=***|x"),
+            (
+                r#"curl|-d|{"user":"me","password":"p w"}|x"#,
+                r#"curl|-d|{"user":"me","password":***|x"#,
+            ),
+            ("curl|-ume:pw|-su|me:p w|x", "curl|-ume:***|-su|me:***|x"),
+            ("curl|--user=me:pw|x", "curl|--user=me:***|x"),
+            ("x|--hook-secret=https://a/pw|y", "x|--hook-secret=***|y"),
+            ("x|DB_PASSWORD=a://pw|y", "x|DB_PASSWORD=***|y"),
+            ("java|-Da.b:password=pw", "java|-Da.b:password=***"),
+            ("x|https://a/,https://me:pw@b/c|y", "x|https://a/,https://me:***@b/c|y"),
+            ("curl|a.example/?q=pw", "curl|a.example/?***"),
+            (
+                r#"sh|-c|curl -H "Cookie: a=b; c=d" x --password 'p w' y; A_KEY="k l" z"#,
+                r#"sh|-c|curl -H "Cookie: *** x --password *** y; A_KEY=*** z"#,
+            ),
+            (
+                "sh|-c|curl -H 'Authorization: Bearer a b' x",
+                "sh|-c|curl -H 'Authorization: Bearer *** x",
+            ),
             ("nc|-v|192.0.2.1|80", "nc|-v|192.0.2.1|80"),
             ("ssh|host|ls -l /etc", "ssh|host|ls -l /etc"),
         ] {
@@ -185,6 +298,8 @@ mod tests {
         assert_eq!(of(RecordArgs::Full), Some(2));
         assert_eq!(of(RecordArgs::First), Some(1));
         assert_eq!(of(RecordArgs::None), None);
+        let title = [&b"x --token=b"[..]].into_iter();
+        assert_eq!(arguments(title, RecordArgs::First).unwrap(), [b"x --token=***"]);
         assert_eq!(arguments(args(), RecordArgs::Full).unwrap()[1], b"--token=b");
     }
 }
