@@ -102,7 +102,12 @@ impl When {
             When::Before(days, time) => in_zone(now, (today - Days::new(days)).and_time(time)),
             When::Last(weekday, time) => last(now, weekday, time),
         };
-        at.timestamp_nanos_opt().and_then(|ns| u64::try_from(ns).ok()).unwrap_or(0)
+        match at.timestamp_nanos_opt() {
+            Some(ns) => u64::try_from(ns).unwrap_or(0),
+            // Later than all that can be written.
+            None if at > DateTime::UNIX_EPOCH => u64::MAX,
+            None => 0,
+        }
     }
 }
 
@@ -124,13 +129,14 @@ fn last<Z: TimeZone>(
 /// taken as if the clock had not been changed.
 fn in_zone<Z: TimeZone>(now: &DateTime<Z>, local: NaiveDateTime) -> DateTime<Utc> {
     let zone = now.timezone();
-    let at = |offset: Z::Offset| (local - offset.fix()).and_utc();
+    // The first and the last day of the calendar may be beyond it elsewhere.
+    let at = |offset: Z::Offset| local.checked_sub_offset(offset.fix()).unwrap_or(local).and_utc();
     match zone.offset_from_local_datetime(&local) {
         LocalResult::Single(offset) => at(offset),
         // Which of them comes first depends on where chrono has the zone from.
         LocalResult::Ambiguous(one, other) => at(one).min(at(other)),
         LocalResult::None => {
-            let before = local - TimeDelta::hours(3);
+            let before = local.checked_sub_signed(TimeDelta::hours(3)).unwrap_or(local);
             at(zone.offset_from_local_datetime(&before).earliest().unwrap_or(now.offset().clone()))
         }
     }
@@ -176,8 +182,17 @@ mod tests {
             ("2026-11-24 10:00 -0500", "2026-11-24T15:00:00"),
             ("1969-01-01", "1970-01-01T00:00:00"),
             ("-9000y", "1970-01-01T00:00:00"),
+            ("-262143-01-01", "1970-01-01T00:00:00"),
         ] {
             assert_eq!(at(text).as_deref(), Ok(means), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_line_can_have_is_later_than_all_lines() {
+        let now = DateTime::parse_from_rfc3339("2026-11-29T08:30:00-01:00").unwrap();
+        for text in ["2300-01-01", "+262142-12-31 23:59"] {
+            assert_eq!(text.parse::<When>().unwrap().unix_ns(&now), u64::MAX, "{text}");
         }
     }
 

@@ -41,7 +41,8 @@ pub struct Lost {
 
 impl Lost {
     pub fn total(&self) -> u64 {
-        self.reasons().iter().map(|(count, ..)| count).sum()
+        // Lines of --read can say any number.
+        self.reasons().iter().fold(0, |sum: u64, (count, ..)| sum.saturating_add(*count))
     }
 
     /// What was lost since an earlier reading.

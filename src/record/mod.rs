@@ -79,14 +79,15 @@ fn start_of(to: &Recording) -> Result<Start> {
     };
     let host = line("/proc/sys/kernel/hostname")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-    let options = std::env::args().skip(1).take_while(|word| word != "--");
+    let options = std::env::args_os().skip(1).take_while(|word| word != "--");
     Ok(Start {
         version: env!("CARGO_PKG_VERSION"),
         host: host.chars().map(|c| if plain(c) { c } else { '_' }).collect(),
         boot_id: line("/proc/sys/kernel/random/boot_id")?,
         run: line("/proc/sys/kernel/random/uuid")?,
         sequence: 0,
-        options: options.collect(),
+        // A path need not be text.
+        options: options.map(|word| word.to_string_lossy().into_owned()).collect(),
         record_args: to.args.name(),
     })
 }
