@@ -55,6 +55,32 @@ impl Ended {
     }
 }
 
+/// Processes that have had rows, and have not ended. When they are too many, as when their ends
+/// were lost, the first go.
+#[derive(Default)]
+struct Connected {
+    /// Some have ended.
+    order: VecDeque<(u32, u64)>,
+    all: HashSet<(u32, u64)>,
+}
+
+impl Connected {
+    fn note(&mut self, id: (u32, u64)) {
+        if !self.all.insert(id) {
+            return;
+        }
+        self.order.push_back(id);
+        while self.all.len() > MAX_CONNECTED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.all.remove(&oldest);
+        }
+        if self.order.len() > 2 * MAX_CONNECTED {
+            self.order.retain(|id| self.all.contains(id));
+        }
+    }
+}
+
 pub struct Procs {
     /// With COMMAND among its processes.
     filter: Filter,
@@ -63,7 +89,7 @@ pub struct Procs {
     with_ancestors: bool,
     /// Only of these there are events: those that have had rows of connections, and have not
     /// ended. `None`: of all.
-    connected: Option<HashSet<(u32, u64)>>,
+    connected: Option<Connected>,
 }
 
 impl Procs {
@@ -88,17 +114,19 @@ impl Procs {
             ended: Ended::default(),
             connector: connector.ok().flatten(),
             with_ancestors: config.who.parents,
-            connected: (!is_of_all).then(HashSet::new),
+            connected: (!is_of_all).then(Connected::default),
         })
     }
 
     /// A process has a row of a connection.
     pub fn has_row(&mut self, connect: &Connect) {
+        let id = (connect.pid, connect.start_ns);
+        // The end of a connection often comes after that of its process, which says no more then.
         if let Some(connected) = &mut self.connected
-            && connected.len() < MAX_CONNECTED
             && connect.start_ns != 0
+            && !self.ended.all.contains(&id)
         {
-            connected.insert((connect.pid, connect.start_ns));
+            connected.note(id);
         }
     }
 
@@ -107,8 +135,8 @@ impl Procs {
         let Some(connected) = &mut self.connected else { return true };
         let id = (event.pid, event.start_ns);
         match event.change {
-            Change::Exec(_) => connected.contains(&id),
-            Change::Exit(_) => connected.remove(&id),
+            Change::Exec(_) => connected.all.contains(&id),
+            Change::Exit(_) => connected.all.remove(&id),
             Change::Fork | Change::Rename(_) => false,
         }
     }
@@ -223,5 +251,17 @@ mod tests {
             assert!(ended.note((8, i)));
         }
         assert_eq!((ended.order.len(), ended.all.len()), (MAX_ENDED, MAX_ENDED));
+    }
+
+    #[test]
+    fn of_too_many_processes_that_have_connected_the_newest_are_known() {
+        let mut connected = Connected::default();
+        for i in 0..5 * MAX_CONNECTED as u64 {
+            connected.note((8, i));
+            assert!(i % 2 == 0 || connected.all.remove(&(8, i)));
+        }
+        assert_eq!(connected.all.len(), MAX_CONNECTED - 1);
+        assert!(connected.all.contains(&(8, 5 * MAX_CONNECTED as u64 - 2)));
+        assert!(connected.order.len() <= 2 * MAX_CONNECTED);
     }
 }
