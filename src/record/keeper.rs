@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::io::PipeReader;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -28,7 +27,7 @@ const MAX_WAITING: usize = 64 << 20;
 /// Bytes that are taken at once.
 const PIECE: usize = 256 << 10;
 const SYNC: Duration = Duration::from_secs(1);
-/// How often a quiet recording says that it goes on, and -v how far it is.
+/// How often -v says how far it is. What is lost is told anew if nothing was for so long.
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
@@ -99,23 +98,25 @@ pub(super) fn keep(store: Store, from: PipeReader, is_verbose: bool) -> bool {
 }
 
 /// Of a tracer that was killed a line may be there in part: it is left out.
-fn take_lines(mut from: PipeReader, queue: &Queue) -> io::Result<()> {
+fn take_lines(mut from: impl io::Read, queue: &Queue) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
     let mut part = Vec::new();
     loop {
-        let begun = part.len();
-        part.resize(begun + PIECE, 0);
-        let read = match from.read(&mut part[begun..]) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+        let read = match from.read(&mut piece) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             read => read?,
         };
         if read == 0 {
             return Ok(());
         }
-        part.truncate(begun + read);
-        if let Some(end) = part.iter().rposition(|&b| b == b'\n') {
-            let rest = part.split_off(end + 1);
-            queue.add(std::mem::replace(&mut part, rest));
+        let read = &piece[..read];
+        let end = read.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+        if end > 0 {
+            // What waits has no more room than it needs, for there may be many.
+            queue.add([&part, &read[..end]].concat());
+            part.clear();
         }
+        part.extend_from_slice(&read[end..]);
     }
 }
 
@@ -128,8 +129,8 @@ struct Writer {
     lines: u64,
     /// Why the last one was lost, which is said once.
     told: Option<String>,
+    lost_at: Instant,
     synced: Instant,
-    written: Instant,
     reported: Instant,
 }
 
@@ -143,8 +144,8 @@ impl Writer {
             lost_in_all: 0,
             lines: 0,
             told: None,
+            lost_at: now,
             synced: now,
-            written: now,
             reported: now,
         }
     }
@@ -158,10 +159,6 @@ impl Writer {
             }
             if !lines.is_empty() {
                 self.put(&lines);
-            } else if self.written.elapsed() >= MINUTE {
-                let mut line = Vec::new();
-                mark::alive(unix_ns(Utc::now()), &mut line);
-                self.put(&line);
             }
             if is_over {
                 break;
@@ -173,6 +170,8 @@ impl Writer {
                 self.report();
             }
         }
+        // The last of its losses has no line behind it.
+        self.put(&[]);
         if let Err(e) = self.store.finish() {
             warn(&format!("tcpconnect: --record: {}", text_of(&e)));
         }
@@ -182,23 +181,36 @@ impl Writer {
         self.lost_in_all == 0
     }
 
+    /// No line comes after a loss before that is told, least of all the one that says that this is
+    /// all.
     fn put(&mut self, lines: &[u8]) {
-        self.written = Instant::now();
-        if self.lost > 0 {
-            let mut line = Vec::new();
-            mark::lost(unix_ns(Utc::now()), self.lost, &mut line);
-            if self.store.put(&line).is_ok() {
-                self.lost = 0;
-                self.told = None;
-            }
-        }
-        match self.store.put(lines) {
-            Ok(()) => self.lines += count(lines),
+        let written = self.tell_lost().and_then(|()| match lines {
+            [] => Ok(()),
+            lines => self.store.put(lines),
+        });
+        match written {
             Err(e) => self.lose(count(lines), &text_of(&e)),
+            Ok(()) => {
+                self.lines += count(lines);
+                if self.lost_at.elapsed() >= MINUTE {
+                    self.told = None;
+                }
+            }
         }
     }
 
+    fn tell_lost(&mut self) -> io::Result<()> {
+        if self.lost > 0 {
+            let mut line = Vec::new();
+            mark::lost(unix_ns(Utc::now()), self.lost, &mut line);
+            self.store.put(&line)?;
+            self.lost = 0;
+        }
+        Ok(())
+    }
+
     fn lose(&mut self, lines: u64, why: &str) {
+        self.lost_at = Instant::now();
         self.lost += lines;
         self.lost_in_all += lines;
         if self.told.as_deref() != Some(why) {
@@ -222,5 +234,43 @@ impl Writer {
             self.store.used(),
             self.store.files()
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some bytes at a time, with a signal before each.
+    struct Pieces<'a> {
+        left: &'a [u8],
+        is_interrupted: bool,
+    }
+
+    impl io::Read for Pieces<'_> {
+        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+            self.is_interrupted = !self.is_interrupted;
+            if self.is_interrupted {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let (piece, left) = self.left.split_at(self.left.len().min(3));
+            self.left = left;
+            to[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn lines_wait_whole_and_in_no_more_room_than_they_need() {
+        let queue = Queue::default();
+        let from = Pieces { left: b"ab\ncdefgh\ni\njk\nlm", is_interrupted: false };
+        take_lines(from, &queue).unwrap();
+        let waiting = queue.waiting();
+        assert_eq!(
+            waiting.lines.iter().flatten().copied().collect::<Vec<_>>(),
+            b"ab\ncdefgh\ni\njk\n"
+        );
+        assert!(waiting.lines.iter().all(|lines| lines.capacity() == lines.len()));
+        assert_eq!(waiting.bytes, 15);
     }
 }

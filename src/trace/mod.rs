@@ -136,7 +136,7 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     }
     app.output.header(&mut app.text);
     if !app.look_around(command)? {
-        return app.finish(End::Signal).map(|_| 0);
+        return app.end(End::Signal).map(|_| 0);
     }
     give_up_rights(config, &app.tracer, command, &verbose)?;
     ready.as_ref().map_or(Ok(()), Ready::check)?;
@@ -148,7 +148,7 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     }
     app.manager.iter_mut().for_each(Manager::ready);
     let mut command = paused.map(Paused::release).transpose()?;
-    let ended = app.trace(command.as_mut()).and_then(|end| app.finish(end));
+    let ended = app.trace(command.as_mut()).and_then(|end| app.end(end));
     if let (Err(_), Some(command)) = (&ended, &command) {
         command.terminate();
     }
@@ -304,6 +304,8 @@ struct App<'a> {
     /// Connects in tables that could not be written, beyond a line each.
     uncounted: u64,
     reported_at: Instant,
+    /// When a recording was told last that somebody looks.
+    alive_at: Instant,
     resyncs_due: u32,
     resync_at: Instant,
 }
@@ -343,6 +345,7 @@ impl<'a> App<'a> {
             written: Lost::default(),
             uncounted: 0,
             reported_at: Instant::now(),
+            alive_at: Instant::now(),
             resyncs_due: 0,
             resync_at: Instant::now(),
             counts: (plan.rows && config.mode != Mode::Rows)
@@ -369,6 +372,7 @@ impl<'a> App<'a> {
                 return Ok(End::Closed);
             }
             self.report_lost(IDLE)?;
+            self.tell_alive()?;
             if self.stop.is_set() {
                 return Ok(End::Signal);
             }

@@ -7,16 +7,45 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::App;
+use super::End;
 use super::RESYNC_SHARE;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::error::warn;
 use crate::kernel::refused_cgroups;
 use crate::model::lost::Lost;
+use crate::output::json::mark;
 use crate::output::sink::end_of_output;
 use crate::who::process_events::Procs;
 
+/// How often a recording is told that somebody looks.
+const MINUTE: Duration = Duration::from_secs(60);
+
 impl App<'_> {
+    /// Only who traces can say that it does: a process that was stopped sees nothing.
+    pub(super) fn tell_alive(&mut self) -> Result<()> {
+        let is_due = self.alive_at.elapsed() >= MINUTE && self.pending.is_empty() && !self.more;
+        if self.config.record.is_none() || !is_due {
+            return Ok(());
+        }
+        self.alive_at = Instant::now();
+        mark::alive(WallClock::now().unix_ns(monotonic_ns()), &mut self.text);
+        let written = self.sink.write_beside(&mut self.text).map(|_| ());
+        written.or_else(|e| end_of_output(e, &self.sink.name))
+    }
+
+    /// As `finish`; then a recording has all that was seen, or says what it has not.
+    pub(super) fn end(&mut self, end: End) -> Result<End> {
+        let end = self.finish(end)?;
+        let is_told = self.reported.since(&self.written) == Lost::default();
+        if self.config.record.is_some() && is_told {
+            mark::stop(WallClock::now().unix_ns(monotonic_ns()), &mut self.text);
+            let written = self.sink.write_beside(&mut self.text).map(|_| ());
+            written.or_else(|e| end_of_output(e, &self.sink.name))?;
+        }
+        Ok(end)
+    }
+
     /// Says what was lost since the last report, at most once in `at_most`.
     pub(super) fn report_lost(&mut self, at_most: Duration) -> Result<()> {
         if self.reported_at.elapsed() < at_most {
