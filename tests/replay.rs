@@ -305,3 +305,134 @@ fn no_more_is_shown_than_is_asked_for() {
     shown.as_object_mut().expect("an object").remove("community_id");
     assert_eq!(shown, whole);
 }
+
+/// The beginning of a file of a recording, in this second.
+fn start(second: u32, run: &str, sequence: u32) -> String {
+    format!(
+        concat!(
+            r#"{{"event":"start","time":"2026-11-24T10:{minute:02}:{second_of:02}.000000Z","#,
+            r#""version":"0.1.0","host":"a","boot_id":"b","run":"{run}","sequence":{sequence},"#,
+            r#""options":[],"record_args":"redacted"}}"#,
+            "\n"
+        ),
+        minute = second / 60,
+        second_of = second % 60,
+        run = run,
+        sequence = sequence
+    )
+}
+
+fn stop(second: u32) -> String {
+    format!(
+        concat!(r#"{{"event":"stop","time":"2026-11-24T10:{:02}:{:02}.000000Z"}}"#, "\n"),
+        second / 60,
+        second % 60
+    )
+}
+
+/// A file with lines of these seconds; returns its path.
+fn record(host: &Path, from: u32, to: u32, sequence: u32, lines: &[String]) -> std::path::PathBuf {
+    let date = host.join("date=2026-11-24");
+    fs::create_dir_all(&date).expect("a folder");
+    let at = |second: u32| format!("20261124T10{:02}{:02}", second / 60, second % 60);
+    let path = date.join(format!("{}-{}-b-{sequence:06}.jsonl", at(from), at(to)));
+    write(&path, lines);
+    path
+}
+
+fn read_in(dir: &TempDir, args: &[&str]) -> Done {
+    let path = dir.path().to_str().expect("UTF-8");
+    let done = run_with("", &[&["--read", path], args].concat());
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    done
+}
+
+#[test]
+fn a_file_that_is_missing_in_a_recording_is_told() {
+    let dir = TempDir::new().expect("a folder");
+    let host = dir.path().join("host=a");
+    // Lines that have waited for the first file.
+    let waited = [result(5, 1, 4, "ok"), result(2, 1, 1, "ok")];
+    record(&host, 3, 10, 1, &[vec![start(3, "r", 1)], waited.to_vec()].concat());
+    let second = record(&host, 10, 20, 2, &[start(10, "r", 2), result(15, 2, 14, "ok")]);
+    record(&host, 20, 30, 3, &[start(20, "r", 3), result(25, 3, 24, "ok"), stop(30)]);
+    assert!(read_in(&dir, &[]).stderr.ends_with("30.000000Z; complete\n"));
+    fs::remove_file(second).expect("a file");
+    let done = read_in(&dir, &[]);
+    assert!(
+        done.stderr.starts_with(
+            "tcpconnect: from 2026-11-24T10:00:02.000000Z to 2026-11-24T10:00:20.000000Z not all \
+             is known: a file is not there\n"
+        ),
+        "{}",
+        done.stderr
+    );
+}
+
+/// As of a host that is called something else later.
+#[test]
+fn no_recording_covers_for_another() {
+    let dir = TempDir::new().expect("a folder");
+    let (one, other) = (dir.path().join("host=a"), dir.path().join("host=b"));
+    record(&one, 0, 10, 1, &[start(0, "r", 1), result(5, 1, 4, "ok"), stop(10)]);
+    record(&other, 200, 220, 2, &[start(200, "s", 2), result(205, 2, 204, "ok"), stop(220)]);
+    let done = read_in(&dir, &["-j"]);
+    assert!(done.stderr.contains("one of the recordings had ended\n"), "{}", done.stderr);
+    assert!(done.stderr.contains("one of the recordings had not begun\n"), "{}", done.stderr);
+    assert!(done.stderr.ends_with("not complete\n"), "{}", done.stderr);
+    // Each for itself is whole.
+    for second in ["--until=2026-11-24T10:00:10.5Z", "--since=2026-11-24T10:03:20Z"] {
+        let done = read_in(&dir, &[second]);
+        assert!(done.stderr.ends_with("; complete\n"), "{}", done.stderr);
+    }
+}
+
+/// A file that was begun at ten has an outcome of then, of a connect before ten.
+#[test]
+fn what_was_written_later_than_it_happened_is_found() {
+    let dir = TempDir::new().expect("a folder");
+    let host = dir.path().join("host=a");
+    record(&host, 0, 10, 1, &[start(0, "r", 1), result(5, 1, 4, "ok")]);
+    record(&host, 10, 20, 2, &[start(10, "r", 2), result(10, 2, 9, "ok"), stop(20)]);
+    let done = read_in(&dir, &["--until", "2026-11-24T10:00:10Z"]);
+    assert_eq!(pids(&done, 0), ["101", "102"], "{}", done.stderr);
+}
+
+/// Who may write in a folder can change it while it is read.
+#[test]
+fn what_takes_the_place_of_a_file_is_not_read() {
+    use std::io::Read as _;
+    for is_link in [true, false] {
+        let dir = TempDir::new().expect("a folder");
+        let host = dir.path().join("host=a");
+        // More than a pipe takes, so that the second is opened once we read on.
+        let many: Vec<_> = (0..5_000).map(|_| result(5, 1, 4, "ok")).collect();
+        record(&host, 0, 10, 1, &[vec![start(0, "r", 1)], many].concat());
+        let second = record(&host, 10, 20, 2, &[start(10, "r", 2), result(15, 2, 14, "ok")]);
+        let elsewhere = dir.path().join("elsewhere");
+        write(&elsewhere, &[start(10, "r", 2), result(15, 9, 14, "ok")]);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tcpconnect"))
+            .args(["-r", "--read", dir.path().to_str().expect("UTF-8")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut stdout = child.stdout.take().expect("a pipe");
+        let mut first = [0; 1];
+        stdout.read_exact(&mut first).expect("a row");
+        fs::remove_file(&second).expect("a file");
+        match is_link {
+            true => std::os::unix::fs::symlink(&elsewhere, &second).expect("a link"),
+            false => {
+                let made = Command::new("mkfifo").arg(&second).status();
+                assert!(made.expect("it runs").success());
+            }
+        }
+        let mut rows = String::new();
+        stdout.read_to_string(&mut rows).expect("rows");
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(rows.contains("p1") && !rows.contains("p9"), "{said}");
+        assert!(said.contains("the rest of it is not read"), "{said}");
+    }
+}

@@ -19,14 +19,20 @@ use crate::output::json::read::What;
 /// Gaps that are kept, and lines of them on standard error.
 const MAX_GAPS: usize = 4_096;
 const MAX_TOLD: usize = 20;
+/// A recorder that goes on says so each minute.
+const SILENCE_NS: u64 = 120 * 1_000_000_000;
 
 /// One input, as far as it has been read.
 #[derive(Clone, Default)]
 struct Track {
     /// Of the run that goes on.
     run: Option<String>,
-    /// The last time that somebody looked.
+    /// Of its file; `None`: it is not of a recording.
+    sequence: Option<u64>,
+    /// When somebody looked last.
     last_ns: Option<u64>,
+    /// The earliest and the latest time: lines may come later than what they tell of.
+    times: Option<(u64, u64)>,
 }
 
 /// What has been read so far.
@@ -66,10 +72,11 @@ impl Covered {
         }
         let mut track = std::mem::take(&mut self.tracks[input]);
         match &printed.what {
-            What::Mark(Mark::Start { run, options }) => {
-                self.start(&track, at_ns, run);
+            What::Mark(Mark::Start { run, sequence, options }) => {
+                self.start(&track, at_ns, run, *sequence);
                 self.note_options(options);
                 track.run = Some(run.clone());
+                track.sequence = Some(*sequence);
             }
             What::Mark(Mark::Stop) => track.run = None,
             _ => {
@@ -83,17 +90,19 @@ impl Covered {
             }
         }
         track.last_ns = Some(at_ns);
+        widen(&mut track.times, at_ns);
         self.tracks[input] = track;
         if self.wanted.contains(&at_ns) {
-            let (first, last) = self.times.unwrap_or((at_ns, at_ns));
-            self.times = Some((first.min(at_ns), last.max(at_ns)));
+            widen(&mut self.times, at_ns);
         }
     }
 
-    fn start(&mut self, before: &Track, at_ns: u64, run: &str) {
+    fn start(&mut self, before: &Track, at_ns: u64, run: &str, sequence: u64) {
         let Some(last_ns) = before.last_ns else { return };
+        let is_next = before.sequence.and_then(|n| n.checked_add(1)) == Some(sequence);
         match &before.run {
-            Some(old) if old == run => {}
+            Some(old) if old == run && is_next => {}
+            Some(old) if old == run => self.gap(last_ns, at_ns, "a file is not there".into()),
             Some(_) => self.gap(last_ns, at_ns, "the recorder had ended without a word".into()),
             None => self.gap(last_ns, at_ns, "nothing was recorded".into()),
         }
@@ -109,13 +118,14 @@ impl Covered {
         }
     }
 
-    /// Where the recording is, and what bounds it, changes no row.
+    /// Where the recording is, what bounds it, and how the tracer runs changes no row.
     fn note_options(&mut self, options: &[String]) {
         let mut words = options.iter();
         let mut others = Vec::new();
         while let Some(word) = words.next() {
             match word.split_once('=').map_or(&**word, |(name, _)| name) {
-                "--record" | "--record-size" | "--record-age" | "--record-args" => {
+                "--record" | "--record-size" | "--record-age" | "--record-args" | "--ready-fd"
+                | "--sandbox" | "--buffer" | "--buffer-size" | "--btf" => {
                     if !word.contains('=') {
                         words.next();
                     }
@@ -126,6 +136,27 @@ impl Covered {
         }
         if !others.is_empty() && self.options.len() < MAX_TOLD {
             self.options.insert(others.join(" "));
+        }
+    }
+
+    /// Once all has been read: of several recordings, as of hosts or of one that was called
+    /// something else later, none may have begun later or ended earlier than the others.
+    pub(super) fn compare(&mut self) {
+        let Some((from_ns, to_ns)) = self.times else { return };
+        for track in std::mem::take(&mut self.tracks) {
+            let times = track.times.filter(|_| track.sequence.is_some());
+            let Some((first_ns, last_ns)) = times else { continue };
+            // What has nothing of that time is not even looked at, but for its next file.
+            if first_ns >= self.wanted.end || last_ns < self.wanted.start {
+                continue;
+            }
+            if first_ns > from_ns {
+                self.gap(from_ns, first_ns, "one of the recordings had not begun".into());
+            }
+            let may_be_quiet_ns = if track.run.is_some() { SILENCE_NS } else { 0 };
+            if last_ns.saturating_add(may_be_quiet_ns) < to_ns {
+                self.gap(last_ns, to_ns, "one of the recordings had ended".into());
+            }
         }
     }
 
@@ -176,6 +207,11 @@ impl Covered {
         let losses: String = losses.map(|(count, what)| format!("; {count} {what}")).collect();
         warn(&format!("tcpconnect: what was read is from {from} to {to}{rest}; {whole}{losses}"));
     }
+}
+
+fn widen(times: &mut Option<(u64, u64)>, at_ns: u64) {
+    let (first_ns, last_ns) = times.unwrap_or((at_ns, at_ns));
+    *times = Some((first_ns.min(at_ns), last_ns.max(at_ns)));
 }
 
 /// What was lost.

@@ -12,8 +12,9 @@ use crate::output::json::read::What;
 
 /// Until a connect that nobody answers has its outcome, by default: tcp_syn_retries is 6.
 const WAIT_NS: u64 = 130 * 1_000_000_000;
-/// Rows that wait, some 100 MiB of them.
+/// Rows that wait, and bytes of their lines: one has 64 KiB at most.
 const MAX_HELD: usize = 65_536;
+const MAX_BYTES: usize = 128 << 20;
 
 /// What a line has to show.
 pub(super) struct Shown {
@@ -26,6 +27,8 @@ pub(super) struct Shown {
 struct Entry {
     /// When, and after how many others it came.
     at: (u64, u64),
+    /// Of its line.
+    bytes: usize,
     shown: Shown,
 }
 
@@ -52,6 +55,7 @@ impl Ord for Entry {
 
 pub(super) struct Held {
     rows: BinaryHeap<Entry>,
+    bytes: usize,
     count: u64,
     /// Connects are shown, and may have to be found by their outcomes.
     may_wait: bool,
@@ -61,7 +65,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(may_wait: bool) -> Self {
-        Held { rows: BinaryHeap::new(), count: 0, may_wait, waits: None }
+        Held { rows: BinaryHeap::new(), bytes: 0, count: 0, may_wait, waits: None }
     }
 
     /// Whether outcomes were written, or connects, is seen by the first of them; files may differ.
@@ -77,21 +81,26 @@ impl Held {
         };
     }
 
-    pub(super) fn add(&mut self, shown: Shown) {
+    /// Of a line of so many bytes.
+    pub(super) fn add(&mut self, shown: Shown, bytes: usize) {
         self.count += 1;
-        self.rows.push(Entry { at: (shown.unix_ns, self.count), shown });
+        self.bytes += bytes;
+        self.rows.push(Entry { at: (shown.unix_ns, self.count), bytes, shown });
     }
 
     /// One that no other can precede, now that lines until `read_ns` have been read.
     pub(super) fn due(&mut self, read_ns: u64) -> Option<Shown> {
         let waits = self.may_wait && self.waits.unwrap_or(true);
         let due_ns = if waits { read_ns.saturating_sub(WAIT_NS) } else { u64::MAX };
-        let is_due = self.rows.len() > MAX_HELD || self.rows.peek()?.at.0 <= due_ns;
+        let is_full = self.rows.len() > MAX_HELD || self.bytes > MAX_BYTES;
+        let is_due = is_full || self.rows.peek()?.at.0 <= due_ns;
         if is_due { self.next() } else { None }
     }
 
     /// In any case.
     pub(super) fn next(&mut self) -> Option<Shown> {
-        self.rows.pop().map(|entry| entry.shown)
+        let entry = self.rows.pop()?;
+        self.bytes -= entry.bytes;
+        Some(entry.shown)
     }
 }

@@ -12,12 +12,17 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read as _;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::Result;
 use anyhow::bail;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::openat;
 
 use crate::error::text_of;
 use crate::error::warn;
@@ -31,6 +36,10 @@ const MAX_LINE: u64 = 1 << 20;
 /// Folders in folders; a recording has two levels.
 const MAX_DEPTH: u32 = 8;
 const ENDING: &str = "jsonl";
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// How much later than their events lines may be written: an outcome is when it is known, and a
+/// disk may not have taken them before.
+const LATE_NS: u64 = 3_600 * 1_000_000_000;
 
 /// Lines that say nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,12 +55,14 @@ struct Input {
     line: Vec<u8>,
     /// Those to come, the next one last.
     next: Vec<PathBuf>,
+    /// Where they were found, unless they were named.
+    folder: Option<Folder>,
 }
 
 pub(super) struct Inputs {
     inputs: Vec<Input>,
     /// The next of each that has one.
-    heads: Vec<Option<Printed>>,
+    heads: Vec<Option<(Printed, usize)>>,
     /// Of those the time, and whose it is: of two of the same time the first input's.
     order: BinaryHeap<Reverse<(u64, usize)>>,
     pub(super) unread: Unread,
@@ -61,24 +72,25 @@ impl Inputs {
     /// Of recordings only what may have something of this time. The error is one line for the user.
     pub(super) fn open(paths: &[PathBuf], time: &Range<u64>) -> Result<Self> {
         let mut inputs = Vec::new();
+        let written = time.start..time.end.saturating_add(LATE_NS);
         for path in paths {
             if path.as_os_str() == "-" {
                 let from = Box::new(BufReader::new(io::stdin()));
                 let (name, line, next) = ("stdin".into(), Vec::new(), Vec::new());
-                inputs.push(Input { name, from, line, next });
+                inputs.push(Input { name, from, line, next, folder: None });
                 continue;
             }
             let files = fs::metadata(path).and_then(|meta| match meta.is_dir() {
-                true => below(path),
-                false => Ok(vec![path.clone()]),
+                true => Folder::open(path).and_then(|folder| Ok((below(path)?, Some(folder)))),
+                false => Ok((vec![path.clone()], None)),
             });
             match files {
-                Ok(files) if files.is_empty() => {
+                Ok((files, _)) if files.is_empty() => {
                     bail!("--read '{}': no file named *.{ENDING} is in it", path.display())
                 }
-                Ok(files) => {
-                    for chain in chains(files, time) {
-                        inputs.push(Input::open(chain)?);
+                Ok((files, folder)) => {
+                    for chain in chains(files, &written) {
+                        inputs.push(Input::open(chain, folder.clone())?);
                     }
                 }
                 Err(e) => bail!("--read '{}': {}", path.display(), text_of(&e)),
@@ -94,18 +106,18 @@ impl Inputs {
         Ok(all)
     }
 
-    /// The next line of all, and which input it is of.
-    pub(super) fn next(&mut self) -> Option<(usize, Printed)> {
+    /// The next line of all, which input it is of, and how many bytes it has.
+    pub(super) fn next(&mut self) -> Option<(usize, Printed, usize)> {
         let Reverse((_, at)) = self.order.pop()?;
         let head = self.heads[at].take();
         self.advance(at);
-        head.map(|head| (at, head))
+        head.map(|(printed, bytes)| (at, printed, bytes))
     }
 
     fn advance(&mut self, at: usize) {
         let next = self.inputs[at].next(&mut self.unread);
         self.order.extend(next.as_ref().map(|printed| Reverse((printed.unix_ns, at))));
-        self.heads[at] = next;
+        self.heads[at] = next.map(|printed| (printed, self.inputs[at].line.len()));
     }
 }
 
@@ -136,7 +148,12 @@ fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
+        let entries = match fs::read_dir(&folder) {
+            // The recorder has dropped the last file in it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && depth > 0 => continue,
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             let (kind, path) = (entry.file_type()?, entry.path());
             if kind.is_dir() && depth < MAX_DEPTH {
@@ -151,13 +168,16 @@ fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Input {
-    /// The next file is the last of these.
-    fn open(mut next: Vec<PathBuf>) -> Result<Self> {
-        let path = next.pop().unwrap_or_default();
-        let name = path.display().to_string();
-        match open(&path) {
-            Ok(from) => Ok(Input { name, from, line: Vec::new(), next }),
-            Err(e) => bail!("--read '{name}': {}", text_of(&e)),
+    /// The next file is the last of these. Of those in a folder the first may have been dropped.
+    fn open(mut next: Vec<PathBuf>, folder: Option<Folder>) -> Result<Self> {
+        loop {
+            let path = next.pop().unwrap_or_default();
+            let name = path.display().to_string();
+            match open(&path, folder.as_ref()) {
+                Ok(from) => return Ok(Input { name, from, line: Vec::new(), next, folder }),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !next.is_empty() => {}
+                Err(e) => bail!("--read '{name}': {}", text_of(&e)),
+            }
         }
     }
 
@@ -166,7 +186,7 @@ impl Input {
     fn follow(&mut self, unread: &mut Unread) -> bool {
         while let Some(path) = self.next.pop() {
             self.name = path.display().to_string();
-            match open(&path).or_else(|e| open_closed(&path).unwrap_or(Err(e))) {
+            match open(&path, self.folder.as_ref()) {
                 Ok(from) => {
                     self.from = from;
                     return true;
@@ -226,15 +246,51 @@ impl Input {
     }
 }
 
-fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
-    let file = File::options().read(true).custom_flags(libc::O_NOCTTY).open(path)?;
-    Ok(Box::new(BufReader::new(file)))
+fn open(path: &Path, folder: Option<&Folder>) -> io::Result<Box<dyn BufRead>> {
+    let file = match folder {
+        Some(folder) => folder.file(path).or_else(|e| match closed(path) {
+            Some(path) => folder.file(&path),
+            None => Err(e),
+        }),
+        None => File::options().read(true).custom_flags(libc::O_NOCTTY).open(path),
+    };
+    Ok(Box::new(BufReader::new(file?)))
 }
 
 /// One that was still written when it was found has another name once it is closed.
-fn open_closed(path: &Path) -> Option<io::Result<Box<dyn BufRead>>> {
-    let wanted = FileName::of(path)?.sequence;
+fn closed(path: &Path) -> Option<PathBuf> {
+    let wanted = FileName::of(path).filter(|name| name.end.is_none())?.sequence;
     let mut files = fs::read_dir(path.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let closed = files.find(|file| FileName::of(file).is_some_and(|n| n.sequence == wanted))?;
-    Some(open(&closed))
+    files.find(|file| FileName::of(file).is_some_and(|n| n.sequence == wanted))
+}
+
+/// A folder that was named. Its files are opened long after they were found: whoever may write
+/// there can have put links or pipes in their places meanwhile.
+#[derive(Clone)]
+struct Folder {
+    path: PathBuf,
+    opened: Rc<OwnedFd>,
+}
+
+impl Folder {
+    fn open(path: &Path) -> io::Result<Self> {
+        let opened = rustix::fs::open(path, FOLDER, Mode::empty())?;
+        Ok(Folder { path: path.to_owned(), opened: Rc::new(opened) })
+    }
+
+    /// No link is followed on the way.
+    fn file(&self, path: &Path) -> io::Result<File> {
+        let below = path.strip_prefix(&self.path).map_err(io::Error::other)?;
+        let mut at = Rc::clone(&self.opened);
+        for part in below.parent().into_iter().flatten() {
+            at = Rc::new(openat(&*at, part, FOLDER | OFlags::NOFOLLOW, Mode::empty())?);
+        }
+        let name = below.file_name().unwrap_or_default();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = File::from(openat(&*at, name, flags | OFlags::CLOEXEC, Mode::empty())?);
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("it is no file any more")),
+        }
+    }
 }

@@ -107,7 +107,7 @@ impl<'a> Replay<'a> {
     fn print(&mut self, inputs: &mut Inputs) -> io::Result<()> {
         self.output.header(&mut self.text);
         self.sink.begin(&mut self.text)?;
-        while let Some((input, printed)) = inputs.next() {
+        while let Some((input, printed, bytes)) = inputs.next() {
             if self.left == 0 {
                 break;
             }
@@ -115,7 +115,7 @@ impl<'a> Replay<'a> {
             let at_ns = printed.unix_ns;
             self.held.note(&printed.what);
             if let Some(row) = self.row_of(printed) {
-                self.held.add(row);
+                self.held.add(row, bytes);
             }
             while let Some(row) = self.held.due(at_ns) {
                 self.show(row)?;
@@ -188,6 +188,7 @@ impl<'a> Replay<'a> {
     }
 
     fn finish(&mut self, inputs: &Inputs) -> io::Result<()> {
+        self.covered.compare();
         let coverage = self.covered.coverage(inputs);
         if let Some(counts) = &mut self.counts {
             let mut flows = counts.take();

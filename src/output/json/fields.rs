@@ -113,6 +113,7 @@ pub(super) struct Fields {
     pub(super) process_uid: Option<u32>,
     pub(super) connects: Option<u64>,
     pub(super) run: Option<String>,
+    pub(super) sequence: Option<u64>,
     #[serde(default)]
     pub(super) options: Vec<String>,
 }

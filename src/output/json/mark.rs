@@ -26,10 +26,10 @@ pub struct Start {
 #[derive(Debug)]
 pub enum Mark {
     /// A file of this run begins.
-    Start { run: String, options: Vec<String> },
+    Start { run: String, sequence: u64, options: Vec<String> },
     /// Nobody looks from here on.
     Stop,
-    /// Nothing happened.
+    /// Somebody looks.
     Alive,
 }
 
@@ -59,7 +59,7 @@ pub fn stop(unix_ns: u64, out: &mut Vec<u8>) {
     put(out, &mark("stop", unix_ns));
 }
 
-/// Nothing happened since the last line.
+/// Somebody looks, and all before is written.
 pub fn alive(unix_ns: u64, out: &mut Vec<u8>) {
     put(out, &mark("alive", unix_ns));
 }

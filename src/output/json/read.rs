@@ -122,6 +122,7 @@ pub fn read(line: &str) -> Read<Printed> {
         "coverage" | "gap" => What::Coverage,
         "start" => What::Mark(Mark::Start {
             run: need("run", fields.run.clone())?,
+            sequence: need("sequence", fields.sequence)?,
             options: fields.options.clone(),
         }),
         "stop" => What::Mark(Mark::Stop),
