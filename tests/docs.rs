@@ -520,6 +520,14 @@ fn the_man_page_describes_every_field_of_a_coverage() {
 }
 
 #[test]
+fn make_says_what_it_can_do() {
+    let mut make = Command::new("make");
+    let output = make.arg("help").current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let output = output.expect("make is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn the_unit_of_systemd_starts_what_the_program_takes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/tcpconnect-record.service");
     let unit = fs::read_to_string(path).expect("the unit is there");
