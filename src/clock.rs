@@ -85,6 +85,11 @@ pub fn monotonic_ns() -> u64 {
     read(libc::CLOCK_MONOTONIC).wrapping_sub(offsets().monotonic_ns as u64)
 }
 
+/// CLOCK_REALTIME: nanoseconds since 1970, UTC.
+pub fn unix_now_ns() -> u64 {
+    read(libc::CLOCK_REALTIME)
+}
+
 /// A CLOCK_BOOTTIME of the host as /proc shows it here.
 pub fn boottime_here(host_ns: u64) -> u64 {
     host_ns.wrapping_add_signed(offsets().boottime_ns)

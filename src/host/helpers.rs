@@ -8,11 +8,21 @@ use anyhow::Result;
 use crate::host::containers::Readers;
 use crate::host::users::Users;
 
+/// In a process beside the tracer, which has yet to do its last work: the signals that end the
+/// tracer do not end it, its first `nowhere` descriptors lead nowhere, and of the others only the
+/// first three and `kept` stay open.
+///
 /// # Safety
 /// Nobody may use the other descriptors any more.
-pub unsafe fn close_all_but(mut kept: Vec<libc::c_int>) {
+pub unsafe fn stand_apart(nowhere: libc::c_int, kept: &[libc::c_int]) {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: numbers only.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    lead_nowhere(nowhere);
+    let mut kept = kept.to_vec();
     kept.sort_unstable();
-    let mut from = 0;
+    let mut from = 3;
     for fd in kept {
         // SAFETY: as the caller sees to.
         unsafe { close_between(from, fd - 1) };
@@ -38,7 +48,7 @@ unsafe fn close_between(first: libc::c_int, last: libc::c_int) {
 }
 
 /// Of the calling process: the first `count` descriptors lead nowhere.
-pub fn lead_nowhere(count: libc::c_int) {
+fn lead_nowhere(count: libc::c_int) {
     // SAFETY: a valid string and numbers only.
     unsafe {
         let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);

@@ -23,8 +23,7 @@ use nix::unistd::Uid;
 use nix::unistd::User;
 
 use crate::error::warn;
-use crate::host::helpers::close_all_but;
-use crate::host::helpers::lead_nowhere;
+use crate::host::helpers::stand_apart;
 use crate::host::rights;
 use crate::host::sandbox;
 use crate::poll::poll;
@@ -227,16 +226,12 @@ impl Users {
 /// no other process that can be changed, and no end by the signals that end the tracer,
 /// which has yet to print its last rows. It ends with the tracer.
 fn be_harmless(questions: &PipeReader, answers: &PipeWriter) {
-    // SAFETY: numbers only.
+    // SAFETY: numbers only; the descriptors that are closed belong to the tracer's copy of itself,
+    // of which nothing else runs here.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::signal(libc::SIGTERM, libc::SIG_IGN);
-        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        stand_apart(3, &[questions.as_raw_fd(), answers.as_raw_fd()]);
     }
-    lead_nowhere(3);
-    // SAFETY: the others belong to the tracer's copy of itself, of which nothing else runs here.
-    unsafe { close_all_but(vec![0, 1, 2, questions.as_raw_fd(), answers.as_raw_fd()]) };
     rights::keep_none();
     sandbox::change_nothing();
 }

@@ -13,7 +13,7 @@ const ID_LEN: usize = 64;
 /// Digits of a short id.
 pub const SHORT_ID_LEN: usize = 12;
 /// Fewer could mean several containers, or be a word.
-const MIN_ID_LEN: usize = 6;
+pub const MIN_ID_LEN: usize = 6;
 
 /// A container that a cgroup path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,10 +14,8 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use chrono::Utc;
-
 use super::store::Store;
-use super::store::unix_ns;
+use crate::clock::unix_now_ns;
 use crate::error::text_of;
 use crate::error::warn;
 use crate::output::json::mark;
@@ -202,7 +200,7 @@ impl Writer {
     fn tell_lost(&mut self) -> io::Result<()> {
         if self.lost > 0 {
             let mut line = Vec::new();
-            mark::lost(unix_ns(Utc::now()), self.lost, &mut line);
+            mark::lost(unix_now_ns(), self.lost, &mut line);
             self.store.put(&line)?;
             self.lost = 0;
         }

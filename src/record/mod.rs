@@ -19,8 +19,7 @@ use self::store::Bounds;
 use self::store::Store;
 use crate::config::Config;
 use crate::config::Recording;
-use crate::host::helpers::close_all_but;
-use crate::host::helpers::lead_nowhere;
+use crate::host::helpers::stand_apart;
 use crate::host::rights;
 use crate::output::json::mark::Start;
 
@@ -95,15 +94,8 @@ fn start_of(to: &Recording) -> Result<Start> {
 /// In the process that records: nothing of the tracer's stays open but standard error, it writes
 /// nowhere but to its folder, and it ends when its lines do, not by the signals that end the tracer.
 fn confine(store: &Store, from: RawFd) {
-    // SAFETY: numbers only.
-    unsafe {
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::signal(libc::SIGTERM, libc::SIG_IGN);
-        libc::signal(libc::SIGHUP, libc::SIG_IGN);
-    }
-    lead_nowhere(2);
-    let kept = [&[0, 1, 2, from], &store.descriptors()[..]].concat();
+    let [root, lock] = store.descriptors();
     // SAFETY: the others belong to the tracer's copy of itself, of which nothing else runs here.
-    unsafe { close_all_but(kept) };
+    unsafe { stand_apart(2, &[from, root, lock]) };
     rights::of_a_recorder(store.root());
 }

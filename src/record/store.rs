@@ -34,6 +34,7 @@ use rustix::fs::unlinkat;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use crate::clock::unix_now_ns;
 use crate::error::text_of;
 use crate::model::file_name::FileName;
 use crate::output::json::mark;
@@ -142,13 +143,13 @@ impl Store {
         self.used = self.closed.iter().map(|file| file.bytes).sum();
         let last = self.closed.last().map_or(0, |file| file.sequence);
         self.start.sequence = last;
-        self.drop_old(now());
+        self.drop_old(Utc::now());
         Ok(())
     }
 
     /// Adds whole lines. The error is why there is no room for them.
     pub fn put(&mut self, lines: &[u8]) -> io::Result<()> {
-        let now = now();
+        let now = Utc::now();
         let date = now.format("%F").to_string();
         let max = MAX_FILE.min(self.bounds.size / 4);
         let len = lines.len() as u64;
@@ -166,7 +167,7 @@ impl Store {
         self.drop_old(now);
         self.start.sequence += 1;
         let mut head = Vec::new();
-        mark::start(unix_ns(now), &self.start, &mut head);
+        mark::start(unix_now_ns(), &self.start, &mut head);
         self.make_room(head.len() as u64 + len)?;
         let folder = format!("host={}/date={date}", self.start.host);
         let boot = self.start.boot_id.get(..8).unwrap_or("00000000").to_owned();
@@ -255,7 +256,7 @@ impl Store {
 
     /// What was put survives a power cut from here on.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.drop_old(now());
+        self.drop_old(Utc::now());
         let Some(open) = &self.open else { return Ok(()) };
         // Somebody may have taken the folder away; what is written then is nobody's.
         if open.file.metadata()?.nlink() == 0 {
@@ -267,16 +268,8 @@ impl Store {
     }
 
     pub fn finish(&mut self) -> io::Result<()> {
-        self.close(now())
+        self.close(Utc::now())
     }
-}
-
-fn now() -> DateTime<Utc> {
-    Utc::now()
-}
-
-pub fn unix_ns(at: DateTime<Utc>) -> u64 {
-    at.timestamp_nanos_opt().and_then(|ns| u64::try_from(ns).ok()).unwrap_or(0)
 }
 
 fn words(error: Errno) -> anyhow::Error {

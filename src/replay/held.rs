@@ -2,8 +2,7 @@
 //! A connect is written down when its outcome is known, and shown where it was made: rows wait
 //! for those that come later and belong before them.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 
 use crate::clock::BootClock;
 use crate::model::event::Origin;
@@ -24,37 +23,9 @@ pub(super) struct Shown {
     pub(super) what: What,
 }
 
-struct Entry {
-    /// When, and after how many others it came.
-    at: (u64, u64),
-    /// Of its line.
-    bytes: usize,
-    shown: Shown,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.at == other.at
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The first is the greatest.
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.at.cmp(&self.at)
-    }
-}
-
 pub(super) struct Held {
-    rows: BinaryHeap<Entry>,
+    /// By when, and after how many others they came; with the bytes of their lines.
+    rows: BTreeMap<(u64, u64), (usize, Shown)>,
     bytes: usize,
     count: u64,
     /// Connects are shown, and may have to be found by their outcomes.
@@ -65,7 +36,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(may_wait: bool) -> Self {
-        Held { rows: BinaryHeap::new(), bytes: 0, count: 0, may_wait, waits: None }
+        Held { rows: BTreeMap::new(), bytes: 0, count: 0, may_wait, waits: None }
     }
 
     /// Whether outcomes were written, or connects, is seen by the first of them; files may differ.
@@ -74,8 +45,7 @@ impl Held {
         let is_outcome = row.life.is_some_and(|life| matches!(life.stage, Stage::Result(_)));
         let is_connect = row.life.is_none() && row.connect.origin == Origin::Connected;
         self.waits = match self.waits {
-            // Without connects no row is another's outcome.
-            Some(_) | None if is_outcome && self.may_wait => Some(true),
+            _ if is_outcome => Some(true),
             None if is_connect && row.connect.error == 0 => Some(false),
             known => known,
         };
@@ -85,7 +55,7 @@ impl Held {
     pub(super) fn add(&mut self, shown: Shown, bytes: usize) {
         self.count += 1;
         self.bytes += bytes;
-        self.rows.push(Entry { at: (shown.unix_ns, self.count), bytes, shown });
+        self.rows.insert((shown.unix_ns, self.count), (bytes, shown));
     }
 
     /// One that no other can precede, now that lines until `read_ns` have been read.
@@ -93,14 +63,14 @@ impl Held {
         let waits = self.may_wait && self.waits.unwrap_or(true);
         let due_ns = if waits { read_ns.saturating_sub(WAIT_NS) } else { u64::MAX };
         let is_full = self.rows.len() > MAX_HELD || self.bytes > MAX_BYTES;
-        let is_due = is_full || self.rows.peek()?.at.0 <= due_ns;
+        let is_due = is_full || self.rows.first_key_value()?.0.0 <= due_ns;
         if is_due { self.next() } else { None }
     }
 
     /// In any case.
     pub(super) fn next(&mut self) -> Option<Shown> {
-        let entry = self.rows.pop()?;
-        self.bytes -= entry.bytes;
-        Some(entry.shown)
+        let (_, (bytes, shown)) = self.rows.pop_first()?;
+        self.bytes -= bytes;
+        Some(shown)
     }
 }

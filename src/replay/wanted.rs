@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::config::Config;
 use crate::error::warn;
 use crate::model::container::Container;
+use crate::model::container::MIN_ID_LEN;
 use crate::model::event::Connect;
 use crate::model::event::Origin;
 use crate::model::filter::Filter;
@@ -14,9 +15,6 @@ use crate::model::filter::Place;
 use crate::model::filter::Task;
 use crate::model::row::OwnedRow;
 use crate::model::row::ProcessRow;
-
-/// Digits of an id that are asked for at least, as when tracing.
-const MIN_ID: usize = 6;
 
 pub(super) struct Wanted<'a> {
     config: &'a Config,
@@ -90,7 +88,7 @@ impl<'a> Wanted<'a> {
         let is_it = |container: &Container| {
             let has_id = |text: &String| {
                 *text == *container.id
-                    || text.len() >= MIN_ID && container.id.starts_with(text.as_str())
+                    || text.len() >= MIN_ID_LEN && container.id.starts_with(text.as_str())
             };
             filter.containers.iter().any(has_id)
                 || container.names.as_ref().is_some_and(|names| filter.wants_names(names))

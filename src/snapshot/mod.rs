@@ -16,8 +16,7 @@ use anyhow::bail;
 use chrono::DateTime;
 use chrono::SecondsFormat;
 
-use crate::clock::WallClock;
-use crate::clock::monotonic_ns;
+use crate::clock::unix_now_ns;
 use crate::config::Columns;
 use crate::config::Config;
 use crate::config::Format;
@@ -66,7 +65,7 @@ pub fn run(config: &Config, what: Snapshot) -> Result<()> {
     let helpers = Helpers::start(plan::names_users(config), config.names_containers())?;
     let sink = Sink::open(config, None)?;
     raise_descriptor_limit();
-    let time = DateTime::from_timestamp_nanos(WallClock::now().unix_ns(monotonic_ns()) as i64);
+    let time = DateTime::from_timestamp_nanos(unix_now_ns() as i64);
     let time = time.to_rfc3339_opts(SecondsFormat::Micros, true);
     let began = proc::ticks_now();
     let filter = &config.filter;

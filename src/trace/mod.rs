@@ -24,6 +24,7 @@ use anyhow::bail;
 use crate::clock;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
+use crate::clock::unix_now_ns;
 use crate::config::Config;
 use crate::config::Mode;
 use crate::config::cli::Sandbox;
@@ -132,7 +133,7 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     let mut app = App::new(config, command, tracer, helpers, sink, stop, priority)?;
     if config.record.is_some() {
         // What was not seen before is no gap that it could tell of.
-        mark::alive(WallClock::now().unix_ns(monotonic_ns()), &mut app.text);
+        mark::alive(unix_now_ns(), &mut app.text);
     }
     app.output.header(&mut app.text);
     if !app.look_around(command)? {

@@ -11,6 +11,7 @@ use super::End;
 use super::RESYNC_SHARE;
 use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
+use crate::clock::unix_now_ns;
 use crate::error::warn;
 use crate::kernel::refused_cgroups;
 use crate::model::lost::Lost;
@@ -24,12 +25,16 @@ const MINUTE: Duration = Duration::from_secs(60);
 impl App<'_> {
     /// Only who traces can say that it does: a process that was stopped sees nothing.
     pub(super) fn tell_alive(&mut self) -> Result<()> {
-        let is_due = self.alive_at.elapsed() >= MINUTE && self.pending.is_empty() && !self.more;
-        if self.config.record.is_none() || !is_due {
+        let is_quiet = || self.pending.is_empty() && !self.more;
+        if self.config.record.is_none() || self.alive_at.elapsed() < MINUTE || !is_quiet() {
             return Ok(());
         }
         self.alive_at = Instant::now();
-        mark::alive(WallClock::now().unix_ns(monotonic_ns()), &mut self.text);
+        self.write_mark(mark::alive)
+    }
+
+    fn write_mark(&mut self, mark: fn(u64, &mut Vec<u8>)) -> Result<()> {
+        mark(unix_now_ns(), &mut self.text);
         let written = self.sink.write_beside(&mut self.text).map(|_| ());
         written.or_else(|e| end_of_output(e, &self.sink.name))
     }
@@ -39,9 +44,7 @@ impl App<'_> {
         let end = self.finish(end)?;
         let is_told = self.reported.since(&self.written) == Lost::default();
         if self.config.record.is_some() && is_told {
-            mark::stop(WallClock::now().unix_ns(monotonic_ns()), &mut self.text);
-            let written = self.sink.write_beside(&mut self.text).map(|_| ());
-            written.or_else(|e| end_of_output(e, &self.sink.name))?;
+            self.write_mark(mark::stop)?;
         }
         Ok(end)
     }

@@ -136,10 +136,7 @@ impl App<'_> {
         }
         if is_shown {
             let row = facts.row(connect, self.config.who.parents);
-            self.output.connect(&Row { peer: peer.as_ref(), ..row }, clock, &mut self.text);
-            if let Some(procs) = &mut self.procs {
-                procs.has_row(connect);
-            }
+            self.show(&Row { peer: peer.as_ref(), ..row }, clock);
         }
         if has_more {
             self.who.keep(connect, facts);
@@ -177,11 +174,15 @@ impl App<'_> {
         }
         let row = facts.row(&life.connect, self.config.who.parents);
         let row = Row { life: Some(life), peer: peer.as_ref(), ..row };
-        self.output.connect(&row, clock, &mut self.text);
-        if let Some(procs) = &mut self.procs {
-            procs.has_row(&life.connect);
-        }
+        self.show(&row, clock);
         true
+    }
+
+    fn show(&mut self, row: &Row, clock: &WallClock) {
+        self.output.connect(row, clock, &mut self.text);
+        if let Some(procs) = &mut self.procs {
+            procs.has_row(row.connect);
+        }
     }
 
     /// Nobody waits for the outcomes of these any more: a recording has them as they were made.
@@ -197,7 +198,7 @@ impl App<'_> {
             let facts = self.who.of_life(&Life { connect, began_ns: connect.ts_ns, stage }, true);
             if !facts.is_unwanted && facts.has_name(self.config.to_name.as_ref()) {
                 let row = facts.row(&connect, self.config.who.parents);
-                self.output.connect(&row, &clock, &mut self.text);
+                self.show(&row, &clock);
                 write_if_large(&mut self.sink, &mut self.text)?;
             }
         }

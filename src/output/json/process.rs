@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What JSON has of a process: behind a connection, and in events of its own.
 
-use crate::config::cli::RecordArgs;
-use crate::model::process::Args;
-use crate::output::redact;
 use std::borrow::Cow;
 
 use serde::Serialize;
@@ -17,7 +14,9 @@ use super::lossy;
 use super::raw;
 use crate::clock::WallClock;
 use crate::config::Who;
+use crate::config::cli::RecordArgs;
 use crate::model::process::Ancestor;
+use crate::model::process::Args;
 use crate::model::process::NoticeKind;
 use crate::model::process::ProcessFacts;
 use crate::model::row::Ended;
@@ -25,6 +24,7 @@ use crate::model::row::ProcessRow;
 use crate::model::row::ProcessRowKind;
 use crate::model::row::Row;
 use crate::output::line::Raw;
+use crate::output::redact;
 
 /// The process behind a row, as far as options ask for it.
 #[derive(Serialize)]
