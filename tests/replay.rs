@@ -248,7 +248,7 @@ fn what_cannot_be_read_is_one_line() {
     let (missing, empty) = (dir.path().join("missing"), dir.path());
     for (path, why) in [
         (missing.to_str().expect("UTF-8"), "No such file or directory"),
-        (empty.to_str().expect("UTF-8"), "no file named *.jsonl is in it"),
+        (empty.to_str().expect("UTF-8"), "no file named *.jsonl or *.parquet is in it"),
     ] {
         let done = run_with("", &["--read", path]);
         assert_eq!(done.code, Some(1));

@@ -561,10 +561,7 @@ fn a_line_that_is_none_is_refused_with_its_field() {
         assert_eq!(why, "its field query_age_ms is missing, or no value of it");
     }
     let why = |line: &str| read(line).unwrap_err().to_string();
-    assert_eq!(
-        why(r#"{"event":"count","time":"x"}"#),
-        "its field time is missing, or no value of it"
-    );
+    assert!(why(r#"{"event":"count","time":"x"}"#).contains("no time in RFC 3339"));
     let time = r#""time":"2026-11-21T04:30:05.000001Z""#;
     let count = format!(r#"{{"event":"count",{time}}}"#);
     assert_eq!(why(&count), "its field saddr is missing, or no value of it");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The names of the files of a recording: `START-BOOT-SEQUENCE.jsonl` while it is written, and
-//! `START-END-BOOT-SEQUENCE.jsonl` from then on. Times are UTC; BOOT is the first part of the
-//! boot id.
+//! The names of the files of a recording: `START-BOOT-SEQUENCE.jsonl` while it is written,
+//! `START-END-BOOT-SEQUENCE.jsonl` from then on, and the same with `.parquet` once it is sealed.
+//! Times are UTC; BOOT is the first part of the boot id.
 
 use std::ops::Range;
 use std::path::Path;
@@ -21,12 +21,26 @@ pub struct FileName {
     pub boot: String,
     /// Of each file one more than that of the one before.
     pub sequence: u64,
+    /// It is Parquet, not a log.
+    pub is_sealed: bool,
 }
 
+const LOG: &str = "jsonl";
+const SEALED: &str = "parquet";
+
 impl FileName {
+    /// Whether a file of this name may be read, also one that is not of a recording.
+    pub fn is_readable(path: &Path) -> bool {
+        path.extension().is_some_and(|ending| ending == LOG || ending == SEALED)
+    }
+
     /// `None`: it is not of a recording.
     pub fn of(path: &Path) -> Option<Self> {
-        let stem = path.file_name()?.to_str()?.strip_suffix(".jsonl")?;
+        let (stem, ending) = path.file_name()?.to_str()?.rsplit_once('.')?;
+        let is_sealed = ending == SEALED;
+        if !is_sealed && ending != LOG {
+            return None;
+        }
         let time = |text| NaiveDateTime::parse_from_str(text, SECOND).ok().map(|at| at.and_utc());
         let parts: Vec<_> = stem.split('-').collect();
         let (end, boot, sequence) = match parts[1..] {
@@ -35,7 +49,7 @@ impl FileName {
             _ => return None,
         };
         let (boot, sequence) = (boot.to_owned(), sequence.parse().ok()?);
-        Some(FileName { start: time(parts[0])?, end, boot, sequence })
+        Some(FileName { start: time(parts[0])?, end, boot, sequence, is_sealed })
     }
 
     /// Whether any of its lines may be of this time, in nanoseconds since 1970: a clock that was
@@ -56,7 +70,8 @@ impl std::fmt::Display for FileName {
         if let Some(end) = self.end {
             write!(f, "{}-", end.format(SECOND))?;
         }
-        write!(f, "{}-{:06}.jsonl", self.boot, self.sequence)
+        let ending = if self.is_sealed { SEALED } else { LOG };
+        write!(f, "{}-{:06}.{ending}", self.boot, self.sequence)
     }
 }
 
@@ -69,6 +84,7 @@ mod tests {
         for name in [
             "20261126T113010-0f6a7c1e-000124.jsonl",
             "20261126T104437-20261126T113010-0f6a7c1e-000123.jsonl",
+            "20261126T104437-20261126T113010-0f6a7c1e-000123.parquet",
         ] {
             assert_eq!(FileName::of(Path::new(name)).unwrap().to_string(), name);
         }
@@ -77,6 +93,7 @@ mod tests {
             "20261126T113010-0f6a7c1e-x.jsonl",
             "1-2-3-4.jsonl",
             "20261126T113010-0f6a7c1e-1.txt",
+            ".20261126T113010-0f6a7c1e-1.parquet.tmp",
         ] {
             assert_eq!(FileName::of(Path::new(name)), None, "{name}");
         }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -344,6 +345,21 @@ impl NetTable {
             entries: nets.iter().map(|net| (*net, wanted(net))).collect(),
             default: to.is_empty(),
         })
+    }
+
+    /// All addresses that are wanted, as sockets of both families have them; `None`: there are
+    /// networks among them, or all but some.
+    pub fn addresses(&self) -> Option<Vec<IpAddr>> {
+        let is_one = |(net, _): &(Net, bool)| net.prefix_len == 128;
+        if self.default || !self.entries.iter().all(is_one) {
+            return None;
+        }
+        let wanted = self.entries.iter().filter(|(_, wanted)| *wanted);
+        let addresses = wanted.flat_map(|(net, _)| {
+            let v6 = Ipv6Addr::from(net.addr);
+            [Some(v6.into()), v6.to_ipv4_mapped().map(Into::into)]
+        });
+        Some(addresses.flatten().collect())
     }
 
     /// What has no address is in no network.

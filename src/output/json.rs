@@ -38,10 +38,11 @@ use crate::model::row::Row;
 use crate::output::community_id;
 
 mod container;
-mod fields;
+pub(super) mod fields;
 pub mod mark;
 mod process;
 pub mod read;
+mod read_socket;
 
 use self::container::ContainerFields;
 pub(super) use self::process::Cuts;
@@ -300,10 +301,15 @@ struct Address(IpAddr);
 
 impl Serialize for Address {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut bytes = Vec::with_capacity(40);
-        text::address(&mut bytes, &self.0);
-        serializer.serialize_str(&String::from_utf8_lossy(&bytes))
+        serializer.serialize_str(&address_text(&self.0))
     }
+}
+
+/// As it stands in a line.
+pub(super) fn address_text(addr: &IpAddr) -> String {
+    let mut bytes = Vec::with_capacity(40);
+    text::address(&mut bytes, addr);
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 struct CommunityId([u8; community_id::LEN]);

@@ -7,6 +7,8 @@ pub mod community_id;
 pub mod json;
 mod line;
 mod output_file;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 mod redact;
 pub mod sink;
 pub mod sockets;

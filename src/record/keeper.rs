@@ -10,6 +10,8 @@ use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+#[cfg(feature = "parquet")]
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -118,8 +120,47 @@ fn take_lines(mut from: impl io::Read, queue: &Queue) -> io::Result<()> {
     }
 }
 
+/// The thread that makes Parquet files of logs, in a build that can.
+struct Sealer {
+    #[cfg(feature = "parquet")]
+    thread: (mpsc::SyncSender<()>, thread::JoinHandle<()>),
+}
+
+#[cfg(feature = "parquet")]
+impl Sealer {
+    fn start(store: &Arc<Mutex<Store>>) -> Self {
+        // One word that there may be logs is as good as two.
+        let (say, closed) = mpsc::sync_channel(1);
+        let store = Arc::clone(store);
+        Sealer { thread: (say, thread::spawn(move || super::seal::run(&store, &closed))) }
+    }
+
+    fn wake(&self) {
+        let _ = self.thread.0.try_send(());
+    }
+
+    /// Once it has made all.
+    fn finish(self) {
+        let (say, thread) = self.thread;
+        drop(say);
+        let _ = thread.join();
+    }
+}
+
+#[cfg(not(feature = "parquet"))]
+impl Sealer {
+    fn start(_: &Arc<Mutex<Store>>) -> Self {
+        Sealer {}
+    }
+
+    fn wake(&self) {}
+
+    fn finish(self) {}
+}
+
 struct Writer {
-    store: Store,
+    store: Arc<Mutex<Store>>,
+    sealer: Sealer,
     is_verbose: bool,
     /// Not yet said in the recording.
     lost: u64,
@@ -135,7 +176,9 @@ struct Writer {
 impl Writer {
     fn new(store: Store, is_verbose: bool) -> Self {
         let now = Instant::now();
+        let store = Arc::new(Mutex::new(store));
         Writer {
+            sealer: Sealer::start(&store),
             store,
             is_verbose,
             lost: 0,
@@ -146,6 +189,10 @@ impl Writer {
             synced: now,
             reported: now,
         }
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// False if something was lost.
@@ -170,9 +217,10 @@ impl Writer {
         }
         // The last of its losses has no line behind it.
         self.put(&[]);
-        if let Err(e) = self.store.finish() {
+        if let Err(e) = self.store().finish() {
             warn(&format!("tcpconnect: --record: {}", text_of(&e)));
         }
+        self.sealer.finish();
         if self.lost_in_all > 0 {
             warn(&format!("tcpconnect: --record: {} lines are not kept", self.lost_in_all));
         }
@@ -184,7 +232,7 @@ impl Writer {
     fn put(&mut self, lines: &[u8]) {
         let written = self.tell_lost().and_then(|()| match lines {
             [] => Ok(()),
-            lines => self.store.put(lines),
+            lines => self.store().put(lines),
         });
         match written {
             Err(e) => self.lose(count(lines), &text_of(&e)),
@@ -201,7 +249,7 @@ impl Writer {
         if self.lost > 0 {
             let mut line = Vec::new();
             mark::lost(unix_now_ns(), self.lost, &mut line);
-            self.store.put(&line)?;
+            self.store().put(&line)?;
             self.lost = 0;
         }
         Ok(())
@@ -219,19 +267,17 @@ impl Writer {
 
     fn sync(&mut self) {
         self.synced = Instant::now();
-        if let Err(e) = self.store.sync() {
+        self.sealer.wake();
+        if let Err(e) = self.store().sync() {
             warn(&format!("tcpconnect: --record: {}", text_of(&e)));
         }
     }
 
     fn report(&mut self) {
         self.reported = Instant::now();
-        warn(&format!(
-            "tcpconnect: recorded {} lines; {} bytes in {} files",
-            self.lines,
-            self.store.used(),
-            self.store.files()
-        ));
+        let (used, files) = (self.store().used(), self.store().files());
+        let lines = self.lines;
+        warn(&format!("tcpconnect: recorded {lines} lines; {used} bytes in {files} files"));
     }
 }
 

@@ -3,6 +3,8 @@
 //! the ring never waits for a disk, and whatever becomes of the tracer, what it has said is kept.
 
 mod keeper;
+#[cfg(feature = "parquet")]
+mod seal;
 mod store;
 
 use std::fs;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The folder of a recording: files that are written one after the other, and bounds that the
-//! sum of them never passes.
+//! sum of them never passes. What is closed becomes Parquet beside it (`seal`).
 
 use std::fs::File;
 use std::io;
@@ -41,12 +41,13 @@ use crate::output::json::mark;
 use crate::output::json::mark::Start;
 
 /// Who may read a recording knows all users' arguments and addresses.
-const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+pub(super) const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 const PRIVATE_FOLDER: Mode = Mode::RWXU;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// A file is closed when it has so many bytes; a quarter of all of them if that is less, so that
 /// the oldest that goes for lack of room is no more than that.
 const MAX_FILE: u64 = 130 << 20;
+const UNFINISHED: &str = ".tmp";
 
 /// What a recording may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +59,12 @@ pub struct Bounds {
 
 /// A file that is not written any more.
 struct Closed {
-    sequence: u64,
+    name: FileName,
     /// Below the folder.
     path: String,
     bytes: u64,
+    /// It has to stay a log.
+    stays: bool,
     /// Seconds since 1970: none of its lines is later.
     last: i64,
 }
@@ -70,8 +73,34 @@ struct Open {
     file: File,
     folder: String,
     name: FileName,
-    date: String,
+    /// The day and the hour, of UTC.
+    hour: String,
     bytes: u64,
+}
+
+/// A log that is to be sealed.
+#[cfg(feature = "parquet")]
+pub(super) struct Log {
+    pub(super) folder: String,
+    pub(super) name: FileName,
+}
+
+#[cfg(feature = "parquet")]
+impl Log {
+    pub(super) fn path(&self) -> String {
+        format!("{}/{}", self.folder, self.name)
+    }
+
+    pub(super) fn sealed(&self) -> String {
+        let name = FileName { is_sealed: true, ..self.name.clone() };
+        format!("{}/{name}", self.folder)
+    }
+
+    /// Until it is whole: no engine takes a file of this name for one of theirs.
+    pub(super) fn unfinished(&self) -> String {
+        let name = FileName { is_sealed: true, ..self.name.clone() };
+        format!("{}/.{name}{UNFINISHED}", self.folder)
+    }
 }
 
 pub struct Store {
@@ -135,13 +164,26 @@ impl Store {
                 let folder = format!("{host}/{date}");
                 let of_date = openat(&of_host, &*date, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
                 for file in entries(&of_date, FileType::RegularFile)? {
+                    if file.starts_with('.') && file.ends_with(UNFINISHED) {
+                        unlinkat(&of_date, &*file, AtFlags::empty())?;
+                    }
                     self.closed.extend(known(&of_date, &folder, &file)?);
                 }
             }
         }
-        self.closed.sort_by_key(|file| file.sequence);
+        // Of two of the same number the log is only there because a crash came in between.
+        self.closed.sort_by_key(|file| (file.name.sequence, !file.name.is_sealed));
+        let mut last = None;
+        self.closed.retain(|file| {
+            let is_new = last != Some(file.name.sequence);
+            last = Some(file.name.sequence);
+            if !is_new {
+                let _ = unlinkat(&self.root, &*file.path, AtFlags::empty());
+            }
+            is_new
+        });
         self.used = self.closed.iter().map(|file| file.bytes).sum();
-        let last = self.closed.last().map_or(0, |file| file.sequence);
+        let last = last.unwrap_or(0);
         self.start.sequence = last;
         self.drop_old(Utc::now());
         Ok(())
@@ -150,34 +192,35 @@ impl Store {
     /// Adds whole lines. The error is why there is no room for them.
     pub fn put(&mut self, lines: &[u8]) -> io::Result<()> {
         let now = Utc::now();
-        let date = now.format("%F").to_string();
+        let hour = now.format("%FT%H").to_string();
         let max = MAX_FILE.min(self.bounds.size / 4);
         let len = lines.len() as u64;
-        let is_due = |open: &Open| open.date != date || open.bytes + len > max;
+        let is_due = |open: &Open| open.hour != hour || open.bytes + len > max;
         if self.open.as_ref().is_some_and(is_due) {
             self.close(now)?;
         }
         if self.open.is_none() {
-            self.begin(now, date, len)?;
+            self.begin(now, hour, len)?;
         }
         self.append(lines)
     }
 
-    fn begin(&mut self, now: DateTime<Utc>, date: String, len: u64) -> io::Result<()> {
+    fn begin(&mut self, now: DateTime<Utc>, hour: String, len: u64) -> io::Result<()> {
         self.drop_old(now);
         self.start.sequence += 1;
         let mut head = Vec::new();
         mark::start(unix_now_ns(), &self.start, &mut head);
         self.make_room(head.len() as u64 + len)?;
+        let date = now.format("%F");
         let folder = format!("host={}/date={date}", self.start.host);
         let boot = self.start.boot_id.get(..8).unwrap_or("00000000").to_owned();
         let sequence = self.start.sequence;
-        let name = FileName { start: now, end: None, boot, sequence };
+        let name = FileName { start: now, end: None, boot, sequence, is_sealed: false };
         make_folders(&self.root, &folder)?;
         let flags =
             OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = openat(&self.root, format!("{folder}/{name}"), flags, PRIVATE_FILE)?;
-        self.open = Some(Open { file: file.into(), folder, name, date, bytes: 0 });
+        self.open = Some(Open { file: file.into(), folder, name, hour, bytes: 0 });
         self.append(&head).inspect_err(|_| self.discard())
     }
 
@@ -243,11 +286,11 @@ impl Store {
         let Some(open) = self.open.take() else { return Ok(()) };
         let synced = open.file.sync_data();
         let from = format!("{}/{}", open.folder, open.name);
-        let (sequence, bytes, last) = (open.name.sequence, open.bytes, now.timestamp());
+        let (bytes, last) = (open.bytes, now.timestamp());
         let name = FileName { end: Some(now), ..open.name };
         let path = format!("{}/{name}", open.folder);
         match renameat(&self.root, &*from, &self.root, &*path) {
-            Ok(()) => self.closed.push(Closed { sequence, path, bytes, last }),
+            Ok(()) => self.closed.push(Closed { name, path, bytes, stays: false, last }),
             // Somebody has taken it away; what comes next need not be lost for that.
             Err(_) => self.used -= bytes,
         }
@@ -269,6 +312,66 @@ impl Store {
 
     pub fn finish(&mut self) -> io::Result<()> {
         self.close(Utc::now())
+    }
+}
+
+/// What the thread that seals asks for; it has the store for no longer than each takes.
+#[cfg(feature = "parquet")]
+impl Store {
+    /// The oldest log that is closed.
+    pub(super) fn next_log(&self) -> Option<Log> {
+        let log = self.closed.iter().find(|file| !file.name.is_sealed && !file.stays)?;
+        let (folder, _) = log.path.rsplit_once('/')?;
+        Some(Log { folder: folder.to_owned(), name: log.name.clone() })
+    }
+
+    /// Room for so many bytes of its Parquet file; not at the price of the log itself.
+    pub(super) fn reserve(&mut self, log: &Log, len: u64) -> io::Result<()> {
+        while self.used + len > self.bounds.size {
+            let oldest = self.closed.first().map(|file| file.name.sequence);
+            if oldest.is_none_or(|oldest| oldest >= log.name.sequence) || !self.drop_oldest() {
+                return Err(io::Error::other("--record-size leaves no room"));
+            }
+        }
+        self.used += len;
+        Ok(())
+    }
+
+    /// So many bytes that were reserved are not there any more.
+    pub(super) fn release(&mut self, len: u64) {
+        self.used -= len;
+    }
+
+    pub(super) fn keep_log(&mut self, log: &Log) {
+        if let Some(file) = self.find(log) {
+            file.stays = true;
+        }
+    }
+
+    fn find(&mut self, log: &Log) -> Option<&mut Closed> {
+        self.closed.iter_mut().find(|file| file.name == log.name)
+    }
+
+    /// The Parquet file of so many bytes is whole. False if the log has gone meanwhile.
+    pub(super) fn put_in_place(&mut self, log: &Log, len: u64) -> io::Result<bool> {
+        let Some(file) = self.find(log) else { return Ok(false) };
+        let (path, sealed) = (log.path(), log.sealed());
+        file.name.is_sealed = true;
+        file.path.clone_from(&sealed);
+        let log_len = std::mem::replace(&mut file.bytes, len);
+        let put = renameat(&self.root, log.unfinished(), &self.root, &sealed);
+        if let (Err(e), Some(file)) = (put, self.closed.iter_mut().find(|f| f.path == sealed)) {
+            file.name.is_sealed = false;
+            file.path = path;
+            file.bytes = log_len;
+            return Err(e.into());
+        }
+        // Before its name is on disk the log is all there is.
+        let folder = openat(&self.root, &*log.folder, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+        File::from(folder).sync_all()?;
+        let _ = unlinkat(&self.root, path, AtFlags::empty());
+        self.used -= log_len;
+        Ok(true)
     }
 }
 
@@ -319,7 +422,7 @@ fn entries(folder: impl AsFd, kind: FileType) -> Result<Vec<String>, Errno> {
         let entry = entry?;
         let Ok(name) = entry.file_name().to_str() else { continue };
         let stat = statat(folder.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if !name.starts_with('.') && FileType::from_raw_mode(stat.st_mode) == kind {
+        if name != "." && name != ".." && FileType::from_raw_mode(stat.st_mode) == kind {
             names.push(name.to_owned());
         }
     }
@@ -332,13 +435,14 @@ fn known(folder: &OwnedFd, path: &str, name: &str) -> Result<Option<Closed>, Err
     let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let written = || DateTime::from_timestamp(stat.st_mtime, 0).unwrap_or_default();
     let end = file.end.unwrap_or_else(written);
-    let closed = FileName { end: Some(end), ..file }.to_string();
-    if closed != name {
-        renameat(folder, name, folder, &*closed)?;
+    let is_open = file.end.is_none();
+    let closed = FileName { end: Some(end), ..file };
+    if is_open {
+        renameat(folder, name, folder, closed.to_string())?;
     }
     let bytes = u64::try_from(stat.st_size).unwrap_or(0);
     let path = format!("{path}/{closed}");
-    Ok(Some(Closed { sequence: file.sequence, path, bytes, last: end.timestamp() }))
+    Ok(Some(Closed { name: closed, path, bytes, stays: false, last: end.timestamp() }))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! What a run with these options would have shown of what was written: which events, and of each
 //! which facts.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::Config;
@@ -43,6 +44,19 @@ impl Asked {
             queries: config.dns,
             peers: config.peer.is_some(),
         }
+    }
+
+    pub(super) fn users(&self) -> bool {
+        self.users
+    }
+
+    /// The destinations of which alone there are rows, if that follows from the options: the
+    /// filter means our own end of what was accepted, but with --who.
+    pub(super) fn addresses(&self, config: &Config) -> Option<Vec<IpAddr>> {
+        let accepts = self.shown.accepts || self.shown.accepted;
+        let is_destination = config.by_remote || !accepts;
+        let nets = config.filter.nets.as_ref().filter(|_| is_destination && config.procs.is_none());
+        nets?.addresses()
     }
 
     /// Whether connects are shown, not only what became of them.

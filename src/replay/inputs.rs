@@ -4,13 +4,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
-use std::ffi::OsStr;
 use std::fs;
 use std::fs::File;
 use std::io;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Read as _;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -24,35 +20,25 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::openat;
 
+use super::source::Looked;
+use super::source::Source;
+use super::source::Unread;
 use crate::error::text_of;
-use crate::error::warn;
 use crate::model::file_name::FileName;
 use crate::output::json::read::Printed;
-use crate::output::json::read::ReadError;
-use crate::output::json::read::read;
 
-/// No line of this program is as long: a row has 64 KiB at most.
-const MAX_LINE: u64 = 1 << 20;
 /// Folders in folders; a recording has two levels.
 const MAX_DEPTH: u32 = 8;
-const ENDING: &str = "jsonl";
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// How much later than their events lines may be written: an outcome is when it is known, and a
 /// disk may not have taken them before.
 const LATE_NS: u64 = 3_600 * 1_000_000_000;
 
-/// Lines that say nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Unread {
-    pub(super) damaged: u64,
-    pub(super) unknown: u64,
-}
-
 /// Files that one follows after the other: those of a recording, or one alone.
 struct Input {
     name: String,
-    from: Box<dyn BufRead>,
-    line: Vec<u8>,
+    from: Source,
+    asked: Rc<Looked>,
     /// Those to come, the next one last.
     next: Vec<PathBuf>,
     /// Where they were found, unless they were named.
@@ -70,14 +56,15 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Of recordings only what may have something of this time. The error is one line for the user.
-    pub(super) fn open(paths: &[PathBuf], time: &Range<u64>) -> Result<Self> {
+    pub(super) fn open(paths: &[PathBuf], time: &Range<u64>, asked: Looked) -> Result<Self> {
         let mut inputs = Vec::new();
+        let (asked, mut unread) = (Rc::new(asked), Unread::default());
         let written = time.start..time.end.saturating_add(LATE_NS);
         for path in paths {
             if path.as_os_str() == "-" {
-                let from = Box::new(BufReader::new(io::stdin()));
-                let (name, line, next) = ("stdin".into(), Vec::new(), Vec::new());
-                inputs.push(Input { name, from, line, next, folder: None });
+                let from = Source::lines(io::stdin());
+                let (name, asked) = ("stdin".into(), Rc::clone(&asked));
+                inputs.push(Input { name, from, asked, next: Vec::new(), folder: None });
                 continue;
             }
             let files = fs::metadata(path).and_then(|meta| match meta.is_dir() {
@@ -86,11 +73,15 @@ impl Inputs {
             });
             match files {
                 Ok((files, _)) if files.is_empty() => {
-                    bail!("--read '{}': no file named *.{ENDING} is in it", path.display())
+                    bail!(
+                        "--read '{}': no file named *.jsonl or *.parquet is in it",
+                        path.display()
+                    )
                 }
                 Ok((files, folder)) => {
                     for chain in chains(files, &written) {
-                        inputs.push(Input::open(chain, folder.clone())?);
+                        let asked = Rc::clone(&asked);
+                        inputs.push(Input::open(chain, folder.clone(), asked, &mut unread)?);
                     }
                 }
                 Err(e) => bail!("--read '{}': {}", path.display(), text_of(&e)),
@@ -100,7 +91,7 @@ impl Inputs {
             heads: inputs.iter().map(|_| None).collect(),
             inputs,
             order: BinaryHeap::new(),
-            unread: Unread::default(),
+            unread,
         };
         (0..all.inputs.len()).for_each(|at| all.advance(at));
         Ok(all)
@@ -116,8 +107,8 @@ impl Inputs {
 
     fn advance(&mut self, at: usize) {
         let next = self.inputs[at].next(&mut self.unread);
-        self.order.extend(next.as_ref().map(|printed| Reverse((printed.unix_ns, at))));
-        self.heads[at] = next.map(|printed| (printed, self.inputs[at].line.len()));
+        self.order.extend(next.as_ref().map(|(printed, _)| Reverse((printed.unix_ns, at))));
+        self.heads[at] = next;
     }
 }
 
@@ -137,7 +128,10 @@ fn chains(files: Vec<PathBuf>, time: &Range<u64>) -> Vec<Vec<PathBuf>> {
         }
     }
     for (_, mut files) in recorded {
-        files.sort_by_key(|(sequence, _)| Reverse(*sequence));
+        // What is sealed is whole; its log is about to go.
+        let is_log = |file: &Path| FileName::of(file).is_some_and(|name| !name.is_sealed);
+        files.sort_by_key(|(sequence, file)| (Reverse(*sequence), is_log(file)));
+        files.dedup_by_key(|(sequence, _)| *sequence);
         chains.push(files.into_iter().map(|(_, file)| file).collect());
     }
     chains
@@ -158,7 +152,7 @@ fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
             let (kind, path) = (entry.file_type()?, entry.path());
             if kind.is_dir() && depth < MAX_DEPTH {
                 folders.push((path, depth + 1));
-            } else if kind.is_file() && path.extension() == Some(OsStr::new(ENDING)) {
+            } else if kind.is_file() && FileName::is_readable(&path) {
                 files.push(path);
             }
         }
@@ -169,12 +163,20 @@ fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 impl Input {
     /// The next file is the last of these. Of those in a folder the first may have been dropped.
-    fn open(mut next: Vec<PathBuf>, folder: Option<Folder>) -> Result<Self> {
+    fn open(
+        mut next: Vec<PathBuf>,
+        folder: Option<Folder>,
+        asked: Rc<Looked>,
+        unread: &mut Unread,
+    ) -> Result<Self> {
         loop {
             let path = next.pop().unwrap_or_default();
             let name = path.display().to_string();
             match open(&path, folder.as_ref()) {
-                Ok(from) => return Ok(Input { name, from, line: Vec::new(), next, folder }),
+                Ok(file) => {
+                    let from = Source::of(file, &name, &asked, unread);
+                    return Ok(Input { name, from, asked, next, folder });
+                }
                 Err(e) if e.kind() == io::ErrorKind::NotFound && !next.is_empty() => {}
                 Err(e) => bail!("--read '{name}': {}", text_of(&e)),
             }
@@ -187,74 +189,35 @@ impl Input {
         while let Some(path) = self.next.pop() {
             self.name = path.display().to_string();
             match open(&path, self.folder.as_ref()) {
-                Ok(from) => {
-                    self.from = from;
+                Ok(file) => {
+                    self.from = Source::of(file, &self.name, &self.asked, unread);
                     return true;
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => self.lose_rest(&e, unread),
+                Err(e) => unread.lose_rest(&self.name, &text_of(&e)),
             }
         }
         false
     }
 
-    fn lose_rest(&self, why: &io::Error, unread: &mut Unread) {
-        unread.damaged += 1;
-        let (name, why) = (&self.name, text_of(why));
-        warn(&format!("tcpconnect: --read '{name}': {why}; the rest of it is not read"));
-    }
-
-    /// The next line that says something.
-    fn next(&mut self, unread: &mut Unread) -> Option<Printed> {
+    fn next(&mut self, unread: &mut Unread) -> Option<(Printed, usize)> {
         loop {
-            let is_whole = match self.line() {
-                Ok(Some(is_whole)) => is_whole,
-                Ok(None) if self.follow(unread) => continue,
-                Ok(None) => return None,
-                Err(e) => {
-                    self.lose_rest(&e, unread);
-                    self.from = Box::new(io::empty());
-                    continue;
-                }
-            };
-            let text = std::str::from_utf8(&self.line).ok().filter(|_| is_whole);
-            match text.map(read) {
-                Some(Ok(printed)) => return Some(printed),
-                Some(Err(ReadError::Event)) => unread.unknown += 1,
-                Some(Err(_)) if self.line.trim_ascii().is_empty() => {}
-                Some(Err(_)) | None => unread.damaged += 1,
+            let next = self.from.next(&self.name, unread);
+            if next.is_some() || !self.follow(unread) {
+                return next;
             }
         }
     }
-
-    /// Reads one line without its end; false if it is too long to be one. `None` at the end.
-    fn line(&mut self) -> io::Result<Option<bool>> {
-        self.line.clear();
-        (&mut self.from).take(MAX_LINE).read_until(b'\n', &mut self.line)?;
-        if self.line.is_empty() {
-            return Ok(None);
-        }
-        if self.line.pop_if(|last| *last == b'\n').is_some() {
-            return Ok(Some(true));
-        }
-        // The last line, torn or not; or the first part of one that is too long.
-        let is_last = (self.line.len() as u64) < MAX_LINE;
-        if !is_last {
-            self.from.skip_until(b'\n')?;
-        }
-        Ok(Some(is_last))
-    }
 }
 
-fn open(path: &Path, folder: Option<&Folder>) -> io::Result<Box<dyn BufRead>> {
-    let file = match folder {
+fn open(path: &Path, folder: Option<&Folder>) -> io::Result<File> {
+    match folder {
         Some(folder) => folder.file(path).or_else(|e| match closed(path) {
             Some(path) => folder.file(&path),
             None => Err(e),
         }),
         None => File::options().read(true).custom_flags(libc::O_NOCTTY).open(path),
-    };
-    Ok(Box::new(BufReader::new(file?)))
+    }
 }
 
 /// One that was still written when it was found has another name once it is closed.

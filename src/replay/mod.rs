@@ -6,6 +6,7 @@ mod asked;
 mod covered;
 mod held;
 mod inputs;
+mod source;
 mod wanted;
 
 use std::io;
@@ -20,6 +21,7 @@ use self::covered::Covered;
 use self::held::Held;
 use self::held::Shown;
 use self::inputs::Inputs;
+use self::source::Looked;
 use self::wanted::Wanted;
 use crate::clock::WallClock;
 use crate::config::Config;
@@ -62,9 +64,10 @@ pub fn run(config: &Config, from: &Reading) -> Result<()> {
     let since_ns = from.since.map_or(0, |when| when.unix_ns(&now));
     let until_ns = from.until.map_or(u64::MAX, |when| when.unix_ns(&now));
     let time = since_ns..until_ns;
-    let mut inputs = Inputs::open(&from.paths, &time)?;
+    let asked = Asked::new(config);
+    let mut inputs = Inputs::open(&from.paths, &time, Looked::new(config, &asked))?;
     let sink = Sink::open(config, None)?;
-    let mut replay = Replay::new(config, sink, time);
+    let mut replay = Replay::new(config, asked, sink, time);
     let name = replay.sink.name.clone();
     let printed = replay.print(&mut inputs);
     let printed = printed.and_then(|()| replay.finish(&inputs));
@@ -87,8 +90,7 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(config: &'a Config, sink: Sink, time: Range<u64>) -> Self {
-        let asked = Asked::new(config);
+    fn new(config: &'a Config, asked: Asked, sink: Sink, time: Range<u64>) -> Self {
         Replay {
             config,
             held: Held::new(asked.connects()),

@@ -124,7 +124,7 @@ macro_rules! written {
     ($fields:expr) => {
         $crate::output::json::container::Written {
             id: $fields.container_id.as_deref(),
-            claimed: $fields.container_claimed,
+            claimed: $fields.container_claimed == Some(true),
             name: $fields.container_name.as_deref(),
             image: $fields.container_image.as_deref(),
             pod: $fields.pod.as_deref(),

@@ -14,16 +14,19 @@ use std::rc::Rc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chrono::DateTime;
+use serde::Deserialize;
 use thiserror::Error;
 
 use super::container::written;
 use super::fields::Fields;
 use super::fields::Kind;
+use super::fields::Listed;
 use super::fields::LostFields;
 use super::fields::ParentFields;
 use super::fields::PeerField;
 use super::fields::PeerFields;
+use super::fields::Text;
+use super::fields::When;
 use super::mark::Mark;
 use super::text;
 use crate::clock::BootClock;
@@ -55,12 +58,6 @@ use crate::model::row::Peer;
 use crate::model::row::ProcessRow;
 use crate::model::row::ProcessRowKind;
 use crate::model::row::SocketRow;
-use crate::model::socket::Address;
-use crate::model::socket::Ends;
-use crate::model::socket::Family;
-use crate::model::socket::Socket;
-use crate::model::socket::UnixEnds;
-use crate::output::sockets;
 
 /// A line that is no row.
 #[derive(Debug, Error)]
@@ -100,48 +97,35 @@ pub enum What {
     Mark(Mark),
 }
 
-type Read<T> = Result<T, ReadError>;
+pub(super) type Read<T> = Result<T, ReadError>;
 
 /// Reads what `Json` wrote, without the newline.
 pub fn read(line: &str) -> Read<Printed> {
-    let Kind { event } = serde_json::from_str(line)?;
-    if event == "lost" {
-        let fields: LostFields = serde_json::from_str(line)?;
-        let unix_ns = need("time", unix_ns(&fields.time))?;
-        let what = What::Lost(fields.lost());
-        return Ok(Printed { unix_ns, boot: None, what, truncated: Vec::new() });
-    }
-    let fields: Fields = serde_json::from_str(line)?;
-    let unix_ns = need("time", unix_ns(&fields.time))?;
-    let what = match event.as_str() {
-        "connect" | "accept" | "existing" | "result" | "close" => {
-            What::Connection(Box::new(fields.connection()?))
+    match is_lost(line)? {
+        true => {
+            let fields: LostFields = serde_json::from_str(line)?;
+            let When(unix_ns) = need("time", fields.time)?;
+            let what = What::Lost(fields.lost());
+            Ok(Printed { unix_ns, boot: None, what, truncated: Vec::new() })
         }
-        "socket" => What::Socket(Box::new(fields.socket_row()?)),
-        "count" => What::Count(fields.flow()?),
-        "coverage" | "gap" => What::Coverage,
-        "start" => What::Mark(Mark::Start {
-            run: need("run", fields.run.clone())?,
-            sequence: need("sequence", fields.sequence)?,
-            options: fields.options.clone(),
-        }),
-        "stop" => What::Mark(Mark::Stop),
-        "alive" => What::Mark(Mark::Alive),
-        _ => What::Process(Box::new(fields.process_row()?)),
-    };
-    let boot = fields.booted_at()?.map(BootClock::booted_at);
-    Ok(Printed { unix_ns, boot, what, truncated: fields.truncated })
+        false => serde_json::from_str::<Fields>(line)?.printed(),
+    }
 }
 
-/// Of a time in RFC 3339.
-fn unix_ns(time: &str) -> Option<u64> {
-    let micros = DateTime::parse_from_rfc3339(time).ok()?.timestamp_micros();
-    // Beyond the year 2262 the writer has no time.
-    let ns = micros.checked_mul(1000)?;
-    u64::try_from(ns).ok()
+/// This program writes the event first; whoever has sorted the keys has not.
+pub(in crate::output) fn is_lost(line: &str) -> Read<bool> {
+    let first = line.strip_prefix("{\"event\":\"").and_then(|rest| rest.split('"').next());
+    match first {
+        Some(event) => Ok(event == "lost"),
+        None => Ok(&*serde_json::from_str::<Kind>(line)?.event == "lost"),
+    }
 }
 
-fn need<T>(name: &'static str, value: Option<T>) -> Read<T> {
+fn list<'a, T: Deserialize<'a>>(written: Option<Listed<'a>>) -> Read<Vec<T>> {
+    written.map_or(Ok(Vec::new()), |list| Ok(serde_json::from_str(list.0)?))
+}
+
+pub(super) fn need<T>(name: &'static str, value: Option<T>) -> Read<T> {
     value.ok_or(ReadError::Field(name))
 }
 
@@ -153,8 +137,16 @@ fn bytes(name: &'static str, text: &str, raw: Option<&str>) -> Read<Box<[u8]>> {
     }
 }
 
-fn path(name: &'static str, text: Option<&str>, raw: Option<&str>) -> Read<Option<Box<[u8]>>> {
+pub(super) fn path(
+    name: &'static str,
+    text: Option<&str>,
+    raw: Option<&str>,
+) -> Read<Option<Box<[u8]>>> {
     text.map(|text| bytes(name, text, raw)).transpose()
+}
+
+pub(super) fn address(name: &'static str, text: Option<&str>) -> Read<Option<IpAddr>> {
+    text.map(|text| need(name, text.parse().ok())).transpose()
 }
 
 fn comm(name: &'static str, text: Option<&str>, raw: Option<&str>) -> Read<Comm> {
@@ -189,8 +181,29 @@ fn file_in(mntns: Option<u32>) -> Option<ExeFile> {
     mntns.map(|mntns| ExeFile { dev: (0, 0), inode: 0, mntns: Some(mntns) })
 }
 
-impl Fields {
-    fn name(&self) -> Read<Comm> {
+impl Fields<'_> {
+    pub(in crate::output) fn printed(&self) -> Read<Printed> {
+        let what = match &*self.event {
+            "connect" | "accept" | "existing" | "result" | "close" => {
+                What::Connection(Box::new(self.connection()?))
+            }
+            "socket" => What::Socket(Box::new(self.socket_row()?)),
+            "count" => What::Count(self.flow()?),
+            "coverage" | "gap" => What::Coverage,
+            "start" => What::Mark(Mark::Start {
+                run: need("run", self.run.as_deref())?.to_owned(),
+                sequence: need("sequence", self.sequence)?,
+                options: list(self.options)?,
+            }),
+            "stop" => What::Mark(Mark::Stop),
+            "alive" => What::Mark(Mark::Alive),
+            _ => What::Process(Box::new(self.process_row()?)),
+        };
+        let boot = self.booted_at()?.map(BootClock::booted_at);
+        Ok(Printed { unix_ns: self.time.0, boot, what, truncated: list(self.truncated)? })
+    }
+
+    pub(super) fn name(&self) -> Read<Comm> {
         comm("comm", self.comm.as_deref(), self.comm_raw.as_deref())
     }
 
@@ -203,7 +216,7 @@ impl Fields {
     }
 
     /// What is known of whose it is.
-    fn row(&self, connect: Connect) -> Read<OwnedRow> {
+    pub(super) fn row(&self, connect: Connect) -> Read<OwnedRow> {
         Ok(OwnedRow {
             connect,
             life: None,
@@ -226,7 +239,7 @@ impl Fields {
     }
 
     /// The socket's cookie, or else when the connect was.
-    fn conn_id(&self) -> Read<(Option<u64>, Option<u64>)> {
+    pub(super) fn conn_id(&self) -> Read<(Option<u64>, Option<u64>)> {
         let Some(id) = &self.conn_id else { return Ok((None, None)) };
         let number = |text: &str| need("conn_id", text.parse().ok());
         match id.split_once('-') {
@@ -236,7 +249,7 @@ impl Fields {
     }
 
     fn connect(&self, cookie: Option<u64>) -> Read<Connect> {
-        let daddr = need("daddr", self.daddr)?;
+        let daddr = need("daddr", address("daddr", self.daddr.as_deref())?)?;
         need("ip", self.ip.filter(|&ip| ip == if daddr.is_ipv4() { 4 } else { 6 }))?;
         let nowhere: IpAddr = match daddr {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -258,7 +271,7 @@ impl Fields {
             leader,
             cgroup_id: self.cgroup_id,
             netns: self.netns,
-            saddr: self.saddr.unwrap_or(nowhere),
+            saddr: address("saddr", self.saddr.as_deref())?.unwrap_or(nowhere),
             daddr,
             lport: self.lport,
             dport: need("dport", self.dport)?,
@@ -266,11 +279,11 @@ impl Fields {
             vpid: self.vpid,
             error: error.unwrap_or(0),
             cookie,
-            origin: match self.event.as_str() {
+            origin: match &*self.event {
                 "accept" => Origin::Accepted,
                 "existing" => Origin::Existing,
-                _ if self.partial => Origin::Existing,
-                _ if self.accepted => Origin::Accepted,
+                _ if self.partial == Some(true) => Origin::Existing,
+                _ if self.accepted == Some(true) => Origin::Accepted,
                 _ => Origin::Connected,
             },
             ..Connect::nowhere()
@@ -278,7 +291,7 @@ impl Fields {
     }
 
     fn life(&self, connect: Connect, began_ns: Option<u64>) -> Read<Option<Life>> {
-        let (stage, took_us) = match self.event.as_str() {
+        let (stage, took_us) = match &*self.event {
             "result" => {
                 let name = need("result", self.result.as_deref())?;
                 let outcome = need("result", Outcome::ALL.into_iter().find(|o| o.name() == name))?;
@@ -306,10 +319,10 @@ impl Fields {
     fn name_of_destination(&self) -> Read<Option<Query>> {
         let Some(asked) = self.query.as_deref() else { return Ok(None) };
         let matched = need("query_match", self.query_match.as_deref())?;
-        let chain = self.query_chain.iter().map(|name| name.as_bytes().into());
+        let chain: Vec<Text> = list(self.query_chain)?;
         let name = Name {
             asked: bytes("query_raw", asked, self.query_raw.as_deref())?,
-            chain: chain.collect(),
+            chain: chain.iter().map(|name| name.as_bytes().into()).collect(),
         };
         Ok(Some(Query {
             name: Rc::new(name),
@@ -322,7 +335,7 @@ impl Fields {
         }))
     }
 
-    fn process_key(&self) -> Read<Option<ProcessKey>> {
+    pub(super) fn process_key(&self) -> Read<Option<ProcessKey>> {
         let Some(id) = &self.process_id else { return Ok(None) };
         let key = id.split_once('-').and_then(|(pid, start_ns)| {
             Some(ProcessKey { pid: pid.parse().ok()?, start_ns: start_ns.parse().ok()? })
@@ -332,9 +345,8 @@ impl Fields {
 
     /// When the host booted: by the start of the process on both clocks.
     fn booted_at(&self) -> Read<Option<u64>> {
-        let start = self.start.as_deref().map(|start| need("start", unix_ns(start))).transpose()?;
-        let own = self.process_key()?.zip(start);
-        Ok(own.and_then(|(key, start)| start.checked_sub(key.start_ns)))
+        let own = self.process_key()?.zip(self.start);
+        Ok(own.and_then(|(key, start)| start.0.checked_sub(key.start_ns)))
     }
 
     /// What is known of the process, if anybody asked.
@@ -355,19 +367,22 @@ impl Fields {
 
     fn image(&self) -> Read<Image> {
         let exe = path("exe", self.exe.as_deref(), self.exe_raw.as_deref())?;
-        let args = self.args.as_ref().map(|args| {
-            let bytes: Vec<u8> =
-                args.iter().flat_map(|arg| [arg.as_bytes(), b"\0"].concat()).collect();
-            let more = u64::from(self.args_truncated);
-            Args::cut(&bytes, bytes.len() as u64 + more)
+        let args = self.args.map(|args| -> Read<Args> {
+            let mut bytes = Vec::with_capacity(args.0.len());
+            for arg in list::<Text>(Some(args))? {
+                bytes.extend_from_slice(arg.as_bytes());
+                bytes.push(0);
+            }
+            let more = u64::from(self.args_truncated == Some(true));
+            Ok(Args::cut(&bytes, bytes.len() as u64 + more))
         });
         Ok(Image {
-            exe_truncated: self.exe_truncated
+            exe_truncated: self.exe_truncated == Some(true)
                 && exe.as_deref().is_some_and(|exe| !exe.starts_with(b"/")),
             exe,
-            exe_deleted: self.exe_deleted,
+            exe_deleted: self.exe_deleted == Some(true),
             file: self.file()?,
-            args,
+            args: args.transpose()?,
         })
     }
 
@@ -381,16 +396,20 @@ impl Fields {
     /// The starts of ancestors are counted from the boot of the host, which follows from
     /// `start_ns` and `start` of the process.
     fn ancestors(&self) -> Read<Option<Vec<Ancestor>>> {
-        let Some(parents) = &self.parents else { return Ok(None) };
+        if self.parents.is_none() {
+            return Ok(None);
+        }
+        let parents: Vec<ParentFields> = list(self.parents)?;
+        let is_cut = self.parents_truncated == Some(true);
         let boot_ns = self.booted_at()?;
         let mut ancestors = Vec::with_capacity(parents.len() + 1);
         for (at, parent) in parents.iter().enumerate() {
             // What is above the gap is not the parent of what is below it.
-            let is_below_gap = self.parents_truncated && at + 1 + FIRST_ANCESTORS == parents.len();
+            let is_below_gap = is_cut && at + 1 + FIRST_ANCESTORS == parents.len();
             let above = parents.get(at + 1).filter(|_| !is_below_gap);
             ancestors.push(parent.ancestor(above.map(|above| above.pid), boot_ns)?);
         }
-        if self.parents_truncated {
+        if is_cut {
             ancestors
                 .insert(parents.len().saturating_sub(FIRST_ANCESTORS), Ancestor::LeftOut(None));
         }
@@ -420,7 +439,7 @@ impl Fields {
 
     fn kind(&self, facts: Option<&ProcessFacts>) -> Read<ProcessRowKind<'static>> {
         let notice = |kind| Ok(ProcessRowKind::Notice(kind));
-        match self.event.as_str() {
+        match &*self.event {
             "fork" => Ok(ProcessRowKind::Fork),
             "exec" => {
                 let image = facts.map(|facts| Image::clone(&facts.image)).unwrap_or_default();
@@ -435,7 +454,7 @@ impl Fields {
                 let ended = match self.exit_signal {
                     Some(number) => {
                         need("exit_signal", (1..0x7f).contains(&number).then_some(()))?;
-                        Ended::Signal { number, core: self.core_dumped }
+                        Ended::Signal { number, core: self.core_dumped == Some(true) }
                     }
                     None => Ended::Code(need("exit_code", self.exit_code.filter(|&c| c < 256))?),
                 };
@@ -456,81 +475,10 @@ impl Fields {
         }
     }
 
-    fn socket_row(&self) -> Read<SocketRow> {
-        Ok(SocketRow {
-            socket: self.socket()?,
-            pid: self.pid,
-            fd: self.fd,
-            comm: self.comm.as_ref().map(|_| self.name()).transpose()?,
-            who: self.holder()?,
-        })
-    }
-
-    fn socket(&self) -> Read<Socket> {
-        let family = need("family", sockets::family_of(self.family.as_deref()))?;
-        let protocol = need("protocol", sockets::protocol_of(family, self.protocol.as_deref()))?;
-        let state = sockets::state_of(family, protocol, self.state.as_deref());
-        let (cookie, _) = self.conn_id()?;
-        Ok(Socket {
-            netns: need("netns", self.netns)?,
-            family,
-            protocol,
-            address: self.address(family)?,
-            cookie: cookie.unwrap_or(0),
-            state: need("state", state)?,
-            inode: self.inode.unwrap_or(0),
-            uid: self.uid,
-            device: 0,
-            is_closed: false,
-        })
-    }
-
-    fn address(&self, family: Family) -> Read<Address> {
-        if family == Family::Unix {
-            let path = path("path", self.path.as_deref(), self.path_raw.as_deref())?;
-            let peer = match self.peer {
-                None => None,
-                Some(PeerField::Inode(inode)) => Some(inode),
-                Some(PeerField::Process(_)) => return Err(ReadError::Field("peer")),
-            };
-            let path = path.unwrap_or_default().into_vec();
-            return Ok(Address::Unix(Box::new(UnixEnds { path, peer })));
-        }
-        let nowhere: IpAddr = match family {
-            Family::Inet => Ipv4Addr::UNSPECIFIED.into(),
-            _ => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        Ok(Address::Inet(Ends {
-            laddr: need("saddr", self.saddr)?,
-            lport: self.lport.unwrap_or(0),
-            raddr: self.daddr.unwrap_or(nowhere),
-            rport: self.dport.unwrap_or(0),
-        }))
-    }
-
-    /// What is known of a socket's holder, if anybody asked; `uid` is the socket's own.
-    fn holder(&self) -> Read<Option<OwnedRow>> {
-        let connect = Connect {
-            pid: self.pid.unwrap_or(0),
-            uid: self.process_uid,
-            netns: self.netns,
-            vpid: self.vpid,
-            start_ns: self.process_key()?.map_or(0, |key| key.start_ns),
-            ..Connect::nowhere()
-        };
-        let row = self.row(connect)?;
-        let is_known = row.connect.uid.or(row.connect.vpid).is_some()
-            || row.process.is_some()
-            || row.container.is_some()
-            || row.cgroup.is_some()
-            || row.unit.is_some();
-        Ok(is_known.then_some(row))
-    }
-
     fn flow(&self) -> Read<Flow> {
         Ok(Flow {
-            saddr: need("saddr", self.saddr)?,
-            daddr: need("daddr", self.daddr)?,
+            saddr: need("saddr", address("saddr", self.saddr.as_deref())?)?,
+            daddr: need("daddr", address("daddr", self.daddr.as_deref())?)?,
             dport: need("dport", self.dport)?,
             connects: need("connects", self.connects)?,
         })
@@ -559,7 +507,7 @@ impl LostFields {
     }
 }
 
-impl PeerFields {
+impl PeerFields<'_> {
     fn peer(&self) -> Read<Peer> {
         let image = Image {
             exe: path("peer.exe", self.exe.as_deref(), self.exe_raw.as_deref())?,
@@ -576,10 +524,8 @@ impl PeerFields {
     }
 }
 
-impl ParentFields {
+impl ParentFields<'_> {
     fn ancestor(&self, ppid: Option<u32>, boot_ns: Option<u64>) -> Read<Ancestor> {
-        let start = self.start.as_deref();
-        let start = start.map(|start| need("parents.start", unix_ns(start))).transpose()?;
         let image = Image {
             exe: path("parents.exe", self.exe.as_deref(), self.exe_raw.as_deref())?,
             file: file_in(self.exe_mntns),
@@ -587,7 +533,10 @@ impl ParentFields {
         };
         Ok(Ancestor::Known {
             pid: self.pid,
-            start_ns: start.zip(boot_ns).map_or(0, |(start, boot)| start.saturating_sub(boot)),
+            start_ns: self
+                .start
+                .zip(boot_ns)
+                .map_or(0, |(start, boot)| start.0.saturating_sub(boot)),
             ppid,
             name: comm("parents.comm", Some(&self.comm), self.comm_raw.as_deref())?,
             image: Rc::new(image),

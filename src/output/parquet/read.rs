@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The lines of a Parquet file, as they stood in the log that it was made of.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::unix::fs::FileExt as _;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use parquet::bloom_filter::Sbbf;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::ParquetMetaDataReader;
+
+use super::Group;
+use super::Mark;
+use super::NOTES;
+use super::Notes;
+use super::SCHEMA;
+use super::checksum;
+use super::chunks::Chunks;
+use super::columns::COLUMNS;
+use super::columns::DADDR;
+use super::columns::Record;
+use super::is_mark;
+use super::piece::Part;
+use crate::output::json::address_text;
+use crate::output::json::mark;
+use crate::output::json::read::Printed;
+use crate::output::json::read::ReadError;
+use crate::output::json::read::What;
+use crate::output::json::read::read;
+
+/// What an answer is made of: no more than that is looked at.
+#[derive(Clone, Default)]
+pub struct Asked {
+    /// Only rows with one of these as their destination.
+    pub addresses: Option<Vec<IpAddr>>,
+    /// Columns that nobody looks at.
+    pub unused: Vec<&'static str>,
+}
+
+/// Those of the process on the other end.
+pub fn columns_of_peers() -> Vec<&'static str> {
+    COLUMNS.iter().map(|column| column.name).filter(|name| name.starts_with("peer_")).collect()
+}
+
+/// A line, and how many bytes it has in memory.
+pub type Line = (Printed, usize);
+
+/// What was not understood.
+pub enum Unread {
+    Line(ReadError),
+    /// So many rows, and why.
+    Rows(u64, anyhow::Error),
+}
+
+pub struct Reader {
+    file: File,
+    metadata: ParquetMetaData,
+    notes: Notes,
+    addresses: Option<Vec<String>>,
+    /// Of our columns: whether it is read.
+    used: Vec<bool>,
+    /// The next group.
+    group: usize,
+    chunks: Option<Chunks>,
+    /// By the number of the line, and in the order of their making: what is not yet handed out.
+    ready: BTreeMap<(u32, u32), Result<Line, Unread>>,
+    made: u32,
+    /// No line up to this one is yet to come.
+    read_to: Option<u32>,
+}
+
+impl Reader {
+    pub fn open(file: File, asked: &Asked) -> Result<Self> {
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
+        let pairs = metadata.file_metadata().key_value_metadata();
+        let notes = pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == NOTES));
+        let notes = notes.and_then(|pair| pair.value.as_deref()).context("not of a recording")?;
+        let notes: Notes = serde_json::from_str(notes).context("its footer is damaged")?;
+        if notes.schema > SCHEMA {
+            bail!("a later version has written it");
+        }
+        if notes.groups.len() != metadata.num_row_groups() {
+            bail!("its footer is damaged");
+        }
+        let used = COLUMNS.iter().map(|column| !asked.unused.contains(&column.name)).collect();
+        let addresses = asked.addresses.as_ref();
+        let addresses = addresses.map(|addresses| addresses.iter().map(address_text).collect());
+        Ok(Reader {
+            file,
+            metadata,
+            notes,
+            addresses,
+            used,
+            group: 0,
+            chunks: None,
+            ready: BTreeMap::new(),
+            made: 0,
+            read_to: None,
+        })
+    }
+
+    /// Lines that could not be read when it was made.
+    pub fn damaged(&self) -> u64 {
+        self.notes.damaged
+    }
+
+    /// The next row of a group; false if there is none.
+    fn row(&mut self, chunks: &mut Chunks) -> Result<bool> {
+        let mut first = None;
+        let mut last = None;
+        {
+            let Some((mut record, bytes)) = chunks.next()? else { return Ok(false) };
+            self.read_to = Some(record.line);
+            if !is_mark(&record.fields.event) {
+                let end = record.has_end().then(|| record.split());
+                first = Some((record.line, printed(&record, bytes)));
+                if let Some(end) = end {
+                    record.become_end(end);
+                    last = Some((record.line, printed(&record, bytes)));
+                }
+            }
+        }
+        for (line, printed) in first.into_iter().chain(last) {
+            self.put(line, printed);
+        }
+        Ok(true)
+    }
+
+    fn put(&mut self, line: u32, printed: Result<Line, Unread>) {
+        self.made += 1;
+        self.ready.insert((line, self.made), printed);
+    }
+
+    fn lose(&mut self, rows: u64, why: anyhow::Error) {
+        self.put(self.read_to.unwrap_or(0), Err(Unread::Rows(rows, why)));
+    }
+
+    /// Somebody looked then.
+    fn alive(&mut self, line: u32, micros: u64) {
+        let what = What::Mark(mark::Mark::Alive);
+        let unix_ns = micros.saturating_mul(1000);
+        let printed = Printed { unix_ns, boot: None, what, truncated: Vec::new() };
+        self.put(line, Ok((printed, 0)));
+    }
+
+    fn begin_group(&mut self) {
+        let at = self.group;
+        self.group += 1;
+        let group = self.notes.groups[at].clone();
+        let end = self.notes.groups.get(at + 1).map_or(u32::MAX, |next| next.line);
+        let marks = self.notes.marks.iter().filter(|mark| (group.line..end).contains(&mark.line));
+        let marks: Vec<Mark> = marks.cloned().collect();
+        if self.addresses.is_some() {
+            self.alive(group.line, group.first);
+        }
+        for Mark { line, after, text } in marks {
+            if let Some(micros) = after {
+                self.alive(line, micros);
+            }
+            let len = text.len();
+            let printed = read(&text).map(|printed| (printed, len)).map_err(Unread::Line);
+            self.put(line, printed);
+        }
+        match self.chunks_of(at, &group) {
+            Ok(Some(chunks)) => self.chunks = Some(chunks),
+            Ok(None) => self.end_group(),
+            Err(e) => {
+                let rows = self.metadata.row_group(at).num_rows();
+                self.lose(u64::try_from(rows).unwrap_or(0), e);
+                self.end_group();
+            }
+        }
+    }
+
+    /// `None`: it has nothing that is asked for.
+    fn chunks_of(&self, at: usize, group: &Group) -> Result<Option<Chunks>> {
+        let rows = self.metadata.row_group(at);
+        if let Some(addresses) = &self.addresses {
+            let part = self.part(group.offset + group.filter, group.len - group.filter)?;
+            if checksum(part.bytes()) != group.filter_sum {
+                bail!("a part of it is damaged");
+            }
+            let column = rows.columns().iter().find(|c| c.column_path().string() == "daddr");
+            let column = column.context("it has no addresses")?;
+            let filter = Sbbf::read_from_column_chunk(column, &part)?;
+            let may_have = |filter: &Sbbf| addresses.iter().any(|text| filter.check(text.as_str()));
+            if filter.is_some_and(|filter| !may_have(&filter)) {
+                return Ok(None);
+            }
+        }
+        let part = self.part(group.offset, group.filter)?;
+        if checksum(part.bytes()) != group.sum {
+            bail!("a part of it is damaged");
+        }
+        let mut chunks = Chunks::new(part, rows, &self.used)?;
+        if let Some(addresses) = &self.addresses
+            && !chunks.select(DADDR, addresses)?
+        {
+            return Ok(None);
+        }
+        Ok(Some(chunks))
+    }
+
+    /// Bytes of the file; there is no more of them than it has.
+    fn part(&self, offset: u64, len: u64) -> Result<Part> {
+        let end = offset.checked_add(len).context("its footer is damaged")?;
+        if end > self.file.metadata()?.len() {
+            bail!("its footer is damaged");
+        }
+        let mut bytes = vec![0; usize::try_from(len)?];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(Part::new(offset, bytes))
+    }
+
+    /// All of its lines can be handed out. Where some were not looked at, their times are told.
+    fn end_group(&mut self) {
+        let group = &self.notes.groups[self.group - 1];
+        let Group { min, max, last, line, .. } = *group;
+        let next = self.notes.groups.get(self.group).map(|next| next.line.saturating_sub(1));
+        let end = next.unwrap_or(u32::MAX).max(line);
+        if self.addresses.is_some() {
+            [min, max, last].into_iter().for_each(|micros| self.alive(end, micros));
+        }
+        self.read_to = Some(end);
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Line, Unread>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let first = self.ready.first_key_value();
+            if first.is_some_and(|((line, _), _)| self.read_to.is_some_and(|to| *line <= to)) {
+                return self.ready.pop_first().map(|(_, line)| line);
+            }
+            match self.chunks.take() {
+                Some(mut chunks) => match self.row(&mut chunks) {
+                    Ok(true) => self.chunks = Some(chunks),
+                    Ok(false) => self.end_group(),
+                    Err(e) => {
+                        self.lose(chunks.left(), e);
+                        self.end_group();
+                    }
+                },
+                None if self.group < self.notes.groups.len() => self.begin_group(),
+                None => return self.ready.pop_first().map(|(_, line)| line),
+            }
+        }
+    }
+}
+
+fn printed(record: &Record, bytes: usize) -> Result<Line, Unread> {
+    record.fields.printed().map(|printed| (printed, bytes)).map_err(Unread::Line)
+}

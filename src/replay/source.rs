@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One file of `--read`, or standard input: lines of JSON, or Parquet.
+
+use std::fs::File;
+use std::io;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Read;
+
+use super::asked::Asked;
+use crate::config::Config;
+use crate::error::text_of;
+use crate::error::warn;
+use crate::output::json::read::Printed;
+use crate::output::json::read::ReadError;
+use crate::output::json::read::read;
+#[cfg(feature = "parquet")]
+use crate::output::parquet;
+
+/// No line of this program is as long: a row has 64 KiB at most.
+const MAX_LINE: u64 = 1 << 20;
+/// With which a Parquet file begins, and ends.
+#[cfg(feature = "parquet")]
+const MAGIC: &[u8; 4] = b"PAR1";
+
+/// Lines that say nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unread {
+    pub(super) damaged: u64,
+    pub(super) unknown: u64,
+}
+
+impl Unread {
+    pub(super) fn lose_rest(&mut self, name: &str, why: &str) {
+        self.damaged += 1;
+        warn(&format!("tcpconnect: --read '{name}': {why}; the rest of it is not read"));
+    }
+
+    fn count(&mut self, why: &ReadError) {
+        match why {
+            ReadError::Event => self.unknown += 1,
+            _ => self.damaged += 1,
+        }
+    }
+}
+
+/// What of a file is looked at. Of lines it is all.
+pub(super) struct Looked {
+    #[cfg(feature = "parquet")]
+    parquet: parquet::read::Asked,
+}
+
+impl Looked {
+    pub(super) fn new(config: &Config, asked: &Asked) -> Self {
+        Looked {
+            #[cfg(feature = "parquet")]
+            parquet: parquet::read::Asked {
+                addresses: asked.addresses(config),
+                unused: unused(config, asked),
+            },
+        }
+    }
+}
+
+/// Columns that neither output nor filters look at.
+#[cfg(feature = "parquet")]
+fn unused(config: &Config, asked: &Asked) -> Vec<&'static str> {
+    const EXE: [&str; 7] =
+        ["exe", "exe_raw", "exe_deleted", "exe_truncated", "exe_dev", "exe_inode", "exe_mntns"];
+    const QUERY: [&str; 7] = [
+        "query",
+        "query_raw",
+        "query_age_ms",
+        "query_match",
+        "query_by_pid",
+        "query_by_uid",
+        "query_chain",
+    ];
+    let who = config.who;
+    // Rows of exec have executable and arguments in any case.
+    let processes = config.procs.is_some();
+    let of = |is_used: bool, names: &[&'static str]| match is_used {
+        true => Vec::new(),
+        false => names.to_vec(),
+    };
+    let peers = parquet::read::columns_of_peers();
+    [
+        of(who.exe || processes, &EXE),
+        of(who.args || processes, &["args", "args_truncated"]),
+        of(who.parents, &["parents", "parents_truncated"]),
+        of(config.dns, &QUERY),
+        of(config.peer.is_some(), &peers),
+        of(asked.users(), &["user"]),
+    ]
+    .concat()
+}
+
+pub(super) enum Source {
+    Lines(Lines),
+    #[cfg(feature = "parquet")]
+    Parquet(Box<parquet::read::Reader>),
+}
+
+pub(super) struct Lines {
+    from: Box<dyn BufRead>,
+    line: Vec<u8>,
+}
+
+impl Source {
+    pub(super) fn lines(from: impl Read + 'static) -> Self {
+        Source::Lines(Lines { from: Box::new(BufReader::new(from)), line: Vec::new() })
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    pub(super) fn of(file: File, _: &str, _: &Looked, _: &mut Unread) -> Self {
+        Source::lines(file)
+    }
+
+    /// Of what cannot be read nothing comes.
+    #[cfg(feature = "parquet")]
+    pub(super) fn of(file: File, name: &str, looked: &Looked, unread: &mut Unread) -> Self {
+        use std::os::unix::fs::FileExt as _;
+
+        let mut magic = [0; MAGIC.len()];
+        let is_parquet = file.read_exact_at(&mut magic, 0).is_ok() && magic == *MAGIC;
+        if !is_parquet {
+            return Source::lines(file);
+        }
+        match parquet::read::Reader::open(file, &looked.parquet) {
+            Ok(reader) => {
+                unread.damaged += reader.damaged();
+                Source::Parquet(Box::new(reader))
+            }
+            Err(e) => {
+                unread.lose_rest(name, &format!("{e:#}"));
+                Source::lines(io::empty())
+            }
+        }
+    }
+
+    /// The next line that says something, and how many bytes it has.
+    pub(super) fn next(&mut self, name: &str, unread: &mut Unread) -> Option<(Printed, usize)> {
+        match self {
+            Source::Lines(lines) => lines.next(name, unread),
+            #[cfg(feature = "parquet")]
+            Source::Parquet(reader) => loop {
+                match reader.next()? {
+                    Ok(line) => return Some(line),
+                    Err(parquet::read::Unread::Line(e)) => unread.count(&e),
+                    Err(parquet::read::Unread::Rows(rows, e)) => {
+                        unread.damaged += rows;
+                        warn(&format!(
+                            "tcpconnect: --read '{name}': {e:#}; {rows} rows are not read"
+                        ));
+                    }
+                }
+            },
+        }
+    }
+}
+
+impl Lines {
+    fn next(&mut self, name: &str, unread: &mut Unread) -> Option<(Printed, usize)> {
+        loop {
+            let is_whole = match self.line() {
+                Ok(Some(is_whole)) => is_whole,
+                Ok(None) => return None,
+                Err(e) => {
+                    unread.lose_rest(name, &text_of(&e));
+                    return None;
+                }
+            };
+            let text = std::str::from_utf8(&self.line).ok().filter(|_| is_whole);
+            match text.map(read) {
+                Some(Ok(printed)) => return Some((printed, self.line.len())),
+                Some(Err(ReadError::Event)) => unread.unknown += 1,
+                Some(Err(_)) if self.line.trim_ascii().is_empty() => {}
+                Some(Err(_)) | None => unread.damaged += 1,
+            }
+        }
+    }
+
+    /// Reads one line without its end; false if it is too long to be one. `None` at the end.
+    fn line(&mut self) -> io::Result<Option<bool>> {
+        self.line.clear();
+        (&mut self.from).take(MAX_LINE).read_until(b'\n', &mut self.line)?;
+        if self.line.is_empty() {
+            return Ok(None);
+        }
+        if self.line.pop_if(|last| *last == b'\n').is_some() {
+            return Ok(Some(true));
+        }
+        // The last line, torn or not; or the first part of one that is too long.
+        let is_last = (self.line.len() as u64) < MAX_LINE;
+        if !is_last {
+            self.from.skip_until(b'\n')?;
+        }
+        Ok(Some(is_last))
+    }
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A log becomes a Parquet file, and says the same as before.
+
+use std::fs::File;
+use std::io::Cursor;
+
+use proptest::prelude::*;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+use tcpconnect::output::json::read::What;
+use tcpconnect::output::json::read::read;
+use tcpconnect::output::parquet::read::Asked;
+use tcpconnect::output::parquet::read::Reader;
+use tcpconnect::output::parquet::read::Unread;
+use tcpconnect::output::parquet::write::write;
+use tempfile::TempDir;
+
+const START: &str = r#"{"event":"start","time":"2026-11-26T10:00:00.000000Z","version":"0.1.0","host":"a","boot_id":"0f6a7c1e-0000","run":"r","sequence":7,"options":["-r"],"record_args":"full"}"#;
+
+/// What `--read` makes of a file.
+fn sealed(log: &str, asked: &Asked) -> Result<Vec<String>, String> {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.parquet");
+    let mut file = File::create(&path).unwrap();
+    write(&mut Cursor::new(log), &mut file).map_err(|e| format!("{e:#}"))?;
+    let reader = Reader::open(File::open(&path).unwrap(), asked).unwrap();
+    let mut lines = vec![format!("{} damaged", reader.damaged())];
+    lines.extend(reader.map(|line| match line {
+        Ok((printed, _)) => format!("{printed:?}"),
+        Err(Unread::Line(e)) => format!("{e}"),
+        Err(Unread::Rows(rows, e)) => format!("{rows} rows: {e:#}"),
+    }));
+    // Marks say when somebody looked last before them, which the log says by its order.
+    Ok(lines.into_iter().filter(|line| !line.contains("what: Mark(Alive)")).collect())
+}
+
+/// What it makes of the log.
+fn plain(log: &str) -> Vec<String> {
+    let mut damaged = 0;
+    let mut lines = Vec::new();
+    for line in log.lines() {
+        match read(line) {
+            Ok(printed) if matches!(printed.what, What::Mark(_)) && line.contains("alive") => {}
+            Ok(printed) => lines.push(format!("{printed:?}")),
+            Err(e) if serde_json::from_str::<Map<String, Value>>(line).is_ok() => {
+                lines.push(format!("{e}"));
+            }
+            Err(_) if line.is_empty() => {}
+            Err(_) => damaged += 1,
+        }
+    }
+    lines.insert(0, format!("{damaged} damaged"));
+    lines
+}
+
+fn text() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        prop::sample::select(vec!["a", "b", "", "10.0.0.1", "12-345", "\u{1b}[31m\"\\"])
+            .prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ]
+}
+
+/// Any value that a field may have.
+fn value(name: &'static str) -> BoxedStrategy<Value> {
+    let select = |values: &[&'static str]| prop::sample::select(values.to_vec());
+    let time = "2026-11-26T10:00:0[0-9]\\.[0-9]{6}Z";
+    match name {
+        "start" => time.prop_map(Value::from).boxed(),
+        "daddr" | "saddr" => {
+            select(&["10.0.0.1", "10.0.0.2", "::1", "2001:db8::5"]).prop_map(Value::from).boxed()
+        }
+        "conn_id" => select(&["1", "2", "3", "7-99"]).prop_map(Value::from).boxed(),
+        "process_id" => select(&["1-5", "2-18446744073709551615"]).prop_map(Value::from).boxed(),
+        "result" => select(&["ok", "refused", "timeout"]).prop_map(Value::from).boxed(),
+        "close_by" => select(&["local", "remote"]).prop_map(Value::from).boxed(),
+        "source" => select(&["record", "proc"]).prop_map(Value::from).boxed(),
+        "query_match" => select(&["socket", "process"]).prop_map(Value::from).boxed(),
+        "ip" => prop::sample::select(vec![4, 6]).prop_map(Value::from).boxed(),
+        "lport" | "dport" => any::<u16>().prop_map(Value::from).boxed(),
+        "query_age_ms" => (0..1_000_000u32).prop_map(|us| json!(f64::from(us) / 1000.0)).boxed(),
+        "args" | "query_chain" | "truncated" => {
+            prop::collection::vec(text(), 0..3).prop_map(Value::from).boxed()
+        }
+        "parents" => {
+            let parent =
+                (any::<u32>(), text()).prop_map(|(pid, comm)| json!({"pid":pid,"comm":comm}));
+            prop::collection::vec(parent, 0..3).prop_map(Value::from).boxed()
+        }
+        "query_by" => {
+            (any::<u32>(), any::<u32>()).prop_map(|(pid, uid)| json!({"pid":pid,"uid":uid})).boxed()
+        }
+        "peer" => peer().boxed(),
+        _ if FLAGS.contains(&name) => any::<bool>().prop_map(Value::from).boxed(),
+        _ if LARGE.contains(&name) => any::<u64>()
+            .prop_filter("no sign alone", |&number| number != 1 << 63)
+            .prop_map(Value::from)
+            .boxed(),
+        _ if SMALL.contains(&name) => any::<u32>().prop_map(Value::from).boxed(),
+        _ => text().boxed(),
+    }
+}
+
+fn peer() -> impl Strategy<Value = Value> {
+    let more =
+        object(&["exe", "comm_raw", "container_id", "container_claimed", "netns", "pod"], 0.5);
+    (any::<u32>(), text(), more).prop_map(|(pid, comm, more)| {
+        let mut peer = Map::from_iter([("pid".to_owned(), json!(pid)), ("comm".to_owned(), comm)]);
+        peer.extend(more);
+        Value::Object(peer)
+    })
+}
+
+const FLAGS: &[&str] = &[
+    "partial",
+    "accepted",
+    "container_claimed",
+    "exe_deleted",
+    "exe_truncated",
+    "args_truncated",
+    "parents_truncated",
+    "core_dumped",
+];
+const LARGE: &[&str] = &[
+    "ts_ns",
+    "began_ts_ns",
+    "latency_us",
+    "duration_us",
+    "tx_bytes",
+    "rx_bytes",
+    "cgroup_id",
+    "exe_inode",
+];
+const SMALL: &[&str] = &[
+    "pid",
+    "tid",
+    "uid",
+    "gid",
+    "retransmits",
+    "netns",
+    "vpid",
+    "exe_mntns",
+    "ppid",
+    "euid",
+    "egid",
+    "tracer",
+    "exit_code",
+    "exit_signal",
+];
+/// Those that a row of this kind always has.
+const NEEDED: &[&str] = &["ts_ns", "ip", "daddr", "dport", "conn_id"];
+const OTHERS: &[&str] = &[
+    "pid",
+    "tid",
+    "comm",
+    "thread",
+    "uid",
+    "gid",
+    "saddr",
+    "lport",
+    "error",
+    "query",
+    "query_age_ms",
+    "query_match",
+    "query_by",
+    "query_chain",
+    "peer",
+    "netns",
+    "cgroup_id",
+    "vpid",
+    "user",
+    "container_id",
+    "container_claimed",
+    "container_name",
+    "container_image",
+    "pod",
+    "pod_namespace",
+    "pod_uid",
+    "compose_project",
+    "compose_service",
+    "container_runtime",
+    "container_name_source",
+    "cgroup",
+    "unit",
+    "exe",
+    "exe_raw",
+    "exe_deleted",
+    "exe_truncated",
+    "exe_dev",
+    "exe_inode",
+    "exe_mntns",
+    "args",
+    "args_truncated",
+    "ppid",
+    "parents",
+    "parents_truncated",
+    "start",
+    "process_id",
+    "source",
+    "truncated",
+    "old_comm",
+    "euid",
+    "egid",
+    "tracer",
+    "exit_code",
+    "exit_signal",
+    "core_dumped",
+    "result",
+    "latency_us",
+    "began_ts_ns",
+    "partial",
+    "accepted",
+    "comm_raw",
+    "thread_raw",
+    "query_raw",
+    "old_comm_raw",
+];
+const OF_END: &[&str] = &["duration_us", "tx_bytes", "rx_bytes", "retransmits", "close_by"];
+
+/// Some of these fields.
+fn object(names: &[&'static str], share: f64) -> impl Strategy<Value = Map<String, Value>> {
+    let fields: Vec<_> = names
+        .iter()
+        .map(|&name| prop::option::weighted(share, value(name)).prop_map(move |v| (name, v)))
+        .collect();
+    fields.prop_map(|fields| {
+        fields.into_iter().filter_map(|(name, v)| Some((name.to_owned(), v?))).collect()
+    })
+}
+
+/// A line, or a connection's two, of which the second may say something else than the first.
+fn lines() -> impl Strategy<Value = Vec<Map<String, Value>>> {
+    let events =
+        ["connect", "accept", "existing", "result", "close", "exec", "exit", "fork", "alive"];
+    let event = prop::sample::select(events.to_vec());
+    let time = "2026-11-26T10:00:0[0-9]\\.[0-9]{6}Z";
+    let end = (object(OF_END, 0.9), time, prop::option::of(object(OTHERS, 0.02)), any::<u32>());
+    (event, time, object(NEEDED, 0.95), object(OTHERS, 0.3), prop::option::of(end)).prop_map(
+        |(event, time, needed, others, end)| {
+            let mut first = Map::new();
+            first.insert("event".into(), event.into());
+            first.insert("time".into(), time.into());
+            first.extend(needed);
+            first.extend(others);
+            if event != "connect" && event != "result" {
+                first.retain(|name, _| name != "began_ts_ns");
+            }
+            let Some((fields, time, others, later)) = end else { return vec![first] };
+            let mut last = first.clone();
+            for name in ["result", "latency_us", "partial", "accepted"] {
+                last.remove(name);
+            }
+            if let ("accept" | "connect", Some(began)) = (event, first.get("ts_ns")) {
+                last.insert("began_ts_ns".into(), began.clone());
+            }
+            match event {
+                "accept" => last.insert("accepted".into(), true.into()),
+                "existing" => last.insert("partial".into(), true.into()),
+                _ => None,
+            };
+            last.insert("event".into(), "close".into());
+            last.insert("time".into(), time.into());
+            last.insert("ts_ns".into(), later.into());
+            last.extend(fields);
+            last.extend(others.unwrap_or_default());
+            vec![first, last]
+        },
+    )
+}
+
+fn log() -> impl Strategy<Value = String> {
+    let other = prop::sample::select(vec![
+        r#"{"event":"lost","time":"2026-11-26T10:00:01.000000Z","count":3,"buffer":3,"family":2}"#,
+        r#"{"event":"stop","time":"2026-11-26T10:00:01.000000Z"}"#,
+        "{torn",
+        "",
+    ]);
+    let lines = prop_oneof![
+        8 => lines().prop_map(|lines| lines.iter().map(|l| json!(l).to_string()).collect()),
+        1 => other.prop_map(|line| vec![line.to_owned()]),
+    ];
+    // Ends are some lines behind their beginnings.
+    prop::collection::vec((lines, 0..4usize), 0..40).prop_map(|all| {
+        let mut placed: Vec<(usize, String)> = Vec::new();
+        for (at, (lines, later)) in all.into_iter().enumerate() {
+            let lines: Vec<String> = lines;
+            placed.extend(lines.into_iter().enumerate().map(|(n, line)| (at + n * later, line)));
+        }
+        placed.sort_by_key(|(at, _)| *at);
+        let lines: String = placed.into_iter().map(|(_, line)| line + "\n").collect();
+        format!("{START}\n{lines}")
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn a_file_says_what_its_log_said(log in log()) {
+        prop_assert_eq!(sealed(&log, &Asked::default()).unwrap(), plain(&log));
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_is_found_wherever_it_is(log in log()) {
+        let asked = Asked { addresses: Some(vec!["10.0.0.2".parse().unwrap()]), ..Asked::default() };
+        let found = sealed(&log, &asked).unwrap();
+        let is_wanted = |line: &&String| {
+            line.contains("daddr: 10.0.0.2,") || line.contains("Mark(") || line.contains("Lost(")
+        };
+        let plain = plain(&log);
+        let of = |lines: &[String]| lines.iter().filter(is_wanted).cloned().collect::<Vec<_>>();
+        prop_assert_eq!(of(&found), of(&plain));
+    }
+}
