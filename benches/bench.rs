@@ -6,7 +6,7 @@
 //! measures what it costs to know of all processes, `-- life` what it costs to
 //! follow each connection to its end, `-- snapshot` to list the sockets there are,
 //! `-- names` to see every packet for the sake of those from port 53, `-- containers` to know
-//! what people call containers. `-- growth` alone
+//! what people call containers, `-- recordings` to keep what was traced and to find it again. `-- growth` alone
 //! is a test: what hostile users do, for --seconds each (--load: this one alone), must not
 //! make the tracer grow.
 
@@ -23,6 +23,8 @@ mod loads;
 #[allow(dead_code, reason = "only the dice are thrown")]
 #[path = "../tests/model/patterns.rs"]
 mod patterns;
+#[cfg(feature = "parquet")]
+mod recordings;
 #[allow(dead_code, reason = "only the dice are thrown")]
 #[path = "../tests/model/steps.rs"]
 mod steps;
@@ -100,7 +102,7 @@ fn main() -> ExitCode {
         return if growth::growth(seconds, only) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     println!("{:<46} {:>14} {:>18}", "FIGURE", "MEASURED", "TARGET");
-    let parts = ["format", "who", "life", "snapshot", "names", "containers"];
+    let parts = ["format", "who", "life", "snapshot", "names", "containers", "recordings"];
     let part = args.into_iter().find(|a| parts.contains(&a.as_str()));
     if part.is_none() {
         cost_of_tracing();
@@ -125,6 +127,10 @@ fn main() -> ExitCode {
     }
     if wanted("containers") {
         containers::containers();
+    }
+    #[cfg(feature = "parquet")]
+    if wanted("recordings") {
+        recordings::recordings();
     }
     if wanted("who") {
         cost_of_exec();
