@@ -73,7 +73,7 @@ help:
 	@echo 'make build               $(BIN)'
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests, and the model'
 	@echo 'make test                make check, make runtimes, and the tests on other kernels in virtual machines'
-	@echo 'make runtimes            the containers of docker, podman, also of a user, and containerd, which it installs'
+	@echo 'make runtimes [CONTAINERS=150]  those of docker, podman, also of a user and in units, and containerd, which it installs'
 	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, as records of the kernel, and as lines of --read'
 	@echo 'make soak [SECONDS=3600]  such histories, storms of them and attacks, until the time is over'
@@ -122,7 +122,7 @@ runtimes: client $(VENV)/installed
 		printf '#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; \
 	fi; \
 	$(MAKE) --no-print-directory deps-runtimes
-	$(AS_ROOT) $(CARGO) test --locked --test runtimes -- --test-threads=1
+	$(AS_ROOT) $(if $(CONTAINERS),TEST_CONTAINERS=$(CONTAINERS)) $(CARGO) test --locked --test runtimes -- --test-threads=1
 
 deps-runtimes:
 	$(call install_missing,$(RUNTIME_NEEDS))

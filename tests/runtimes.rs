@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names of the containers of real runtimes: docker, podman, also a user's, and containerd as
-//! Kubernetes uses it, each with data and sockets in a folder of the test, and ended with it.
+//! Names of the containers of real runtimes: docker, podman, also a user's and in units of systemd,
+//! and containerd as Kubernetes uses it, each with data and sockets in a folder of the test, and ended with it.
 //! Needs root, and the packages that `make runtimes` installs; the program under test asks none of
 //! the daemons.
 //!
 //! Containers have the network of the host, so rows are told from others by it and by their ports,
 //! which are below those that the kernel gives to others.
 
+#[path = "runtimes/crowd.rs"]
+mod crowd;
 #[allow(dead_code, reason = "what the live tests need beyond this")]
 mod lab;
 #[path = "runtimes/rootless.rs"]
 mod rootless;
+#[path = "runtimes/units.rs"]
+mod units;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -33,6 +37,20 @@ use tempfile::TempDir;
 const OURS: &str = "/proc/self/ns/net";
 /// Containers of root's at once.
 const MANY: u16 = 100;
+
+/// As little as a process here may ask for, and of a controller that need not be there nothing.
+const OPTIONS: [&str; 10] = [
+    "--network",
+    "host",
+    "--security-opt",
+    "seccomp=unconfined",
+    "--ulimit",
+    "nofile=1024:1024",
+    "--ulimit",
+    "nproc=1000:1000",
+    "--pids-limit",
+    "-1",
+];
 
 fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().expect("make runtimes installs it");
@@ -105,7 +123,7 @@ fn succeeds(command: &mut Command) -> bool {
 fn assert_success(done: &Done) {
     assert!(done.status.success(), "{done:#?}");
     let mut said = done.stderr.lines();
-    let is_known = [" nothing is called ", " have no name here: "];
+    let is_known = [" nothing is called ", " no cgroup of ", " have no name here: "];
     let is_new = |line: &str| !is_known.iter().any(|known| line.contains(known));
     assert_eq!(said.find(|line| is_new(line)), None, "{done:#?}");
 }
@@ -242,11 +260,11 @@ fn docker_containers_have_their_names() {
     engine.check(25_100);
 }
 
-fn podman(folder: &Path) -> Vec<String> {
+fn podman(folder: &Path, manager: &str) -> Vec<String> {
     let path = |name: &str| folder.join(name).display().to_string();
     let words = ["podman", "--root", &path("root"), "--runroot", &path("run")];
     let more = ["--tmpdir", &path("tmp"), "--runtime", "runc", "--storage-driver", "vfs"];
-    let last = ["--cgroup-manager", "cgroupfs", "--events-backend", "file"];
+    let last = ["--cgroup-manager", manager, "--events-backend", "file"];
     words.iter().chain(&more).chain(&last).map(|word| (*word).to_owned()).collect()
 }
 
@@ -254,15 +272,12 @@ fn podman(folder: &Path) -> Vec<String> {
 fn podman_containers_have_their_names() {
     let folder = tempfile::tempdir().expect("a folder");
     let tar = busybox(folder.path());
-    let tool = podman(folder.path());
+    let tool = podman(folder.path(), "cgroupfs");
     let tool: Vec<_> = tool.iter().map(String::as_str).collect();
-    // As little as a process here may ask for.
-    let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
-    let options = [&["--network", "host", "--security-opt", "seccomp=unconfined"], &limits[..]];
     let engine = Engine {
         tool: &tool,
         image: "localhost/bb:1",
-        run: &options.concat(),
+        run: &OPTIONS,
         is_claimed: false,
         many: MANY,
     };
@@ -295,7 +310,7 @@ snapshotter = "native"
         folder.path().display()
     );
     fs::write(path("config.toml"), config).expect("ours");
-    let tool = podman(&folder.path().join("podman"));
+    let tool = podman(&folder.path().join("podman"), "cgroupfs");
     let podman = |words: &[&str]| run(Command::new(&tool[0]).args(&tool[1..]).args(words));
     podman(&["import", &tar, "localhost/bb:1"]);
     podman(&["import", "-c", "CMD [\"/bin/sleep\", \"100000\"]", &tar, "localhost/pause:1"]);

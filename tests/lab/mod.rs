@@ -465,7 +465,8 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // Only an empty cgroup can go, and a process leaves it a moment after its end.
         for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
+            let gone = fs::remove_dir(&self.0);
+            if gone.is_ok() || gone.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));

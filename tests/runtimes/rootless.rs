@@ -18,6 +18,7 @@ use tcpconnect::host::cgroup;
 
 use super::Daemon;
 use super::Engine;
+use super::OPTIONS;
 use super::OURS;
 use super::assert_success;
 use super::busybox;
@@ -28,7 +29,7 @@ use super::run;
 use super::succeeds;
 
 /// A user that no machine has, and the first of the ids below him.
-const USER: u32 = 60_100;
+pub const USER: u32 = 60_100;
 const SUBORDINATE: u32 = 1_000_000_000;
 const IMAGE: &str = "localhost/bb:1";
 
@@ -49,8 +50,8 @@ echo $$ > "/sys/fs/cgroup$own/cgroup.procs"
 "#;
 
 /// A user who has logged in.
-struct Rootless {
-    daemon: Daemon,
+pub struct Rootless {
+    pub daemon: Daemon,
     /// What root gave to the user's own manager, and what that is in.
     service: Cgroup,
     slice: Cgroup,
@@ -59,7 +60,7 @@ struct Rootless {
 }
 
 impl Rootless {
-    fn log_in(test: &str) -> Self {
+    pub fn log_in(test: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
         busybox(folder.path());
@@ -109,7 +110,7 @@ impl Rootless {
     }
 
     /// podman's command with its options, and the image is there.
-    fn podman(&self, manager: &str) -> Vec<String> {
+    pub fn podman(&self, manager: &str) -> Vec<String> {
         let path = |name: &str| self.daemon.path(name);
         let root = path("home/storage");
         let words = [&self.run, "podman", "--root", &root, "--runtime", "crun"];
@@ -124,18 +125,22 @@ impl Rootless {
 }
 
 impl Drop for Rootless {
-    /// What podman leaves behind is in a session of its own each, so all end by their cgroup.
     fn drop(&mut self) {
-        let _ = fs::write(self.slice.0.join("cgroup.kill"), "1");
-        let events = || fs::read_to_string(self.slice.0.join("cgroup.events")).unwrap_or_default();
-        for _ in 0..500 {
-            if !events().contains("populated 1") {
-                break;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        remove_below(&self.service.0);
+        end_all_in(&self.slice);
     }
+}
+
+/// What podman leaves behind is in a session of its own each, so all end by their cgroup.
+pub fn end_all_in(slice: &Cgroup) {
+    let _ = fs::write(slice.0.join("cgroup.kill"), "1");
+    let events = || fs::read_to_string(slice.0.join("cgroup.events")).unwrap_or_default();
+    for _ in 0..500 {
+        if !events().contains("populated 1") {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    remove_below(&slice.0);
 }
 
 fn remove_below(path: &Path) {
@@ -146,20 +151,6 @@ fn remove_below(path: &Path) {
         }
     }
 }
-
-/// As little as a process here may ask for, and of a controller that need not be there nothing.
-const OPTIONS: [&str; 10] = [
-    "--network",
-    "host",
-    "--security-opt",
-    "seccomp=unconfined",
-    "--ulimit",
-    "nofile=1024:1024",
-    "--ulimit",
-    "nproc=1000:1000",
-    "--pids-limit",
-    "-1",
-];
 
 #[test]
 fn containers_of_a_users_podman_have_their_names_as_claims() {
