@@ -130,9 +130,12 @@ fn filters_hold_as_when_tracing() {
 #[test]
 fn a_filter_of_what_lines_do_not_tell_says_so() {
     let web = r#","container_id":"0123456789abcdef","container_name":"web","container_name_source":"docker","cgroup":"/a/b","unit":"x.service""#;
-    let lines = [line("connect", 1, 1, web), line("connect", 2, 2, "")];
+    let id = "0123456789abcdef".repeat(4);
+    let web = web.replace("0123456789abcdef", &id);
+    let lines = [line("connect", 1, 1, &web), line("connect", 2, 2, "")];
     for args in [
         ["--container", "web"],
+        ["--container", &id],
         ["--container", "012345"],
         ["--cgroup", "/a"],
         ["--cgroup", "/sys/fs/cgroup/a/b"],
@@ -144,6 +147,21 @@ fn a_filter_of_what_lines_do_not_tell_says_so() {
     }
     for args in [["--container", "we"], ["--container", "01234"], ["--cgroup", "/a/bc"]] {
         assert_eq!(read(&lines, &args).rows().len(), 1, "{args:?}");
+    }
+}
+
+/// As while tracing: the beginning of a runtime's id means it, that of a name means nobody.
+#[test]
+fn digits_begin_an_id_and_no_name() {
+    for (id, text, rows) in [
+        ("webserver", "webserver", 1),
+        ("webserver", "webser", 0),
+        ("deadbeefcafe", "deadbeef", 0),
+        (&*"0123456789abcdef".repeat(4), "0123456789ab", 1),
+    ] {
+        let more = format!(r#","container_id":"{id}""#);
+        let done = read(&[line("connect", 1, 1, &more)], &["--container", text]);
+        assert_eq!(done.rows().len(), 1 + rows, "{id} {text} {}", done.stdout);
     }
 }
 

@@ -119,9 +119,10 @@ pub fn of_bundle(json: &[u8], id: &str) -> Option<Said> {
     let names = match all.get("io.container.manager").map(String::as_str) {
         Some("libpod") => Names { runtime: Some(Runtime::Podman), ..Names::default() },
         Some("cri-o") => of_annotations(all, &CRIO),
+        // A pod may have a volume of any path.
+        _ if has("io.kubernetes.cri.") => of_annotations(all, &CONTAINERD),
         _ => match bundle.mounts.iter().find_map(|mount| docker_folder(&mount.source, id)) {
             Some(folder) => return Some(Said::Docker(folder)),
-            None if has("io.kubernetes.cri.") => of_annotations(all, &CONTAINERD),
             None => of_nerdctl(all),
         },
     };
@@ -131,7 +132,10 @@ pub fn of_bundle(json: &[u8], id: &str) -> Option<Said> {
 /// docker lets a container see its hosts, hostname and resolv.conf, or those of the container
 /// whose network it shares, which lie beside their configurations wherever the data root is.
 fn docker_folder(source: &str, id: &str) -> Option<PathBuf> {
-    let dir = Path::new(source).parent().filter(|dir| is_plain(dir))?;
+    const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+    let source = Path::new(source);
+    let is_one = FILES.iter().any(|file| source.ends_with(file));
+    let dir = source.parent().filter(|dir| is_one && is_plain(dir))?;
     let is_a_containers =
         is_full_id(dir.file_name()?.to_str()?) && dir.parent()?.ends_with("containers");
     is_a_containers.then(|| dir.with_file_name(id))
@@ -452,12 +456,31 @@ mod tests {
         let other = format!("/srv/d/containers/{}/hosts", ID.replace('4', "9"));
         assert_eq!(of(&other), Some(Said::Docker(folder.into())));
         for other in [
+            "/srv/d/containers/ID/data",
             "/srv/d/containers/4f8a/hosts",
             "/srv/../etc/containers/ID/hosts",
             "srv/containers/ID/hosts",
             "/containers/ID/x/hosts",
         ] {
             assert!(matches!(of(other), Some(Said::Names(_))), "{other}");
+        }
+    }
+
+    #[test]
+    fn no_volume_of_a_pod_keeps_its_name_away() {
+        let config = json!({
+            "mounts": [{"source": format!("/srv/containers/{ID}/hosts")}],
+            "annotations": {
+                "io.kubernetes.cri.container-name": "app",
+                "io.kubernetes.cri.sandbox-name": "web-0",
+                "io.kubernetes.cri.sandbox-namespace": "shop",
+            },
+        });
+        match of_bundle(config.to_string().as_bytes(), ID) {
+            Some(Said::Names(names)) => {
+                assert_eq!(names.shown().as_deref(), Some("shop/web-0/app"))
+            }
+            other => panic!("{other:?}"),
         }
     }
 

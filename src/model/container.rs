@@ -13,7 +13,7 @@ const ID_LEN: usize = 64;
 /// Digits of a short id.
 pub const SHORT_ID_LEN: usize = 12;
 /// Fewer could mean several containers, or be a word.
-pub const MIN_ID_LEN: usize = 6;
+const MIN_ID_LEN: usize = 6;
 
 /// A container that a cgroup path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,9 +187,6 @@ pub fn id_in(path: &str) -> Option<&str> {
 
 /// A runtime's own monitor and a pod as a whole are no containers.
 fn id_of(name: &str) -> Option<&str> {
-    if name.contains("conmon") || name.contains("_pod_") {
-        return None;
-    }
     if let Some(own) = name.strip_prefix(LXC) {
         // Else it would be taken for one of systemd-nspawn.
         return Some(if name_of_machine(own).is_some() { name } else { own });
@@ -199,6 +196,9 @@ fn id_of(name: &str) -> Option<&str> {
     let machine = registered.or_else(of_unit);
     if let Some(machine) = machine.filter(|machine| name_of_machine(machine).is_some()) {
         return Some(machine);
+    }
+    if name.contains("conmon") || name.contains("_pod_") {
+        return None;
     }
     let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
     words.find(|word| is_full_id(word))
@@ -237,6 +237,16 @@ pub fn name_of_machine(machine: &str) -> Option<String> {
 /// Whether it is an id as runtimes make them, with all its digits.
 pub fn is_full_id(text: &str) -> bool {
     text.len() == ID_LEN && is_id(text)
+}
+
+/// Whether `--container` with this text means the container of this id. Digits may be the beginning
+/// of a runtime's, but of no name.
+pub fn is_called(id: &str, text: &str) -> bool {
+    text == id || may_begin_id(text) && is_full_id(id) && id.starts_with(text)
+}
+
+fn may_begin_id(text: &str) -> bool {
+    (MIN_ID_LEN..=ID_LEN).contains(&text.len()) && is_id(text)
 }
 
 fn is_id(word: &str) -> bool {
@@ -306,7 +316,7 @@ pub fn patterns(container: &str) -> Vec<Pattern> {
     if container.contains('/') || container.len() > MAX_IN_DIRECTORY {
         return patterns;
     }
-    if (MIN_ID_LEN..=ID_LEN).contains(&container.len()) && is_id(container) {
+    if may_begin_id(container) {
         for runtime in ["", "docker-", "cri-containerd-", "crio-", "libpod-", "nerdctl-"] {
             let text = format!("{runtime}{container}");
             patterns.push(Pattern { whole: false, ..Pattern::whole(text) });
@@ -372,6 +382,21 @@ mod tests {
             assert_eq!(id_in(&format!("/machine.slice/{other}.scope")), None, "{other}");
         }
         assert_eq!(id_in("/system.slice/machine-web.service"), None, "it is any service");
+    }
+
+    #[test]
+    fn what_people_call_a_container_makes_it_no_monitor_and_no_pod() {
+        for (name, id) in [
+            ("lxc.payload.my_pod_1", Some("my_pod_1")),
+            ("lxc.payload.conmon", Some("conmon")),
+            ("machine-conmon\\x2dtest.scope", Some("machine-conmon\\x2dtest")),
+            ("systemd-nspawn@a_pod_b.service", Some("systemd-nspawn@a_pod_b")),
+            ("libpod-conmon-ID.scope", None),
+            ("crio-conmon-ID.scope", None),
+            ("libpod_pod_ID", None),
+        ] {
+            assert_eq!(id_in(&name.replace("ID", ID)), id, "{name}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::config::Config;
 use crate::error::warn;
 use crate::model::container::Container;
-use crate::model::container::MIN_ID_LEN;
+use crate::model::container::is_called;
 use crate::model::event::Connect;
 use crate::model::event::Origin;
 use crate::model::filter::Filter;
@@ -86,11 +86,7 @@ impl<'a> Wanted<'a> {
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         let is_it = |container: &Container| {
-            let has_id = |text: &String| {
-                *text == *container.id
-                    || text.len() >= MIN_ID_LEN && container.id.starts_with(text.as_str())
-            };
-            filter.containers.iter().any(has_id)
+            filter.containers.iter().any(|text| is_called(&container.id, text))
                 || container.names.as_ref().is_some_and(|names| filter.wants_names(names))
         };
         self.cgroups.iter().any(is_below)
