@@ -60,8 +60,9 @@ fn life() -> Duration {
 pub struct Host {
     pub folder: TempDir,
     pub path: String,
-    pub outer: Cgroup,
+    /// It ends before the cgroup that it is in can go.
     pub client: Client,
+    pub outer: Cgroup,
 }
 
 impl Host {
@@ -71,7 +72,7 @@ impl Host {
         for program_name in ["runc", "conmon", "containerd-shim-runc-v2"] {
             copy_of(program(), &format!("{path}/{program_name}"));
         }
-        Host { folder, path, outer, client: Client::new() }
+        Host { folder, path, client: Client::new(), outer }
     }
 
     fn trace(&self, lab: &Lab) -> Tracer {
