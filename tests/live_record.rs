@@ -24,24 +24,26 @@ pub const TESTS: &Tests = &[(
         who_is_killed_leaves_all_that_was_seen,
         a_recording_stays_within_its_bounds,
         secrets_of_arguments_are_not_kept,
+        a_hangup_begins_a_new_file_and_nothing_is_lost,
+        a_disk_that_takes_nothing_is_named_and_left,
     ],
 )];
 
 /// A folder for a recording, which its recorder makes.
-struct Folder {
+pub struct Folder {
     dir: TempDir,
 }
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Folder { dir: tempfile::tempdir().expect("a folder") }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.dir.path().join("recording")
     }
 
-    fn record(&self, lab: &Lab, client: &Client, more: &[&str]) -> Tracer {
+    pub fn record(&self, lab: &Lab, client: &Client, more: &[&str]) -> Tracer {
         let path = self.path();
         let path = path.to_str().expect("UTF-8");
         let pid = client.pid().to_string();
@@ -59,7 +61,7 @@ impl Folder {
         (objects.collect(), stderr)
     }
 
-    fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self) -> Vec<PathBuf> {
         fn below(folder: &Path, found: &mut Vec<PathBuf>) {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let path = entry.path();
@@ -188,4 +190,75 @@ fn secrets_of_arguments_are_not_kept(lab: &Lab) {
         let bytes = fs::read(file).expect("a file");
         assert!(!bytes.windows(7).any(|part| part == b"hunter2"));
     }
+}
+
+fn a_hangup_begins_a_new_file_and_nothing_is_lost(lab: &Lab) {
+    let folder = Folder::new();
+    let mut client = Client::new();
+    let tracer = folder.record(lab, &client, &[]);
+    for files in 1..=3 {
+        client.case("life many 50");
+        tracer.signal(libc::SIGHUP);
+        client.case("life many 50");
+        // The next line comes within a second.
+        let mut left = 1_000;
+        while folder.files().len() < files + 1 && left > 0 {
+            left -= 1;
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+    assert!(tracer.stop().status.success());
+    assert_eq!(folder.files().len(), 4);
+    let (rows, said) = folder.read(&["--life"]);
+    assert_eq!((count(&rows, "close"), count(&rows, "gap")), (300, 0), "{said}");
+}
+
+/// The recorder, by whom tells of its own child.
+fn child_of(tracer: &Tracer) -> i32 {
+    let pid = tracer.child.id();
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(path).expect("its children");
+    let is_recorder = |child: &&str| {
+        // It alone has a pipe and the folder open, and is the first that was started.
+        fs::read_dir(format!("/proc/{child}/fd")).is_ok_and(|fds| {
+            let mut paths = fds.flatten().flat_map(|fd| fs::read_link(fd.path()));
+            paths.any(|path| path.ends_with("recording/lock"))
+        })
+    };
+    let found = children.split_whitespace().find(is_recorder).expect("a recorder");
+    found.parse().expect("a pid")
+}
+
+fn a_disk_that_takes_nothing_is_named_and_left(lab: &Lab) {
+    let folder = Folder::new();
+    let mut client = Client::new();
+    let tracer = folder.record(lab, &client, &[]);
+    client.case("life local");
+    let recorder = child_of(&tracer);
+    // It does as if the disk stood still.
+    // SAFETY: a child of our child, which is not waited for.
+    unsafe { libc::kill(recorder, libc::SIGSTOP) };
+    tracer.signal(libc::SIGINT);
+    let mut left = 1_000;
+    while !tracer.stderr().contains("the disk has not taken all of it yet") && left > 0 {
+        left -= 1;
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    tracer.signal(libc::SIGINT);
+    let done = tracer.wait();
+    assert!(done.stderr.contains("(Ctrl-C ends the waiting, not the writing)"), "{done:?}");
+    assert_eq!(done.status.code(), Some(130));
+    // SAFETY: as above.
+    unsafe { libc::kill(recorder, libc::SIGCONT) };
+    let is_whole = || {
+        let files = folder.files();
+        let text = |path: &PathBuf| fs::read_to_string(path).unwrap_or_default();
+        files.iter().any(|path| text(path).contains(r#"{"event":"stop""#))
+    };
+    let mut left = 1_000;
+    while !is_whole() && left > 0 {
+        left -= 1;
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(is_whole());
 }

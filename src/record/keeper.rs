@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::io::PipeReader;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -85,11 +86,11 @@ fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|&&b| b == b'\n').count() as u64
 }
 
-/// Until the tracer says no more, or is no more.
-pub(super) fn keep(store: Store, from: PipeReader, is_verbose: bool) -> bool {
+/// Until the tracer says no more, or is no more. By `asked` it wants a new file.
+pub(super) fn keep(store: Store, from: PipeReader, asked: PipeReader, is_verbose: bool) -> bool {
     let queue = Arc::new(Queue::default());
     let lines = Arc::clone(&queue);
-    let writer = thread::spawn(move || Writer::new(store, is_verbose).run(&lines));
+    let writer = thread::spawn(move || Writer::new(store, asked, is_verbose).run(&lines));
     if let Err(e) = take_lines(from, &queue) {
         warn(&format!("tcpconnect: --record: {}", text_of(&e)));
     }
@@ -161,11 +162,16 @@ impl Sealer {
 struct Writer {
     store: Arc<Mutex<Store>>,
     sealer: Sealer,
+    /// Does not block.
+    asked: PipeReader,
     is_verbose: bool,
     /// Not yet said in the recording.
     lost: u64,
     lost_in_all: u64,
     lines: u64,
+    /// Lines have come that no power cut may take. A disk that sleeps is not woken each second for
+    /// one that says that somebody looks.
+    is_unsynced: bool,
     /// Why the last one was lost, which is said once.
     told: Option<String>,
     lost_at: Instant,
@@ -174,16 +180,18 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(store: Store, is_verbose: bool) -> Self {
+    fn new(store: Store, asked: PipeReader, is_verbose: bool) -> Self {
         let now = Instant::now();
         let store = Arc::new(Mutex::new(store));
         Writer {
             sealer: Sealer::start(&store),
             store,
+            asked,
             is_verbose,
             lost: 0,
             lost_in_all: 0,
             lines: 0,
+            is_unsynced: false,
             told: None,
             lost_at: now,
             synced: now,
@@ -207,6 +215,9 @@ impl Writer {
             }
             if is_over {
                 break;
+            }
+            if self.asked.read(&mut [0; 64]).is_ok_and(|asked| asked > 0) {
+                self.next_file();
             }
             if self.synced.elapsed() >= SYNC {
                 self.sync();
@@ -238,6 +249,7 @@ impl Writer {
             Err(e) => self.lose(count(lines), &text_of(&e)),
             Ok(()) => {
                 self.lines += count(lines);
+                self.is_unsynced |= !mark::is_alive(lines);
                 if self.lost_at.elapsed() >= MINUTE {
                     self.told = None;
                 }
@@ -265,10 +277,18 @@ impl Writer {
         }
     }
 
+    /// What was lost before belongs to the file before.
+    fn next_file(&mut self) {
+        if let Err(e) = self.tell_lost().and_then(|()| self.store().finish()) {
+            warn(&format!("tcpconnect: --record: {}", text_of(&e)));
+        }
+    }
+
     fn sync(&mut self) {
         self.synced = Instant::now();
         self.sealer.wake();
-        if let Err(e) = self.store().sync() {
+        let to_disk = std::mem::take(&mut self.is_unsynced);
+        if let Err(e) = self.store().sync(to_disk) {
             warn(&format!("tcpconnect: --record: {}", text_of(&e)));
         }
     }

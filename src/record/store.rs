@@ -34,6 +34,8 @@ use rustix::fs::unlinkat;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::calendar::Calendar;
+use crate::clock::boottime_now_here;
 use crate::clock::unix_now_ns;
 use crate::error::text_of;
 use crate::model::file_name::FileName;
@@ -108,6 +110,7 @@ pub struct Store {
     /// Held as long as this is.
     lock: File,
     bounds: Bounds,
+    calendar: Calendar,
     start: Start,
     /// In the order of their sequence numbers.
     closed: Vec<Closed>,
@@ -130,8 +133,16 @@ impl Store {
                 e => bail!("--record '{name}': {}", words(e)),
             }
         }
-        let mut store =
-            Store { root, lock, bounds, start, closed: Vec::new(), open: None, used: 0 };
+        let mut store = Store {
+            root,
+            lock,
+            bounds,
+            calendar: Calendar::new(Utc::now(), up()),
+            start,
+            closed: Vec::new(),
+            open: None,
+            used: 0,
+        };
         store.recover().map_err(words).with_context(|| format!("--record '{name}'"))?;
         Ok(store)
     }
@@ -185,6 +196,10 @@ impl Store {
         self.used = self.closed.iter().map(|file| file.bytes).sum();
         let last = last.unwrap_or(0);
         self.start.sequence = last;
+        let newest = self.closed.iter().map(|file| file.last).max();
+        if let Some(newest) = newest.and_then(|last| DateTime::from_timestamp(last, 0)) {
+            self.calendar = Calendar::new(newest, up());
+        }
         self.drop_old(Utc::now());
         Ok(())
     }
@@ -265,20 +280,25 @@ impl Store {
         if self.closed.is_empty() {
             return false;
         }
-        let oldest = self.closed.remove(0);
+        self.drop_one(0);
+        true
+    }
+
+    fn drop_one(&mut self, at: usize) {
+        let oldest = self.closed.remove(at);
         // One that somebody else has taken away is gone, too.
         let _ = unlinkat(&self.root, &*oldest.path, AtFlags::empty());
         let folder = oldest.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let _ = unlinkat(&self.root, folder, AtFlags::REMOVEDIR);
         self.used -= oldest.bytes;
-        true
     }
 
     fn drop_old(&mut self, now: DateTime<Utc>) {
         let age = i64::try_from(self.bounds.age.as_secs()).unwrap_or(i64::MAX);
-        let oldest = now.timestamp().saturating_sub(age);
-        while self.closed.first().is_some_and(|file| file.last < oldest) {
-            self.drop_oldest();
+        let oldest = self.calendar.now(now, up()).timestamp().saturating_sub(age);
+        // One of a time when the clock was ahead may be before others.
+        while let Some(at) = self.closed.iter().position(|file| file.last < oldest) {
+            self.drop_one(at);
         }
     }
 
@@ -297,8 +317,8 @@ impl Store {
         synced
     }
 
-    /// What was put survives a power cut from here on.
-    pub fn sync(&mut self) -> io::Result<()> {
+    /// With `to_disk` what was put survives a power cut from here on.
+    pub fn sync(&mut self, to_disk: bool) -> io::Result<()> {
         self.drop_old(Utc::now());
         let Some(open) = &self.open else { return Ok(()) };
         // Somebody may have taken the folder away; what is written then is nobody's.
@@ -307,9 +327,10 @@ impl Store {
             self.open = None;
             return Err(io::Error::other("its file was taken away; it goes on with a new one"));
         }
-        open.file.sync_data()
+        if to_disk { open.file.sync_data() } else { Ok(()) }
     }
 
+    /// What comes next is in a new file.
     pub fn finish(&mut self) -> io::Result<()> {
         self.close(Utc::now())
     }
@@ -373,6 +394,11 @@ impl Store {
         self.used -= log_len;
         Ok(true)
     }
+}
+
+/// Since boot.
+fn up() -> Duration {
+    Duration::from_nanos(boottime_now_here())
 }
 
 fn words(error: Errno) -> anyhow::Error {
@@ -553,6 +579,49 @@ mod tests {
         assert_eq!(store.files(), 1);
     }
 
+    /// As by a clock without a battery, and by one that was put right later.
+    #[test]
+    fn a_clock_that_leaps_takes_nothing_away() {
+        let dir = TempDir::new().unwrap();
+        let mut store = open(&dir, 1 << 20);
+        store.put(&line(1)).unwrap();
+        store.finish().unwrap();
+        let now = Utc::now();
+        for days in [2, 30_000, -30_000] {
+            store.drop_old(now + chrono::TimeDelta::days(days));
+        }
+        assert_eq!(store.files(), 1);
+        drop(store);
+        let (path, _) = files(&dir).remove(0);
+        let old = path.with_file_name("20200101T000000-20200101T010000-01234567-000001.jsonl");
+        fs::rename(&path, &old).unwrap();
+        assert_eq!(open(&dir, 1 << 20).files(), 1);
+        // One of a time when the clock was ahead keeps none of the others.
+        let ahead = path.with_file_name("20990101T000000-20990101T010000-01234567-000000.jsonl");
+        fs::copy(&old, &ahead).unwrap();
+        assert_eq!(open(&dir, 1 << 20).files(), 1);
+        assert!(ahead.exists());
+    }
+
+    #[test]
+    fn what_was_finished_goes_on_in_the_next_file() {
+        let dir = TempDir::new().unwrap();
+        let mut store = open(&dir, 1 << 20);
+        for n in 0..3 {
+            store.put(&line(n)).unwrap();
+            store.finish().unwrap();
+            // Nothing to close.
+            store.finish().unwrap();
+        }
+        let text: Vec<_> =
+            files(&dir).iter().map(|(path, _)| fs::read_to_string(path).unwrap()).collect();
+        assert_eq!(text.len(), 3);
+        let firsts = text.iter().map(|text| text.lines().next().unwrap());
+        for (sequence, first) in (1..).zip(firsts) {
+            assert!(first.contains(&format!(r#""run":"r","sequence":{sequence},"#)), "{first}");
+        }
+    }
+
     #[test]
     fn nobody_else_records_there_and_nobody_else_may_look() {
         let dir = TempDir::new().unwrap();
@@ -574,7 +643,7 @@ mod tests {
         let mut store = open(&dir, 1 << 20);
         store.put(&line(1)).unwrap();
         fs::remove_dir_all(files(&dir)[0].0.parent().unwrap()).unwrap();
-        assert!(store.sync().is_err());
+        assert!(store.sync(true).is_err());
         store.put(&line(2)).unwrap();
         assert_eq!(files(&dir).len(), 1);
         assert_eq!(store.used(), files(&dir)[0].1);

@@ -10,9 +10,10 @@ mod report;
 pub mod retract;
 mod rows;
 mod start;
+mod times;
 
+use std::cell::OnceCell;
 use std::io;
-use std::io::PipeWriter;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 use std::time::Instant;
@@ -52,8 +53,11 @@ use crate::plan;
 use crate::plan::Plan;
 use crate::poll::poll;
 use crate::poll::readable;
+use crate::record::NewFiles;
 use crate::record::Recorder;
+use crate::record::ToRecorder;
 use crate::snapshot::existing;
+use crate::stop::Hangup;
 use crate::stop::Stop;
 use crate::trace::background::Priority;
 use crate::trace::background::raise_priority;
@@ -67,6 +71,7 @@ use crate::who::peers::Peers;
 use crate::who::process_events::Procs;
 
 use self::start::HeldBack;
+use self::times::Times;
 
 /// How often a busy reader comes back by itself.
 const BUSY: Duration = Duration::from_millis(1);
@@ -80,9 +85,6 @@ const MAX_IDLE_TEXT: usize = 256 << 10;
 /// Text that is written before its batch is whole: a batch can have 1,024 rows of
 /// 64 KiB each.
 const MAX_TEXT: usize = 256 << 10;
-/// How long the ends of COMMAND's connections are waited for: the other side has yet to
-/// acknowledge its FIN, and may take 40 ms for that (delayed ACK) on the same host.
-const LAST_ENDS: Duration = Duration::from_secs(1);
 /// Of the reader's time at most one part in so many goes into looking who has gone
 /// without notice: while a storm of forks loses records, connects must not be lost, too.
 const RESYNC_SHARE: u32 = 10;
@@ -94,23 +96,31 @@ const NO_OWN_CLOCK: &str =
 pub fn run(config: &Config) -> Result<u8> {
     let ready = config.ready_fd.map(Ready::take).transpose()?;
     let recorder = config.record.as_ref().map(|to| Recorder::start(config, to)).transpose()?;
-    let (recorder, lines) = recorder.unzip();
-    let ended = run_into(config, ready, lines);
+    let (recorder, to_recorder) = recorder.unzip();
+    let stop = OnceCell::new();
+    let ended = run_into(config, ready, to_recorder, &stop);
+    if let Some(stop) = stop.get() {
+        Stop::next_ends_at_once(stop);
+    }
     let kept = recorder.map_or(Ok(()), Recorder::finish);
     ended.and_then(|status| kept.map(|()| status))
 }
 
-/// `lines` go to the process that records.
-fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) -> Result<u8> {
+fn run_into(
+    config: &Config,
+    ready: Option<Ready>,
+    to_recorder: Option<ToRecorder>,
+    stopped: &OnceCell<Stop>,
+) -> Result<u8> {
     if !clock::own_is_known() {
         bail!(NO_OWN_CLOCK);
     }
     // SAFETY: there is no other thread yet.
     let has_own_zone = plan::shows_local_time(config) && unsafe { clock::fix_zone() };
     let helpers = Helpers::start(plan::names_users(config), config.names_containers())?;
-    let is_confined = config.sandbox != Sandbox::Off;
-    let stop = Stop::on_signals(move || rights::of_a_bystander(is_confined))?;
-    let sink = sink_of(config, lines, stop.clone())?;
+    let stop = stop_of(config)?;
+    let stop = stopped.get_or_init(|| stop).clone();
+    let (sink, new_files) = sink_of(config, to_recorder, stop.clone())?;
     let verbose = |text: &str| {
         if config.verbose {
             warn(&format!("tcpconnect: {text}"));
@@ -131,11 +141,8 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     }
     tracer.wait_for_wakeup();
     let mut app = App::new(config, command, tracer, helpers, sink, stop, priority)?;
-    if config.record.is_some() {
-        // What was not seen before is no gap that it could tell of.
-        mark::alive(unix_now_ns(), &mut app.text);
-    }
-    app.output.header(&mut app.text);
+    app.new_files = new_files;
+    app.begin_text();
     if !app.look_around(command)? {
         return app.end(End::Signal).map(|_| 0);
     }
@@ -144,9 +151,7 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }
-    if let Some(ready) = ready {
-        ready.tell()?;
-    }
+    ready.map_or(Ok(()), Ready::tell)?;
     app.manager.iter_mut().for_each(Manager::ready);
     let mut command = paused.map(Paused::release).transpose()?;
     let ended = app.trace(command.as_mut()).and_then(|end| app.end(end));
@@ -160,11 +165,22 @@ fn run_into(config: &Config, ready: Option<Ready>, lines: Option<PipeWriter>) ->
     }
 }
 
-fn sink_of(config: &Config, lines: Option<PipeWriter>, stop: Stop) -> Result<Sink> {
-    match lines {
-        Some(lines) => Ok(Sink::pipe(lines, "the process that records", Some(stop))?),
-        None => Sink::open(config, Some(stop)),
-    }
+fn stop_of(config: &Config) -> Result<Stop> {
+    let is_confined = config.sandbox != Sandbox::Off;
+    let at_hangup = if config.record.is_some() { Hangup::IsNoted } else { Hangup::Ends };
+    Stop::on_signals(at_hangup, move || rights::of_a_bystander(is_confined))
+}
+
+fn sink_of(
+    config: &Config,
+    to_recorder: Option<ToRecorder>,
+    stop: Stop,
+) -> Result<(Sink, Option<NewFiles>)> {
+    let Some(ToRecorder { lines, new_files }) = to_recorder else {
+        return Ok((Sink::open(config, Some(stop))?, None));
+    };
+    let sink = Sink::pipe(lines, "the process that records", Some(stop))?;
+    Ok((sink, Some(new_files)))
 }
 
 fn warn_of_missing(pids: &[u32]) {
@@ -228,48 +244,6 @@ enum Reader {
     Idle,
 }
 
-/// When the loop ends, or prints a table, by itself.
-struct Times {
-    deadline: Option<Instant>,
-    end_at_deadline: End,
-    /// The next table, and how often there is one.
-    table: Option<(Instant, Duration)>,
-}
-
-impl Times {
-    /// A time too far to be a time never comes.
-    fn new(config: &Config) -> Self {
-        let now = Instant::now();
-        let table = match config.mode {
-            Mode::Count { interval } => interval.and_then(|d| Some((now.checked_add(d)?, d))),
-            Mode::Rows => None,
-        };
-        let deadline = config.duration.and_then(|d| now.checked_add(d));
-        Times { deadline, end_at_deadline: End::Limit, table }
-    }
-
-    fn before_next(&self, timeout: Duration) -> Duration {
-        let times = [self.deadline, self.table.map(|(at, _)| at)].into_iter().flatten();
-        let now = Instant::now();
-        times.map(|at| at.saturating_duration_since(now)).fold(timeout, Duration::min)
-    }
-
-    fn command_has_ended(&mut self) {
-        let last = Instant::now() + LAST_ENDS;
-        self.deadline = Some(self.deadline.map_or(last, |at| at.min(last)));
-        self.end_at_deadline = End::Command;
-    }
-
-    /// From then on the next one is awaited.
-    fn is_table_due(&mut self) -> bool {
-        let Some((at, every)) = self.table.filter(|(at, _)| Instant::now() >= *at) else {
-            return false;
-        };
-        self.table = at.checked_add(every).map(|next| (next, every));
-        true
-    }
-}
-
 struct App<'a> {
     config: &'a Config,
     tracer: Tracer,
@@ -307,6 +281,7 @@ struct App<'a> {
     reported_at: Instant,
     /// When a recording was told last that somebody looks.
     alive_at: Instant,
+    new_files: Option<NewFiles>,
     resyncs_due: u32,
     resync_at: Instant,
 }
@@ -347,11 +322,20 @@ impl<'a> App<'a> {
             uncounted: 0,
             reported_at: Instant::now(),
             alive_at: Instant::now(),
+            new_files: None,
             resyncs_due: 0,
             resync_at: Instant::now(),
             counts: (plan.rows && config.mode != Mode::Rows)
                 .then(|| Counts::new(kernel::MAX_FLOWS as usize)),
         })
+    }
+
+    fn begin_text(&mut self) {
+        if self.config.record.is_some() {
+            // What was not seen before is no gap that it could tell of.
+            mark::alive(unix_now_ns(), &mut self.text);
+        }
+        self.output.header(&mut self.text);
     }
 
     fn trace(&mut self, mut command: Option<&mut Running>) -> Result<End> {
@@ -374,6 +358,9 @@ impl<'a> App<'a> {
             }
             self.report_lost(IDLE)?;
             self.tell_alive()?;
+            if self.stop.has_hung_up() {
+                self.new_files.iter_mut().for_each(NewFiles::begin);
+            }
             if self.stop.is_set() {
                 return Ok(End::Signal);
             }

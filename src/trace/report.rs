@@ -19,14 +19,14 @@ use crate::output::json::mark;
 use crate::output::sink::end_of_output;
 use crate::who::process_events::Procs;
 
-/// How often a recording is told that somebody looks.
-const MINUTE: Duration = Duration::from_secs(60);
+/// How often a recording is told that somebody looks: so late may be what is read beside it.
+const ALIVE: Duration = Duration::from_secs(1);
 
 impl App<'_> {
     /// Only who traces can say that it does: a process that was stopped sees nothing.
     pub(super) fn tell_alive(&mut self) -> Result<()> {
         let is_quiet = || self.pending.is_empty() && !self.more;
-        if self.config.record.is_none() || self.alive_at.elapsed() < MINUTE || !is_quiet() {
+        if self.config.record.is_none() || self.alive_at.elapsed() < ALIVE || !is_quiet() {
             return Ok(());
         }
         self.alive_at = Instant::now();

@@ -64,6 +64,12 @@ pub fn alive(unix_ns: u64, out: &mut Vec<u8>) {
     put(out, &mark("alive", unix_ns));
 }
 
+/// Whether this is no more than such a line.
+pub fn is_alive(lines: &[u8]) -> bool {
+    let is_one = lines.iter().position(|&b| b == b'\n').is_some_and(|at| at + 1 == lines.len());
+    is_one && lines.starts_with(br#"{"event":"alive","#)
+}
+
 /// Lines that there was no room for.
 pub fn lost(unix_ns: u64, count: u64, out: &mut Vec<u8>) {
     put(out, &Object { count: Some(count), output: Some(count), ..mark("lost", unix_ns) });
