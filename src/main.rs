@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use chrono::Local;
 use clap::Parser as _;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         config = config.and_then(|config| config.within_lent_rights(writes_more));
     }
     let config = match config {
-        Ok(config) => config,
+        Ok(config) => config.at(&Local::now()),
         Err(why) => return usage_error(&why),
     };
     let ended = match (&config.read, config.snapshot) {

@@ -35,7 +35,10 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     (
         "trace",
         "the loop knows all but main",
-        &["record", "snapshot", "kernel", "who", "output", "host", "plan", "config", "model"],
+        &[
+            "record", "replay", "snapshot", "kernel", "who", "output", "host", "plan", "config",
+            "model",
+        ],
     ),
     ("error", "it is for everybody", &[]),
     ("clock", "it is for everybody", &[]),

@@ -19,6 +19,7 @@ mod live_forged;
 mod live_holders;
 mod live_life;
 mod live_output;
+mod live_past;
 mod live_peers;
 mod live_procs;
 mod live_record;
@@ -129,6 +130,7 @@ fn main() {
             ("procs::", live_procs::TESTS),
             ("recorder::", live_record::TESTS),
             ("past::", live_replay::TESTS),
+            ("since::", live_past::TESTS),
             ("", live_rights::TESTS),
             ("", live_sandbox::TESTS),
             ("", live_rows::TESTS),

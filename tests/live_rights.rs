@@ -48,16 +48,21 @@ pub const TESTS: &Tests = &[
     ),
 ];
 
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// A copy of the program with file capabilities, and a folder that nobody owns.
-struct Lent {
+pub struct Lent {
     dir: TempDir,
-    program: PathBuf,
+    pub program: PathBuf,
 }
 
 impl Lent {
     fn new() -> Self {
+        Lent::with(0)
+    }
+
+    /// And these capabilities more.
+    pub fn with(more: u64) -> Self {
         let dir = TempDir::new().expect("a temporary folder");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
         let program = dir.path().join("tcpconnect");
@@ -65,7 +70,7 @@ impl Lent {
         fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("it is ours");
         // NET_ADMIN, PERFMON, BPF; and for kernels before 5.11 SYS_RESOURCE, which a
         // container may lack, and then the program could not be run at all.
-        lend(&program, 1 << 12 | 1 << 38 | 1 << 39 | bounding_set() & 1 << 24);
+        lend(&program, more | 1 << 12 | 1 << 38 | 1 << 39 | bounding_set() & 1 << 24);
         let own = dir.path().join("own");
         fs::create_dir(&own).expect("a folder");
         std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).expect("we are root");

@@ -277,7 +277,11 @@ fn what_cannot_be_read_is_one_line() {
             &["--read", "x", "--attach", "kprobe"][..],
             "--read shows what was written before, and traces nothing; leave out --attach",
         ),
-        (&["--since", "-7d"], "--since needs --read: what happens now is all that is traced"),
+        (
+            &["--since", "-7d"],
+            "--since needs --read, or --who on a host that records: what happens now is all that \
+             is traced",
+        ),
         (
             &["--read", "x", "--netns", "/proc/1/ns/net"],
             "--read knows network namespaces by their inodes; '/proc/1/ns/net' is none",
@@ -322,6 +326,22 @@ fn no_more_is_shown_than_is_asked_for() {
     let mut shown: serde_json::Value = serde_json::from_str(&json(&all)).expect("an object");
     shown.as_object_mut().expect("an object").remove("community_id");
     assert_eq!(shown, whole);
+}
+
+/// What was cut is not whole again because it fits now.
+#[test]
+fn what_was_cut_is_still_named() {
+    let more = r#","exe":"/bin/x","exe_deleted":false,"exe_truncated":true,"args":["x"],"args_truncated":true,"ppid":4,"source":"exec","truncated":["args","exe"]}"#;
+    let text = line("connect", 1, 1, "").replace("}\n", &format!("{more}\n"));
+    let shown = |args: &[&str]| {
+        let done = read(std::slice::from_ref(&text), &[&["-j"], args].concat());
+        let object: serde_json::Value =
+            serde_json::from_str(done.stdout.lines().next().expect("a row")).expect("an object");
+        object["truncated"].to_string()
+    };
+    assert_eq!(shown(&["-x", "-a"]), r#"["args","exe"]"#);
+    assert_eq!(shown(&["-a"]), r#"["args"]"#);
+    assert_eq!(shown(&["--user"]), "null");
 }
 
 /// The beginning of a file of a recording, in this second.
@@ -403,6 +423,32 @@ fn no_recording_covers_for_another() {
         let done = read_in(&dir, &[second]);
         assert!(done.stderr.ends_with("; complete\n"), "{}", done.stderr);
     }
+}
+
+/// As of copies that somebody has put together.
+#[test]
+fn files_of_two_hosts_in_one_folder_are_two_recordings() {
+    let dir = TempDir::new().expect("a folder");
+    let of =
+        |host: &str, line: String| line.replace(r#""host":"a""#, &format!(r#""host":"{host}""#));
+    for (sequence, host) in [(1, "a"), (2, "b"), (3, "a"), (4, "b")] {
+        let from = 10 * (sequence / 3);
+        // Of each host the numbers are its own.
+        let number = 1 + sequence / 3;
+        let lines = [
+            of(host, start(from, host, number)),
+            result(from + 5, sequence, from + 4, "ok"),
+            if sequence < 3 { String::new() } else { stop(20) },
+        ];
+        let path = record(&dir.path().join("flat"), from, from + 10, number, &lines);
+        // Their boots differ.
+        let name = path.file_name().expect("a name").to_str().expect("UTF-8");
+        let name = name.replace("-b-", &format!("-{host}0-"));
+        fs::rename(&path, path.with_file_name(name)).expect("a file");
+    }
+    let done = read_in(&dir, &[]);
+    assert_eq!(pids(&done, 0), ["101", "102", "103", "104"], "{}", done.stderr);
+    assert!(done.stderr.ends_with("20.000000Z; complete\n"), "{}", done.stderr);
 }
 
 /// A file that was begun at ten has an outcome of then, of a connect before ten.

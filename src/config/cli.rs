@@ -11,6 +11,7 @@ use clap::Parser;
 use clap::ValueEnum;
 
 use crate::config::help;
+use crate::config::values::Whom;
 use crate::config::values::parse_container;
 use crate::config::values::parse_glob;
 use crate::config::values::parse_milliseconds;
@@ -25,7 +26,6 @@ use crate::model::filter::CommFilter;
 use crate::model::filter::Net;
 use crate::model::filter::PodFilter;
 use crate::model::filter::PortSet;
-use crate::model::filter::Remote;
 
 /// Some 800 MiB of kernel memory.
 const MAX_CONNECTIONS: i64 = 4_194_304;
@@ -277,9 +277,9 @@ pub struct Cli {
     #[arg(short = 'e', long, long_help = help::EXISTING, help_heading = "Now")]
     pub existing: bool,
 
-    /// Who has, or gets, a connection with this address? -e --accept --wide, only matching rows
-    #[arg(long, value_name = "ADDR[:PORT]", long_help = help::WHO, help_heading = "Now")]
-    pub who: Option<Remote>,
+    /// Who has, or gets, a connection with this address or name? -e --accept --wide, only matching rows
+    #[arg(long, value_name = "ADDR[:PORT]|NAME", long_help = help::WHO, help_heading = "Now")]
+    pub who: Option<Whom>,
 
     /// Print the sockets that exist now and who holds them, then exit
     #[arg(short = 's', long, value_name = "WHAT", num_args = 0..=1, require_equals = true,
@@ -309,12 +309,12 @@ pub struct Cli {
     #[arg(long, value_name = "PATH", num_args = 1.., long_help = help::READ, help_heading = "Past")]
     pub read: Vec<PathBuf>,
 
-    /// With --read: what happened then or later: -7d, '2 hours ago', 'tuesday 14:00'
+    /// With --read or --who: what happened then or later: -7d, '2 hours ago', 'tuesday 14:00'
     #[arg(long, value_name = "TIME", allow_hyphen_values = true,
           long_help = help::SINCE, help_heading = "Past")]
     pub since: Option<When>,
 
-    /// With --read: what happened before: -7d, yesterday, 2026-11-24T10:00Z
+    /// With --read or --who: what happened before: -7d, yesterday, 2026-11-24T10:00Z
     #[arg(long, value_name = "TIME", allow_hyphen_values = true,
           long_help = help::UNTIL, help_heading = "Past")]
     pub until: Option<When>,

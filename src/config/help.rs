@@ -232,7 +232,10 @@ namespace of a container, the PIDs of these rows are of that namespace.";
 pub const WHO: &str = "\
 Which processes have, or get, a connection with this address, whoever connected? The same as -e \
 --accept --wide with only those rows whose DADDR (and DPORT) it is. An IPv6 address with a port is \
-written [ADDR]:PORT; a network in CIDR form is as good as an address.";
+written [ADDR]:PORT; a network in CIDR form is as good as an address. A name, as example.com or \
+'*.example.com:443', is looked for in DNS answers, as by --to-name: of what exists, and of accepts, \
+none is known. With --since what was recorded \
+before comes first.";
 
 pub const SNAPSHOT: &str = "\
 Trace nothing: print the sockets that exist now, one row for each descriptor of a process that \
@@ -244,14 +247,16 @@ pub const RECORD: &str = "\
 Keep what is traced in this folder, and print nothing but problems: the outcome and the end of each \
 connection (as with -r and --life), accepts, names (-d), and all that the options below Who know. \
 All filters apply. A process beside the tracer writes it, so that no row waits for a disk. --read \
-shows it again. With -v there is a line each minute. See PAST in tcpconnect(8).";
+shows it again. With -v there is a line each minute. SIGHUP begins a new file. See PAST in \
+tcpconnect(8).";
 
 pub const RECORD_SIZE: &str = "\
 With --record: how much room all its files together take at most, those of earlier runs included; 1M \
 or more, default 1G. The oldest goes before there would be a byte too many.";
 
 pub const RECORD_AGE: &str = "\
-With --record: files whose last line is older than this go, as 30d (the default) or 12h.";
+With --record: files whose last line is older than this go, as 30d (the default) or 12h. A clock that \
+goes forward by more than a day at once is believed for this a day later.";
 
 pub const RECORD_ARGS: &str = "\
 With --record: what is kept of arguments. The mode is written into each file. What is left out \
@@ -263,13 +268,16 @@ when tracing. PATH is a file, a folder with files named *.jsonl in it, at any de
 standard input; several may be given, and are put in the order of time. See PAST in tcpconnect(8).";
 
 pub const SINCE: &str = "\
-With --read: only what happened at this time or later. It is a span before now (\"-7d\", \"2 hours \
+With --read: only what happened at this time or later. With --who alone: first what this host has \
+recorded since then (tcpconnect-record.service keeps it in /var/lib/tcpconnect), then what exists, \
+then what happens; each connection has one row. It is a span before now (\"-7d\", \"2 hours \
 ago\", \"90m\"); a time of the last day that had it (\"14:00\", \"tuesday 14:00\", \"yesterday \
 09:30\"; a day alone begins at midnight); or a date, in the local time zone or another \
 (\"2026-11-24\", \"2026-11-24 10:00\", \"2026-11-24T10:00Z\", \"2026-11-24T10:00+01:00\").";
 
 pub const UNTIL: &str = "\
-With --read: only what happened before this time, which is written as that of --since.";
+With --read or --who: only what happened before this time, which is written as that of --since. If it \
+is past, nothing is traced.";
 
 // Filters
 

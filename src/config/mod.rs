@@ -13,6 +13,8 @@ use std::mem::take;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono::DateTime;
+use chrono::TimeZone;
 use glob::Pattern;
 
 use crate::config::cli::Attach;
@@ -23,6 +25,7 @@ use crate::config::cli::Procs;
 use crate::config::cli::RecordArgs;
 use crate::config::cli::Sandbox;
 use crate::config::cli::Snapshot;
+use crate::config::values::Whom;
 use crate::config::when::When;
 use crate::model::filter::Family;
 use crate::model::filter::Filter;
@@ -80,7 +83,12 @@ pub struct Reading {
     pub paths: Vec<PathBuf>,
     pub since: Option<When>,
     pub until: Option<When>,
+    /// Nobody has named it.
+    pub is_default: bool,
 }
+
+/// Where systemd/tcpconnect-record.service keeps what it records.
+pub const RECORDING: &str = "/var/lib/tcpconnect";
 
 /// Facts about the process behind a row, all of them optional.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,6 +178,8 @@ pub struct Config {
     pub record: Option<Recording>,
     /// Nothing is traced; the rest of this holds for what was written before.
     pub read: Option<Reading>,
+    /// What this host has recorded comes before what is traced.
+    pub past: Option<Reading>,
     /// How a socket of `snapshot` is written.
     pub json: Option<JsonForm>,
     pub output: Option<PathBuf>,
@@ -191,12 +201,8 @@ impl Config {
     /// The error is one line for the user; it is a usage error.
     pub fn new(mut cli: Cli, tcpv4connect: bool) -> Result<Self, String> {
         rules::check(&cli, tcpv4connect)?;
+        ask_whom(&mut cli);
         cli.dns |= cli.to_name.is_some();
-        if let Some(remote) = cli.who {
-            (cli.existing, cli.accept, cli.wide) = (true, true, true);
-            cli.to = vec![remote.net];
-            cli.port = remote.port.map(PortSet::one);
-        }
         if cli.record.is_some() {
             keep_all(&mut cli);
         }
@@ -212,6 +218,7 @@ impl Config {
             },
             filter: filter_of(&mut cli, tcpv4connect),
             record: recording_of(&mut cli),
+            past: past_of(&cli),
             read: reading_of(&mut cli),
             who,
             failed: cli.failed,
@@ -242,6 +249,21 @@ impl Config {
         })
     }
 
+    /// Now that it is known how late it is: what is over is only read, and nothing is traced longer
+    /// than it was asked for.
+    pub fn at<Z: TimeZone>(mut self, now: &DateTime<Z>) -> Self {
+        let Some(until) = self.past.as_ref().and_then(|past| past.until) else { return self };
+        let now_ns = u64::try_from(now.timestamp_nanos_opt().unwrap_or(0)).unwrap_or(0);
+        match until.unix_ns(now).checked_sub(now_ns).filter(|&left| left > 0) {
+            None => self.read = self.past.take(),
+            Some(left) => {
+                let left = Duration::from_nanos(left);
+                self.duration = Some(self.duration.map_or(left, |duration| duration.min(left)));
+            }
+        }
+        self
+    }
+
     /// Refuses what a caller must not do with rights that the program file lends;
     /// `writes_more` if these let us write files that the caller may not.
     pub fn within_lent_rights(self, writes_more: bool) -> Result<Self, String> {
@@ -260,12 +282,13 @@ impl Config {
                         file; run it as root"
                 .into());
         }
-        if self.read.is_some() && writes_more {
-            return Err(
-                "--read would read where you may not, with the rights of the program file; \
-                        run it as root"
-                    .into(),
-            );
+        for (option, reads) in [("--read", &self.read), ("--since", &self.past)] {
+            if reads.is_some() && writes_more {
+                return Err(format!(
+                    "{option} would read where you may not, with the rights of the program file; \
+                     run it as root"
+                ));
+            }
         }
         if self.buffer_size.is_some_and(|size| size > MAX_BUFFER) {
             return Err("--buffer-size is at most 64M for a program with file capabilities; run \
@@ -287,6 +310,23 @@ impl Config {
     }
 }
 
+/// What --who stands for.
+fn ask_whom(cli: &mut Cli) {
+    let Some(whom) = &cli.who else { return };
+    (cli.existing, cli.accept, cli.wide) = (true, true, true);
+    let port = match whom {
+        Whom::At(remote) => {
+            cli.to = vec![remote.net];
+            remote.port
+        }
+        Whom::Called(name, port) => {
+            cli.to_name = Some(name.clone());
+            *port
+        }
+    };
+    cli.port = port.map(PortSet::one);
+}
+
 /// Of what can be known of a connection nothing can be had later.
 fn keep_all(cli: &mut Cli) {
     (cli.result, cli.life, cli.accept, cli.dns) = (true, true, true, true);
@@ -306,7 +346,14 @@ fn recording_of(cli: &mut Cli) -> Option<Recording> {
 
 fn reading_of(cli: &mut Cli) -> Option<Reading> {
     let paths = take(&mut cli.read);
-    (!paths.is_empty()).then_some(Reading { paths, since: cli.since, until: cli.until })
+    let (since, until, is_default) = (cli.since, cli.until, false);
+    (!paths.is_empty()).then_some(Reading { paths, since, until, is_default })
+}
+
+fn past_of(cli: &Cli) -> Option<Reading> {
+    let (since, until, is_default) = (cli.since, cli.until, true);
+    let is_asked_for = cli.read.is_empty() && (since.is_some() || until.is_some());
+    is_asked_for.then(|| Reading { paths: vec![RECORDING.into()], since, until, is_default })
 }
 
 fn who_of(cli: &Cli) -> Who {
@@ -525,10 +572,41 @@ mod tests {
         assert!(new(&["--who", "2001:db8::1"]).filter.ports.is_none());
         assert!(new(&["--who", "[2001:db8::1]:80"]).filter.ports.is_some());
         assert!(refused(&["--who", "::1", "-P", "80"]).starts_with("--who names the other end"));
+        let named = new(&["--who", "*.example.com:443"]);
+        assert!(named.dns && named.by_remote && named.filter.nets.is_none());
+        assert_eq!(named.to_name.unwrap().as_str(), "*.example.com");
+        assert!(named.filter.ports.is_some_and(|ports| ports.contains(443)));
+        let why = refused(&["--who", "a.example", "--to-name", "b.example"]);
+        assert!(why.starts_with("--who names the other end"), "{why}");
+        for text in ["a.example:0", "1.2.3.400", "a b.example", "1.2.3.4.", "a.example:443:1"] {
+            assert!(Cli::try_parse_from(["tcpconnect", "--who", text]).is_err(), "{text}");
+        }
         for text in ["x", "1.2.3.4:0", "1.2.3.4:x", "[::1", "[::1]:", "::1:80:"] {
             let args = ["tcpconnect", "--who", text];
             assert!(Cli::try_parse_from(args).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_over_is_only_read() {
+        let now = DateTime::parse_from_rfc3339("2026-11-29T08:30:00+01:00").unwrap();
+        let who = |args: &[&str]| new(&[&["--who", "192.0.2.1"], args].concat()).at(&now);
+        assert!(who(&[]).past.is_none());
+        let since = who(&["--since", "-7d"]);
+        assert!(since.read.is_none() && since.duration.is_none());
+        assert_eq!(since.past.unwrap().paths, [PathBuf::from("/var/lib/tcpconnect")]);
+        let over = who(&["--since", "-7d", "--until", "-1h"]);
+        assert!(over.past.is_none() && over.read.is_some_and(|from| from.is_default));
+        let later = who(&["--until", "2026-11-29T09:00+01:00"]);
+        assert_eq!(later.duration, Some(Duration::from_secs(1_800)));
+        assert!(later.past.is_some() && later.read.is_none());
+        let sooner = who(&["--until", "2026-11-29T09:00+01:00", "--duration", "5"]);
+        assert_eq!(sooner.duration, Some(Duration::from_secs(5)));
+        let named = who(&["--since", "-7d", "--read", "x"]);
+        assert!(named.past.is_none() && named.read.is_some_and(|from| !from.is_default));
+        let why = refused(&["--who", "::1", "--since", "-7d", "--procs"]);
+        assert!(why.starts_with("--who with --since lists connections"), "{why}");
+        assert!(refused(&["-e", "--since", "-7d"]).starts_with("--since needs --read"));
     }
 
     #[test]
@@ -555,6 +633,10 @@ mod tests {
         let why = refused(&["--life", "--max-connections", "262145"]);
         assert!(why.starts_with("--max-connections is at most 262144"));
         assert!(refused(&["--btf", "x"]).starts_with("--btf decides where"));
+        let since = new(&["--who", "::1", "--since", "-7d"]);
+        assert!(since.clone().within_lent_rights(false).is_ok());
+        let why = since.within_lent_rights(true).unwrap_err();
+        assert!(why.starts_with("--since would read where you may not"), "{why}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::cli::JsonForm;
 use super::cli::Procs;
 use super::cli::RecordArgs;
 use super::cli::Sandbox;
+use super::values::Whom;
 use crate::model::container::may_be_name;
 
 /// A kind of run.
@@ -156,6 +157,25 @@ const KINDS: &[Kind] = &[
         says: "-e and --who list connections first, which is not done with",
     },
     Kind {
+        is: |cli, _| cli.who.is_some() && asks_for_past(cli),
+        takes: &[
+            ANY,
+            &["--since", "--until"],
+            TRACING,
+            BUFFERS,
+            COLUMNS,
+            OF_CONNECTIONS,
+            OF_CGROUPS,
+            WHO,
+            NAMES,
+            OUTCOMES,
+            NOW,
+            &["-p", "-u", "--comm", "-n"],
+        ],
+        says: "--who with --since lists connections that were recorded, too, which does not go \
+               with",
+    },
+    Kind {
         is: |cli, _| cli.count,
         takes: &[
             ANY,
@@ -223,6 +243,11 @@ fn counts_here(cli: &Cli) -> bool {
     !cli.pod.is_empty() || cli.container.iter().any(|text| may_be_name(text))
 }
 
+/// Of what this host has recorded; with --read it is named what is read.
+fn asks_for_past(cli: &Cli) -> bool {
+    cli.read.is_empty() && (cli.since.is_some() || cli.until.is_some())
+}
+
 /// An option that is nothing without another: the option, the others, and why.
 const NEEDS: &[(&str, &[&str], &str)] = &[
     ("-i", &["-c"], "-i needs -c: it is how often the table of counts is printed"),
@@ -237,8 +262,17 @@ const NEEDS: &[(&str, &[&str], &str)] = &[
     ("--record-size", &["--record"], "--record-size needs --record: it bounds its files"),
     ("--record-age", &["--record"], "--record-age needs --record: it bounds its files"),
     ("--record-args", &["--record"], "--record-args needs --record: -a shows all of them"),
-    ("--since", &["--read"], "--since needs --read: what happens now is all that is traced"),
-    ("--until", &["--read"], "--until needs --read; use --duration to end a run"),
+    (
+        "--since",
+        &["--read", "--who"],
+        "--since needs --read, or --who on a host that records: what happens now is all that is \
+         traced",
+    ),
+    (
+        "--until",
+        &["--read", "--who"],
+        "--until needs --read, or --who on a host that records; use --duration to end a run",
+    ),
     ("--json=osquery", &["-s"], "--json=osquery needs --snapshot: it lists sockets, not connects"),
 ];
 
@@ -352,10 +386,14 @@ pub(super) fn check(cli: &Cli, is_older: bool) -> Result<(), String> {
             return Err((*why).into());
         }
     }
-    if let Some(netns) = cli.netns.as_ref().filter(|_| !cli.read.is_empty())
+    if cli.to_name.is_some() && matches!(cli.who, Some(Whom::Called(..))) {
+        return Err("--who names the other end; leave out --to-name".into());
+    }
+    let reads = if cli.read.is_empty() { "--since" } else { "--read" };
+    if let Some(netns) = cli.netns.as_ref().filter(|_| !cli.read.is_empty() || asks_for_past(cli))
         && netns.parse::<u32>().is_err()
     {
-        return Err(format!("--read knows network namespaces by their inodes; '{netns}' is none"));
+        return Err(format!("{reads} knows network namespaces by their inodes; '{netns}' is none"));
     }
     if cli.failed && cli.attach == Attach::Sockops {
         return Err(

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Values of options: sizes, times, numbers and names, from text.
 
+use std::str::FromStr;
+
+use crate::model::filter::Remote;
+
 /// What the kernel compares with the names of new cgroup directories.
 const MAX_CGROUP_NAME: usize = 128;
 
@@ -41,6 +45,41 @@ pub fn parse_record_size(text: &str) -> Result<u64, String> {
 pub fn parse_record_age(text: &str) -> Result<std::time::Duration, String> {
     let age = humantime::parse_duration(text).ok().filter(|age| age.as_secs() > 0);
     age.ok_or(format!("'{text}' is not a time such as 30d or 12h"))
+}
+
+/// The other end of connections, as --who names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    At(Remote),
+    /// By a name that its address was found by, and a port if that matters.
+    Called(glob::Pattern, Option<u16>),
+}
+
+/// An address or a network, as `Remote`; or a name, `example.com` or `*.example.com:443`. A word
+/// without a point is none: it may be an address that was mistyped.
+impl FromStr for Whom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let why = match text.parse() {
+            Ok(remote) => return Ok(Whom::At(remote)),
+            Err(why) => why,
+        };
+        let (name, port) = match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        };
+        let is_plain = |c: char| c.is_alphanumeric() || "-_.*?".contains(c);
+        let last = name.trim_end_matches('.').rsplit_once('.').map(|(_, last)| last);
+        let is_name = name.chars().all(is_plain)
+            && last.is_some_and(|last| last.contains(|c: char| !c.is_ascii_digit()));
+        let port = port.map(|port| port.parse().ok().filter(|&port: &u16| port != 0));
+        match (is_name, port) {
+            (true, None) => Ok(Whom::Called(parse_glob(name)?, None)),
+            (true, Some(Some(port))) => Ok(Whom::Called(parse_glob(name)?, Some(port))),
+            _ => Err(why),
+        }
+    }
 }
 
 /// `1`, `0.5`: seconds, more than zero.

@@ -17,6 +17,7 @@ use rustix::thread::set_capabilities;
 use rustix::thread::set_no_new_privs;
 
 use crate::error::warn;
+use crate::host::privilege;
 use crate::host::sandbox;
 use crate::model::needs::Needs;
 
@@ -57,6 +58,26 @@ pub fn of_a_bystander(is_confined: bool) {
 pub fn of_a_reader() {
     let _ = keep(CapabilitySet::DAC_READ_SEARCH);
     sandbox::write_no_file();
+}
+
+/// What this thread reads meanwhile its caller could read, too, whatever rights the program file
+/// has lent.
+pub fn as_caller<T>(read: impl FnOnce() -> T) -> T {
+    let of_files = CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE;
+    let lent = match privilege::are_lent() {
+        true => capabilities(None).ok(),
+        false => None,
+    };
+    if let Some(mut sets) = lent {
+        sets.effective -= of_files;
+        // It cannot fail: less is always allowed, and so is what was there before.
+        let _ = set_capabilities(None, sets);
+    }
+    let done = read();
+    if let Some(sets) = lent {
+        let _ = set_capabilities(None, sets);
+    }
+    done
 }
 
 /// For the process that records, in this folder.

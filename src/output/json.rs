@@ -53,11 +53,13 @@ pub struct Json {
     want: Who,
     args: RecordArgs,
     boot: BootClock,
+    /// Fields of the next row.
+    cut: Vec<String>,
 }
 
 impl Json {
     pub fn new(want: Who, args: RecordArgs) -> Self {
-        Json { want, args, boot: BootClock::now() }
+        Json { want, args, boot: BootClock::now(), cut: Vec::new() }
     }
 }
 
@@ -387,7 +389,7 @@ impl Output for Json {
         };
         let known = |number: u32| Some(number).filter(|_| e.pid != 0);
         let (event, life) = row.life.map_or((event, LifeFields::default()), LifeFields::of);
-        let mut cuts = Cuts::default();
+        let mut cuts = Cuts::after(std::mem::take(&mut self.cut));
         let object = ConnectObject {
             event,
             time: Time(clock.unix_ns(e.ts_ns)),
@@ -419,7 +421,8 @@ impl Output for Json {
     }
 
     fn process(&mut self, row: &ProcessRow, clock: &WallClock, out: &mut Vec<u8>) {
-        put(out, &self.process_object(row, clock));
+        let cuts = Cuts::after(std::mem::take(&mut self.cut));
+        put(out, &self.process_object(row, clock, cuts));
     }
 
     fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>) {
@@ -483,6 +486,10 @@ impl Output for Json {
 
     fn booted(&mut self, at: BootClock) {
         self.boot = at;
+    }
+
+    fn cut(&mut self, fields: Vec<String>) {
+        self.cut = fields;
     }
 }
 

@@ -44,6 +44,8 @@ pub trait Output {
     fn coverage(&mut self, _: &Coverage, _: &mut Vec<u8>) {}
     /// The processes of the next rows are of a host that booted then, not of this one.
     fn booted(&mut self, _: BootClock) {}
+    /// Of the next row these were cut when it was written.
+    fn cut(&mut self, _: Vec<String>) {}
 }
 
 /// `ours` are the mount namespaces whose paths mean the same as ours.

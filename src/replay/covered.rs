@@ -8,6 +8,7 @@ use chrono::DateTime;
 use chrono::SecondsFormat;
 
 use super::inputs::Inputs;
+use crate::clock::unix_now_ns;
 use crate::error::warn;
 use crate::model::coverage::Coverage;
 use crate::model::coverage::Gap;
@@ -143,7 +144,7 @@ impl Covered {
     /// something else later, none may have begun later or ended earlier than the others.
     pub(super) fn compare(&mut self) {
         let Some((from_ns, to_ns)) = self.times else { return };
-        for track in std::mem::take(&mut self.tracks) {
+        for track in self.tracks.clone() {
             let times = track.times.filter(|_| track.sequence.is_some());
             let Some((first_ns, last_ns)) = times else { continue };
             // What has nothing of that time is not even looked at, but for its next file.
@@ -157,6 +158,24 @@ impl Covered {
             if last_ns.saturating_add(may_be_quiet_ns) < to_ns {
                 self.gap(last_ns, to_ns, "one of the recordings had ended".into());
             }
+        }
+    }
+
+    /// Who asks traces from then on: until then something was to be recorded.
+    pub(super) fn reach(&mut self, tracing_ns: u64) {
+        let recorded = self.tracks.iter().filter(|track| track.sequence.is_some());
+        let last = recorded.max_by_key(|track| track.last_ns);
+        let Some(last_ns) = last.and_then(|track| track.last_ns) else { return };
+        if last_ns > unix_now_ns() {
+            let why = "the clock was set back since the last line".into();
+            return self.gap(tracing_ns.saturating_sub(1), tracing_ns, why);
+        }
+        if last_ns < tracing_ns {
+            let why = match last.and_then(|track| track.run.as_ref()) {
+                Some(_) => "the recorder has written nothing since",
+                None => "nothing was recorded",
+            };
+            self.gap(last_ns, tracing_ns, why.into());
         }
     }
 

@@ -16,11 +16,16 @@ const MAX_HELD: usize = 65_536;
 const MAX_BYTES: usize = 128 << 20;
 
 /// What a line has to show.
-pub(super) struct Shown {
+pub struct Shown {
     /// Nanoseconds since 1970, UTC.
-    pub(super) unix_ns: u64,
-    pub(super) boot: Option<BootClock>,
-    pub(super) what: What,
+    pub unix_ns: u64,
+    /// When its host booted, if the line says so.
+    pub boot: Option<BootClock>,
+    /// It is of the boot in which its reader traces.
+    pub is_of_this_boot: bool,
+    /// Fields of which the line has a part only.
+    pub truncated: Vec<String>,
+    pub what: What,
 }
 
 pub(super) struct Held {
@@ -28,6 +33,8 @@ pub(super) struct Held {
     rows: BTreeMap<(u64, u64), (usize, Shown)>,
     bytes: usize,
     count: u64,
+    /// Lines until then have been read.
+    read_ns: u64,
     /// Connects are shown, and may have to be found by their outcomes.
     may_wait: bool,
     /// Rows may come that belong before others; `None`: not known yet.
@@ -36,7 +43,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(may_wait: bool) -> Self {
-        Held { rows: BTreeMap::new(), bytes: 0, count: 0, may_wait, waits: None }
+        Held { rows: BTreeMap::new(), bytes: 0, count: 0, read_ns: 0, may_wait, waits: None }
     }
 
     /// Whether outcomes were written, or connects, is seen by the first of them; files may differ.
@@ -58,10 +65,14 @@ impl Held {
         self.rows.insert((shown.unix_ns, self.count), (bytes, shown));
     }
 
-    /// One that no other can precede, now that lines until `read_ns` have been read.
-    pub(super) fn due(&mut self, read_ns: u64) -> Option<Shown> {
+    pub(super) fn read_until(&mut self, unix_ns: u64) {
+        self.read_ns = unix_ns;
+    }
+
+    /// One that no other can precede.
+    pub(super) fn due(&mut self) -> Option<Shown> {
         let waits = self.may_wait && self.waits.unwrap_or(true);
-        let due_ns = if waits { read_ns.saturating_sub(WAIT_NS) } else { u64::MAX };
+        let due_ns = if waits { self.read_ns.saturating_sub(WAIT_NS) } else { u64::MAX };
         let is_full = self.rows.len() > MAX_HELD || self.bytes > MAX_BYTES;
         let is_due = is_full || self.rows.first_key_value()?.0.0 <= due_ns;
         if is_due { self.next() } else { None }

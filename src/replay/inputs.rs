@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::openat;
 
+use super::source;
 use super::source::Looked;
 use super::source::Source;
 use super::source::Unread;
@@ -43,6 +45,8 @@ struct Input {
     next: Vec<PathBuf>,
     /// Where they were found, unless they were named.
     folder: Option<Folder>,
+    /// Of each of its files, by its sequence number, in which boot it was written.
+    boots: BTreeMap<u64, String>,
 }
 
 pub(super) struct Inputs {
@@ -64,7 +68,8 @@ impl Inputs {
             if path.as_os_str() == "-" {
                 let from = Source::lines(io::stdin());
                 let (name, asked) = ("stdin".into(), Rc::clone(&asked));
-                inputs.push(Input { name, from, asked, next: Vec::new(), folder: None });
+                let (next, boots) = (Vec::new(), BTreeMap::new());
+                inputs.push(Input { name, from, asked, next, folder: None, boots });
                 continue;
             }
             let files = fs::metadata(path).and_then(|meta| match meta.is_dir() {
@@ -105,6 +110,11 @@ impl Inputs {
         head.map(|(printed, bytes)| (at, printed, bytes))
     }
 
+    /// In which boot this file of an input was written, if it is of a recording.
+    pub(super) fn boot(&self, input: usize, sequence: u64) -> Option<&String> {
+        self.inputs[input].boots.get(&sequence)
+    }
+
     fn advance(&mut self, at: usize) {
         let next = self.inputs[at].next(&mut self.unread);
         self.order.extend(next.as_ref().map(|(printed, _)| Reverse((printed.unix_ns, at))));
@@ -115,13 +125,17 @@ impl Inputs {
 /// Files of one host's recording are one, in the order in which they were written; any other is
 /// one alone.
 fn chains(files: Vec<PathBuf>, time: &Range<u64>) -> Vec<Vec<PathBuf>> {
-    let mut recorded: BTreeMap<PathBuf, Vec<(u64, PathBuf)>> = BTreeMap::new();
+    let mut recorded: BTreeMap<(PathBuf, Option<String>), Vec<_>> = BTreeMap::new();
     let mut chains = Vec::new();
     for file in files {
         match FileName::of(&file) {
             Some(name) if name.may_have(time) => {
-                let host = file.ancestors().nth(2).unwrap_or(&file).to_owned();
-                recorded.entry(host).or_default().push((name.sequence, file));
+                let folder = file.ancestors().nth(2).unwrap_or(&file).to_owned();
+                // Who has moved files about may have put those of several hosts together.
+                let is_named =
+                    folder.file_name().is_some_and(|name| name.as_bytes().starts_with(b"host="));
+                let host = if is_named { None } else { host_of(&file) };
+                recorded.entry((folder, host)).or_default().push((name.sequence, file));
             }
             Some(_) => {}
             None => chains.push(vec![file]),
@@ -137,8 +151,15 @@ fn chains(files: Vec<PathBuf>, time: &Range<u64>) -> Vec<Vec<PathBuf>> {
     chains
 }
 
+/// As the beginning of a file tells; whoever reads it later says what is wrong with it.
+fn host_of(path: &Path) -> Option<String> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    source::host(file)
+}
+
 /// The files in a folder. No link is followed: who may write there could lead elsewhere.
-fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
@@ -169,13 +190,15 @@ impl Input {
         asked: Rc<Looked>,
         unread: &mut Unread,
     ) -> Result<Self> {
+        let names = next.iter().filter_map(|path| FileName::of(path));
+        let boots: BTreeMap<_, _> = names.map(|name| (name.sequence, name.boot)).collect();
         loop {
             let path = next.pop().unwrap_or_default();
             let name = path.display().to_string();
             match open(&path, folder.as_ref()) {
                 Ok(file) => {
                     let from = Source::of(file, &name, &asked, unread);
-                    return Ok(Input { name, from, asked, next, folder });
+                    return Ok(Input { name, from, asked, next, folder, boots });
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound && !next.is_empty() => {}
                 Err(e) => bail!("--read '{name}': {}", text_of(&e)),

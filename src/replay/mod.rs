@@ -6,23 +6,23 @@ mod asked;
 mod covered;
 mod held;
 mod inputs;
+mod rows;
 mod source;
+mod tail;
 mod wanted;
 
 use std::io;
 use std::ops::Range;
 
 use anyhow::Result;
+use anyhow::anyhow;
 use chrono::Local;
 use rustix::thread::CapabilitySet;
 
-use self::asked::Asked;
-use self::covered::Covered;
-use self::held::Held;
-use self::held::Shown;
-use self::inputs::Inputs;
-use self::source::Looked;
-use self::wanted::Wanted;
+pub use self::held::Shown;
+pub use self::rows::Rows;
+pub use self::rows::Tracing;
+pub use self::tail::written_until;
 use crate::clock::WallClock;
 use crate::config::Config;
 use crate::config::Mode;
@@ -38,7 +38,6 @@ use crate::model::row::OwnedRow;
 use crate::model::row::ProcessRow;
 use crate::output;
 use crate::output::Output;
-use crate::output::json::read::Printed;
 use crate::output::json::read::What;
 use crate::output::sink::Sink;
 use crate::output::sink::end_of_output;
@@ -64,24 +63,15 @@ pub fn run(config: &Config, from: &Reading) -> Result<()> {
     let since_ns = from.since.map_or(0, |when| when.unix_ns(&now));
     let until_ns = from.until.map_or(u64::MAX, |when| when.unix_ns(&now));
     let time = since_ns..until_ns;
-    let asked = Asked::new(config);
-    let mut inputs = Inputs::open(&from.paths, &time, Looked::new(config, &asked))?;
-    let sink = Sink::open(config, None)?;
-    let mut replay = Replay::new(config, asked, sink, time);
+    let mut rows = open(config, from, time, None)?;
+    let mut replay = Replay::new(config, Sink::open(config, None)?);
     let name = replay.sink.name.clone();
-    let printed = replay.print(&mut inputs);
-    let printed = printed.and_then(|()| replay.finish(&inputs));
+    let printed = replay.print(&mut rows);
+    let printed = printed.and_then(|()| replay.finish(&mut rows));
     printed.or_else(|e| end_of_output(e, &name))
 }
 
-struct Replay<'a> {
-    config: &'a Config,
-    asked: Asked,
-    wanted: Wanted<'a>,
-    held: Held,
-    /// What is asked for, nanoseconds since 1970.
-    time: Range<u64>,
-    covered: Covered,
+struct Replay {
     output: Box<dyn Output>,
     sink: Sink,
     text: Vec<u8>,
@@ -89,15 +79,9 @@ struct Replay<'a> {
     left: u64,
 }
 
-impl<'a> Replay<'a> {
-    fn new(config: &'a Config, asked: Asked, sink: Sink, time: Range<u64>) -> Self {
+impl Replay {
+    fn new(config: &Config, sink: Sink) -> Self {
         Replay {
-            config,
-            held: Held::new(asked.connects()),
-            asked,
-            wanted: Wanted::new(config),
-            covered: Covered::new(time.clone()),
-            time,
             output: output::new(config, proc::our_mount_namespaces()),
             sink,
             text: Vec::with_capacity(BATCH + 4096),
@@ -106,59 +90,29 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn print(&mut self, inputs: &mut Inputs) -> io::Result<()> {
+    fn print(&mut self, rows: &mut Rows) -> io::Result<()> {
         self.output.header(&mut self.text);
         self.sink.begin(&mut self.text)?;
-        while let Some((input, printed, bytes)) = inputs.next() {
-            if self.left == 0 {
-                break;
-            }
-            self.covered.note(input, &printed);
-            let at_ns = printed.unix_ns;
-            self.held.note(&printed.what);
-            if let Some(row) = self.row_of(printed) {
-                self.held.add(row, bytes);
-            }
-            while let Some(row) = self.held.due(at_ns) {
+        while self.left > 0 && rows.read() {
+            while let Some(row) = rows.next(false) {
                 self.show(row)?;
             }
         }
-        while let Some(row) = self.held.next() {
+        while let Some(row) = rows.next(true) {
             self.show(row)?;
         }
         Ok(())
     }
 
-    /// What is shown of a line.
-    fn row_of(&mut self, printed: Printed) -> Option<Shown> {
-        let Printed { unix_ns, boot, what, .. } = printed;
-        match what {
-            What::Connection(row) => {
-                let written_ns = row.connect.ts_ns;
-                let row = self.asked.event(*row).filter(|row| self.wanted.connection(row))?;
-                let later_ns = written_ns.saturating_sub(row.connect.ts_ns);
-                let row = Box::new(self.asked.row(row));
-                let unix_ns = unix_ns.saturating_sub(later_ns);
-                Some(Shown { unix_ns, boot, what: What::Connection(row) })
-            }
-            What::Process(row) => {
-                let is_wanted = self.config.procs.is_some() && self.wanted.process(&row);
-                let row = is_wanted.then(|| Box::new(self.asked.process(*row)))?;
-                Some(Shown { unix_ns, boot, what: What::Process(row) })
-            }
-            What::Lost(lost) => Some(Shown { unix_ns, boot, what: What::Lost(lost) }),
-            What::Socket(_) | What::Count(_) | What::Coverage | What::Mark(_) => None,
-        }
-    }
-
     fn show(&mut self, shown: Shown) -> io::Result<()> {
-        let Shown { unix_ns, boot, what } = shown;
-        if !self.time.contains(&unix_ns) || self.left == 0 {
+        let Shown { unix_ns, boot, truncated, what, .. } = shown;
+        if self.left == 0 {
             return Ok(());
         }
         if let Some(boot) = boot {
             self.output.booted(boot);
         }
+        self.output.cut(truncated);
         match what {
             What::Connection(row) => self.connection(&row, unix_ns),
             What::Process(row) => self.process(&row, unix_ns),
@@ -189,9 +143,8 @@ impl<'a> Replay<'a> {
         self.output.lost(lost, unix_ns, &WallClock::at(0), &mut self.text);
     }
 
-    fn finish(&mut self, inputs: &Inputs) -> io::Result<()> {
-        self.covered.compare();
-        let coverage = self.covered.coverage(inputs);
+    fn finish(&mut self, rows: &mut Rows) -> io::Result<()> {
+        let coverage = rows.coverage();
         if let Some(counts) = &mut self.counts {
             let mut flows = counts.take();
             sort_flows(&mut flows);
@@ -204,18 +157,35 @@ impl<'a> Replay<'a> {
                 ));
             }
         }
-        for gap in self.covered.gaps() {
-            self.output.gap(gap, &mut self.text);
-        }
-        self.output.coverage(&coverage, &mut self.text);
+        rows.put_coverage(&coverage, &mut *self.output, &mut self.text);
         self.sink.write_all(&mut self.text)?;
-        self.wanted.tell();
-        self.covered.tell(&coverage, self.left == 0);
+        rows.tell(&coverage, self.left == 0);
         Ok(())
     }
 }
 
+/// Reads what is asked for. The error is one line for the user.
+pub fn open<'a>(
+    config: &'a Config,
+    from: &Reading,
+    time: Range<u64>,
+    tracing: Option<Tracing>,
+) -> Result<Rows<'a>> {
+    let rows = Rows::open(config, &from.paths, time, tracing);
+    if !from.is_default {
+        return rows;
+    }
+    rows.map_err(|e| {
+        let why = e.to_string();
+        let why = why.strip_prefix("--read ").unwrap_or(&why);
+        anyhow!(
+            "--since shows what tcpconnect-record.service has recorded, and there is nothing to \
+             read: {why}; see systemctl status tcpconnect-record, or name a recording by --read"
+        )
+    })
+}
+
 /// By which a row has the time that its line had.
-fn clock_of(unix_ns: u64, ts_ns: u64) -> WallClock {
+pub fn clock_of(unix_ns: u64, ts_ns: u64) -> WallClock {
     WallClock::at(unix_ns.saturating_sub(ts_ns))
 }

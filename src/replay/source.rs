@@ -11,6 +11,7 @@ use super::asked::Asked;
 use crate::config::Config;
 use crate::error::text_of;
 use crate::error::warn;
+use crate::output::json::mark;
 use crate::output::json::read::Printed;
 use crate::output::json::read::ReadError;
 use crate::output::json::read::read;
@@ -18,7 +19,7 @@ use crate::output::json::read::read;
 use crate::output::parquet;
 
 /// No line of this program is as long: a row has 64 KiB at most.
-const MAX_LINE: u64 = 1 << 20;
+pub(super) const MAX_LINE: u64 = 1 << 20;
 /// With which a Parquet file begins, and ends.
 #[cfg(feature = "parquet")]
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -119,11 +120,7 @@ impl Source {
     /// Of what cannot be read nothing comes.
     #[cfg(feature = "parquet")]
     pub(super) fn of(file: File, name: &str, looked: &Looked, unread: &mut Unread) -> Self {
-        use std::os::unix::fs::FileExt as _;
-
-        let mut magic = [0; MAGIC.len()];
-        let is_parquet = file.read_exact_at(&mut magic, 0).is_ok() && magic == *MAGIC;
-        if !is_parquet {
+        if !is_parquet(&file) {
             return Source::lines(file);
         }
         match parquet::read::Reader::open(file, &looked.parquet) {
@@ -157,6 +154,25 @@ impl Source {
             },
         }
     }
+}
+
+#[cfg(feature = "parquet")]
+fn is_parquet(file: &File) -> bool {
+    use std::os::unix::fs::FileExt as _;
+
+    let mut magic = [0; MAGIC.len()];
+    file.read_exact_at(&mut magic, 0).is_ok() && magic == *MAGIC
+}
+
+/// Of which host a recording is.
+pub(super) fn host(file: File) -> Option<String> {
+    #[cfg(feature = "parquet")]
+    if is_parquet(&file) {
+        return parquet::read::host(&file);
+    }
+    let mut line = Vec::new();
+    BufReader::new(file.take(MAX_LINE)).read_until(b'\n', &mut line).ok()?;
+    mark::host(&line)
 }
 
 impl Lines {

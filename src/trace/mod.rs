@@ -5,6 +5,7 @@
 pub mod background;
 pub mod command;
 mod notify;
+mod past;
 mod ready;
 mod report;
 pub mod retract;
@@ -70,6 +71,7 @@ use crate::who::Who;
 use crate::who::peers::Peers;
 use crate::who::process_events::Procs;
 
+use self::past::Past;
 use self::start::HeldBack;
 use self::times::Times;
 
@@ -94,6 +96,7 @@ const NO_OWN_CLOCK: &str =
 
 /// Traces until something ends it; the result is the exit status.
 pub fn run(config: &Config) -> Result<u8> {
+    past::check(config)?;
     let ready = config.ready_fd.map(Ready::take).transpose()?;
     let recorder = config.record.as_ref().map(|to| Recorder::start(config, to)).transpose()?;
     let (recorder, to_recorder) = recorder.unzip();
@@ -133,6 +136,7 @@ fn run_into(
     let plan = Plan::new(config, host());
     let priority = raise_priority();
     let command = paused.as_ref().map(Paused::pid);
+    let attached_ns = monotonic_ns();
     let mut tracer = Tracer::start(config, &plan, command, &verbose)?;
     warn_of_missing(&config.filter.pids);
     let mut screen = Sink::stdout(Some(stop.clone()))?;
@@ -142,6 +146,7 @@ fn run_into(
     tracer.wait_for_wakeup();
     let mut app = App::new(config, command, tracer, helpers, sink, stop, priority)?;
     app.new_files = new_files;
+    app.past = config.past.as_ref().map(|_| Past::new(attached_ns));
     app.begin_text();
     if !app.look_around(command)? {
         return app.end(End::Signal).map(|_| 0);
@@ -270,6 +275,8 @@ struct App<'a> {
     held_back: Option<HeldBack>,
     existing: Option<existing::Shown>,
     peers: Option<Peers>,
+    /// What was recorded before.
+    past: Option<Past>,
     /// The losses that stderr has been written about.
     reported: Lost,
     /// What the output was: it may have been full.
@@ -317,6 +324,7 @@ impl<'a> App<'a> {
             held_back: Some(HeldBack::new(&plan)),
             existing: None,
             peers: config.peer.map(|keep| Peers::new(keep, config.max_connections)),
+            past: None,
             reported: Lost::default(),
             written: Lost::default(),
             uncounted: 0,

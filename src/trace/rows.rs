@@ -134,6 +134,7 @@ impl App<'_> {
             counts.add(connect);
             return false;
         }
+        let is_shown = is_shown && !self.past.as_mut().is_some_and(|past| past.has(connect, None));
         if is_shown {
             let row = facts.row(connect, self.config.who.parents);
             self.show(&Row { peer: peer.as_ref(), ..row }, clock);
@@ -170,6 +171,9 @@ impl App<'_> {
         let is_shown = self.existing.as_mut().is_some_and(|shown| shown.ends_again(life));
         let is_named = facts.has_name(self.config.to_name.as_ref());
         if is_shown || facts.is_unwanted || !is_named {
+            return false;
+        }
+        if self.past.as_mut().is_some_and(|past| past.has(&life.connect, Some(life))) {
             return false;
         }
         let row = facts.row(&life.connect, self.config.who.parents);

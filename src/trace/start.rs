@@ -116,7 +116,7 @@ impl App<'_> {
     }
 
     /// Reads what the buffer has, as far as there is room for it.
-    fn hold_back(&mut self, may_print: bool) -> Result<()> {
+    pub(super) fn hold_back(&mut self, may_print: bool) -> Result<()> {
         for _ in 0..MAX_BATCHES {
             if !self.has_room(may_print)? {
                 break;
@@ -254,6 +254,9 @@ impl App<'_> {
         };
         self.tracer.have_listed();
         let Some(ended) = ended else { return Ok(false) };
+        if !self.show_past(&found.rows, found.listed_ns)? {
+            return Ok(false);
+        }
         if self.tracer.plan.shown.existing {
             self.show_existing(&found.rows, &seen)?;
         }
@@ -285,7 +288,10 @@ impl App<'_> {
         let left = self.config.max_events.map_or(u64::MAX, |n| n.saturating_sub(self.printed));
         let left = usize::try_from(left).unwrap_or(usize::MAX);
         // They were named before anybody looked.
-        let is_shown = |row: &&Listed| !row.connect.peer_only && self.config.to_name.is_none();
+        let is_shown = |row: &&Listed| {
+            let has_row = self.past.as_ref().is_some_and(|past| past.has_listed(&row.connect));
+            !row.connect.peer_only && self.config.to_name.is_none() && !has_row
+        };
         let rows: Vec<_> = rows.iter().filter(is_shown).take(left).collect();
         for chunk in rows.chunks(CHUNK) {
             for row in chunk.iter().map(|row| &row.connect) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a recording says of itself, between its rows: when somebody looked, and with what options.
 
+use serde::Deserialize;
 use serde::Serialize;
 
 use super::Time;
@@ -52,6 +53,17 @@ fn mark(event: &'static str, unix_ns: u64) -> Object<'static> {
 /// A file begins.
 pub fn start(unix_ns: u64, start: &Start, out: &mut Vec<u8>) {
     put(out, &Object { start: Some(start), ..mark("start", unix_ns) });
+}
+
+/// The host whose file begins with this line.
+pub fn host(line: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Head {
+        event: String,
+        host: String,
+    }
+    let head: Head = serde_json::from_slice(line).ok()?;
+    (head.event == "start").then_some(head.host)
 }
 
 /// Nobody looks from here on.

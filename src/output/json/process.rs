@@ -47,21 +47,31 @@ pub(in crate::output) struct WhoFields<'a> {
 
 /// The fields of which a row shows a part only, for else it would be too long.
 #[derive(Default, Serialize)]
-pub(in crate::output) struct Cuts(Vec<&'static str>);
+#[serde(transparent)]
+pub(in crate::output) struct Cuts {
+    named: Vec<&'static str>,
+    /// Of those that were cut when they were written.
+    #[serde(skip)]
+    already: Vec<String>,
+}
 
 impl Cuts {
+    pub(super) fn after(already: Vec<String>) -> Self {
+        Cuts { already, ..Cuts::default() }
+    }
+
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.named.is_empty()
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.contains(&name)
+        self.named.contains(&name)
     }
 
     /// The shown part of `name`.
     pub(super) fn of<T>(&mut self, name: &'static str, (shown, is_cut): (T, bool)) -> T {
-        if is_cut {
-            self.0.push(name);
+        if is_cut || self.already.iter().any(|cut| cut == name) {
+            self.named.push(name);
         }
         shown
     }
@@ -310,8 +320,8 @@ impl Json {
         &self,
         e: &'a ProcessRow,
         clock: &WallClock,
+        mut cuts: Cuts,
     ) -> ProcessObject<'a> {
-        let mut cuts = Cuts::default();
         let fields = e.process.as_ref().map(|process| {
             let exec = matches!(e.kind, ProcessRowKind::Exec(_));
             let want =

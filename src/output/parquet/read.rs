@@ -73,6 +73,13 @@ pub struct Reader {
     read_to: Option<u32>,
 }
 
+/// Of which host a file is.
+pub fn host(file: &File) -> Option<String> {
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(file).ok()?;
+    let pairs = metadata.file_metadata().key_value_metadata()?;
+    pairs.iter().find(|pair| pair.key == "host")?.value.clone()
+}
+
 impl Reader {
     pub fn open(file: File, asked: &Asked) -> Result<Self> {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;

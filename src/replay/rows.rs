@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rows of what was written, in the order in which they happened.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::asked::Asked;
+use super::covered::Covered;
+use super::held::Held;
+use super::held::Shown;
+use super::inputs::Inputs;
+use super::source::Looked;
+use super::wanted::Wanted;
+use crate::config::Config;
+use crate::model::coverage::Coverage;
+use crate::output::Output;
+use crate::output::json::mark::Mark;
+use crate::output::json::read::Printed;
+use crate::output::json::read::What;
+
+/// Where a run that traces has begun: what happened later it shows itself.
+#[derive(Clone, Debug)]
+pub struct Tracing {
+    /// The beginning of the boot id.
+    pub boot: String,
+    /// CLOCK_MONOTONIC, and the same time in nanoseconds since 1970.
+    pub ts_ns: u64,
+    pub unix_ns: u64,
+}
+
+pub struct Rows<'a> {
+    config: &'a Config,
+    inputs: Inputs,
+    asked: Asked,
+    wanted: Wanted<'a>,
+    held: Held,
+    covered: Covered,
+    /// What is asked for, nanoseconds since 1970.
+    time: Range<u64>,
+    tracing: Option<Tracing>,
+    /// Of each input, whether what comes next from it is of this boot.
+    of_this_boot: Vec<bool>,
+}
+
+impl<'a> Rows<'a> {
+    /// The error is one line for the user.
+    pub fn open(
+        config: &'a Config,
+        paths: &[PathBuf],
+        time: Range<u64>,
+        tracing: Option<Tracing>,
+    ) -> Result<Self> {
+        // A clock that was set back makes what is past later than now.
+        let written = time.start..tracing.as_ref().map_or(time.end, |_| u64::MAX);
+        let asked = Asked::new(config);
+        Ok(Rows {
+            config,
+            inputs: Inputs::open(paths, &written, Looked::new(config, &asked))?,
+            held: Held::new(asked.connects()),
+            asked,
+            wanted: Wanted::new(config),
+            covered: Covered::new(time.clone()),
+            time: written,
+            tracing,
+            of_this_boot: Vec::new(),
+        })
+    }
+
+    /// Reads a line; false if there is no more.
+    pub fn read(&mut self) -> bool {
+        let Some((input, printed, bytes)) = self.inputs.next() else { return false };
+        self.covered.note(input, &printed);
+        self.note_boot(input, &printed.what);
+        let at_ns = printed.unix_ns;
+        self.held.note(&printed.what);
+        let is_of_this_boot = self.of_this_boot.get(input).is_some_and(|is_it| *is_it);
+        if let Some(shown) = self.shown(printed, is_of_this_boot) {
+            self.held.add(shown, bytes);
+        }
+        self.held.read_until(at_ns);
+        true
+    }
+
+    /// A row that no other can precede; with `all` of those that wait, too.
+    pub fn next(&mut self, all: bool) -> Option<Shown> {
+        loop {
+            let shown = if all { self.held.next() } else { self.held.due() }?;
+            if self.is_asked_for(&shown) {
+                return Some(shown);
+            }
+        }
+    }
+
+    fn note_boot(&mut self, input: usize, what: &What) {
+        let (Some(tracing), What::Mark(Mark::Start { sequence, .. })) = (&self.tracing, what)
+        else {
+            return;
+        };
+        if self.of_this_boot.len() <= input {
+            self.of_this_boot.resize(input + 1, false);
+        }
+        self.of_this_boot[input] = self.inputs.boot(input, *sequence) == Some(&tracing.boot);
+    }
+
+    fn is_asked_for(&self, shown: &Shown) -> bool {
+        let is_past = match (&self.tracing, &shown.what) {
+            (Some(now), What::Connection(row)) if shown.is_of_this_boot => {
+                row.connect.ts_ns < now.ts_ns
+            }
+            (Some(now), What::Process(row)) if shown.is_of_this_boot => row.ts_ns < now.ts_ns,
+            (Some(now), What::Lost(_)) => shown.unix_ns < now.unix_ns,
+            _ => true,
+        };
+        is_past && self.time.contains(&shown.unix_ns)
+    }
+
+    /// What is shown of a line.
+    fn shown(&mut self, printed: Printed, is_of_this_boot: bool) -> Option<Shown> {
+        let Printed { unix_ns, boot, what, truncated } = printed;
+        let shown = |unix_ns, what| Some(Shown { unix_ns, boot, is_of_this_boot, truncated, what });
+        match what {
+            What::Connection(row) => {
+                let written_ns = row.connect.ts_ns;
+                let row = self.asked.event(*row).filter(|row| self.wanted.connection(row))?;
+                let later_ns = written_ns.saturating_sub(row.connect.ts_ns);
+                let row = Box::new(self.asked.row(row));
+                shown(unix_ns.saturating_sub(later_ns), What::Connection(row))
+            }
+            What::Process(row) => {
+                let is_wanted = self.config.procs.is_some() && self.wanted.process(&row);
+                let row = is_wanted.then(|| Box::new(self.asked.process(*row)))?;
+                shown(unix_ns, What::Process(row))
+            }
+            What::Lost(lost) => shown(unix_ns, What::Lost(lost)),
+            What::Socket(_) | What::Count(_) | What::Coverage | What::Mark(_) => None,
+        }
+    }
+
+    /// Once all was read that will be: what it rests on.
+    pub fn coverage(&mut self) -> Coverage {
+        self.covered.compare();
+        if let Some(tracing) = &self.tracing {
+            self.covered.reach(tracing.unix_ns);
+        }
+        self.covered.coverage(&self.inputs)
+    }
+
+    pub fn put_coverage(&self, coverage: &Coverage, output: &mut dyn Output, out: &mut Vec<u8>) {
+        for gap in self.covered.gaps() {
+            output.gap(gap, out);
+        }
+        output.coverage(coverage, out);
+    }
+
+    /// The same in words. `is_cut`: not all was read.
+    pub fn tell(&self, coverage: &Coverage, is_cut: bool) {
+        self.wanted.tell();
+        self.covered.tell(coverage, is_cut);
+    }
+}
