@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A log becomes a Parquet file, and says the same as before.
 
+use std::fs;
 use std::fs::File;
 use std::io::Cursor;
+use std::process::Command;
 
 use proptest::prelude::*;
 use serde_json::Map;
@@ -312,4 +314,112 @@ proptest! {
         let of = |lines: &[String]| lines.iter().filter(is_wanted).cloned().collect::<Vec<_>>();
         prop_assert_eq!(of(&found), of(&plain));
     }
+}
+
+/// What the program prints of a recording of this log, as it is or as Parquet.
+fn printed(log: &str, as_parquet: bool, options: &[&str]) -> (String, String) {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("host=a/date=2026-11-26");
+    fs::create_dir_all(&folder).unwrap();
+    let name = "20261126T100000-20261126T100010-0f6a7c1e-000007";
+    match as_parquet {
+        true => {
+            let mut file = File::create(folder.join(format!("{name}.parquet"))).unwrap();
+            write(&mut Cursor::new(log), &mut file).unwrap();
+        }
+        false => fs::write(folder.join(format!("{name}.jsonl")), log).unwrap(),
+    }
+    let done = Command::new(env!("CARGO_BIN_EXE_tcpconnect"))
+        .arg("--read")
+        .arg(dir.path())
+        .args(options)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(done.stdout), text(done.stderr))
+}
+
+/// Of each line a row can be shown, and if the run stops, that is the last one.
+fn valid(log: &str) -> String {
+    let stop = |line: &str| line.starts_with(r#"{"event":"stop""#);
+    let lines = log.lines().filter(|line| read(line).is_ok() && !stop(line));
+    let last = log.lines().find(|line| stop(line));
+    lines.chain(last).map(|line| format!("{line}\n")).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+
+    #[test]
+    fn the_program_prints_the_same_of_both(
+        log in log().prop_map(|log| valid(&log)),
+        options in prop::sample::select(vec![
+            "", "-j -r --life --accept -x -a --parents -d --peer --container-name", "-c", "-j -c",
+            "-r --life", "--who 10.0.0.2", "--who 10.0.0.2 -j", "--who 192.0.2.9",
+            "--to 10.0.0.1 -j", "--to 10.0.0.1 --accept", "--procs -j", "--wide --accept", "-n 3",
+            "--who ::1 --since 2026-11-26T10:00:03Z --until 2026-11-26T10:00:07Z",
+        ]),
+    ) {
+        let options: Vec<_> = options.split_whitespace().collect();
+        prop_assert_eq!(printed(&log, true, &options), printed(&log, false, &options));
+    }
+}
+
+/// Something else in every part of it: what is damaged is told, all else is there.
+#[test]
+fn a_damaged_file_says_so_and_ends_nothing() {
+    let lines: String = (0..40_000)
+        .map(|n| {
+            format!(
+                "{{\"event\":\"connect\",\"time\":\"2026-11-26T10:00:01.{n:06}Z\",\"ts_ns\":{n},\"ip\":4,\
+                 \"daddr\":\"10.0.{}.{}\",\"dport\":{},\"conn_id\":\"{n}\"}}\n",
+                n / 7 % 256,
+                n % 256,
+                n % 60_000,
+            )
+        })
+        .collect();
+    let mut whole = Vec::new();
+    write(&mut Cursor::new(format!("{START}\n{lines}")), &mut whole).unwrap();
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.parquet");
+    let read_all = |bytes: &[u8], asked: &Asked| {
+        fs::write(&path, bytes).unwrap();
+        let reader = Reader::open(File::open(&path).unwrap(), asked).ok()?;
+        let (mut rows, mut lost) = (0, 0);
+        reader.for_each(|line| match line {
+            Ok((printed, _)) => rows += usize::from(matches!(printed.what, What::Connection(_))),
+            Err(Unread::Line(_)) => lost += 1,
+            Err(Unread::Rows(count, _)) => lost += count,
+        });
+        Some((rows, lost))
+    };
+    let all = Asked::default();
+    let one = Asked { addresses: Some(vec!["10.0.5.37".parse().unwrap()]), ..Asked::default() };
+    assert_eq!(read_all(&whole, &all), Some((40_000, 0)));
+    let found = read_all(&whole, &one).unwrap();
+    assert!(found.0 > 0 && found.1 == 0, "{found:?}");
+    let mut told = 0;
+    for place in 0..200 {
+        let at = whole.len() * place / 200;
+        let mut damaged = whole.clone();
+        damaged[at..].iter_mut().take(16).for_each(|byte| *byte ^= 0x5a);
+        for (asked, expected) in [(&all, 40_000), (&one, found.0)] {
+            match read_all(&damaged, asked) {
+                None => told += 1,
+                Some((rows, lost)) => {
+                    told += usize::from(lost > 0);
+                    assert!(
+                        rows <= expected && (lost > 0 || rows == expected),
+                        "{place}: {rows}, {lost}"
+                    );
+                    // One group of two is left.
+                    assert!(lost < 40_000, "{place}");
+                }
+            }
+        }
+        // Cut off there.
+        assert_eq!(read_all(&whole[..at], &all), None, "{place}");
+    }
+    assert!(told > 200, "{told}");
 }

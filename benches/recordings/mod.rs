@@ -246,8 +246,10 @@ impl Host {
             ),
             _ => String::new(),
         };
-        let (ip, saddr) =
-            if destination % 7 == 0 && !is_rare { (6, "2001:db8::1") } else { (4, "10.0.0.5") };
+        let (ip, saddr) = match daddr.contains(':') {
+            true => (6, "2001:db8::1"),
+            false => (4, "10.0.0.5"),
+        };
         let took = 200 + self.skewed(100_000);
         let lasts = took + 1_000 + self.skewed(60 * SECOND_US);
         let lport = 32_768 + self.roll(28_000);

@@ -57,7 +57,7 @@ impl<'a> Rows<'a> {
         let asked = Asked::new(config);
         Ok(Rows {
             config,
-            inputs: Inputs::open(paths, &written, Looked::new(config, &asked))?,
+            inputs: Inputs::open(paths, &written, Looked::new(config, &asked, time.clone()))?,
             held: Held::new(asked.connects()),
             asked,
             wanted: Wanted::new(config),

@@ -6,6 +6,7 @@ use std::io;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
+use std::ops::Range;
 
 use super::asked::Asked;
 use crate::config::Config;
@@ -52,11 +53,12 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    pub(super) fn new(config: &Config, asked: &Asked) -> Self {
+    pub(super) fn new(config: &Config, asked: &Asked, time: Range<u64>) -> Self {
         Looked {
             #[cfg(feature = "parquet")]
             parquet: parquet::read::Asked {
                 addresses: asked.addresses(config),
+                time,
                 unused: unused(config, asked),
             },
         }

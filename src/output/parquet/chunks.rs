@@ -81,10 +81,7 @@ impl Chunks {
     /// Only rows that have one of these in this column; false if none has.
     pub(super) fn select(&mut self, column: usize, texts: &[String]) -> Result<bool> {
         let count = usize::try_from(self.rows.num_rows())?;
-        let name = COLUMNS[column].name;
-        let found = self.rows.columns().iter().find(|c| c.column_path().string() == name);
-        let mut chunk =
-            Chunk::new(&self.part, found.context("a column is missing")?, column, count)?;
+        let mut chunk = Chunk::named(&self.part, &self.rows, column)?;
         chunk.read(count)?;
         self.runs.clear();
         for row in 0..count {
@@ -147,7 +144,33 @@ impl Chunks {
     }
 }
 
+/// The values that a column of numbers has in a group.
+pub(super) fn numbers(
+    part: &Arc<Part>,
+    rows: &RowGroupMetaData,
+    column: usize,
+) -> Result<Vec<u64>> {
+    let count = usize::try_from(rows.num_rows())?;
+    let mut chunk = Chunk::named(part, rows, column)?;
+    chunk.read(count)?;
+    let mut numbers = Vec::with_capacity(count);
+    for row in 0..count {
+        if let Some(Value::Number(number)) = chunk.value(row)? {
+            numbers.push(number.cast_unsigned());
+        }
+    }
+    Ok(numbers)
+}
+
 impl Chunk {
+    /// One of our columns, wherever it stands in the file.
+    fn named(part: &Arc<Part>, rows: &RowGroupMetaData, column: usize) -> Result<Self> {
+        let name = COLUMNS[column].name;
+        let found = rows.columns().iter().find(|found| found.column_path().string() == name);
+        let found = found.context("a column is missing")?;
+        Chunk::new(part, found, column, usize::try_from(rows.num_rows())?)
+    }
+
     fn new(
         part: &Arc<Part>,
         found: &ColumnChunkMetaData,

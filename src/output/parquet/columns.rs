@@ -196,6 +196,7 @@ impl Value<'_> {
 pub(super) const TIME: usize = 1;
 pub(super) const DADDR: usize = 12;
 pub(super) const CONN_ID: usize = 15;
+pub(super) const CLOSE_TIME: usize = 87;
 /// What only one of two lines of a connection says.
 const OF_LINE: std::ops::RangeInclusive<usize> = 76..=90;
 /// And of these what the line of its end does.
@@ -449,6 +450,7 @@ mod tests {
     fn columns_are_where_they_are_said_to_be() {
         let name = |at: usize| COLUMNS[at].name;
         assert_eq!([name(TIME), name(DADDR), name(CONN_ID)], ["time", "daddr", "conn_id"]);
+        assert_eq!(name(CLOSE_TIME), "close_time");
         assert_eq!([name(*OF_LINE.start()), name(*OF_LINE.end())], ["ts_ns", "close_line"]);
         assert!(OF_END.iter().all(|end| COLUMNS[OF_LINE].iter().any(|c| c.name == *end)));
     }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -20,9 +22,12 @@ use super::Notes;
 use super::SCHEMA;
 use super::checksum;
 use super::chunks::Chunks;
+use super::chunks::numbers;
+use super::columns::CLOSE_TIME;
 use super::columns::COLUMNS;
 use super::columns::DADDR;
 use super::columns::Record;
+use super::columns::TIME;
 use super::is_mark;
 use super::piece::Part;
 use crate::output::json::address_text;
@@ -37,6 +42,9 @@ use crate::output::json::read::read;
 pub struct Asked {
     /// Only rows with one of these as their destination.
     pub addresses: Option<Vec<IpAddr>>,
+    /// Of other rows it is told when the first and the last one of this time were, in nanoseconds
+    /// since 1970; empty: of any.
+    pub time: Range<u64>,
     /// Columns that nobody looks at.
     pub unused: Vec<&'static str>,
 }
@@ -61,6 +69,8 @@ pub struct Reader {
     metadata: ParquetMetaData,
     notes: Notes,
     addresses: Option<Vec<String>>,
+    /// Microseconds.
+    time: Range<u64>,
     /// Of our columns: whether it is read.
     used: Vec<bool>,
     /// The next group.
@@ -101,6 +111,7 @@ impl Reader {
             metadata,
             notes,
             addresses,
+            time: asked.time.start / 1000..asked.time.end / 1000,
             used,
             group: 0,
             chunks: None,
@@ -161,9 +172,6 @@ impl Reader {
         let end = self.notes.groups.get(at + 1).map_or(u32::MAX, |next| next.line);
         let marks = self.notes.marks.iter().filter(|mark| (group.line..end).contains(&mark.line));
         let marks: Vec<Mark> = marks.cloned().collect();
-        if self.addresses.is_some() {
-            self.alive(group.line, group.first);
-        }
         for Mark { line, after, text } in marks {
             if let Some(micros) = after {
                 self.alive(line, micros);
@@ -171,6 +179,12 @@ impl Reader {
             let len = text.len();
             let printed = read(&text).map(|printed| (printed, len)).map_err(Unread::Line);
             self.put(line, printed);
+        }
+        // Where not all lines are looked at, their times are told; not before a run has begun.
+        if self.addresses.is_some() {
+            let within = self.within(at, &group).unwrap_or_default();
+            let times = [group.first, group.min, group.max].into_iter().chain(within);
+            times.for_each(|micros| self.alive(group.line, micros));
         }
         match self.chunks_of(at, &group) {
             Ok(Some(chunks)) => self.chunks = Some(chunks),
@@ -181,6 +195,31 @@ impl Reader {
                 self.end_group();
             }
         }
+    }
+
+    /// The first and the last time of a group that are asked for, where that begins or ends in it.
+    fn within(&self, at: usize, group: &Group) -> Result<Vec<u64>> {
+        let cuts = |at: u64| (group.min..=group.max).contains(&at);
+        if self.time.is_empty() || !cuts(self.time.start) && !cuts(self.time.end) {
+            return Ok(Vec::new());
+        }
+        let part = Arc::new(self.checked(group)?);
+        let rows = self.metadata.row_group(at);
+        let mut times = Vec::new();
+        for column in [TIME, CLOSE_TIME] {
+            times.extend(numbers(&part, rows, column)?);
+        }
+        times.retain(|micros| self.time.contains(micros));
+        Ok(times.iter().min().into_iter().chain(times.iter().max()).copied().collect())
+    }
+
+    /// The values of a group.
+    fn checked(&self, group: &Group) -> Result<Part> {
+        let part = self.part(group.offset, group.filter)?;
+        if checksum(part.bytes()) != group.sum {
+            bail!("a part of it is damaged");
+        }
+        Ok(part)
     }
 
     /// `None`: it has nothing that is asked for.
@@ -199,11 +238,7 @@ impl Reader {
                 return Ok(None);
             }
         }
-        let part = self.part(group.offset, group.filter)?;
-        if checksum(part.bytes()) != group.sum {
-            bail!("a part of it is damaged");
-        }
-        let mut chunks = Chunks::new(part, rows, &self.used)?;
+        let mut chunks = Chunks::new(self.checked(group)?, rows, &self.used)?;
         if let Some(addresses) = &self.addresses
             && !chunks.select(DADDR, addresses)?
         {
@@ -223,17 +258,22 @@ impl Reader {
         Ok(Part::new(offset, bytes))
     }
 
-    /// All of its lines can be handed out. Where some were not looked at, their times are told.
+    /// All of its lines can be handed out.
     fn end_group(&mut self) {
-        let group = &self.notes.groups[self.group - 1];
-        let Group { min, max, last, line, .. } = *group;
+        let Group { last, line, .. } = self.notes.groups[self.group - 1];
         let next = self.notes.groups.get(self.group).map(|next| next.line.saturating_sub(1));
         let end = next.unwrap_or(u32::MAX).max(line);
-        if self.addresses.is_some() {
-            [min, max, last].into_iter().for_each(|micros| self.alive(end, micros));
+        // Nobody looks any more once a run has ended, which its last line says.
+        let is_over = self.notes.marks.last().is_some_and(|mark| is_stop(&mark.text));
+        if self.addresses.is_some() && !(is_over && next.is_none()) {
+            self.alive(end, last);
         }
         self.read_to = Some(end);
     }
+}
+
+fn is_stop(text: &str) -> bool {
+    matches!(read(text), Ok(Printed { what: What::Mark(mark::Mark::Stop), .. }))
 }
 
 impl Iterator for Reader {
