@@ -95,6 +95,8 @@ fn a_renamed_container_counts_by_its_name_of_the_moment(lab: &Lab) {
     let words = ["-j", "--netns", &netns, "--container"];
     let [old, new] = ["old", "new"].map(|name| lab.trace(&[&words[..], &[name]].concat()));
     host.knock(&cgroup, 81);
+    // A name counts when the row is made, some milliseconds later.
+    std::thread::sleep(Duration::from_millis(150));
     host.write_docker(&id, "new", "a");
     std::thread::sleep(Duration::from_millis(150));
     host.knock(&cgroup, 82);
