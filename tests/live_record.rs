@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -26,6 +28,7 @@ pub const TESTS: &Tests = &[(
         secrets_of_arguments_are_not_kept,
         a_hangup_begins_a_new_file_and_nothing_is_lost,
         a_disk_that_takes_nothing_is_named_and_left,
+        who_is_killed_at_any_moment_leaves_all_that_was_on_disk,
     ],
 )];
 
@@ -62,6 +65,13 @@ impl Folder {
     }
 
     pub fn files(&self) -> Vec<PathBuf> {
+        let is_hidden = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+        };
+        self.all_files().into_iter().filter(|path| !is_hidden(path)).collect()
+    }
+
+    fn all_files(&self) -> Vec<PathBuf> {
         fn below(folder: &Path, found: &mut Vec<PathBuf>) {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let path = entry.path();
@@ -80,7 +90,7 @@ impl Folder {
 
     fn bytes(&self) -> u64 {
         let size = |path: &PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
-        self.files().iter().map(size).sum()
+        self.all_files().iter().map(size).sum()
     }
 }
 
@@ -131,14 +141,14 @@ fn who_is_killed_leaves_all_that_was_seen(lab: &Lab) {
     let mut left = 1000;
     while !is_there() && left > 0 {
         left -= 1;
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     tracer.signal(libc::SIGKILL);
     let _ = tracer.wait();
     // The recorder ends by itself once its lines have ended, and lets the next one in.
     let mut second = None;
     for _ in 0..100 {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         // A name with an end has a part more.
         let name =
             |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -204,7 +214,7 @@ fn a_hangup_begins_a_new_file_and_nothing_is_lost(lab: &Lab) {
         let mut left = 1_000;
         while folder.files().len() < files + 1 && left > 0 {
             left -= 1;
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
     assert!(tracer.stop().status.success());
@@ -242,7 +252,7 @@ fn a_disk_that_takes_nothing_is_named_and_left(lab: &Lab) {
     let mut left = 1_000;
     while !tracer.stderr().contains("the disk has not taken all of it yet") && left > 0 {
         left -= 1;
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     tracer.signal(libc::SIGINT);
     let done = tracer.wait();
@@ -250,15 +260,87 @@ fn a_disk_that_takes_nothing_is_named_and_left(lab: &Lab) {
     assert_eq!(done.status.code(), Some(130));
     // SAFETY: as above.
     unsafe { libc::kill(recorder, libc::SIGCONT) };
-    let is_whole = || {
-        let files = folder.files();
-        let text = |path: &PathBuf| fs::read_to_string(path).unwrap_or_default();
-        files.iter().any(|path| text(path).contains(r#"{"event":"stop""#))
-    };
+    // What has its end is sealed.
+    let is_sealed = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "parquet");
+    let is_whole = || folder.files().iter().any(is_sealed);
     let mut left = 1_000;
     while !is_whole() && left > 0 {
         left -= 1;
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     assert!(is_whole());
+    let (_, said) = folder.read(&[]);
+    assert!(!said.contains("without a word"), "{said}");
+}
+
+/// So often; by hand with more of them.
+fn kills() -> u64 {
+    std::env::var("TEST_KILLS").map_or(4, |kills| kills.parse().expect("a number"))
+}
+
+/// Files begin, are closed and sealed meanwhile.
+fn who_is_killed_at_any_moment_leaves_all_that_was_on_disk(lab: &Lab) {
+    const AT_ONCE: usize = 10;
+    let folder = Folder::new();
+    let mut client = Client::new();
+    let mut seed = u64::from(std::process::id());
+    let mut below = |most: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) % most
+    };
+    let results = |folder: &Folder| count(&folder.read(&["-r"]).0, "result");
+    // Connections that were made, that were made a second before the end, and that were read then.
+    let (mut made, mut old, mut there) = (0, 0, 0);
+    for round in 0..kills() {
+        let tracer = folder.record(lab, &client, &["--record-size", "64M"]);
+        let lives = Duration::from_millis(below(1_500));
+        let mut hangups: Vec<_> = (0..below(6)).map(|_| below(1_500)).collect();
+        hangups.sort_unstable();
+        let began = Instant::now();
+        let mut done = Vec::new();
+        while began.elapsed() < lives {
+            client.case(&format!("life many {AT_ONCE}"));
+            made += AT_ONCE;
+            done.push(Instant::now());
+            let due = began.elapsed().as_millis();
+            while hangups.first().is_some_and(|&at| u128::from(at) <= due) {
+                hangups.remove(0);
+                tracer.signal(libc::SIGHUP);
+            }
+        }
+        let recorder = child_of(&tracer);
+        if round % 4 == 0 {
+            there = results(&folder);
+        }
+        let killed = Instant::now();
+        if round % 3 != 1 {
+            tracer.signal(libc::SIGKILL);
+        }
+        if round % 3 != 0 {
+            // SAFETY: a child of our child, which is not waited for.
+            unsafe { libc::kill(recorder, libc::SIGKILL) };
+        }
+        let _ = tracer.wait();
+        let second = Duration::from_secs(1);
+        old += AT_ONCE * done.iter().filter(|at| killed - **at >= second).count();
+        while Path::new(&format!("/proc/{recorder}/fd/0")).exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    // What was left open is closed and sealed.
+    assert!(folder.record(lab, &client, &[]).stop().status.success());
+    let is_sealed = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "parquet");
+    let files: Vec<_> = folder.all_files();
+    assert!(files.iter().all(is_sealed), "{files:?}");
+    let (rows, said) = folder.read(&["-r", "--life", "--accept"]);
+    assert!(!said.contains("damaged"), "{said}");
+    let id = |row: &Value| format!("{} {}", row["event"], row["conn_id"]);
+    let mut ids: Vec<_> = rows.iter().filter(|row| row["conn_id"].is_string()).map(id).collect();
+    let all = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "a row is there twice");
+    let results = count(&rows, "result");
+    assert!((there..=made).contains(&results), "{results} of {made}, {there} were there; {said}");
+    eprintln!("{results} of {made} connections are kept; {old} were a second old at a kill");
 }
