@@ -52,6 +52,7 @@ use std::process::ChildStdout;
 use std::process::Command;
 use std::process::ExitCode;
 use std::process::Stdio;
+use std::rc::Rc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -65,11 +66,15 @@ use tcpconnect::config::cli::Cli;
 use tcpconnect::kernel::record::decode;
 use tcpconnect::model::event::Connect;
 use tcpconnect::model::event::Event;
+use tcpconnect::model::process::Ancestor;
 use tcpconnect::model::process::Args;
 use tcpconnect::model::process::Change;
 use tcpconnect::model::process::Comm;
+use tcpconnect::model::process::ExeFile;
 use tcpconnect::model::process::Image;
 use tcpconnect::model::process::ProcessEvent;
+use tcpconnect::model::process::ProcessFacts;
+use tcpconnect::model::process::Source;
 use tcpconnect::model::row::Row;
 use tcpconnect::output;
 use tcpconnect::who::processes::Processes;
@@ -979,27 +984,72 @@ fn record(n: u64) -> [u8; RECORD_LEN] {
     r
 }
 
+/// As a host has them: some programs with their arguments, below a service or a login.
+fn facts(n: u64) -> ProcessFacts {
+    let image = |exe: &str, args: &str| {
+        let file = ExeFile { dev: (8, 1), inode: 131_072 + n, mntns: Some(4_026_531_841) };
+        Rc::new(Image {
+            exe: Some(exe.as_bytes().into()),
+            file: Some(file),
+            args: Some(Args::new(args.as_bytes())),
+            ..Image::default()
+        })
+    };
+    let ancestor = |(i, name): (usize, &str)| Ancestor::Known {
+        pid: 1 + i as u32 * 100,
+        start_ns: 1_000_000 + i as u64,
+        ppid: None,
+        name: Comm::new(name.as_bytes()),
+        image: image(&format!("/usr/lib/some-service/bin/{name}"), "a\0"),
+    };
+    let names = ["bash", "sshd-session", "sshd-session", "sshd", "systemd"];
+    ProcessFacts {
+        pid: 1000 + n as u32,
+        start_ns: 5_000_000_000_000 + n,
+        ppid: 1,
+        name: Comm::new(b"python3"),
+        image: image(
+            "/usr/lib/python3/bin/python3.13",
+            "python3\0-m\0http.client\0--timeout=30\0--header\0X-Request: a\0https://example.org/\0",
+        ),
+        source: Source::Exec,
+        ancestors: Some(names.into_iter().enumerate().map(ancestor).collect()),
+    }
+}
+
+const WHO: [&str; 5] = ["tcpconnect", "-j", "--exe", "--args", "--parents"];
+
 /// User space alone, one thread, to memory.
 fn formatting() {
+    let few: Vec<_> = (0..100).map(facts).collect();
+    let many: Vec<_> = (0..100_000).map(facts).collect();
+    let figures: [(&str, &[&str], &[ProcessFacts]); 4] = [
+        ("table", &["tcpconnect"], &[]),
+        ("JSON", &["tcpconnect", "-j"], &[]),
+        ("JSON, --exe --args --parents", &WHO, &few),
+        ("... each of another process", &WHO, &many),
+    ];
     let records: Vec<_> = (0..1000).map(record).collect();
-    for (name, args) in [("table", &["tcpconnect"][..]), ("JSON", &["tcpconnect", "-j"][..])] {
+    for (name, args, processes) in figures {
         let cli = Cli::try_parse_from(args).expect("valid options");
         let config = Config::new(cli, false).expect("valid options");
         let mut output = output::new(&config, Vec::new());
+        let mut processes = processes.iter().cycle();
         let clock = WallClock::now();
-        let mut text = Vec::with_capacity(1 << 20);
+        let mut text = Vec::with_capacity(4 << 20);
         let mut times = Vec::new();
         for _ in 0..200 {
-            let started = Instant::now();
+            let started = own_cpu_ns();
             for record in &records {
                 let Ok(Event::Connect(connect)) = decode(black_box(record)) else {
                     panic!("a record of this program");
                 };
-                output.connect(&Row::bare(&connect), &clock, &mut text);
+                let row = Row { process: processes.next().cloned(), ..Row::bare(&connect) };
+                output.connect(&row, &clock, &mut text);
             }
+            times.push((own_cpu_ns() - started) as f64 / records.len() as f64);
             black_box(&text);
             text.clear();
-            times.push(started.elapsed().as_nanos() as f64 / records.len() as f64);
         }
         line(
             &format!("decode and format one event: {name}"),
@@ -1007,4 +1057,12 @@ fn formatting() {
             "",
         );
     }
+}
+
+/// Of this thread.
+fn own_cpu_ns() -> u64 {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `ts` is a valid timespec, and each thread has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut ts) };
+    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
 }

@@ -461,8 +461,100 @@ fn clock(unix_ns: u64, ts_ns: u64) -> WallClock {
     WallClock::at(unix_ns - ts_ns)
 }
 
+/// What becomes of a process before its next row.
+#[derive(Clone, Debug)]
+enum Next {
+    Same,
+    /// The same program, read anew.
+    Again,
+    Program(Image),
+    Called(Comm),
+    Parent(u32),
+    KnownFrom(Source),
+    Ancestors(Option<Vec<Ancestor>>),
+    /// Of the first ancestor.
+    AncestorCalled(Comm),
+    Deleted(bool),
+    /// Of another host, or of the same one after another boot.
+    Booted(u64),
+    /// As it was at first.
+    Back,
+}
+
+fn next() -> impl Strategy<Value = Next> {
+    prop_oneof![
+        4 => Just(Next::Same),
+        2 => Just(Next::Again),
+        1 => image().prop_map(Next::Program),
+        1 => comm().prop_map(Next::Called),
+        1 => (0..3u32).prop_map(Next::Parent),
+        1 => prop::sample::select(Source::ALL.to_vec()).prop_map(Next::KnownFrom),
+        1 => facts().prop_map(|facts| Next::Ancestors(facts.ancestors)),
+        1 => comm().prop_map(Next::AncestorCalled),
+        1 => any::<bool>().prop_map(Next::Deleted),
+        1 => (1..3u64).prop_map(|n| Next::Booted(n * SECOND_NS)),
+        2 => Just(Next::Back),
+    ]
+}
+
+impl Next {
+    fn apply(self, row: &mut OwnedRow, first: &OwnedRow, boot_ns: &mut u64) {
+        match self {
+            Next::Back => return *row = first.clone(),
+            Next::Deleted(is_deleted) => return row.connect.exe_deleted = is_deleted,
+            Next::Booted(at) => return *boot_ns = at,
+            _ => {}
+        }
+        let Some(process) = &mut row.process else { return };
+        match self {
+            Next::Again => process.image = Rc::new(Image::clone(&process.image)),
+            Next::Program(image) => process.image = Rc::new(image),
+            Next::Called(comm) => process.name = comm,
+            Next::Parent(ppid) => process.ppid = ppid,
+            Next::KnownFrom(source) => process.source = source,
+            Next::Ancestors(ancestors) => process.ancestors = ancestors,
+            Next::AncestorCalled(comm) => {
+                let first = process.ancestors.iter_mut().flatten().next();
+                if let Some(Ancestor::Known { name, .. }) = first {
+                    *name = comm;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(settings())]
+
+    /// What is kept ready of a process is what would be written now.
+    #[test]
+    fn a_line_does_not_depend_on_those_before_it(
+        // Pids that have one place where texts are kept, and one process twice.
+        first in prop::collection::vec((row(), 0..3u32, 0..2u64), 2..5),
+        steps in prop::collection::vec((any::<prop::sample::Index>(), next()), 1..40),
+        options in prop::sample::subsequence(vec!["exe", "args", "parents", "user"], 1..=4),
+    ) {
+        let with = [&["json"], &options[..]].concat();
+        let first: Vec<_> = first.into_iter().map(|(mut row, pid, start_ns)| {
+            if let Some(process) = &mut row.process {
+                (process.pid, process.start_ns) = (7 + pid / 2 * 4096, start_ns);
+            }
+            row
+        }).collect();
+        let mut rows = first.clone();
+        let mut boot_ns = SECOND_NS;
+        let mut output = output_with(&with);
+        for (at, next) in steps {
+            let at = at.index(rows.len());
+            next.apply(&mut rows[at], &first[at], &mut boot_ns);
+            let write = |output: &mut dyn Output| {
+                output.booted(BootClock::booted_at(boot_ns));
+                line(|out| output.connect(&rows[at].row(), &WallClock::at(SECOND_NS), out))
+            };
+            prop_assert_eq!(write(&mut *output), write(&mut *output_with(&with)));
+        }
+    }
 
     #[test]
     fn a_row_of_a_connection_survives_the_way_there_and_back(

@@ -3,6 +3,7 @@
 //! man/tcpconnect.8; a field that is not known is absent.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -14,6 +15,7 @@ use serde::Serializer;
 
 use super::Output;
 use super::bound;
+use super::line::Parts;
 use super::line::Raw;
 use super::line::lossy;
 use super::line::put;
@@ -43,11 +45,12 @@ pub mod mark;
 mod process;
 pub mod read;
 mod read_socket;
+mod ready;
 
 use self::container::ContainerFields;
 pub(super) use self::process::Cuts;
-pub(super) use self::process::WhoFields;
 use self::process::path_and_bytes;
+use self::ready::Ready;
 
 pub struct Json {
     want: Who,
@@ -55,11 +58,13 @@ pub struct Json {
     boot: BootClock,
     /// Fields of the next row.
     cut: Vec<String>,
+    ready: RefCell<Ready>,
 }
 
 impl Json {
     pub fn new(want: Who, args: RecordArgs) -> Self {
-        Json { want, args, boot: BootClock::now(), cut: Vec::new() }
+        let ready = RefCell::default();
+        Json { want, args, boot: BootClock::now(), cut: Vec::new(), ready }
     }
 }
 
@@ -97,18 +102,17 @@ struct ConnectObject<'a> {
     community_id: Option<CommunityId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    #[serde(flatten)]
-    query: Option<QueryFields<'a>>,
-    #[serde(flatten)]
-    life: LifeFields,
+}
+
+/// Who is on the other end, and where this one is.
+#[derive(Serialize)]
+struct EndFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<PeerObject<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     netns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_id: Option<u64>,
-    #[serde(flatten)]
-    who: WhoFields<'a>,
 }
 
 /// Present with `-d` if the destination has a name.
@@ -275,26 +279,40 @@ struct GapObject<'a> {
 #[derive(Clone, Copy)]
 struct Time(u64);
 
+impl Time {
+    /// By hand and without `write!`: a row has one for each ancestor, too.
+    fn text(self) -> [u8; 27] {
+        let t = DateTime::from_timestamp_nanos(self.0 as i64);
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        // Nanoseconds in an i64 are of the years 1677 to 2262.
+        put_digits(&mut text[..4], t.year() as u32);
+        put_digits(&mut text[5..7], t.month());
+        put_digits(&mut text[8..10], t.day());
+        put_digits(&mut text[11..13], t.hour());
+        put_digits(&mut text[14..16], t.minute());
+        put_digits(&mut text[17..19], t.second());
+        put_digits(&mut text[20..26], t.nanosecond() / 1000);
+        text
+    }
+}
+
+/// As many as there is place for, zeros in front.
+fn put_digits(place: &mut [u8], mut n: u32) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (n % 10) as u8;
+        n /= 10;
+    }
+}
+
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let t = DateTime::from_timestamp_nanos(self.0 as i64);
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-            t.year(),
-            t.month(),
-            t.day(),
-            t.hour(),
-            t.minute(),
-            t.second(),
-            t.nanosecond() / 1000
-        )
+        f.write_str(&String::from_utf8_lossy(&self.text()))
     }
 }
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(&String::from_utf8_lossy(&self.text()))
     }
 }
 
@@ -388,8 +406,10 @@ impl Output for Json {
             Origin::Existing => "existing",
         };
         let known = |number: u32| Some(number).filter(|_| e.pid != 0);
-        let (event, life) = row.life.map_or((event, LifeFields::default()), LifeFields::of);
-        let mut cuts = Cuts::after(std::mem::take(&mut self.cut));
+        let (event, life) = match row.life.map(LifeFields::of) {
+            Some((event, life)) => (event, Some(life)),
+            None => (event, None),
+        };
         let object = ConnectObject {
             event,
             time: Time(clock.unix_ns(e.ts_ns)),
@@ -410,19 +430,24 @@ impl Output for Json {
             conn_id: ConnId::of(row),
             community_id: CommunityId::of(row),
             error: (e.error != 0).then(|| error(e.error)),
-            query: row.query.map(|query| QueryFields::of(query, &mut cuts)),
-            life,
-            peer: row.peer.map(|peer| PeerObject::of(peer, &mut cuts)),
-            netns: e.netns,
-            cgroup_id: e.cgroup_id,
-            who: self.who(row, cuts),
         };
-        put(out, &object);
+        let mut line = Parts::begin(out, &object);
+        let mut cuts = Cuts::after(std::mem::take(&mut self.cut));
+        if let Some(query) = row.query {
+            line.add(&QueryFields::of(query, &mut cuts));
+        }
+        if let Some(life) = life {
+            line.add(&life);
+        }
+        let peer = row.peer.map(|peer| PeerObject::of(peer, &mut cuts));
+        line.add(&EndFields { peer, netns: e.netns, cgroup_id: e.cgroup_id });
+        self.put_who(row, cuts, &mut line);
+        line.end();
     }
 
     fn process(&mut self, row: &ProcessRow, clock: &WallClock, out: &mut Vec<u8>) {
         let cuts = Cuts::after(std::mem::take(&mut self.cut));
-        put(out, &self.process_object(row, clock, cuts));
+        self.put_event(row, clock, cuts, out);
     }
 
     fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>) {
@@ -502,6 +527,8 @@ mod tests {
         assert_eq!(Time(0).to_string(), "1970-01-01T00:00:00.000000Z");
         let time = Time(1_795_235_405_000_001_999);
         assert_eq!(time.to_string(), "2026-11-21T04:30:05.000001Z");
+        assert_eq!(Time(i64::MAX as u64).to_string(), "2262-04-11T23:47:16.854775Z");
+        assert_eq!(Time(i64::MIN as u64).to_string(), "1677-09-21T00:12:43.145224Z");
     }
 
     #[test]

@@ -39,9 +39,53 @@ impl Formatter for Harmless {
 }
 
 pub fn put(out: &mut Vec<u8>, object: &impl Serialize) {
+    write(out, object);
+    out.push(b'\n');
+}
+
+fn write(out: &mut Vec<u8>, object: &impl Serialize) {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Harmless);
     object.serialize(&mut serializer).expect("writing to a Vec cannot fail");
-    out.push(b'\n');
+}
+
+/// A line whose fields are those of several objects, one after the other; what was written
+/// before can be copied in between.
+pub struct Parts<'a>(&'a mut Vec<u8>);
+
+impl<'a> Parts<'a> {
+    /// `first` has a field at least.
+    pub fn begin(out: &'a mut Vec<u8>, first: &impl Serialize) -> Self {
+        write(out, first);
+        out.pop();
+        Parts(out)
+    }
+
+    /// Of an object that may have no fields.
+    pub fn add(&mut self, object: &impl Serialize) {
+        let start = self.0.len();
+        write(self.0, object);
+        self.0.pop();
+        match self.0.len() == start + 1 {
+            true => self.0.truncate(start),
+            false => self.0[start] = b',',
+        }
+    }
+
+    /// What `add` wrote at another time.
+    pub fn copy(&mut self, written: &[u8]) {
+        self.0.extend_from_slice(written);
+    }
+
+    /// What `add` writes.
+    pub fn written(&mut self, object: &impl Serialize) -> &[u8] {
+        let start = self.0.len();
+        self.add(object);
+        &self.0[start..]
+    }
+
+    pub fn end(self) {
+        self.0.extend_from_slice(b"}\n");
+    }
 }
 
 /// Bytes that are not UTF-8 become U+FFFD.

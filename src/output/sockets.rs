@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::json::Cuts;
 use super::json::Json;
-use super::json::WhoFields;
+use super::line::Parts;
 use super::line::Raw;
 use super::line::lossy;
 use super::line::put;
@@ -298,8 +298,6 @@ struct SocketObject<'a> {
     /// The other `uid` is the socket's.
     #[serde(skip_serializing_if = "Option::is_none")]
     process_uid: Option<u32>,
-    #[serde(flatten)]
-    who: Option<WhoFields<'a>>,
 }
 
 /// The columns of osquery's table process_open_sockets.
@@ -380,9 +378,12 @@ impl Sockets {
             inode: (socket.inode != 0).then_some(socket.inode),
             conn_id: std::str::from_utf8(&scratch).ok().filter(|_| socket.cookie != 0),
             process_uid: line.who.and_then(|row| row.connect.uid),
-            who: line.who.map(|row| self.json.who(row, Cuts::default())),
         };
-        put(out, &object);
+        let mut parts = Parts::begin(out, &object);
+        if let Some(row) = line.who {
+            self.json.put_who(row, Cuts::default(), &mut parts);
+        }
+        parts.end();
     }
 }
 

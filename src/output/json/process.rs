@@ -12,6 +12,7 @@ use super::container;
 use super::container::ContainerFields;
 use super::lossy;
 use super::raw;
+use super::ready::Told;
 use crate::clock::WallClock;
 use crate::config::Who;
 use crate::config::cli::RecordArgs;
@@ -23,33 +24,55 @@ use crate::model::row::Ended;
 use crate::model::row::ProcessRow;
 use crate::model::row::ProcessRowKind;
 use crate::model::row::Row;
+use crate::output::line::Parts;
 use crate::output::line::Raw;
 use crate::output::redact;
 
-/// The process behind a row, as far as options ask for it.
+/// Where the process behind a row belongs, as far as options ask for it.
+struct PlaceFields<'a> {
+    user: UserFields<'a>,
+    container: ContainerFields<'a>,
+    cgroup: CgroupFields<'a>,
+}
+
 #[derive(Serialize)]
-pub(in crate::output) struct WhoFields<'a> {
+struct UserFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     vpid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<Cow<'a, str>>,
-    #[serde(flatten)]
-    container: ContainerFields<'a>,
+}
+
+#[derive(Serialize)]
+struct CgroupFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unit: Option<Cow<'a, str>>,
-    #[serde(flatten)]
-    process: Option<ProcessFields<'a>>,
-    #[serde(skip_serializing_if = "Cuts::is_empty")]
-    truncated: Cuts,
+}
+
+impl<'a> CgroupFields<'a> {
+    fn of(cgroup: Option<&'a str>, unit: Option<&'a str>, cuts: &mut Cuts) -> Self {
+        CgroupFields {
+            cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
+            unit: cuts.head("unit", unit, bound::NAME),
+        }
+    }
+}
+
+impl PlaceFields<'_> {
+    fn put(&self, to: &mut Parts) {
+        to.add(&self.user);
+        to.add(&self.container);
+        to.add(&self.cgroup);
+    }
 }
 
 /// The fields of which a row shows a part only, for else it would be too long.
-#[derive(Default, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Default, Serialize)]
 pub(in crate::output) struct Cuts {
-    named: Vec<&'static str>,
+    #[serde(rename = "truncated", skip_serializing_if = "Vec::is_empty")]
+    names: Vec<&'static str>,
     /// Of those that were cut when they were written.
     #[serde(skip)]
     already: Vec<String>,
@@ -60,18 +83,14 @@ impl Cuts {
         Cuts { already, ..Cuts::default() }
     }
 
-    fn is_empty(&self) -> bool {
-        self.named.is_empty()
-    }
-
     fn has(&self, name: &str) -> bool {
-        self.named.contains(&name)
+        self.names.contains(&name)
     }
 
     /// The shown part of `name`.
     pub(super) fn of<T>(&mut self, name: &'static str, (shown, is_cut): (T, bool)) -> T {
         if is_cut || self.already.iter().any(|cut| cut == name) {
-            self.named.push(name);
+            self.names.push(name);
         }
         shown
     }
@@ -92,7 +111,7 @@ pub(super) fn is_false(flag: &bool) -> bool {
 
 /// Present with any of the options that ask who.
 #[derive(Default, Serialize)]
-pub(in crate::output) struct ProcessFields<'a> {
+struct ProcessFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,7 +147,7 @@ pub(in crate::output) struct ProcessFields<'a> {
 
 /// A process event.
 #[derive(Serialize)]
-pub(super) struct ProcessObject<'a> {
+struct ProcessObject<'a> {
     event: &'static str,
     time: Time,
     ts_ns: u64,
@@ -137,15 +156,11 @@ pub(super) struct ProcessObject<'a> {
     comm: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     comm_raw: Option<Raw<'a>>,
-    #[serde(flatten)]
-    change: ChangeFields<'a>,
-    #[serde(flatten)]
-    who: WhoFields<'a>,
 }
 
 /// What an event is about, apart from the process.
 #[derive(Default, Serialize)]
-pub(super) struct ChangeFields<'a> {
+struct ChangeFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     old_comm: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,7 +209,7 @@ impl<'a> ChangeFields<'a> {
 }
 
 #[derive(Serialize)]
-pub(in crate::output) struct ParentObject<'a> {
+struct ParentObject<'a> {
     pid: u32,
     comm: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -249,21 +264,37 @@ impl Json {
     }
 
     /// `cuts` are those of what comes before.
-    pub(in crate::output) fn who<'a>(&self, row: &'a Row, mut cuts: Cuts) -> WhoFields<'a> {
+    pub(in crate::output) fn put_who(&self, row: &Row, mut cuts: Cuts, to: &mut Parts) {
         let (want, e) = (self.want, row.connect);
-        let cgroup = row.cgroup.filter(|_| want.cgroup_path);
-        WhoFields {
-            vpid: e.vpid,
-            user: cuts.head("user", row.user.filter(|_| e.uid.is_some()), bound::NAME),
+        let user = row.user.filter(|_| e.uid.is_some());
+        let place = PlaceFields {
+            user: UserFields { vpid: e.vpid, user: cuts.head("user", user, bound::NAME) },
             container: ContainerFields::of(row.container, container::OWN, &mut cuts),
-            cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
-            unit: cuts.head("unit", row.unit, bound::NAME),
-            process: row
-                .process
-                .as_ref()
-                .map(|process| self.fields(want, process, e.exe_deleted, &mut cuts)),
-            truncated: cuts,
+            cgroup: CgroupFields::of(row.cgroup.filter(|_| want.cgroup_path), row.unit, &mut cuts),
+        };
+        place.put(to);
+        if let Some(process) = &row.process {
+            let told = Told { process, exe_deleted: e.exe_deleted, boot: self.boot };
+            self.put_process(told, &mut cuts, to);
         }
+        to.add(&cuts);
+    }
+
+    /// As it was written before, if it was.
+    fn put_process(&self, told: Told, cuts: &mut Cuts, to: &mut Parts) {
+        // What a line lacks depends on the line, not on the process.
+        if !cuts.already.is_empty() {
+            return to.add(&self.fields(self.want, told.process, told.exe_deleted, cuts));
+        }
+        let mut ready = self.ready.borrow_mut();
+        if let Some((text, own)) = ready.find(told) {
+            cuts.names.extend_from_slice(&own.names);
+            return to.copy(text);
+        }
+        let mut own = Cuts::default();
+        let fields = self.fields(self.want, told.process, told.exe_deleted, &mut own);
+        ready.keep(told, to.written(&fields), &own);
+        cuts.names.append(&mut own.names);
     }
 
     /// As far as they may be kept.
@@ -316,12 +347,13 @@ impl Json {
         }
     }
 
-    pub(super) fn process_object<'a>(
+    pub(super) fn put_event(
         &self,
-        e: &'a ProcessRow,
+        e: &ProcessRow,
         clock: &WallClock,
         mut cuts: Cuts,
-    ) -> ProcessObject<'a> {
+        out: &mut Vec<u8>,
+    ) {
         let fields = e.process.as_ref().map(|process| {
             let exec = matches!(e.kind, ProcessRowKind::Exec(_));
             let want =
@@ -329,7 +361,7 @@ impl Json {
             self.fields(want, process, false, &mut cuts)
         });
         let cgroup = e.cgroup.as_deref().filter(|_| self.want.cgroup_path);
-        let mut object = ProcessObject {
+        let object = ProcessObject {
             event: e.kind.name(),
             time: Time(clock.unix_ns(e.ts_ns)),
             ts_ns: e.ts_ns,
@@ -337,18 +369,20 @@ impl Json {
             tid: e.tid,
             comm: lossy(e.name.bytes()),
             comm_raw: raw(e.name.bytes()),
-            change: ChangeFields { uid: e.uid, gid: e.gid, ..ChangeFields::default() },
-            who: WhoFields {
-                vpid: None,
-                user: cuts.head("user", e.user.as_deref(), bound::NAME),
-                container: ContainerFields::of(e.container.as_ref(), container::OWN, &mut cuts),
-                cgroup: cuts.head("cgroup", cgroup, bound::CGROUP),
-                unit: cuts.head("unit", e.unit.as_deref(), bound::NAME),
-                process: Some(ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() }),
-                truncated: cuts,
-            },
         };
-        object.change.set(&e.kind);
-        object
+        let mut change = ChangeFields { uid: e.uid, gid: e.gid, ..ChangeFields::default() };
+        change.set(&e.kind);
+        let user = cuts.head("user", e.user.as_deref(), bound::NAME);
+        let place = PlaceFields {
+            user: UserFields { vpid: None, user },
+            container: ContainerFields::of(e.container.as_ref(), container::OWN, &mut cuts),
+            cgroup: CgroupFields::of(cgroup, e.unit.as_deref(), &mut cuts),
+        };
+        let mut line = Parts::begin(out, &object);
+        line.add(&change);
+        place.put(&mut line);
+        line.add(&ProcessFields { ppid: e.ppid, ..fields.unwrap_or_default() });
+        line.add(&cuts);
+        line.end();
     }
 }
