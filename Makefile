@@ -16,7 +16,7 @@ CARGO_TARGET_DIR ?= target
 
 BIN := $(CARGO_TARGET_DIR)/release/tcpconnect
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# The engines that tests/join.rs asks, and with what tests/runtimes/cri.py does.
+# The engines that tests/join.rs and tests/fleet.rs ask, and with what tests/runtimes/cri.py does.
 VENV := $(CARGO_TARGET_DIR)/venv
 TOOLS := $(CARGO_TARGET_DIR)/tools
 FUZZED := $(CARGO_TARGET_DIR)/fuzz
@@ -25,6 +25,7 @@ MAN5 := $(DESTDIR)$(PREFIX)/share/man/man5
 UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
 SYSUSERS := $(DESTDIR)$(PREFIX)/lib/sysusers.d
 MAN8 := $(DESTDIR)$(PREFIX)/share/man/man8
+SQL := $(DESTDIR)$(PREFIX)/share/tcpconnect/sql
 
 # Where Debian keeps ip and bpftool, which a user's PATH need not have.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -39,6 +40,7 @@ TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl dnsmasq:d
 RUNTIME_NEEDS := dockerd:docker.io containerd:containerd runc:runc podman:podman conmon:conmon \
 	crun:crun newuidmap:uidmap /lib/systemd/systemd:systemd /usr/lib/systemd/user/dbus.service:dbus-user-session \
 	/usr/share/doc/busybox-static:busybox-static
+FLEET_NEEDS := java:default-jre-headless
 BENCH_NEEDS := ss:iproute2 lsof:lsof
 FUZZ_NEEDS := c++:g++
 COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
@@ -66,7 +68,7 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build lint check check-units check-live client runtimes test model soak fuzz bench compare install deps deps-build deps-test deps-runtimes
+.PHONY: help run build lint check check-units check-live client runtimes fleet test model soak fuzz bench compare install deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -74,6 +76,7 @@ help:
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests, and the model'
 	@echo 'make test                make check, make runtimes, and the tests on other kernels in virtual machines'
 	@echo 'make runtimes [CONTAINERS=150]  those of docker, podman, also of a user and in units, and containerd, which it installs'
+	@echo 'make fleet               the SQL of sql/ in DuckDB, ClickHouse and Spark, which it installs'
 	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, as records of the kernel, and as lines of --read'
 	@echo 'make soak [SECONDS=3600]  such histories, storms of them and attacks, until the time is over'
@@ -124,6 +127,12 @@ runtimes: client $(VENV)/installed
 	$(MAKE) --no-print-directory deps-runtimes
 	$(AS_ROOT) $(if $(CONTAINERS),TEST_CONTAINERS=$(CONTAINERS)) $(CARGO) test --locked --test runtimes -- --test-threads=1
 
+# Spark comes as a source package of 400 MB, and wants Java.
+fleet: deps $(VENV)/installed
+	$(call install_missing,$(FLEET_NEEDS))
+	$(VENV)/bin/pip install --quiet -r tests/fleet/requirements.txt
+	$(CARGO) test --locked --test fleet
+
 deps-runtimes:
 	$(call install_missing,$(RUNTIME_NEEDS))
 
@@ -164,6 +173,7 @@ install:
 	ln -sf tcpconnect $(SBIN)/tcpv4connect
 	install -D -m 644 -t $(MAN8) man/tcpconnect.8 man/tcpv4connect.8
 	install -D -m 644 -t $(MAN5) man/tcpconnect-json.5
+	install -D -m 644 -t $(SQL) sql/*.sql
 	install -d $(UNITS) $(SYSUSERS)
 	sed 's|/usr/local/sbin/|$(PREFIX)/sbin/|' systemd/tcpconnect-record.service >$(UNITS)/tcpconnect-record.service
 	install -m 644 systemd/tcpconnect.sysusers $(SYSUSERS)/tcpconnect.conf

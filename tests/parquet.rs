@@ -6,6 +6,10 @@ use std::fs::File;
 use std::io::Cursor;
 use std::process::Command;
 
+use parquet::basic::LogicalType;
+use parquet::basic::Type;
+use parquet::file::reader::FileReader as _;
+use parquet::file::reader::SerializedFileReader;
 use proptest::prelude::*;
 use serde_json::Map;
 use serde_json::Value;
@@ -26,7 +30,10 @@ fn sealed(log: &str, asked: &Asked) -> Result<Vec<String>, String> {
     let path = dir.path().join("a.parquet");
     let mut file = File::create(&path).unwrap();
     write(&mut Cursor::new(log), &mut file).map_err(|e| format!("{e:#}"))?;
-    let reader = Reader::open(File::open(&path).unwrap(), asked).unwrap();
+    Ok(lines_of(Reader::open(File::open(&path).unwrap(), asked).unwrap()))
+}
+
+fn lines_of(reader: Reader) -> Vec<String> {
     let mut lines = vec![format!("{} damaged", reader.damaged())];
     lines.extend(reader.map(|line| match line {
         Ok((printed, _)) => format!("{printed:?}"),
@@ -34,7 +41,7 @@ fn sealed(log: &str, asked: &Asked) -> Result<Vec<String>, String> {
         Err(Unread::Rows(rows, e)) => format!("{rows} rows: {e:#}"),
     }));
     // Marks say when somebody looked last before them, which the log says by its order.
-    Ok(lines.into_iter().filter(|line| !line.contains("what: Mark(Alive)")).collect())
+    lines.into_iter().filter(|line| !line.contains("what: Mark(Alive)")).collect()
 }
 
 /// What it makes of the log.
@@ -422,4 +429,59 @@ fn a_damaged_file_says_so_and_ends_nothing() {
         assert_eq!(read_all(&whole[..at], &all), None, "{place}");
     }
     assert!(told > 200, "{told}");
+}
+
+/// Of version 1, with the log that it was made of.
+fn first_version(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings").join(name)
+}
+
+#[test]
+fn files_of_the_first_version_stay_readable() {
+    let log = std::fs::read_to_string(first_version("v1.jsonl")).unwrap();
+    let file = File::open(first_version("v1.parquet")).unwrap();
+    let read = lines_of(Reader::open(file, &Asked::default()).unwrap());
+    assert!(read.len() > 40);
+    assert_eq!(read, plain(&log));
+}
+
+/// Name and type of each column, in their order.
+fn columns_of(file: File) -> Vec<[String; 2]> {
+    let reader = SerializedFileReader::new(file).unwrap();
+    let schema = reader.metadata().file_metadata().schema_descr_ptr();
+    let columns = schema.columns().iter().map(|column| {
+        let logical = column.logical_type_ref();
+        let of = match (column.physical_type(), logical) {
+            (Type::BYTE_ARRAY, Some(LogicalType::String)) => "STRING".to_owned(),
+            (Type::INT32, Some(LogicalType::Integer(of))) if !of.is_signed => {
+                format!("UINT_{}", of.bit_width)
+            }
+            (Type::INT64, Some(LogicalType::Timestamp(of))) if of.is_adjusted_to_u_t_c => {
+                "TIMESTAMP".to_owned()
+            }
+            (physical, _) => physical.to_string(),
+        };
+        [column.name().to_owned(), of]
+    });
+    columns.collect()
+}
+
+#[test]
+fn the_document_has_the_columns_of_a_file_and_no_others() {
+    let page = include_str!("../docs/recording.md");
+    let heading = "| column | type | what | null means |";
+    let rows = page.lines().skip_while(|line| *line != heading).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|')).map(|line| {
+        let cells: Vec<_> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        assert_eq!(cells.len(), 6, "{line}");
+        [cells[1].to_owned(), cells[2].to_owned()]
+    });
+    let documented: Vec<_> = rows.collect();
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.parquet");
+    write(&mut Cursor::new(START), &mut File::create(&path).unwrap()).unwrap();
+    assert_eq!(columns_of(File::open(&path).unwrap()), documented);
+    // Those of the first version are where they were.
+    let first = columns_of(File::open(first_version("v1.parquet")).unwrap());
+    assert_eq!(first, documented[..first.len()]);
 }
