@@ -5,7 +5,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
+
+use chrono::DateTime;
+use chrono::Local;
 
 fn read(clock: libc::clockid_t) -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -76,8 +80,14 @@ pub unsafe fn fix_zone() -> bool {
         // SAFETY: as the caller sees to.
         unsafe { std::env::set_var("TZ", ":/etc/localtime") };
     }
-    let _ = chrono::Local::now();
+    let _ = Local::now();
     is_unset
+}
+
+/// The time here, asked by a thread of its own: one that has asked looks a second later whether
+/// its zone is another now, so that `fix_zone` would come too late for it.
+pub fn local_now_apart() -> DateTime<Local> {
+    thread::spawn(Local::now).join().unwrap_or_else(|_| Local::now())
 }
 
 /// CLOCK_MONOTONIC of the host in nanoseconds: the clock of bpf_ktime_get_ns().

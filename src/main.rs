@@ -5,8 +5,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use chrono::Local;
 use clap::Parser as _;
+use tcpconnect::clock::local_now_apart;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::error::CommandError;
@@ -43,7 +43,8 @@ fn main() -> ExitCode {
         config = config.and_then(|config| config.within_lent_rights(writes_more));
     }
     let config = match config {
-        Ok(config) => config.at(&Local::now()),
+        Ok(config) if config.past.is_some() => config.at(&local_now_apart()),
+        Ok(config) => config,
         Err(why) => return usage_error(&why),
     };
     let ended = match (&config.read, config.snapshot) {
