@@ -68,14 +68,14 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build lint check check-units check-live client runtimes fleet test model soak fuzz bench compare install deps deps-build deps-test deps-runtimes
+.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench compare install deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
 	@echo 'make build               $(BIN)'
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests, and the model'
 	@echo 'make test                make check, make runtimes, and the tests on other kernels in virtual machines'
-	@echo 'make runtimes [CONTAINERS=150]  those of docker, podman, also of a user and in units, and containerd, which it installs'
+	@echo 'make runtimes [CONTAINERS=110]  those of docker, podman, also of a user and in units, and containerd, which it installs'
 	@echo 'make fleet               the SQL of sql/ in DuckDB, ClickHouse and Spark, which it installs'
 	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, as records of the kernel, and as lines of --read'
@@ -111,10 +111,13 @@ check-live:
 	$(AS_ROOT) $(CARGO) test --locked --test live
 
 # The release build ends with a minute on one CPU, and the engines come over the network:
-# both go beside the lints.
+# both go beside the lints. Containers are mostly waited for, so they go beside the machines.
 test: deps
 	$(MAKE) --jobs=3 --output-sync=target lint build $(VENV)/installed
-	$(MAKE) check runtimes
+	$(MAKE) check
+	$(MAKE) --jobs=2 --output-sync=target runtimes check-machines
+
+check-machines:
 	$(CARGO) test --locked --test matrix
 	$(CARGO) test --locked --test states
 

@@ -23,7 +23,7 @@ use super::lab::Tracer;
 use super::podman;
 
 /// Each takes 0.2 s of a CPU; `make runtimes CONTAINERS=1000` starts more.
-const CONTAINERS: u16 = 150;
+const CONTAINERS: u16 = 110;
 /// Ports: of the load, and the first of those of containers.
 const LOAD: u16 = 26_490;
 const FIRST: u16 = 26_500;
