@@ -363,7 +363,7 @@ proptest! {
         options in prop::sample::select(vec![
             "", "-j -r --life --accept -x -a --parents -d --peer --container-name", "-c", "-j -c",
             "-r --life", "--who 10.0.0.2", "--who 10.0.0.2 -j", "--who 192.0.2.9",
-            "--to 10.0.0.1 -j", "--to 10.0.0.1 --accept", "--procs -j", "--wide --accept", "-n 3",
+            "--to 10.0.0.1 -j", "--to 10.0.0.1 --accept", "--procs -j", "--wide --accept", "-n 3", "--who 10.0.0.2 -n 1",
             "--who ::1 --since 2026-11-26T10:00:03Z --until 2026-11-26T10:00:07Z",
         ]),
     ) {
@@ -484,4 +484,22 @@ fn the_document_has_the_columns_of_a_file_and_no_others() {
     // Those of the first version are where they were.
     let first = columns_of(File::open(first_version("v1.parquet")).unwrap());
     assert_eq!(first, documented[..first.len()]);
+}
+
+/// The crate that reads them trusts some numbers of a footer, of which there is no checksum.
+#[test]
+fn no_byte_of_a_footer_ends_the_program() {
+    let whole = fs::read(first_version("v1.parquet")).unwrap();
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.parquet");
+    for at in (whole.len() / 2..whole.len()).step_by(3) {
+        for change in [0x79, 0xff] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= change;
+            fs::write(&path, &damaged).unwrap();
+            if let Ok(reader) = Reader::open(File::open(&path).unwrap(), &Asked::default()) {
+                assert!(reader.count() < 10_000);
+            }
+        }
+    }
 }

@@ -264,7 +264,7 @@ never reaches the disk; what looks like no secret stays with redacted, too.";
 
 pub const READ: &str = "\
 Trace nothing: show what an earlier run with -j has written, with the same columns and filters as \
-when tracing. PATH is a file, a folder with files named *.jsonl in it, at any depth, or - for \
+when tracing. PATH is a file, a folder with files named *.jsonl or *.parquet in it, at any depth, or - for \
 standard input; several may be given, and are put in the order of time. See PAST in tcpconnect(8).";
 
 pub const SINCE: &str = "\

@@ -30,6 +30,8 @@ const BUFFERS: &[&str] = &["--buffer", "--buffer-size"];
 /// BCC's columns.
 const COLUMNS: &[&str] = &["-t", "-T", "-L", "-U"];
 const OF_PROCESSES: &[&str] = &["-p", "--children", "-u", "--comm", "COMMAND"];
+/// Of 64-bit kernels; the inode of a namespace is larger.
+const MAX_PID: u32 = 4_194_304;
 const OF_CONNECTIONS: &[&str] = &["-P", "--to", "--not-to", "-4", "-6", "--netns"];
 const OF_CGROUPS: &[&str] = &["--cgroup", "--container", "--pod", "--unit"];
 const OF_MAPS: &[&str] = &["--cgroupmap", "--mntnsmap"];
@@ -391,7 +393,7 @@ pub(super) fn check(cli: &Cli, is_older: bool) -> Result<(), String> {
     }
     let reads = if cli.read.is_empty() { "--since" } else { "--read" };
     if let Some(netns) = cli.netns.as_ref().filter(|_| !cli.read.is_empty() || asks_for_past(cli))
-        && netns.parse::<u32>().is_err()
+        && netns.parse::<u32>().map_or(true, |number| number <= MAX_PID)
     {
         return Err(format!("{reads} knows network namespaces by their inodes; '{netns}' is none"));
     }

@@ -52,6 +52,11 @@ impl FileName {
         Some(FileName { start: time(parts[0])?, end, boot, sequence, is_sealed })
     }
 
+    /// Whether both are names of one file, at two times.
+    pub fn is_same(&self, other: &FileName) -> bool {
+        (self.start, &self.boot, self.sequence) == (other.start, &other.boot, other.sequence)
+    }
+
     /// Whether any of its lines may be of this time, in nanoseconds since 1970: a clock that was
     /// set meanwhile can make the end earlier than the start.
     pub fn may_have(&self, time: &Range<u64>) -> bool {

@@ -2,6 +2,7 @@
 //! The folder of a recording: files that are written one after the other, and bounds that the
 //! sum of them never passes. What is closed becomes Parquet beside it (`seal`).
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
@@ -182,19 +183,20 @@ impl Store {
                 }
             }
         }
-        // Of two of the same number the log is only there because a crash came in between.
-        self.closed.sort_by_key(|file| (file.name.sequence, !file.name.is_sealed));
-        let mut last = None;
+        self.closed.sort_by_key(|file| file.name.sequence);
+        // Of two of the same name the log is only there because a crash came in between.
+        let sealed = self.closed.iter().filter(|file| file.name.is_sealed);
+        let sealed: HashSet<_> = sealed.map(|file| stem(&file.path).to_owned()).collect();
         self.closed.retain(|file| {
-            let is_new = last != Some(file.name.sequence);
-            last = Some(file.name.sequence);
-            if !is_new {
+            let is_left = !file.name.is_sealed && sealed.contains(stem(&file.path));
+            // A crash may have come before its first line, too.
+            if is_left || file.bytes == 0 {
                 let _ = unlinkat(&self.root, &*file.path, AtFlags::empty());
             }
-            is_new
+            !is_left && file.bytes > 0
         });
         self.used = self.closed.iter().map(|file| file.bytes).sum();
-        let last = last.unwrap_or(0);
+        let last = self.closed.last().map_or(0, |file| file.name.sequence);
         self.start.sequence = last;
         let newest = self.closed.iter().map(|file| file.last).max();
         if let Some(newest) = newest.and_then(|last| DateTime::from_timestamp(last, 0)) {
@@ -401,6 +403,11 @@ fn up() -> Duration {
     Duration::from_nanos(boottime_now_here())
 }
 
+/// What a log and its Parquet file have in common.
+fn stem(path: &str) -> &str {
+    path.rsplit_once('.').map_or(path, |(stem, _)| stem)
+}
+
 fn words(error: Errno) -> anyhow::Error {
     anyhow::anyhow!(text_of(&io::Error::from(error)))
 }
@@ -559,6 +566,30 @@ mod tests {
             names.iter().map(|name| (name.sequence, name.end.is_some())).collect();
         ends.sort_unstable();
         assert_eq!(ends, [(1, true), (2, false)]);
+    }
+
+    #[test]
+    fn what_a_crash_has_left_goes_and_another_hosts_files_stay() {
+        let dir = TempDir::new().unwrap();
+        let mut store = open(&dir, 1 << 20);
+        store.put(&line(1)).unwrap();
+        store.finish().unwrap();
+        drop(store);
+        let (log, _) = files(&dir).remove(0);
+        let folder = dir.path().join("rec/host=b/date=2026-11-26");
+        fs::create_dir_all(&folder).unwrap();
+        let other = folder.join(log.file_name().unwrap());
+        fs::copy(&log, &other).unwrap();
+        let sealed = log.with_extension("parquet");
+        fs::write(&sealed, "PAR1").unwrap();
+        let name = sealed.file_name().unwrap().to_str().unwrap();
+        fs::write(log.with_file_name(format!(".{name}.tmp")), "PAR1").unwrap();
+        let empty = log.with_file_name("20261126T100000-89abcdef-000009.jsonl");
+        fs::write(empty, "").unwrap();
+        let store = open(&dir, 1 << 20);
+        assert_eq!(store.files(), 2);
+        let left: Vec<_> = files(&dir).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(left, [sealed, other]);
     }
 
     #[test]

@@ -135,20 +135,28 @@ fn chains(files: Vec<PathBuf>, time: &Range<u64>) -> Vec<Vec<PathBuf>> {
                 let is_named =
                     folder.file_name().is_some_and(|name| name.as_bytes().starts_with(b"host="));
                 let host = if is_named { None } else { host_of(&file) };
-                recorded.entry((folder, host)).or_default().push((name.sequence, file));
+                recorded.entry((folder, host)).or_default().push((name, file));
             }
             Some(_) => {}
             None => chains.push(vec![file]),
         }
     }
-    for (_, mut files) in recorded {
-        // What is sealed is whole; its log is about to go.
-        let is_log = |file: &Path| FileName::of(file).is_some_and(|name| !name.is_sealed);
-        files.sort_by_key(|(sequence, file)| (Reverse(*sequence), is_log(file)));
-        files.dedup_by_key(|(sequence, _)| *sequence);
-        chains.push(files.into_iter().map(|(_, file)| file).collect());
-    }
+    chains.extend(recorded.into_values().map(chain));
     chains
+}
+
+/// Files of one recording, the first one last. Of one that was closed or sealed while the folder
+/// was listed only what it became is taken.
+fn chain(mut files: Vec<(FileName, PathBuf)>) -> Vec<PathBuf> {
+    files.sort_by_key(|(name, _)| {
+        (Reverse((name.sequence, name.start)), !name.is_sealed, name.end.is_none())
+    });
+    files.dedup_by(|(next, _), (name, _)| next.is_same(name));
+    // One that begins anew where files of an earlier one are: by their numbers they would alternate.
+    if files.windows(2).any(|two| two[0].0.sequence == two[1].0.sequence) {
+        files.sort_by_key(|(name, _)| Reverse((name.start, name.sequence)));
+    }
+    files.into_iter().map(|(_, file)| file).collect()
 }
 
 /// As the beginning of a file tells; whoever reads it later says what is wrong with it.
@@ -243,11 +251,13 @@ fn open(path: &Path, folder: Option<&Folder>) -> io::Result<File> {
     }
 }
 
-/// One that was still written when it was found has another name once it is closed.
+/// A log that was found has another name once it is closed, and yet another once it is sealed.
 fn closed(path: &Path) -> Option<PathBuf> {
-    let wanted = FileName::of(path).filter(|name| name.end.is_none())?.sequence;
-    let mut files = fs::read_dir(path.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    files.find(|file| FileName::of(file).is_some_and(|n| n.sequence == wanted))
+    let wanted = FileName::of(path).filter(|name| !name.is_sealed)?;
+    let files = fs::read_dir(path.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let named = files.filter_map(|file| Some((FileName::of(&file)?, file)));
+    let same = named.filter(|(name, file)| name.is_same(&wanted) && file != path);
+    same.max_by_key(|(name, _)| name.is_sealed).map(|(_, file)| file)
 }
 
 /// A folder that was named. Its files are opened long after they were found: whoever may write
@@ -278,5 +288,50 @@ impl Folder {
             true => Ok(file),
             false => Err(io::Error::other("it is no file any more")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> (FileName, PathBuf) {
+        (FileName::of(Path::new(name)).unwrap(), name.into())
+    }
+
+    #[test]
+    fn a_log_is_found_by_what_it_became() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let log = "20261126T100000-20261126T110000-b-000001";
+        for name in [&format!("{log}.parquet"), "20261126T100000-20261126T110000-c-000001.jsonl"] {
+            fs::write(path(name), "").unwrap();
+        }
+        for found in ["20261126T100000-b-000001.jsonl", &format!("{log}.jsonl")] {
+            assert_eq!(closed(&path(found)), Some(path(&format!("{log}.parquet"))), "{found}");
+        }
+        assert_eq!(closed(&path("20261126T100001-b-000001.jsonl")), None);
+    }
+
+    #[test]
+    fn of_one_file_what_it_became_is_read_and_of_two_recordings_both() {
+        let files = [
+            "20261126T120000-b-000003.jsonl",
+            "20261126T100000-20261126T110000-b-000001.jsonl",
+            "20261126T100000-20261126T110000-b-000001.parquet",
+            "20261126T110000-b-000002.jsonl",
+            "20261126T110000-20261126T120000-b-000002.jsonl",
+        ];
+        let chained: Vec<_> = chain(files.map(named).into());
+        let chained: Vec<_> = chained.iter().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(chained, [files[0], files[4], files[2]]);
+        let twice = [
+            "20261126T100000-20261126T110000-b-000001.parquet",
+            "20261126T110000-20261126T120000-b-000002.parquet",
+            "20261126T130000-20261126T140000-b-000001.parquet",
+            "20261126T140000-20261126T150000-b-000002.parquet",
+        ];
+        let chained: Vec<_> = chain(twice.map(named).into());
+        assert!(chained.iter().rev().map(|path| path.to_str().unwrap()).eq(twice));
     }
 }

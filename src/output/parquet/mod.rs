@@ -9,6 +9,7 @@ pub mod read;
 mod rows;
 pub mod write;
 
+use parquet::file::metadata::RowGroupMetaData;
 use serde::Deserialize;
 use serde::Serialize;
 use twox_hash::XxHash64;
@@ -43,6 +44,8 @@ struct Group {
     /// Of the bytes before the filter, and of the filter.
     sum: u64,
     filter_sum: u64,
+    /// Of what the footer says of its columns.
+    columns_sum: u64,
     /// Before it.
     line: u32,
 }
@@ -59,6 +62,26 @@ struct Mark {
 /// Pages have no checksums here, so that the groups have.
 fn checksum(bytes: &[u8]) -> u64 {
     XxHash64::oneshot(0, bytes)
+}
+
+/// Of the numbers by which the crate finds values: it panics where a damaged footer has others.
+fn sum_of_columns(group: &RowGroupMetaData) -> u64 {
+    let mut text = format!("{}", group.num_rows());
+    for column in group.columns() {
+        let places = (column.data_page_offset(), column.dictionary_page_offset());
+        let filter = (column.bloom_filter_offset(), column.bloom_filter_length());
+        text += &format!(
+            "\n{} {} {} {:?} {} {} {} {places:?} {filter:?}",
+            column.column_path(),
+            column.column_type(),
+            column.column_descr().max_def_level(),
+            column.compression(),
+            column.num_values(),
+            column.compressed_size(),
+            column.uncompressed_size(),
+        );
+    }
+    checksum(text.as_bytes())
 }
 
 /// Whether a line of this event is a `Mark`.

@@ -30,12 +30,16 @@ use super::columns::Record;
 use super::columns::TIME;
 use super::is_mark;
 use super::piece::Part;
+use super::sum_of_columns;
 use crate::output::json::address_text;
 use crate::output::json::mark;
 use crate::output::json::read::Printed;
 use crate::output::json::read::ReadError;
 use crate::output::json::read::What;
 use crate::output::json::read::read;
+
+/// Bytes of ends that wait for their place.
+const MAX_READY: usize = 64 << 20;
 
 /// What an answer is made of: no more than that is looked at.
 #[derive(Clone, Default)]
@@ -75,9 +79,12 @@ pub struct Reader {
     used: Vec<bool>,
     /// The next group.
     group: usize,
+    /// Of the group that is read: the first and the last time that is asked for.
+    within: Option<(u64, u64)>,
     chunks: Option<Chunks>,
     /// By the number of the line, and in the order of their making: what is not yet handed out.
     ready: BTreeMap<(u32, u32), Result<Line, Unread>>,
+    ready_bytes: usize,
     made: u32,
     /// No line up to this one is yet to come.
     read_to: Option<u32>,
@@ -114,8 +121,10 @@ impl Reader {
             time: asked.time.start / 1000..asked.time.end / 1000,
             used,
             group: 0,
+            within: None,
             chunks: None,
             ready: BTreeMap::new(),
+            ready_bytes: 0,
             made: 0,
             read_to: None,
         })
@@ -150,7 +159,14 @@ impl Reader {
 
     fn put(&mut self, line: u32, printed: Result<Line, Unread>) {
         self.made += 1;
+        self.ready_bytes += bytes_of(&printed);
         self.ready.insert((line, self.made), printed);
+    }
+
+    fn first(&mut self) -> Option<Result<Line, Unread>> {
+        let (_, line) = self.ready.pop_first()?;
+        self.ready_bytes -= bytes_of(&line);
+        Some(line)
     }
 
     fn lose(&mut self, rows: u64, why: anyhow::Error) {
@@ -182,9 +198,9 @@ impl Reader {
         }
         // Where not all lines are looked at, their times are told; not before a run has begun.
         if self.addresses.is_some() {
-            let within = self.within(at, &group).unwrap_or_default();
-            let times = [group.first, group.min, group.max].into_iter().chain(within);
-            times.for_each(|micros| self.alive(group.line, micros));
+            self.within = self.within(at, &group).unwrap_or_default();
+            let times = [Some(group.first), Some(group.min), self.within.map(|(first, _)| first)];
+            times.into_iter().flatten().for_each(|micros| self.alive(group.line, micros));
         }
         match self.chunks_of(at, &group) {
             Ok(Some(chunks)) => self.chunks = Some(chunks),
@@ -198,19 +214,22 @@ impl Reader {
     }
 
     /// The first and the last time of a group that are asked for, where that begins or ends in it.
-    fn within(&self, at: usize, group: &Group) -> Result<Vec<u64>> {
+    fn within(&self, at: usize, group: &Group) -> Result<Option<(u64, u64)>> {
         let cuts = |at: u64| (group.min..=group.max).contains(&at);
         if self.time.is_empty() || !cuts(self.time.start) && !cuts(self.time.end) {
-            return Ok(Vec::new());
+            return Ok(None);
+        }
+        let rows = self.metadata.row_group(at);
+        if sum_of_columns(rows) != group.columns_sum {
+            bail!("its footer is damaged");
         }
         let part = Arc::new(self.checked(group)?);
-        let rows = self.metadata.row_group(at);
         let mut times = Vec::new();
         for column in [TIME, CLOSE_TIME] {
             times.extend(numbers(&part, rows, column)?);
         }
         times.retain(|micros| self.time.contains(micros));
-        Ok(times.iter().min().into_iter().chain(times.iter().max()).copied().collect())
+        Ok(times.iter().min().copied().zip(times.iter().max().copied()))
     }
 
     /// The values of a group.
@@ -225,6 +244,9 @@ impl Reader {
     /// `None`: it has nothing that is asked for.
     fn chunks_of(&self, at: usize, group: &Group) -> Result<Option<Chunks>> {
         let rows = self.metadata.row_group(at);
+        if sum_of_columns(rows) != group.columns_sum {
+            bail!("its footer is damaged");
+        }
         if let Some(addresses) = &self.addresses {
             let part = self.part(group.offset + group.filter, group.len - group.filter)?;
             if checksum(part.bytes()) != group.filter_sum {
@@ -260,13 +282,15 @@ impl Reader {
 
     /// All of its lines can be handed out.
     fn end_group(&mut self) {
-        let Group { last, line, .. } = self.notes.groups[self.group - 1];
+        let Group { max, last, line, .. } = self.notes.groups[self.group - 1];
         let next = self.notes.groups.get(self.group).map(|next| next.line.saturating_sub(1));
         let end = next.unwrap_or(u32::MAX).max(line);
-        // Nobody looks any more once a run has ended, which its last line says.
-        let is_over = self.notes.marks.last().is_some_and(|mark| is_stop(&mark.text));
-        if self.addresses.is_some() && !(is_over && next.is_none()) {
-            self.alive(end, last);
+        if self.addresses.is_some() {
+            // Nobody looks any more once a run has ended, which its last line says.
+            let stop = self.notes.marks.last().filter(|mark| next.is_none() && is_stop(&mark.text));
+            let told = stop.map_or(end, |stop| stop.line.saturating_sub(1));
+            let times = [self.within.take().map(|(_, last)| last), Some(max), Some(last)];
+            times.into_iter().flatten().for_each(|micros| self.alive(told, micros));
         }
         self.read_to = Some(end);
     }
@@ -281,9 +305,11 @@ impl Iterator for Reader {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let first = self.ready.first_key_value();
-            if first.is_some_and(|((line, _), _)| self.read_to.is_some_and(|to| *line <= to)) {
-                return self.ready.pop_first().map(|(_, line)| line);
+            let first = self.ready.first_key_value().map(|((line, _), _)| *line);
+            let is_next = first.is_some_and(|line| self.read_to.is_some_and(|to| line <= to));
+            // Beyond that they come too early rather than take all memory.
+            if is_next || self.ready_bytes > MAX_READY {
+                return self.first();
             }
             match self.chunks.take() {
                 Some(mut chunks) => match self.row(&mut chunks) {
@@ -295,10 +321,14 @@ impl Iterator for Reader {
                     }
                 },
                 None if self.group < self.notes.groups.len() => self.begin_group(),
-                None => return self.ready.pop_first().map(|(_, line)| line),
+                None => return self.first(),
             }
         }
     }
+}
+
+fn bytes_of(line: &Result<Line, Unread>) -> usize {
+    line.as_ref().map_or(0, |(_, bytes)| *bytes)
 }
 
 fn printed(record: &Record, bytes: usize) -> Result<Line, Unread> {

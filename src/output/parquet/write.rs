@@ -5,6 +5,7 @@
 use std::io::BufRead;
 use std::io::Read as _;
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -38,6 +39,7 @@ use super::columns::TIME;
 use super::is_mark;
 use super::piece::Piece;
 use super::rows::Rows;
+use super::sum_of_columns;
 use crate::output::json::fields::Fields;
 use crate::output::json::fields::Text;
 use crate::output::json::fields::When;
@@ -116,6 +118,11 @@ impl<'a, W: Write> Writer<'a, W> {
             self.notes.damaged += 1;
             return Ok(());
         };
+        // By it rows are looked for: one that has none is found by nobody.
+        if fields.daddr.as_deref().is_some_and(|text| text.parse::<IpAddr>().is_err()) {
+            self.notes.damaged += 1;
+            return Ok(());
+        }
         let event = &*fields.event;
         if !is_known(event) {
             bail!("it has lines of a kind that this version does not know");
@@ -184,6 +191,7 @@ impl<'a, W: Write> Writer<'a, W> {
             filter: 0,
             sum: 0,
             filter_sum: 0,
+            columns_sum: 0,
             line,
         });
         times.last = micros;
@@ -197,18 +205,25 @@ impl<'a, W: Write> Writer<'a, W> {
         self.rows.write(&mut group)?;
         group.close()?;
         self.rows = Rows::new();
-        let filter = self
-            .file
-            .flushed_row_groups()
-            .last()
-            .and_then(|group| u64::try_from(group.column(DADDR).bloom_filter_offset()?).ok());
+        let group = self.file.flushed_row_groups().last().context("a group is missing")?;
+        let columns_sum = sum_of_columns(group);
+        let filter =
+            group.column(DADDR).bloom_filter_offset().and_then(|at| u64::try_from(at).ok());
         let offset = self.written;
         let bytes = self.take_written()?;
         let len = bytes.len() as u64;
         let filter = filter.and_then(|at| at.checked_sub(offset)).unwrap_or(len);
         let (data, rest) = bytes.split_at(usize::try_from(filter)?.min(bytes.len()));
         let (sum, filter_sum) = (checksum(data), checksum(rest));
-        self.notes.groups.push(Group { offset, len, filter, sum, filter_sum, ..times });
+        self.notes.groups.push(Group {
+            offset,
+            len,
+            filter,
+            sum,
+            filter_sum,
+            columns_sum,
+            ..times
+        });
         self.to.write_all(&bytes)?;
         Ok(())
     }
