@@ -25,7 +25,8 @@ use super::live_rights::Lent;
 use super::live_rights::NOBODY;
 
 pub const TESTS: &Tests = &[
-    (Cells::OneBuffer, &tests![each_connection_since_then_has_one_row]),
+    // Without cookies, as fentry and kprobe are on 5.10, one that still exists is there twice.
+    (Cells::Sockops, &tests![each_connection_since_then_has_one_row]),
     (
         Cells::One,
         &tests![
@@ -52,6 +53,10 @@ fn in_place_as(user: u32, command: &mut Command, recording: Option<&Path>) {
                 tried(libc::mount(from, to.as_ptr(), kind.as_ptr(), flags, std::ptr::null()))
             };
             let place = c"/var/lib/tcpconnect";
+            // A machine of the matrix has neither.
+            for folder in [c"/var", c"/var/lib"] {
+                libc::mkdir(folder.as_ptr(), 0o755);
+            }
             tried(libc::unshare(libc::CLONE_NEWNS))?;
             mount(c"none".as_ptr(), c"/", c"none", libc::MS_REC | libc::MS_PRIVATE)?;
             mount(c"tmpfs".as_ptr(), c"/var/lib", c"tmpfs", 0)?;
