@@ -18,6 +18,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::store::Store;
+use super::store::lock;
 use crate::clock::unix_now_ns;
 use crate::error::text_of;
 use crate::error::warn;
@@ -200,7 +201,7 @@ impl Writer {
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.store)
     }
 
     /// False if something was lost.

@@ -8,8 +8,6 @@ use std::io::BufReader;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::mpsc::Receiver;
 
 use anyhow::Result;
@@ -22,13 +20,9 @@ use rustix::fs::unlinkat;
 use super::store::Log;
 use super::store::PRIVATE_FILE;
 use super::store::Store;
+use super::store::lock;
 use crate::error::warn;
 use crate::output::parquet;
-
-pub(super) fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
-    // Nobody panics with it held.
-    store.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Until nobody says any more that there are logs, and there are none.
 pub(super) fn run(store: &Arc<Mutex<Store>>, closed: &Receiver<()>) {

@@ -12,6 +12,9 @@ use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -118,6 +121,12 @@ pub struct Store {
     open: Option<Open>,
     /// Bytes of all files.
     used: u64,
+}
+
+/// The writer of lines and the thread that seals share it.
+pub(super) fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
+    // Nobody panics with it held.
+    store.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {

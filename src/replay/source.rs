@@ -13,14 +13,13 @@ use crate::config::Config;
 use crate::error::text_of;
 use crate::error::warn;
 use crate::output::json::mark;
+use crate::output::json::read::MAX_LINE;
 use crate::output::json::read::Printed;
 use crate::output::json::read::ReadError;
 use crate::output::json::read::read;
 #[cfg(feature = "parquet")]
 use crate::output::parquet;
 
-/// No line of this program is as long: a row has 64 KiB at most.
-pub(super) const MAX_LINE: u64 = 1 << 20;
 /// With which a Parquet file begins, and ends.
 #[cfg(feature = "parquet")]
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -191,9 +190,9 @@ impl Lines {
             let text = std::str::from_utf8(&self.line).ok().filter(|_| is_whole);
             match text.map(read) {
                 Some(Ok(printed)) => return Some((printed, self.line.len())),
-                Some(Err(ReadError::Event)) => unread.unknown += 1,
                 Some(Err(_)) if self.line.trim_ascii().is_empty() => {}
-                Some(Err(_)) | None => unread.damaged += 1,
+                Some(Err(e)) => unread.count(&e),
+                None => unread.damaged += 1,
             }
         }
     }

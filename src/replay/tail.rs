@@ -9,8 +9,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use super::inputs::below;
-use super::source::MAX_LINE;
 use crate::model::file_name::FileName;
+use crate::output::json::read::MAX_LINE;
 use crate::output::json::read::read;
 
 /// When the last line was written in this boot, in nanoseconds since 1970.

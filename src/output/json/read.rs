@@ -59,6 +59,9 @@ use crate::model::row::ProcessRow;
 use crate::model::row::ProcessRowKind;
 use crate::model::row::SocketRow;
 
+/// No line of this program is as long, in bytes: a row has 64 KiB at most.
+pub const MAX_LINE: u64 = 1 << 20;
+
 /// A line that is no row.
 #[derive(Debug, Error)]
 pub enum ReadError {

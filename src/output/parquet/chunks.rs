@@ -81,7 +81,7 @@ impl Chunks {
     /// Only rows that have one of these in this column; false if none has.
     pub(super) fn select(&mut self, column: usize, texts: &[String]) -> Result<bool> {
         let count = usize::try_from(self.rows.num_rows())?;
-        let mut chunk = Chunk::named(&self.part, &self.rows, column)?;
+        let mut chunk = Chunk::new(&self.part, named(&self.rows, column)?, column, count)?;
         chunk.read(count)?;
         self.runs.clear();
         for row in 0..count {
@@ -151,7 +151,7 @@ pub(super) fn numbers(
     column: usize,
 ) -> Result<Vec<u64>> {
     let count = usize::try_from(rows.num_rows())?;
-    let mut chunk = Chunk::named(part, rows, column)?;
+    let mut chunk = Chunk::new(part, named(rows, column)?, column, count)?;
     chunk.read(count)?;
     let mut numbers = Vec::with_capacity(count);
     for row in 0..count {
@@ -162,15 +162,14 @@ pub(super) fn numbers(
     Ok(numbers)
 }
 
-impl Chunk {
-    /// One of our columns, wherever it stands in the file.
-    fn named(part: &Arc<Part>, rows: &RowGroupMetaData, column: usize) -> Result<Self> {
-        let name = COLUMNS[column].name;
-        let found = rows.columns().iter().find(|found| found.column_path().string() == name);
-        let found = found.context("a column is missing")?;
-        Chunk::new(part, found, column, usize::try_from(rows.num_rows())?)
-    }
+/// One of our columns, wherever it stands in the file.
+pub(super) fn named(rows: &RowGroupMetaData, column: usize) -> Result<&ColumnChunkMetaData> {
+    let name = COLUMNS[column].name;
+    let found = rows.columns().iter().find(|found| found.column_path().string() == name);
+    found.context("a column is missing")
+}
 
+impl Chunk {
     fn new(
         part: &Arc<Part>,
         found: &ColumnChunkMetaData,

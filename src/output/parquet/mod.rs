@@ -9,6 +9,8 @@ pub mod read;
 mod rows;
 pub mod write;
 
+use std::fmt::Write as _;
+
 use parquet::file::metadata::RowGroupMetaData;
 use serde::Deserialize;
 use serde::Serialize;
@@ -70,7 +72,8 @@ fn sum_of_columns(group: &RowGroupMetaData) -> u64 {
     for column in group.columns() {
         let places = (column.data_page_offset(), column.dictionary_page_offset());
         let filter = (column.bloom_filter_offset(), column.bloom_filter_length());
-        text += &format!(
+        let _ = write!(
+            text,
             "\n{} {} {} {:?} {} {} {} {places:?} {filter:?}",
             column.column_path(),
             column.column_type(),

@@ -14,6 +14,7 @@ use anyhow::bail;
 use parquet::bloom_filter::Sbbf;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::metadata::RowGroupMetaData;
 
 use super::Group;
 use super::Mark;
@@ -22,6 +23,7 @@ use super::Notes;
 use super::SCHEMA;
 use super::checksum;
 use super::chunks::Chunks;
+use super::chunks::named;
 use super::chunks::numbers;
 use super::columns::CLOSE_TIME;
 use super::columns::COLUMNS;
@@ -93,16 +95,19 @@ pub struct Reader {
 /// Of which host a file is.
 pub fn host(file: &File) -> Option<String> {
     let metadata = ParquetMetaDataReader::new().parse_and_finish(file).ok()?;
+    value_of(&metadata, "host").map(str::to_owned)
+}
+
+/// What a footer says under this key.
+fn value_of<'a>(metadata: &'a ParquetMetaData, key: &str) -> Option<&'a str> {
     let pairs = metadata.file_metadata().key_value_metadata()?;
-    pairs.iter().find(|pair| pair.key == "host")?.value.clone()
+    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
 }
 
 impl Reader {
     pub fn open(file: File, asked: &Asked) -> Result<Self> {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
-        let pairs = metadata.file_metadata().key_value_metadata();
-        let notes = pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == NOTES));
-        let notes = notes.and_then(|pair| pair.value.as_deref()).context("not of a recording")?;
+        let notes = value_of(&metadata, NOTES).context("not of a recording")?;
         let notes: Notes = serde_json::from_str(notes).context("its footer is damaged")?;
         if notes.schema > SCHEMA {
             bail!("a later version has written it");
@@ -219,10 +224,7 @@ impl Reader {
         if self.time.is_empty() || !cuts(self.time.start) && !cuts(self.time.end) {
             return Ok(None);
         }
-        let rows = self.metadata.row_group(at);
-        if sum_of_columns(rows) != group.columns_sum {
-            bail!("its footer is damaged");
-        }
+        let rows = self.rows_of(at, group)?;
         let part = Arc::new(self.checked(group)?);
         let mut times = Vec::new();
         for column in [TIME, CLOSE_TIME] {
@@ -230,6 +232,15 @@ impl Reader {
         }
         times.retain(|micros| self.time.contains(micros));
         Ok(times.iter().min().copied().zip(times.iter().max().copied()))
+    }
+
+    /// What the footer says of a group, if that is whole.
+    fn rows_of(&self, at: usize, group: &Group) -> Result<&RowGroupMetaData> {
+        let rows = self.metadata.row_group(at);
+        match sum_of_columns(rows) == group.columns_sum {
+            true => Ok(rows),
+            false => bail!("its footer is damaged"),
+        }
     }
 
     /// The values of a group.
@@ -243,18 +254,13 @@ impl Reader {
 
     /// `None`: it has nothing that is asked for.
     fn chunks_of(&self, at: usize, group: &Group) -> Result<Option<Chunks>> {
-        let rows = self.metadata.row_group(at);
-        if sum_of_columns(rows) != group.columns_sum {
-            bail!("its footer is damaged");
-        }
+        let rows = self.rows_of(at, group)?;
         if let Some(addresses) = &self.addresses {
             let part = self.part(group.offset + group.filter, group.len - group.filter)?;
             if checksum(part.bytes()) != group.filter_sum {
                 bail!("a part of it is damaged");
             }
-            let column = rows.columns().iter().find(|c| c.column_path().string() == "daddr");
-            let column = column.context("it has no addresses")?;
-            let filter = Sbbf::read_from_column_chunk(column, &part)?;
+            let filter = Sbbf::read_from_column_chunk(named(rows, DADDR)?, &part)?;
             let may_have = |filter: &Sbbf| addresses.iter().any(|text| filter.check(text.as_str()));
             if filter.is_some_and(|filter| !may_have(&filter)) {
                 return Ok(None);

@@ -43,6 +43,7 @@ use super::sum_of_columns;
 use crate::output::json::fields::Fields;
 use crate::output::json::fields::Text;
 use crate::output::json::fields::When;
+use crate::output::json::read::MAX_LINE;
 use crate::output::json::read::is_lost;
 
 /// Rows of a group, and bytes of text that they may hold: who reads it holds as much.
@@ -50,8 +51,6 @@ const MAX_ROWS: usize = 32_768;
 const MAX_TEXT: usize = 32 << 20;
 /// Bytes of marks in a footer, which is read whole.
 const MAX_MARKS: usize = 1 << 20;
-/// No line of this program is as long: a row has 64 KiB at most.
-const MAX_LINE: u64 = 1 << 20;
 
 /// Writes `log` to `to`, each group at once. The error says why it has to stay a log, or what
 /// went wrong; what was written until then is no file.
@@ -132,9 +131,9 @@ impl<'a, W: Write> Writer<'a, W> {
             self.mark(&fields, line, text)?;
         }
         self.note(micros, line);
-        let boot_id = self.boot_id.clone();
         let lost = is_lost.is_ok_and(|lost| lost).then_some(text);
-        let record = Record { fields, line, boot_id: Some(&boot_id), lost, ..Record::default() };
+        let boot_id = Some(&*self.boot_id);
+        let record = Record { fields, line, boot_id, lost, ..Record::default() };
         self.rows.add(&record)?;
         if self.rows.count() >= MAX_ROWS || self.rows.text() >= MAX_TEXT {
             self.end_group()?;
