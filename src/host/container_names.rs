@@ -337,16 +337,29 @@ mod tests {
     #[test]
     fn all_of_root_are_waited_for_while_they_are_answered() {
         let mut names = ContainerNames::new(Readers::start().unwrap());
+        let id = "0".repeat(64);
+        names.entry(&(Box::from(&*id), 0)).asked = 1;
+        let (since_ns, answered_ns) = (MOST_NS, MOST_NS + PATIENCE_NS);
+        names.answered_ns = answered_ns;
+        assert!(!names.settles(since_ns, since_ns), "none has had its time");
+        assert!(!names.settles(since_ns, answered_ns + PATIENCE_NS - 1), "one came just now");
+        assert!(names.settles(since_ns, answered_ns + PATIENCE_NS), "no more come");
+        names.answered_ns = since_ns + MOST_NS;
+        assert!(!names.settles(since_ns, since_ns + MOST_NS - 1), "they still come");
+        assert!(names.settles(since_ns, since_ns + MOST_NS), "it has been long enough");
+        names.entry(&(Box::from(&*id), 0)).asked = 0;
+        assert!(names.settles(since_ns, since_ns), "all are answered");
+    }
+
+    #[test]
+    fn more_than_can_be_asked_for_at_once_are_all_answered() {
+        let mut names = ContainerNames::new(Readers::start().unwrap());
         let ids: Vec<_> = (0..3 * 4_096).map(|n| format!("{n:064x}")).collect();
-        let since_ns = monotonic_ns();
-        names.know(Vec::new(), ids.iter().map(|id| (&**id, 0)), since_ns);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        let later_ns = since_ns + PATIENCE_NS;
-        assert!(!names.settles(since_ns, later_ns), "there is more to come");
-        assert!(names.settles(since_ns, since_ns + MOST_NS));
-        while !names.settles(since_ns, monotonic_ns()) {
+        names.know(Vec::new(), ids.iter().map(|id| (&**id, 0)), monotonic_ns());
+        while ids.iter().any(|id| names.is_awaited(id, 0)) {
+            names.take_answers();
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        assert!(ids.iter().all(|id| !names.is_awaited(id, 0)));
+        assert_eq!(names.unnamed(), Unnamed::default());
     }
 }
