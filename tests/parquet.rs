@@ -355,14 +355,15 @@ fn valid(log: &str) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
     fn the_program_prints_the_same_of_both(
         log in log().prop_map(|log| valid(&log)),
         options in prop::sample::select(vec![
             "", "-j -r --life --accept -x -a --parents -d --peer --container-name", "-c", "-j -c",
-            "-r --life", "--who 10.0.0.2", "--who 10.0.0.2 -j", "--who 192.0.2.9",
+            "-c --since 2026-11-26T10:00:03Z", "-c --since 2026-11-25", "-c --until 2026-11-26T10:00:05Z",
+            "-c --to 10.0.0.1", "-r --life", "-r -T", "--life -j", "--who 10.0.0.2", "--who 10.0.0.2 -j", "--who 192.0.2.9",
             "--to 10.0.0.1 -j", "--to 10.0.0.1 --accept", "--procs -j", "--wide --accept", "-n 3", "--who 10.0.0.2 -n 1",
             "--who ::1 --since 2026-11-26T10:00:03Z --until 2026-11-26T10:00:07Z",
         ]),

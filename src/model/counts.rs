@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::model::event::Connect;
 use crate::model::event::Flow;
 
 pub struct Counts {
@@ -20,13 +19,13 @@ impl Counts {
         Counts { flows: HashMap::new(), room, lost: 0 }
     }
 
-    pub fn add(&mut self, connect: &Connect) {
-        let key = (connect.saddr, connect.daddr, connect.dport);
+    pub fn add(&mut self, flow: &Flow) {
+        let key = (flow.saddr, flow.daddr, flow.dport);
         if self.flows.len() >= self.room && !self.flows.contains_key(&key) {
-            self.lost += 1;
+            self.lost += flow.connects;
             return;
         }
-        *self.flows.entry(key).or_default() += 1;
+        *self.flows.entry(key).or_default() += flow.connects;
     }
 
     /// All of it; the next one begins empty.
@@ -44,10 +43,11 @@ mod tests {
     fn flows_beyond_the_room_are_counted_as_lost() {
         const ROOM: usize = 1 << 16;
         let mut counts = Counts::new(ROOM);
-        let to = |dport: u16, last: u8| Connect {
+        let to = |dport: u16, last: u8| Flow {
+            saddr: [192, 0, 2, 9].into(),
             daddr: [192, 0, 2, last].into(),
             dport,
-            ..Connect::nowhere()
+            connects: 1,
         };
         for dport in 0..=u16::MAX {
             counts.add(&to(dport, 1));

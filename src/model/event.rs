@@ -335,6 +335,13 @@ pub struct Flow {
     pub connects: u64,
 }
 
+impl Flow {
+    /// Of one connect.
+    pub fn of(connect: &Connect) -> Self {
+        Flow { saddr: connect.saddr, daddr: connect.daddr, dport: connect.dport, connects: 1 }
+    }
+}
+
 /// Highest count first, IPv4 before IPv6 (BCC prints one table after the
 /// other); equal counts by address, so that the order is always the same.
 pub fn sort_flows(flows: &mut [Flow]) {

@@ -79,6 +79,14 @@ impl Filter {
         }
     }
 
+    /// Whether any row is wanted.
+    pub fn wants_all(&self) -> bool {
+        let by_task = !self.pids.is_empty() || self.uid.is_some() || self.comm.is_some();
+        let by_place = self.ports.is_some() || self.nets.is_some() || self.netns.is_some();
+        let by_map = self.cgroupmap.is_some() || self.mntnsmap.is_some();
+        !(by_task || by_place || by_map || self.by_cgroup() || self.family != Family::Both)
+    }
+
     /// Whether rows are wanted by the cgroup of their process.
     pub fn by_cgroup(&self) -> bool {
         !self.cgroups.is_empty() || !self.units.is_empty() || self.by_container()

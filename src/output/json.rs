@@ -41,6 +41,7 @@ use crate::output::community_id;
 
 mod container;
 pub(super) mod fields;
+pub mod lines;
 pub mod mark;
 mod process;
 pub mod read;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::config::Who;
 use crate::model::container::Container;
-use crate::model::event::Connect;
 use crate::model::event::Origin;
 use crate::model::event::Stage;
 use crate::model::row::OwnedRow;
@@ -64,28 +63,38 @@ impl Asked {
         self.shown.connects
     }
 
-    /// The row that is shown of it; the connect if it is the outcome of one, and these are not
-    /// asked for.
-    pub(super) fn event(&self, row: OwnedRow) -> Option<OwnedRow> {
+    #[cfg(feature = "parquet")]
+    pub(super) fn ends(&self) -> bool {
+        self.shown.ends
+    }
+
+    #[cfg(feature = "parquet")]
+    pub(super) fn processes(&self) -> bool {
+        self.processes
+    }
+
+    /// Whether a row is shown of it, which it becomes: the connect if it is the outcome of one,
+    /// and these are not asked for.
+    pub(super) fn event(&self, row: &mut OwnedRow) -> bool {
         let shown = &self.shown;
         let origin = row.connect.origin;
         let Some(life) = row.life else {
-            let is_shown = match origin {
+            return match origin {
                 Origin::Connected if row.connect.error != 0 => self.failed,
                 Origin::Connected => shown.connects,
                 Origin::Accepted => shown.accepts,
                 Origin::Existing => shown.existing,
             };
-            return is_shown.then_some(row);
         };
         match life.stage {
             Stage::Result(_) if shown.connects => {
-                let connect = Connect { ts_ns: life.began_ns, error: 0, ..row.connect };
-                Some(OwnedRow { connect, life: None, ..row })
+                (row.connect.ts_ns, row.connect.error) = (life.began_ns, 0);
+                row.life = None;
+                true
             }
             Stage::Result(_) => {
                 let took = Duration::from_nanos(life.elapsed_ns());
-                self.result.is_some_and(|least| took >= least).then_some(row)
+                self.result.is_some_and(|least| took >= least)
             }
             Stage::Close { .. } | Stage::Gone => {
                 let is_shown = match origin {
@@ -93,30 +102,25 @@ impl Asked {
                     Origin::Accepted => shown.accepted,
                     Origin::Existing => shown.existing,
                 };
-                (shown.ends && is_shown).then_some(row)
+                shown.ends && is_shown
             }
         }
     }
 
-    /// With no more than is asked for.
-    pub(super) fn row(&self, row: OwnedRow) -> OwnedRow {
+    /// Takes away what is not asked for.
+    pub(super) fn reduce(&self, row: &mut OwnedRow) {
         let who = self.who;
-        let vpid = row.connect.vpid.filter(|_| who.vpid);
-        let peer = row.peer.filter(|_| self.peers);
-        OwnedRow {
-            connect: Connect { vpid, ..row.connect },
-            life: row.life,
-            peer: peer.map(|mut peer| {
-                peer.container = self.container(peer.container);
-                peer
-            }),
-            process: row.process.filter(|_| self.processes),
-            user: row.user.filter(|_| self.users),
-            container: self.container(row.container),
-            cgroup: row.cgroup.filter(|_| who.cgroup_path),
-            unit: row.unit.filter(|_| who.unit()),
-            query: row.query.filter(|_| self.queries),
+        row.connect.vpid.take_if(|_| !who.vpid);
+        row.peer.take_if(|_| !self.peers);
+        if let Some(peer) = &mut row.peer {
+            peer.container = self.container(peer.container.take());
         }
+        row.process.take_if(|_| !self.processes);
+        row.user.take_if(|_| !self.users);
+        row.container = self.container(row.container.take());
+        row.cgroup.take_if(|_| !who.cgroup_path);
+        row.unit.take_if(|_| !who.unit());
+        row.query.take_if(|_| !self.queries);
     }
 
     pub(super) fn process<'a>(&self, row: ProcessRow<'a>) -> ProcessRow<'a> {

@@ -32,6 +32,7 @@ use crate::host::privilege;
 use crate::host::proc;
 use crate::host::rights;
 use crate::model::counts::Counts;
+use crate::model::event::Flow;
 use crate::model::event::sort_flows;
 use crate::model::lost::Lost;
 use crate::model::row::OwnedRow;
@@ -117,6 +118,11 @@ impl Replay {
             What::Connection(row) => self.connection(&row, unix_ns),
             What::Process(row) => self.process(&row, unix_ns),
             What::Lost(lost) => self.lost(&lost, unix_ns),
+            What::Counted(flows) => {
+                if let Some(counts) = &mut self.counts {
+                    flows.iter().for_each(|flow| counts.add(flow));
+                }
+            }
             What::Socket(_) | What::Count(_) | What::Coverage | What::Mark(_) => {}
         }
         match self.text.len() >= BATCH {
@@ -127,7 +133,7 @@ impl Replay {
 
     fn connection(&mut self, row: &OwnedRow, unix_ns: u64) {
         if let Some(counts) = &mut self.counts {
-            return counts.add(&row.connect);
+            return counts.add(&Flow::of(&row.connect));
         }
         self.left -= 1;
         let clock = clock_of(unix_ns, row.connect.ts_ns);

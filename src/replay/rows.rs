@@ -14,6 +14,7 @@ use super::inputs::Inputs;
 use super::source::Looked;
 use super::wanted::Wanted;
 use crate::config::Config;
+use crate::config::Mode;
 use crate::model::coverage::Coverage;
 use crate::output::Output;
 use crate::output::json::mark::Mark;
@@ -58,7 +59,8 @@ impl<'a> Rows<'a> {
         Ok(Rows {
             config,
             inputs: Inputs::open(paths, &written, Looked::new(config, &asked, time.clone()))?,
-            held: Held::new(asked.connects()),
+            // Counts have no order.
+            held: Held::new(asked.connects() && config.mode == Mode::Rows),
             asked,
             wanted: Wanted::new(config),
             covered: Covered::new(time.clone()),
@@ -121,11 +123,13 @@ impl<'a> Rows<'a> {
         let Printed { unix_ns, boot, what, truncated } = printed;
         let shown = |unix_ns, what| Some(Shown { unix_ns, boot, is_of_this_boot, truncated, what });
         match what {
-            What::Connection(row) => {
+            What::Connection(mut row) => {
                 let written_ns = row.connect.ts_ns;
-                let row = self.asked.event(*row).filter(|row| self.wanted.connection(row))?;
+                if !self.asked.event(&mut row) || !self.wanted.connection(&row) {
+                    return None;
+                }
                 let later_ns = written_ns.saturating_sub(row.connect.ts_ns);
-                let row = Box::new(self.asked.row(row));
+                self.asked.reduce(&mut row);
                 shown(unix_ns.saturating_sub(later_ns), What::Connection(row))
             }
             What::Process(row) => {
@@ -134,6 +138,7 @@ impl<'a> Rows<'a> {
                 shown(unix_ns, What::Process(row))
             }
             What::Lost(lost) => shown(unix_ns, What::Lost(lost)),
+            What::Counted(flows) => shown(unix_ns, What::Counted(flows)),
             What::Socket(_) | What::Count(_) | What::Coverage | What::Mark(_) => None,
         }
     }

@@ -2,7 +2,6 @@
 //! One file of `--read`, or standard input: lines of JSON, or Parquet.
 
 use std::fs::File;
-use std::io;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
@@ -12,6 +11,8 @@ use super::asked::Asked;
 use crate::config::Config;
 use crate::error::text_of;
 use crate::error::warn;
+use crate::output::json::lines;
+use crate::output::json::lines::TooLong;
 use crate::output::json::mark;
 use crate::output::json::read::MAX_LINE;
 use crate::output::json::read::Printed;
@@ -59,6 +60,11 @@ impl Looked {
                 addresses: asked.addresses(config),
                 time,
                 unused: unused(config, asked),
+                without_ends: !asked.ends(),
+                counts: config.mode != crate::config::Mode::Rows
+                    && config.filter.wants_all()
+                    && config.to_name.is_none()
+                    && !config.failed,
             },
         }
     }
@@ -78,7 +84,21 @@ fn unused(config: &Config, asked: &Asked) -> Vec<&'static str> {
         "query_by_uid",
         "query_chain",
     ];
-    let who = config.who;
+    const FACTS: [&str; 4] = ["ppid", "start", "process_id", "source"];
+    const CONTAINER: [&str; 11] = [
+        "container_id",
+        "container_claimed",
+        "container_name",
+        "container_image",
+        "pod",
+        "pod_namespace",
+        "pod_uid",
+        "compose_project",
+        "compose_service",
+        "container_runtime",
+        "container_name_source",
+    ];
+    let (who, by_cgroup) = (config.who, config.filter.by_cgroup());
     // Rows of exec have executable and arguments in any case.
     let processes = config.procs.is_some();
     let of = |is_used: bool, names: &[&'static str]| match is_used {
@@ -93,6 +113,11 @@ fn unused(config: &Config, asked: &Asked) -> Vec<&'static str> {
         of(config.dns, &QUERY),
         of(config.peer.is_some(), &peers),
         of(asked.users(), &["user"]),
+        of(asked.processes() || processes, &FACTS),
+        of(who.container() || by_cgroup, &CONTAINER),
+        of(who.cgroup_path || by_cgroup, &["cgroup"]),
+        of(who.unit() || by_cgroup, &["unit"]),
+        of(asked.ends(), &parquet::read::columns_of_ends()),
     ]
     .concat()
 }
@@ -103,14 +128,11 @@ pub(super) enum Source {
     Parquet(Box<parquet::read::Reader>),
 }
 
-pub(super) struct Lines {
-    from: Box<dyn BufRead>,
-    line: Vec<u8>,
-}
+pub(super) struct Lines(lines::Lines<Box<dyn BufRead>>);
 
 impl Source {
     pub(super) fn lines(from: impl Read + 'static) -> Self {
-        Source::Lines(Lines { from: Box::new(BufReader::new(from)), line: Vec::new() })
+        Source::Lines(Lines(lines::Lines::new(Box::new(BufReader::new(from)))))
     }
 
     #[cfg(not(feature = "parquet"))]
@@ -131,7 +153,7 @@ impl Source {
             }
             Err(e) => {
                 unread.lose_rest(name, &format!("{e:#}"));
-                Source::lines(io::empty())
+                Source::lines(std::io::empty())
             }
         }
     }
@@ -179,39 +201,24 @@ pub(super) fn host(file: File) -> Option<String> {
 impl Lines {
     fn next(&mut self, name: &str, unread: &mut Unread) -> Option<(Printed, usize)> {
         loop {
-            let is_whole = match self.line() {
-                Ok(Some(is_whole)) => is_whole,
+            let line = match self.0.read() {
+                Ok(Some(Ok(line))) => line,
+                Ok(Some(Err(TooLong))) => {
+                    unread.damaged += 1;
+                    continue;
+                }
                 Ok(None) => return None,
                 Err(e) => {
                     unread.lose_rest(name, &text_of(&e));
                     return None;
                 }
             };
-            let text = std::str::from_utf8(&self.line).ok().filter(|_| is_whole);
-            match text.map(read) {
-                Some(Ok(printed)) => return Some((printed, self.line.len())),
-                Some(Err(_)) if self.line.trim_ascii().is_empty() => {}
-                Some(Err(e)) => unread.count(&e),
-                None => unread.damaged += 1,
+            match std::str::from_utf8(line).map(read) {
+                Ok(Ok(printed)) => return Some((printed, line.len())),
+                Ok(Err(_)) if line.trim_ascii().is_empty() => {}
+                Ok(Err(e)) => unread.count(&e),
+                Err(_) => unread.damaged += 1,
             }
         }
-    }
-
-    /// Reads one line without its end; false if it is too long to be one. `None` at the end.
-    fn line(&mut self) -> io::Result<Option<bool>> {
-        self.line.clear();
-        (&mut self.from).take(MAX_LINE).read_until(b'\n', &mut self.line)?;
-        if self.line.is_empty() {
-            return Ok(None);
-        }
-        if self.line.pop_if(|last| *last == b'\n').is_some() {
-            return Ok(Some(true));
-        }
-        // The last line, torn or not; or the first part of one that is too long.
-        let is_last = (self.line.len() as u64) < MAX_LINE;
-        if !is_last {
-            self.from.skip_until(b'\n')?;
-        }
-        Ok(Some(is_last))
     }
 }

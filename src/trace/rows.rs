@@ -14,6 +14,7 @@ use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::model::event::Connect;
 use crate::model::event::Event;
+use crate::model::event::Flow;
 use crate::model::event::Life;
 use crate::model::event::Origin;
 use crate::model::event::Outcome;
@@ -131,7 +132,7 @@ impl App<'_> {
         let is_shown =
             is_shown && !facts.is_unwanted && facts.has_name(self.config.to_name.as_ref());
         if let Some(counts) = self.counts.as_mut().filter(|_| is_shown) {
-            counts.add(connect);
+            counts.add(&Flow::of(connect));
             return false;
         }
         let is_shown = is_shown && !self.past.as_mut().is_some_and(|past| past.has(connect, None));

@@ -93,6 +93,8 @@ pub enum What {
     Process(Box<ProcessRow<'static>>),
     Socket(Box<SocketRow>),
     Count(Flow),
+    /// Connects of many lines, which nobody looks at one by one.
+    Counted(Vec<Flow>),
     Lost(Lost),
     /// Of `--read`.
     Coverage,

@@ -44,7 +44,7 @@ pub(super) struct Chunks {
 }
 
 /// One column.
-struct Chunk {
+pub(super) struct Chunk {
     /// Which of ours.
     column: usize,
     decoder: Decoder,
@@ -80,9 +80,7 @@ impl Chunks {
 
     /// Only rows that have one of these in this column; false if none has.
     pub(super) fn select(&mut self, column: usize, texts: &[String]) -> Result<bool> {
-        let count = usize::try_from(self.rows.num_rows())?;
-        let mut chunk = Chunk::new(&self.part, named(&self.rows, column)?, column, count)?;
-        chunk.read(count)?;
+        let (mut chunk, count) = Chunk::whole(&self.part, &self.rows, column)?;
         self.runs.clear();
         for row in 0..count {
             let Some(Value::Text(text)) = chunk.value(row)? else { continue };
@@ -104,14 +102,13 @@ impl Chunks {
         (runs + self.decoded - self.next) as u64
     }
 
-    /// The next row, and how many bytes of text it has.
-    pub(super) fn next(&mut self) -> Result<Option<(Record<'_>, usize)>> {
+    /// Makes an empty record the next row; returns how many bytes of text it has.
+    pub(super) fn next<'a>(&'a mut self, record: &mut Record<'a>) -> Result<Option<usize>> {
         if self.next == self.decoded && !self.decode()? {
             return Ok(None);
         }
         let row = self.next;
         self.next += 1;
-        let mut record = Record::default();
         let mut bytes = 0;
         // Most columns have nothing in most rows.
         for chunk in self.chunks.iter_mut().filter(|chunk| chunk.has_values()) {
@@ -120,10 +117,10 @@ impl Chunks {
                 if let Value::Text(text) = value {
                     bytes += text.len();
                 }
-                set(&mut record, value);
+                set(record, value);
             }
         }
-        Ok(Some((record, bytes)))
+        Ok(Some(bytes))
     }
 
     fn decode(&mut self) -> Result<bool> {
@@ -150,9 +147,7 @@ pub(super) fn numbers(
     rows: &RowGroupMetaData,
     column: usize,
 ) -> Result<Vec<u64>> {
-    let count = usize::try_from(rows.num_rows())?;
-    let mut chunk = Chunk::new(part, named(rows, column)?, column, count)?;
-    chunk.read(count)?;
+    let (mut chunk, count) = Chunk::whole(part, rows, column)?;
     let mut numbers = Vec::with_capacity(count);
     for row in 0..count {
         if let Some(Value::Number(number)) = chunk.value(row)? {
@@ -163,7 +158,7 @@ pub(super) fn numbers(
 }
 
 /// One of our columns, wherever it stands in the file.
-pub(super) fn named(rows: &RowGroupMetaData, column: usize) -> Result<&ColumnChunkMetaData> {
+fn named(rows: &RowGroupMetaData, column: usize) -> Result<&ColumnChunkMetaData> {
     let name = COLUMNS[column].name;
     let found = rows.columns().iter().find(|found| found.column_path().string() == name);
     found.context("a column is missing")
@@ -194,6 +189,18 @@ impl Chunk {
             _ => bail!("its column {} has another type", COLUMNS[column].name),
         };
         Ok(Chunk { column, decoder, levels: Vec::new(), is_required, next: 0 })
+    }
+
+    /// All rows of one of our columns, decoded, and how many these are.
+    pub(super) fn whole(
+        part: &Arc<Part>,
+        rows: &RowGroupMetaData,
+        column: usize,
+    ) -> Result<(Self, usize)> {
+        let count = usize::try_from(rows.num_rows())?;
+        let mut chunk = Chunk::new(part, named(rows, column)?, column, count)?;
+        chunk.read(count)?;
+        Ok((chunk, count))
     }
 
     fn skip(&mut self, rows: usize) -> Result<()> {
@@ -232,13 +239,25 @@ impl Chunk {
         }
     }
 
+    /// Which of the values a row has, if any.
+    fn at(&mut self, row: usize) -> Option<usize> {
+        let has_value = self.is_required || self.levels.get(row) == Some(&1);
+        has_value.then(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    /// The bytes of a text, which need not be one.
+    pub(super) fn bytes(&mut self, row: usize) -> Result<Option<&[u8]>> {
+        let Some(at) = self.at(row) else { return Ok(None) };
+        let Decoder::Text(_, values) = &self.decoder else { bail!("a column is no text") };
+        values.get(at).map(ByteArray::data).context("a column ends early").map(Some)
+    }
+
     /// Of a row that is decoded; of each it is asked once, in their order.
-    fn value(&mut self, row: usize) -> Result<Option<Value<'_>>> {
-        if !self.is_required && self.levels.get(row) != Some(&1) {
-            return Ok(None);
-        }
-        let at = self.next;
-        self.next += 1;
+    pub(super) fn value(&mut self, row: usize) -> Result<Option<Value<'_>>> {
+        let Some(at) = self.at(row) else { return Ok(None) };
         let value = match &self.decoder {
             Decoder::Text(_, values) => {
                 let bytes = values.get(at).map(ByteArray::data);

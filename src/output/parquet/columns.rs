@@ -193,9 +193,17 @@ impl Value<'_> {
     }
 }
 
+pub(super) const EVENT: usize = 0;
 pub(super) const TIME: usize = 1;
+pub(super) const IP: usize = 10;
+pub(super) const SADDR: usize = 11;
 pub(super) const DADDR: usize = 12;
+pub(super) const DPORT: usize = 14;
 pub(super) const CONN_ID: usize = 15;
+pub(super) const ERROR: usize = 16;
+pub(super) const TS_NS: usize = 76;
+pub(super) const RESULT: usize = 78;
+pub(super) const LATENCY_US: usize = 79;
 pub(super) const CLOSE_TIME: usize = 87;
 /// What only one of two lines of a connection says.
 const OF_LINE: std::ops::RangeInclusive<usize> = 76..=90;
@@ -449,7 +457,10 @@ mod tests {
     #[test]
     fn columns_are_where_they_are_said_to_be() {
         let name = |at: usize| COLUMNS[at].name;
-        assert_eq!([name(TIME), name(DADDR), name(CONN_ID)], ["time", "daddr", "conn_id"]);
+        assert_eq!([EVENT, TIME, IP].map(name), ["event", "time", "ip"]);
+        assert_eq!([SADDR, DADDR, DPORT].map(name), ["saddr", "daddr", "dport"]);
+        assert_eq!([CONN_ID, ERROR, TS_NS].map(name), ["conn_id", "error", "ts_ns"]);
+        assert_eq!([RESULT, LATENCY_US].map(name), ["result", "latency_us"]);
         assert_eq!(name(CLOSE_TIME), "close_time");
         assert_eq!([name(*OF_LINE.start()), name(*OF_LINE.end())], ["ts_ns", "close_line"]);
         assert!(OF_END.iter().all(|end| COLUMNS[OF_LINE].iter().any(|c| c.name == *end)));

@@ -4,6 +4,7 @@
 
 mod chunks;
 mod columns;
+mod flows;
 mod piece;
 pub mod read;
 mod rows;

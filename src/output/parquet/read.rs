@@ -23,16 +23,18 @@ use super::Notes;
 use super::SCHEMA;
 use super::checksum;
 use super::chunks::Chunks;
-use super::chunks::named;
 use super::chunks::numbers;
 use super::columns::CLOSE_TIME;
 use super::columns::COLUMNS;
 use super::columns::DADDR;
 use super::columns::Record;
 use super::columns::TIME;
+use super::columns::is_of_end;
+use super::flows::flows;
 use super::is_mark;
 use super::piece::Part;
 use super::sum_of_columns;
+use crate::model::event::Flow;
 use crate::output::json::address_text;
 use crate::output::json::mark;
 use crate::output::json::read::Printed;
@@ -42,6 +44,9 @@ use crate::output::json::read::read;
 
 /// Bytes of ends that wait for their place.
 const MAX_READY: usize = 64 << 20;
+
+/// How much earlier than its line a connect may be, in microseconds: an outcome is when it is known.
+const LATE_US: u64 = 3_600 * 1_000_000;
 
 /// What an answer is made of: no more than that is looked at.
 #[derive(Clone, Default)]
@@ -53,11 +58,22 @@ pub struct Asked {
     pub time: Range<u64>,
     /// Columns that nobody looks at.
     pub unused: Vec<&'static str>,
+    /// Ends have no rows: it is told when they were.
+    pub without_ends: bool,
+    /// Connects are counted, whosesoever they are.
+    pub counts: bool,
 }
 
 /// Those of the process on the other end.
 pub fn columns_of_peers() -> Vec<&'static str> {
     COLUMNS.iter().map(|column| column.name).filter(|name| name.starts_with("peer_")).collect()
+}
+
+/// Those of the end of a connection, but for its time.
+pub fn columns_of_ends() -> Vec<&'static str> {
+    let names = COLUMNS.iter().enumerate().filter(|(at, _)| is_of_end(*at));
+    let names = names.map(|(_, column)| column.name);
+    names.filter(|name| !["close_time", "close_line"].contains(name)).collect()
 }
 
 /// A line, and how many bytes it has in memory.
@@ -75,10 +91,14 @@ pub struct Reader {
     metadata: ParquetMetaData,
     notes: Notes,
     addresses: Option<Vec<String>>,
+    without_ends: bool,
+    counts: bool,
     /// Microseconds.
     time: Range<u64>,
     /// Of our columns: whether it is read.
     used: Vec<bool>,
+    /// Not each row of the group that is read is looked at.
+    is_told: bool,
     /// The next group.
     group: usize,
     /// Of the group that is read: the first and the last time that is asked for.
@@ -123,6 +143,9 @@ impl Reader {
             metadata,
             notes,
             addresses,
+            without_ends: asked.without_ends,
+            counts: asked.counts,
+            is_told: false,
             time: asked.time.start / 1000..asked.time.end / 1000,
             used,
             group: 0,
@@ -140,26 +163,25 @@ impl Reader {
         self.notes.damaged
     }
 
-    /// The next row of a group; false if there is none.
-    fn row(&mut self, chunks: &mut Chunks) -> Result<bool> {
-        let mut first = None;
-        let mut last = None;
-        {
-            let Some((mut record, bytes)) = chunks.next()? else { return Ok(false) };
-            self.read_to = Some(record.line);
-            if !is_mark(&record.fields.event) {
-                let end = record.has_end().then(|| record.split());
-                first = Some((record.line, printed(&record, bytes)));
-                if let Some(end) = end {
-                    record.become_end(end);
-                    last = Some((record.line, printed(&record, bytes)));
-                }
-            }
+    /// The next row of a group.
+    fn row(&mut self, chunks: &mut Chunks) -> Result<Step> {
+        let mut record = Record::default();
+        let Some(bytes) = chunks.next(&mut record)? else { return Ok(Step::End) };
+        self.read_to = Some(record.line);
+        if is_mark(&record.fields.event) {
+            return Ok(Step::Known);
         }
-        for (line, printed) in first.into_iter().chain(last) {
-            self.put(line, printed);
+        if self.without_ends {
+            let end = record.close_line.take().zip(record.close_time);
+            end.into_iter().for_each(|(line, time)| self.alive(line, time.0 / 1000));
         }
-        Ok(true)
+        let end = record.has_end().then(|| record.split());
+        let (line, first) = (record.line, printed(&record, bytes));
+        if let Some(end) = end {
+            record.become_end(end);
+            self.put(record.line, printed(&record, bytes));
+        }
+        Ok(Step::Line(line, first))
     }
 
     fn put(&mut self, line: u32, printed: Result<Line, Unread>) {
@@ -201,11 +223,20 @@ impl Reader {
             let printed = read(&text).map(|printed| (printed, len)).map_err(Unread::Line);
             self.put(line, printed);
         }
+        let counted = self.counted(at, &group);
         // Where not all lines are looked at, their times are told; not before a run has begun.
-        if self.addresses.is_some() {
+        self.is_told = self.addresses.is_some() || counted.is_some();
+        if self.is_told {
             self.within = self.within(at, &group).unwrap_or_default();
             let times = [Some(group.first), Some(group.min), self.within.map(|(first, _)| first)];
             times.into_iter().flatten().for_each(|micros| self.alive(group.line, micros));
+        }
+        if let Some(flows) = counted {
+            let what = What::Counted(flows);
+            let unix_ns = group.min.saturating_mul(1000);
+            let printed = Printed { unix_ns, boot: None, what, truncated: Vec::new() };
+            self.put(group.line, Ok((printed, 0)));
+            return self.end_group();
         }
         match self.chunks_of(at, &group) {
             Ok(Some(chunks)) => self.chunks = Some(chunks),
@@ -234,6 +265,19 @@ impl Reader {
         Ok(times.iter().min().copied().zip(times.iter().max().copied()))
     }
 
+    /// The connects of a group, if they can be counted without a look at each. What is wrong with
+    /// it is told when each is looked at.
+    fn counted(&self, at: usize, group: &Group) -> Option<Vec<Flow>> {
+        let is_wanted = |micros: u64| self.time.is_empty() || self.time.contains(&micros);
+        // A connect is of when it began, its line of when its outcome was known.
+        let begins = group.min.saturating_sub(LATE_US);
+        if !self.counts || !is_wanted(begins) || !is_wanted(group.max) {
+            return None;
+        }
+        let part = Arc::new(self.checked(group).ok()?);
+        flows(&part, self.rows_of(at, group).ok()?).ok()?
+    }
+
     /// What the footer says of a group, if that is whole.
     fn rows_of(&self, at: usize, group: &Group) -> Result<&RowGroupMetaData> {
         let rows = self.metadata.row_group(at);
@@ -254,18 +298,12 @@ impl Reader {
 
     /// `None`: it has nothing that is asked for.
     fn chunks_of(&self, at: usize, group: &Group) -> Result<Option<Chunks>> {
-        let rows = self.rows_of(at, group)?;
-        if let Some(addresses) = &self.addresses {
-            let part = self.part(group.offset + group.filter, group.len - group.filter)?;
-            if checksum(part.bytes()) != group.filter_sum {
-                bail!("a part of it is damaged");
-            }
-            let filter = Sbbf::read_from_column_chunk(named(rows, DADDR)?, &part)?;
-            let may_have = |filter: &Sbbf| addresses.iter().any(|text| filter.check(text.as_str()));
-            if filter.is_some_and(|filter| !may_have(&filter)) {
-                return Ok(None);
-            }
+        if let Some(addresses) = &self.addresses
+            && !self.may_have(addresses, group)?
+        {
+            return Ok(None);
         }
+        let rows = self.rows_of(at, group)?;
         let mut chunks = Chunks::new(self.checked(group)?, rows, &self.used)?;
         if let Some(addresses) = &self.addresses
             && !chunks.select(DADDR, addresses)?
@@ -273,6 +311,23 @@ impl Reader {
             return Ok(None);
         }
         Ok(Some(chunks))
+    }
+
+    /// Whether a group may have one of these addresses, by its filter, if it has one.
+    fn may_have(&self, addresses: &[String], group: &Group) -> Result<bool> {
+        let len = group.len.checked_sub(group.filter).context("its footer is damaged")?;
+        let part = self.part(group.offset.saturating_add(group.filter), len)?;
+        if checksum(part.bytes()) != group.filter_sum {
+            bail!("a part of it is damaged");
+        }
+        if len == 0 {
+            return Ok(true);
+        }
+        let filter = Sbbf::from_bytes(part.bytes())?;
+        if filter.num_blocks() == 0 {
+            bail!("a part of it is damaged");
+        }
+        Ok(addresses.iter().any(|text| filter.check(text.as_str())))
     }
 
     /// Bytes of the file; there is no more of them than it has.
@@ -291,7 +346,7 @@ impl Reader {
         let Group { max, last, line, .. } = self.notes.groups[self.group - 1];
         let next = self.notes.groups.get(self.group).map(|next| next.line.saturating_sub(1));
         let end = next.unwrap_or(u32::MAX).max(line);
-        if self.addresses.is_some() {
+        if self.is_told {
             // Nobody looks any more once a run has ended, which its last line says.
             let stop = self.notes.marks.last().filter(|mark| next.is_none() && is_stop(&mark.text));
             let told = stop.map_or(end, |stop| stop.line.saturating_sub(1));
@@ -319,8 +374,16 @@ impl Iterator for Reader {
             }
             match self.chunks.take() {
                 Some(mut chunks) => match self.row(&mut chunks) {
-                    Ok(true) => self.chunks = Some(chunks),
-                    Ok(false) => self.end_group(),
+                    Ok(Step::Line(line, printed)) => {
+                        self.chunks = Some(chunks);
+                        let first = self.ready.first_key_value().map(|((line, _), _)| *line);
+                        if first.is_none_or(|first| line < first) {
+                            return Some(printed);
+                        }
+                        self.put(line, printed);
+                    }
+                    Ok(Step::Known) => self.chunks = Some(chunks),
+                    Ok(Step::End) => self.end_group(),
                     Err(e) => {
                         self.lose(chunks.left(), e);
                         self.end_group();
@@ -331,6 +394,15 @@ impl Iterator for Reader {
             }
         }
     }
+}
+
+/// What a row is.
+enum Step {
+    Line(u32, Result<Line, Unread>),
+    /// Its line is known from the footer.
+    Known,
+    /// There is none.
+    End,
 }
 
 fn bytes_of(line: &Result<Line, Unread>) -> usize {

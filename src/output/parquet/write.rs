@@ -3,7 +3,6 @@
 //! both are in one row group and say the same of it.
 
 use std::io::BufRead;
-use std::io::Read as _;
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,7 +42,7 @@ use super::sum_of_columns;
 use crate::output::json::fields::Fields;
 use crate::output::json::fields::Text;
 use crate::output::json::fields::When;
-use crate::output::json::read::MAX_LINE;
+use crate::output::json::lines::Lines;
 use crate::output::json::read::is_lost;
 
 /// Rows of a group, and bytes of text that they may hold: who reads it holds as much.
@@ -56,25 +55,18 @@ const MAX_MARKS: usize = 1 << 20;
 /// went wrong; what was written until then is no file.
 pub fn write(log: &mut impl BufRead, to: &mut impl Write) -> Result<()> {
     let mut writer = Writer::new(to)?;
-    let mut line = Vec::new();
+    let mut lines = Lines::new(log);
     let mut number = 0;
-    loop {
-        line.clear();
-        log.take(MAX_LINE).read_until(b'\n', &mut line)?;
-        if line.is_empty() {
-            return writer.finish();
-        }
-        let is_whole = line.pop_if(|last| *last == b'\n').is_some();
-        if !is_whole && line.len() as u64 == MAX_LINE {
-            bail!("a line is too long");
-        }
-        match std::str::from_utf8(&line) {
+    while let Some(line) = lines.read()? {
+        let Ok(line) = line else { bail!("a line is too long") };
+        match std::str::from_utf8(line) {
             Ok(text) if text.trim_ascii().is_empty() => {}
             Ok(text) => writer.add(text, number)?,
             Err(_) => writer.notes.damaged += 1,
         }
         number += 1;
     }
+    writer.finish()
 }
 
 struct Writer<'a, W> {
