@@ -134,7 +134,7 @@ runtimes: client $(VENV)/installed
 fleet: deps $(VENV)/installed
 	$(call install_missing,$(FLEET_NEEDS))
 	$(VENV)/bin/pip install --quiet -r tests/fleet/requirements.txt
-	$(CARGO) test --locked --test fleet
+	$(AS_ROOT) $(CARGO) test --locked --test fleet
 
 deps-runtimes:
 	$(call install_missing,$(RUNTIME_NEEDS))

@@ -2,15 +2,19 @@
 //! The SQL of sql/ in the engines themselves: all of them make the same of the recordings of
 //! twenty hosts, to the last row, and the same as `--read`.
 //!
-//! Needs the engines where `make check` puts them, and a JVM.
+//! Needs root, the engines where `make check` puts them, and a JVM.
 
 #[path = "fleet/ask.rs"]
 mod ask;
 #[path = "fleet/generate.rs"]
 mod generate;
+#[path = "fleet/namespaces.rs"]
+mod namespaces;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -222,6 +226,43 @@ fn texts(answer: &Answer) -> Vec<String> {
     let mut rows: Vec<_> = answer.rows.iter().map(|row| json!(row).to_string()).collect();
     rows.sort();
     rows
+}
+
+/// Rows of a query, as the texts of JSON, sorted.
+fn asked(engine: &str, hosts: &Path, query: &str) -> Vec<String> {
+    let place = tempfile::tempdir().expect("a folder");
+    texts(&ask(engine, hosts, place.path(), false, &[query.to_owned()])[0])
+}
+
+#[test]
+fn who_talks_to_whom_is_the_same_in_all_engines_and_as_it_happened() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (hosts, programs) = (dir.path().join("hosts"), dir.path().join("programs"));
+    let edges = namespaces::generate(&hosts, &programs);
+    let server = std::env::current_exe().expect("Linux");
+    let row = |(host, other, address, count): &(u8, u8, IpAddr, u64)| {
+        let names = [*host, *other].map(namespaces::name_of);
+        let program = namespaces::program_of(&programs, *host);
+        let address = SocketAddr::new(*address, namespaces::PORT).to_string();
+        json!([names[0], program, names[1], server, address, count]).to_string()
+    };
+    let mut expected: Vec<_> = edges.iter().map(row).collect();
+    expected.sort();
+    let made: u64 = edges.iter().map(|(.., count)| count).sum();
+    let refused = u64::from(namespaces::HOSTS);
+    let mut ends = vec![
+        json!(["client", "refused", refused]).to_string(),
+        json!(["client", "ok", made]).to_string(),
+        json!(["server", "ok", made]).to_string(),
+    ];
+    ends.sort();
+    for engine in ENGINES {
+        let edges = "SELECT client_host, client_exe, server_host, server_exe, address, connections \
+            FROM edges";
+        assert_eq!(asked(engine, &hosts, edges), expected, "{engine}");
+        let roles = "SELECT role, outcome, count(*) AS n FROM connections GROUP BY role, outcome";
+        assert_eq!(asked(engine, &hosts, roles), ends, "{engine}");
+    }
 }
 
 #[test]
