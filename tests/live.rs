@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Real connects, real kernel, as root: each row exact, each filter passing and
 //! rejecting, every event accounted for. Runs for each hook and buffer named in
-//! TEST_ATTACH and TEST_BUFFER, without the tests of one cell if TEST_ONE_CELL is "no";
+//! TEST_ATTACH and TEST_BUFFER; if TEST_CELLS is "each", only what differs between them.
 //! `tests/matrix.rs` runs it on other kernels.
 
 macro_rules! tests {
@@ -112,7 +112,7 @@ fn main() {
     };
     let buffers = list("TEST_BUFFER", "ring,perf");
     let hooks = list("TEST_ATTACH", "auto");
-    let with_one_cell = list("TEST_ONE_CELL", "yes") != ["no"];
+    let with_all = list("TEST_CELLS", "all") != ["each"];
     let mut trials = Vec::new();
     for (attach, buffer) in hooks.iter().flat_map(|a| buffers.iter().map(move |b| (a, b))) {
         let lab = Arc::new(Lab { attach: attach.clone(), buffer: buffer.clone() });
@@ -124,8 +124,9 @@ fn main() {
         trials.extend(of_one_run(&cell, &lab, CaseRun::new, cases));
         let (one_buffer, one_hook) = (*buffer == buffers[0], Some(attach) == hooks.last());
         let has = |cells: &Cells| match cells {
-            Cells::One if !with_one_cell => false,
-            cells => cells.have(attach, one_buffer, one_hook),
+            Cells::All => true,
+            Cells::PerfOnce if !with_all => one_hook,
+            cells => with_all && cells.have(attach, one_buffer, one_hook),
         };
         for (group, tests) in [
             ("", TESTS),
