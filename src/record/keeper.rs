@@ -3,6 +3,7 @@
 //! does, and one writes them; what there is no room for meanwhile is counted.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::io::PipeReader;
 use std::io::Read as _;
@@ -11,7 +12,6 @@ use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-#[cfg(feature = "parquet")]
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -160,9 +160,52 @@ impl Sealer {
     fn finish(self) {}
 }
 
+/// The thread that waits for the disk. What was written is in the hands of the kernel meanwhile, and
+/// who kills this process takes no more than what was on its way here.
+struct Syncer {
+    to: mpsc::SyncSender<Vec<File>>,
+    thread: thread::JoinHandle<()>,
+    /// Those that it has no time for yet.
+    waiting: Vec<File>,
+}
+
+impl Syncer {
+    fn start() -> Self {
+        let (to, files) = mpsc::sync_channel::<Vec<File>>(1);
+        let thread = thread::spawn(move || {
+            for file in files.iter().flatten() {
+                if let Err(e) = file.sync_data() {
+                    warn(&format!("tcpconnect: --record: {}", text_of(&e)));
+                }
+            }
+        });
+        Syncer { to, thread, waiting: Vec::new() }
+    }
+
+    fn add(&mut self, files: Vec<File>) {
+        self.waiting.extend(files);
+        if self.waiting.is_empty() {
+            return;
+        }
+        let files = std::mem::take(&mut self.waiting);
+        if let Err(mpsc::TrySendError::Full(files)) = self.to.try_send(files) {
+            self.waiting = files;
+        }
+    }
+
+    /// Once all is on disk.
+    fn finish(self) {
+        let Syncer { to, thread, waiting } = self;
+        let _ = to.send(waiting);
+        drop(to);
+        let _ = thread.join();
+    }
+}
+
 struct Writer {
     store: Arc<Mutex<Store>>,
     sealer: Sealer,
+    syncer: Syncer,
     /// Does not block.
     asked: PipeReader,
     is_verbose: bool,
@@ -186,6 +229,7 @@ impl Writer {
         let store = Arc::new(Mutex::new(store));
         Writer {
             sealer: Sealer::start(&store),
+            syncer: Syncer::start(),
             store,
             asked,
             is_verbose,
@@ -229,9 +273,9 @@ impl Writer {
         }
         // The last of its losses has no line behind it.
         self.put(&[]);
-        if let Err(e) = self.store().finish() {
-            warn(&format!("tcpconnect: --record: {}", text_of(&e)));
-        }
+        self.store().finish();
+        self.sync();
+        self.syncer.finish();
         self.sealer.finish();
         if self.lost_in_all > 0 {
             warn(&format!("tcpconnect: --record: {} lines are not kept", self.lost_in_all));
@@ -280,17 +324,24 @@ impl Writer {
 
     /// What was lost before belongs to the file before.
     fn next_file(&mut self) {
-        if let Err(e) = self.tell_lost().and_then(|()| self.store().finish()) {
+        if let Err(e) = self.tell_lost() {
             warn(&format!("tcpconnect: --record: {}", text_of(&e)));
         }
+        self.store().finish();
     }
 
     fn sync(&mut self) {
         self.synced = Instant::now();
         self.sealer.wake();
-        let to_disk = std::mem::take(&mut self.is_unsynced);
-        if let Err(e) = self.store().sync(to_disk) {
-            warn(&format!("tcpconnect: --record: {}", text_of(&e)));
+        // One that the disk has not taken yet will be whole once it has.
+        let wanted = self.is_unsynced && self.syncer.waiting.is_empty();
+        let files = self.store().to_disk(wanted);
+        match files {
+            Err(e) => warn(&format!("tcpconnect: --record: {}", text_of(&e))),
+            Ok(files) => {
+                self.is_unsynced &= !wanted;
+                self.syncer.add(files);
+            }
         }
     }
 

@@ -157,3 +157,6 @@ fn confine(store: &Store, [from, asked]: [RawFd; 2]) {
     unsafe { stand_apart(2, &[from, asked, root, lock]) };
     rights::of_a_recorder(store.root());
 }
+
+#[cfg(all(test, feature = "parquet"))]
+mod tests;

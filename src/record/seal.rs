@@ -54,13 +54,20 @@ fn seal(store: &Arc<Mutex<Store>>, log: &Log) -> Result<()> {
     let written = parquet::write::write(&mut BufReader::new(File::from(from)), &mut to);
     let written = written.and_then(|()| Ok(to.file.sync_all()?));
     let len = to.written;
-    let mut store = lock(store);
-    let is_there = written.and_then(|()| Ok(store.put_in_place(log, len)?));
-    if !matches!(is_there, Ok(true)) {
-        let _ = unlinkat(store.root(), unfinished, AtFlags::empty());
-        store.release(len);
-    }
-    is_there.map(|_| ())
+    let (folder, log_len) = {
+        let mut store = lock(store);
+        let placed = written.and_then(|()| Ok(store.put_in_place(log, len)?));
+        if !matches!(placed, Ok(Some(_))) {
+            let _ = unlinkat(store.root(), unfinished, AtFlags::empty());
+            store.release(len);
+        }
+        let Some(placed) = placed? else { return Ok(()) };
+        placed
+    };
+    // Before its name is on disk the log is all there is. Lines are written meanwhile.
+    folder.sync_all()?;
+    lock(store).drop_log(log, log_len);
+    Ok(())
 }
 
 /// What is written is counted before: the bounds hold at any time.

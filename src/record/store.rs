@@ -121,6 +121,8 @@ pub struct Store {
     open: Option<Open>,
     /// Bytes of all files.
     used: u64,
+    /// Closed ones that a power cut could still take.
+    unsynced: Vec<File>,
 }
 
 /// The writer of lines and the thread that seals share it.
@@ -152,6 +154,7 @@ impl Store {
             closed: Vec::new(),
             open: None,
             used: 0,
+            unsynced: Vec::new(),
         };
         store.recover().map_err(words).with_context(|| format!("--record '{name}'"))?;
         Ok(store)
@@ -212,6 +215,8 @@ impl Store {
             self.calendar = Calendar::new(newest, up());
         }
         self.drop_old(Utc::now());
+        // The bound may be another one than that of those who wrote it.
+        while self.used > self.bounds.size && self.drop_oldest() {}
         Ok(())
     }
 
@@ -223,7 +228,7 @@ impl Store {
         let len = lines.len() as u64;
         let is_due = |open: &Open| open.hour != hour || open.bytes + len > max;
         if self.open.as_ref().is_some_and(is_due) {
-            self.close(now)?;
+            self.close(now);
         }
         if self.open.is_none() {
             self.begin(now, hour, len)?;
@@ -313,9 +318,8 @@ impl Store {
         }
     }
 
-    fn close(&mut self, now: DateTime<Utc>) -> io::Result<()> {
-        let Some(open) = self.open.take() else { return Ok(()) };
-        let synced = open.file.sync_data();
+    fn close(&mut self, now: DateTime<Utc>) {
+        let Some(open) = self.open.take() else { return };
         let from = format!("{}/{}", open.folder, open.name);
         let (bytes, last) = (open.bytes, now.timestamp());
         let name = FileName { end: Some(now), ..open.name };
@@ -325,25 +329,30 @@ impl Store {
             // Somebody has taken it away; what comes next need not be lost for that.
             Err(_) => self.used -= bytes,
         }
-        synced
+        self.unsynced.push(open.file);
     }
 
-    /// With `to_disk` what was put survives a power cut from here on.
-    pub fn sync(&mut self, to_disk: bool) -> io::Result<()> {
+    /// Files of which a power cut could still take something: those that were closed, and the one
+    /// that is written if it is `wanted`. Others wait for the disk, which may take its time.
+    pub fn to_disk(&mut self, wanted: bool) -> io::Result<Vec<File>> {
         self.drop_old(Utc::now());
-        let Some(open) = &self.open else { return Ok(()) };
         // Somebody may have taken the folder away; what is written then is nobody's.
-        if open.file.metadata()?.nlink() == 0 {
+        if let Some(open) = &self.open
+            && open.file.metadata()?.nlink() == 0
+        {
             self.used -= open.bytes;
             self.open = None;
             return Err(io::Error::other("its file was taken away; it goes on with a new one"));
         }
-        if to_disk { open.file.sync_data() } else { Ok(()) }
+        let open = self.open.as_ref().filter(|_| wanted);
+        let open = open.map(|open| open.file.try_clone()).transpose()?;
+        let closed = std::mem::take(&mut self.unsynced);
+        Ok(closed.into_iter().chain(open).collect())
     }
 
     /// What comes next is in a new file.
-    pub fn finish(&mut self) -> io::Result<()> {
-        self.close(Utc::now())
+    pub fn finish(&mut self) {
+        self.close(Utc::now());
     }
 }
 
@@ -384,9 +393,11 @@ impl Store {
         self.closed.iter_mut().find(|file| file.name == log.name)
     }
 
-    /// The Parquet file of so many bytes is whole. False if the log has gone meanwhile.
-    pub(super) fn put_in_place(&mut self, log: &Log, len: u64) -> io::Result<bool> {
-        let Some(file) = self.find(log) else { return Ok(false) };
+    /// The Parquet file of so many bytes is whole, and gets its name. The folder in which it is, and
+    /// how many bytes its log has, which is to go; `None` if it has gone meanwhile.
+    pub(super) fn put_in_place(&mut self, log: &Log, len: u64) -> io::Result<Option<(File, u64)>> {
+        let folder = openat(&self.root, &*log.folder, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+        let Some(file) = self.find(log) else { return Ok(None) };
         let (path, sealed) = (log.path(), log.sealed());
         file.name.is_sealed = true;
         file.path.clone_from(&sealed);
@@ -398,12 +409,13 @@ impl Store {
             file.bytes = log_len;
             return Err(e.into());
         }
-        // Before its name is on disk the log is all there is.
-        let folder = openat(&self.root, &*log.folder, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
-        File::from(folder).sync_all()?;
-        let _ = unlinkat(&self.root, path, AtFlags::empty());
-        self.used -= log_len;
-        Ok(true)
+        Ok(Some((folder.into(), log_len)))
+    }
+
+    /// A log of so many bytes, once the file that it became is on disk by its name.
+    pub(super) fn drop_log(&mut self, log: &Log, len: u64) {
+        let _ = unlinkat(&self.root, log.path(), AtFlags::empty());
+        self.used -= len;
     }
 }
 
@@ -547,7 +559,7 @@ mod tests {
                 assert!(sum <= SIZE && sum == store.used(), "{sum}");
             }
         }
-        store.finish().unwrap();
+        store.finish();
         let files = files(&dir);
         assert!(files.iter().map(|(_, bytes)| bytes).sum::<u64>() <= SIZE);
         let text: Vec<_> =
@@ -582,7 +594,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let mut store = open(&dir, 1 << 20);
         store.put(&line(1)).unwrap();
-        store.finish().unwrap();
+        store.finish();
         drop(store);
         let (log, _) = files(&dir).remove(0);
         let folder = dir.path().join("rec/host=b/date=2026-11-26");
@@ -606,7 +618,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let mut store = open(&dir, 1 << 20);
         store.put(&line(1)).unwrap();
-        store.finish().unwrap();
+        store.finish();
         drop(store);
         let (path, _) = files(&dir).remove(0);
         let folder = path.parent().unwrap().to_owned();
@@ -625,7 +637,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let mut store = open(&dir, 1 << 20);
         store.put(&line(1)).unwrap();
-        store.finish().unwrap();
+        store.finish();
         let now = Utc::now();
         for days in [2, 30_000, -30_000] {
             store.drop_old(now + chrono::TimeDelta::days(days));
@@ -649,9 +661,9 @@ mod tests {
         let mut store = open(&dir, 1 << 20);
         for n in 0..3 {
             store.put(&line(n)).unwrap();
-            store.finish().unwrap();
+            store.finish();
             // Nothing to close.
-            store.finish().unwrap();
+            store.finish();
         }
         let text: Vec<_> =
             files(&dir).iter().map(|(path, _)| fs::read_to_string(path).unwrap()).collect();
@@ -683,7 +695,7 @@ mod tests {
         let mut store = open(&dir, 1 << 20);
         store.put(&line(1)).unwrap();
         fs::remove_dir_all(files(&dir)[0].0.parent().unwrap()).unwrap();
-        assert!(store.sync(true).is_err());
+        assert!(store.to_disk(true).is_err());
         store.put(&line(2)).unwrap();
         assert_eq!(files(&dir).len(), 1);
         assert_eq!(store.used(), files(&dir)[0].1);
