@@ -13,6 +13,8 @@ mod crowd;
 mod lab;
 #[path = "runtimes/rootless.rs"]
 mod rootless;
+#[path = "runtimes/service.rs"]
+mod service;
 #[path = "runtimes/units.rs"]
 mod units;
 

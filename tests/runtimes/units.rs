@@ -5,10 +5,12 @@
 //! but those of the test, and is in one cgroup, as the user is (rootless.rs).
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -44,6 +46,7 @@ mount -t tmpfs -o mode=755 none /run
 mkdir -p /run/systemd/system "$folder/cgroups"
 mount --bind "$cgroups" "$folder/cgroups"
 echo $$ > "$folder/cgroups$own/cgroup.procs"
+eval "$prepare"
 exec unshare --cgroup sh -ec '
 mount -t cgroup2 none /sys/fs/cgroup
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test \
@@ -52,27 +55,30 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test \
 "#;
 
 /// A system's manager.
-struct Booted {
-    daemon: Daemon,
+pub struct Booted {
+    pub daemon: Daemon,
     slice: Cgroup,
     /// Pid 1, as this test has it.
     first: u32,
 }
 
 impl Booted {
-    fn boot() -> Self {
+    /// In its mount namespace `prepare` comes before, which knows these variables; `add` puts
+    /// units beside those that all have.
+    pub fn boot(prepare: &str, more: &[(&str, OsString)], add: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        busybox(folder.path());
         let units = folder.path().join("units");
         fs::create_dir(&units).expect("ours");
         // All units need those of its start and end.
         for target in ["box", "sysinit", "basic", "shutdown"] {
             fs::write(units.join(format!("{target}.target")), "[Unit]\n").expect("ours");
         }
+        add(&units);
         let slice = Cgroup::new("system.slice");
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", BOOT]);
         command.env("folder", folder.path()).env("own", slice.path());
+        command.env("prepare", prepare).envs(more.iter().cloned());
         command.env("cgroups", cgroup::mount().expect("cgroup v2 is mounted"));
         let daemon = Daemon::start(folder, &mut command);
         let parent = daemon.child.id();
@@ -86,7 +92,7 @@ impl Booted {
         system
     }
 
-    fn enter(&self) -> Vec<String> {
+    pub fn enter(&self) -> Vec<String> {
         let first = self.first.to_string();
         let words = ["nsenter", "--mount", "--pid", "--cgroup", "--target", &first];
         words.map(str::to_owned).to_vec()
@@ -238,7 +244,9 @@ impl Manager<'_> {
 
 #[test]
 fn containers_of_podman_in_units_of_the_system_have_their_names() {
-    let system = Booted::boot();
+    let system = Booted::boot("", &[], |units| {
+        busybox(units.parent().expect("its folder"));
+    });
     let enter = system.enter();
     let path = |name: &str| system.daemon.path(name);
     let tool = podman(system.daemon.folder.path(), "systemd");
