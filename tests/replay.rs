@@ -207,6 +207,14 @@ fn local_times_mind_the_change_of_the_clock() {
     assert!(!shows("2026-10-25T00:29:59", "2026-10-25 02:30"));
     assert!(shows("2026-03-29T01:30:00", "2026-03-29 02:30"));
     assert!(!shows("2026-03-29T01:29:59", "2026-03-29 02:30"));
+    let ends = |time: &str, until: &str| read(&at(time), &["--until", until]).rows().len() == 1;
+    assert!(ends("2026-10-25T00:30:00", "2026-10-25 02:30"));
+    assert!(!ends("2026-10-25T00:29:59", "2026-10-25 02:30"));
+    assert!(ends("2026-03-29T01:30:00", "2026-03-29 02:30"));
+    assert!(!ends("2026-03-29T01:29:59", "2026-03-29 02:30"));
+    // Who says the zone is not asked for the hour.
+    assert!(shows("2026-10-25T01:30:00", "2026-10-25T02:30+01:00"));
+    assert!(!shows("2026-10-25T01:29:59", "2026-10-25T02:30+01:00"));
 }
 
 #[test]
@@ -499,4 +507,135 @@ fn what_takes_the_place_of_a_file_is_not_read() {
         assert!(rows.contains("p1") && !rows.contains("p9"), "{said}");
         assert!(said.contains("the rest of it is not read"), "{said}");
     }
+}
+
+/// A file that was begun and closed at these times, as clocks showed them.
+fn record_at(dir: &TempDir, from: &str, to: &str, boot: &str, sequence: u32, lines: &[String]) {
+    let date = dir.path().join(format!("host=a/date={}", &from[..10]));
+    fs::create_dir_all(&date).expect("a folder");
+    let digits = |at: &str| at.replace(['-', ':'], "");
+    let name = format!("{}-{}-{boot}-{sequence:06}.jsonl", digits(from), digits(to));
+    write(&date.join(name), lines);
+}
+
+/// These lines, on another day.
+fn on(day: &str, lines: &[String]) -> Vec<String> {
+    lines.iter().map(|line| line.replace("2026-11-24", day)).collect()
+}
+
+/// One recorder, which begins a new file when the hour is another one.
+#[test]
+fn a_clock_that_is_set_while_it_records_leaves_no_gap_and_hides_nothing() {
+    for (other, is_back) in [("2026-11-23", true), ("2026-11-25", false)] {
+        let dir = TempDir::new().expect("a folder");
+        let first = [start(0, "r", 1), result(5, 1, 4, "ok"), result(9, 2, 8, "ok")];
+        record_at(&dir, "2026-11-24T10:00:00", &format!("{other}T10:00:10"), "b", 1, &first);
+        let second = [start(10, "r", 2), result(12, 3, 11, "ok"), stop(20)];
+        let second = on(other, &second);
+        let to = format!("{other}T10:00:20");
+        record_at(&dir, &format!("{other}T10:00:10"), &to, "b", 2, &second);
+
+        let done = read_in(&dir, &[]);
+        let expected = if is_back { ["103", "101", "102"] } else { ["101", "102", "103"] };
+        assert_eq!(pids(&done, 0), expected, "{}", done.stderr);
+        assert!(done.stderr.ends_with("; complete\n"), "{}", done.stderr);
+        // Each day has its own, whatever the names of the files say.
+        for (day, expected) in [("2026-11-24", &["101", "102"][..]), (other, &["103"])] {
+            let (since, until) = (format!("{day}T10:00:00Z"), format!("{day}T10:01:00Z"));
+            let done = read_in(&dir, &["--since", &since, "--until", &until]);
+            assert_eq!(pids(&done, 0), expected, "{day}: {}", done.stderr);
+            assert!(done.stderr.ends_with("; complete\n"), "{day}: {}", done.stderr);
+        }
+        // Of the hours that the clock has left out nobody is said to have looked.
+        let done = read_in(&dir, &["--since=2026-11-24T12:00Z", "--until=2026-11-24T13:00Z"]);
+        assert!(done.stderr.contains("nothing was written in that time"), "{}", done.stderr);
+    }
+}
+
+/// Of a host without a battery, or one that is restored to what it was: its clock is behind.
+#[test]
+fn nobody_looked_between_two_boots_whatever_their_clocks_said() {
+    for (end, why) in [
+        (vec![stop(10)], "nothing was recorded"),
+        (vec![], "the recorder had ended without a word"),
+    ] {
+        for other in ["1970-01-01", "2026-11-25"] {
+            let dir = TempDir::new().expect("a folder");
+            let first = [vec![start(0, "r", 1), result(5, 1, 4, "ok")], end.clone()].concat();
+            record_at(&dir, "2026-11-24T10:00:00", "2026-11-24T10:00:10", "b", 1, &first);
+            let second = on(other, &[start(30, "s", 2), result(35, 2, 34, "ok"), stop(40)]);
+            let (from, to) = (format!("{other}T10:00:30"), format!("{other}T10:00:40"));
+            record_at(&dir, &from, &to, "c", 2, &second);
+            let day = |day: &str, hour: u32| format!("{day}T{hour:02}:00:00Z");
+            let ends = [
+                vec!["--since".to_owned(), day("2026-11-24", 9)],
+                vec!["--until".to_owned(), day(other, 11)],
+            ];
+            // Where the clock was so far behind, these are questions of one of the two alone.
+            let ends = ends.into_iter().filter(|_| other > "2026");
+            for args in ends.chain([vec![]]) {
+                let args: Vec<_> = args.iter().map(String::as_str).collect();
+                let done = read_in(&dir, &args);
+                let said = &done.stderr;
+                assert!(said.contains(&format!("not all is known: {why}")), "{args:?}: {said}");
+                assert!(said.ends_with("; not complete\n"), "{args:?}: {said}");
+                // It is told from the earlier to the later.
+                let gap = said.lines().find(|line| line.contains("not all is known"));
+                let mut words = gap.expect("a gap").split(' ').filter(|word| word.ends_with('Z'));
+                assert!(words.next() < words.next(), "{said}");
+                assert_eq!(said.contains("the clock was set back"), other < "2026", "{said}");
+            }
+            // What was whole stays so.
+            let args = ["--since=2026-11-24T10:00Z", "--until=2026-11-24T10:00:05Z"];
+            let done = read_in(&dir, &args);
+            assert!(done.stderr.ends_with("; complete\n"), "{}", done.stderr);
+        }
+    }
+}
+
+/// Both ends are of times of which more than one thing is said.
+#[test]
+fn a_clock_that_is_behind_after_a_boot_hides_no_gap() {
+    let dir = TempDir::new().expect("a folder");
+    let first = [start(0, "r", 1), result(599, 1, 598, "ok"), stop(600)];
+    record_at(&dir, "2026-11-24T10:00:00", "2026-11-24T10:10:00", "b", 1, &first);
+    let second = [start(300, "s", 2), result(1_100, 2, 1_099, "ok"), stop(1_200)];
+    record_at(&dir, "2026-11-24T10:05:00", "2026-11-24T10:20:00", "c", 2, &second);
+    for args in [&[][..], &["--since=2026-11-24T10:08Z"], &["--until=2026-11-24T10:07Z"]] {
+        let said = read_in(&dir, args).stderr;
+        let gap = "from 2026-11-24T10:05:00.000000Z to 2026-11-24T10:10:00.000000Z not all is known: \
+                   nothing was recorded, and the clock was set back\n";
+        assert!(said.contains(gap) && said.ends_with("; not complete\n"), "{args:?}: {said}");
+    }
+}
+
+/// Where time went on and the monotonic clock did not, nothing could happen.
+#[test]
+fn a_host_that_sleeps_misses_nothing() {
+    let dir = TempDir::new().expect("a folder");
+    let evening = [start(0, "r", 1), result(5, 1, 4, "ok")];
+    let morning = on("2026-11-25", &[result(9, 2, 8, "ok"), stop(10)]);
+    let lines = [&evening[..], &morning].concat();
+    record_at(&dir, "2026-11-24T10:00:00", "2026-11-25T10:00:10", "b", 1, &lines);
+    let done = read_in(&dir, &["-j", "-r"]);
+    assert!(done.stderr.ends_with("; complete\n"), "{}", done.stderr);
+    // How long it took to connect is by the clock that stood still.
+    assert_eq!(done.stdout.matches(r#""latency_us":1000000"#).count(), 2, "{}", done.stdout);
+    let done = read_in(&dir, &["--since=2026-11-25"]);
+    assert_eq!(pids(&done, 0), ["102"], "{}", done.stderr);
+    assert!(done.stderr.ends_with("; complete\n"), "{}", done.stderr);
+}
+
+/// As of a machine that was restored, or whose clock was ahead.
+#[test]
+fn what_is_later_than_now_is_read_and_is_not_before_now() {
+    let dir = TempDir::new().expect("a folder");
+    let lines = on("2099-11-24", &[start(0, "r", 1), result(5, 1, 4, "ok"), stop(10)]);
+    record_at(&dir, "2099-11-24T10:00:00", "2099-11-24T10:00:10", "b", 1, &lines);
+    let done = read_in(&dir, &[]);
+    assert_eq!(pids(&done, 0), ["101"], "{}", done.stderr);
+    assert!(done.stderr.ends_with("; complete\n"), "{}", done.stderr);
+    let done = read_in(&dir, &["--until", "now"]);
+    assert_eq!(done.rows().len(), 1, "{}", done.stdout);
+    assert!(done.stderr.contains("nothing was written in that time"), "{}", done.stderr);
 }

@@ -109,9 +109,20 @@ impl Covered {
         }
     }
 
-    fn gap(&mut self, from_ns: u64, to_ns: u64, why: String) {
-        if from_ns >= self.wanted.end || to_ns < self.wanted.start {
+    /// Where a clock was set back meanwhile, nobody knows how long it was: whoever asks for either
+    /// end is told.
+    fn gap(&mut self, from_ns: u64, to_ns: u64, mut why: String) {
+        let (mut from_ns, mut to_ns) = (from_ns, to_ns);
+        let is_wanted = match from_ns <= to_ns {
+            true => from_ns < self.wanted.end && to_ns >= self.wanted.start,
+            false => self.wanted.contains(&from_ns) || self.wanted.contains(&to_ns),
+        };
+        if !is_wanted {
             return;
+        }
+        if from_ns > to_ns {
+            std::mem::swap(&mut from_ns, &mut to_ns);
+            why += ", and the clock was set back";
         }
         match self.gaps.len() < MAX_GAPS {
             true => self.gaps.push(Gap { from_ns, to_ns, why }),
