@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A log becomes a Parquet file, and says the same as before.
 
+#[path = "parquet/forged.rs"]
+mod forged;
+
 use std::fs;
 use std::fs::File;
 use std::io::Cursor;

@@ -335,7 +335,7 @@ impl Writer {
         self.sealer.wake();
         // One that the disk has not taken yet will be whole once it has.
         let wanted = self.is_unsynced && self.syncer.waiting.is_empty();
-        let files = self.store().to_disk(wanted);
+        let files = self.store().take_unsynced(wanted);
         match files {
             Err(e) => warn(&format!("tcpconnect: --record: {}", text_of(&e))),
             Ok(files) => {

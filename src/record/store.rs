@@ -334,7 +334,7 @@ impl Store {
 
     /// Files of which a power cut could still take something: those that were closed, and the one
     /// that is written if it is `wanted`. Others wait for the disk, which may take its time.
-    pub fn to_disk(&mut self, wanted: bool) -> io::Result<Vec<File>> {
+    pub fn take_unsynced(&mut self, wanted: bool) -> io::Result<Vec<File>> {
         self.drop_old(Utc::now());
         // Somebody may have taken the folder away; what is written then is nobody's.
         if let Some(open) = &self.open
@@ -695,7 +695,7 @@ mod tests {
         let mut store = open(&dir, 1 << 20);
         store.put(&line(1)).unwrap();
         fs::remove_dir_all(files(&dir)[0].0.parent().unwrap()).unwrap();
-        assert!(store.to_disk(true).is_err());
+        assert!(store.take_unsynced(true).is_err());
         store.put(&line(2)).unwrap();
         assert_eq!(files(&dir).len(), 1);
         assert_eq!(store.used(), files(&dir)[0].1);

@@ -21,10 +21,6 @@ use crate::output::json::read::read;
 #[cfg(feature = "parquet")]
 use crate::output::parquet;
 
-/// With which a Parquet file begins, and ends.
-#[cfg(feature = "parquet")]
-const MAGIC: &[u8; 4] = b"PAR1";
-
 /// Lines that say nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Unread {
@@ -183,8 +179,8 @@ impl Source {
 fn is_parquet(file: &File) -> bool {
     use std::os::unix::fs::FileExt as _;
 
-    let mut magic = [0; MAGIC.len()];
-    file.read_exact_at(&mut magic, 0).is_ok() && magic == *MAGIC
+    let mut magic = [0; parquet::MAGIC.len()];
+    file.read_exact_at(&mut magic, 0).is_ok() && magic == *parquet::MAGIC
 }
 
 /// Of which host a recording is.

@@ -19,16 +19,22 @@ use parquet::data_type::Int32Type;
 use parquet::data_type::Int64Type;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::metadata::RowGroupMetaData;
-use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::columns::COLUMNS;
 use super::columns::Kind;
 use super::columns::Record;
 use super::columns::Value;
+use super::pages::DAMAGED;
+use super::pages::MAX_GROUP;
+use super::pages::Pages;
+use super::pages::rows_in;
 use super::piece::Part;
+use crate::output::json::read::MAX_LINE;
 
 /// Rows that are decoded at once.
 const BATCH: usize = 1_024;
+/// Bytes of text of a row, which is two lines at most.
+const MAX_ROW: usize = 2 * MAX_LINE as usize;
 
 pub(super) struct Chunks {
     part: Arc<Part>,
@@ -67,13 +73,19 @@ impl Chunks {
     /// `used`: of our columns those that are read.
     pub(super) fn new(part: Part, rows: &RowGroupMetaData, used: &[bool]) -> Result<Self> {
         let part = Arc::new(part);
-        let count = usize::try_from(rows.num_rows())?;
+        let count = rows_in(rows)?;
         let (mut chunks, all) = (Vec::new(), 0..count);
+        let mut bytes = 0;
         for found in rows.columns() {
             let name = found.column_path().string();
             let column = COLUMNS.iter().position(|column| column.name == name);
             let Some(column) = column.filter(|&at| used[at]) else { continue };
-            chunks.push(Chunk::new(&part, found, column, count)?);
+            let (chunk, unpacked) = Chunk::new(&part, found, column, count)?;
+            chunks.push(chunk);
+            bytes += unpacked;
+        }
+        if bytes > MAX_GROUP {
+            bail!(DAMAGED);
         }
         Ok(Chunks { part, rows: rows.clone(), chunks, runs: vec![all], at: 0, next: 0, decoded: 0 })
     }
@@ -120,6 +132,9 @@ impl Chunks {
                 set(record, value);
             }
         }
+        if bytes > MAX_ROW {
+            bail!(DAMAGED);
+        }
         Ok(Some(bytes))
     }
 
@@ -165,13 +180,15 @@ fn named(rows: &RowGroupMetaData, column: usize) -> Result<&ColumnChunkMetaData>
 }
 
 impl Chunk {
+    /// With how many bytes it has unpacked.
     fn new(
         part: &Arc<Part>,
         found: &ColumnChunkMetaData,
         column: usize,
         rows: usize,
-    ) -> Result<Self> {
-        let pages = SerializedPageReader::new(Arc::clone(part), found, rows, None)?;
+    ) -> Result<(Self, usize)> {
+        let pages = Pages::new(part, found, COLUMNS[column].kind, rows)?;
+        let unpacked = pages.unpacked();
         let descriptor = found.column_descr_ptr();
         let is_required = descriptor.max_def_level() == 0;
         let decoder = match (get_column_reader(descriptor, Box::new(pages)), COLUMNS[column].kind) {
@@ -188,7 +205,8 @@ impl Chunk {
             (ColumnReader::BoolColumnReader(from), Kind::Bool) => Decoder::Bool(from, Vec::new()),
             _ => bail!("its column {} has another type", COLUMNS[column].name),
         };
-        Ok(Chunk { column, decoder, levels: Vec::new(), is_required, next: 0 })
+        let chunk = Chunk { column, decoder, levels: Vec::new(), is_required, next: 0 };
+        Ok((chunk, unpacked))
     }
 
     /// All rows of one of our columns, decoded, and how many these are.
@@ -197,8 +215,8 @@ impl Chunk {
         rows: &RowGroupMetaData,
         column: usize,
     ) -> Result<(Self, usize)> {
-        let count = usize::try_from(rows.num_rows())?;
-        let mut chunk = Chunk::new(part, named(rows, column)?, column, count)?;
+        let count = rows_in(rows)?;
+        let (mut chunk, _) = Chunk::new(part, named(rows, column)?, column, count)?;
         chunk.read(count)?;
         Ok((chunk, count))
     }

@@ -5,9 +5,11 @@
 mod chunks;
 mod columns;
 mod flows;
+mod pages;
 mod piece;
 pub mod read;
 mod rows;
+mod thrift;
 pub mod write;
 
 use std::fmt::Write as _;
@@ -19,6 +21,8 @@ use twox_hash::XxHash64;
 
 /// Of the files that this version writes. Readers of any version read all.
 const SCHEMA: u32 = 1;
+/// With which a Parquet file begins, and ends.
+pub const MAGIC: &[u8; 4] = b"PAR1";
 /// The key of `Notes` beside those that say whose file it is.
 const NOTES: &str = "tcpconnect";
 

@@ -41,6 +41,12 @@ impl Part {
         &self.bytes
     }
 
+    /// So many from there, if they are here.
+    pub(super) fn slice(&self, start: u64, len: u64) -> Option<&[u8]> {
+        let at = usize::try_from(start.checked_sub(self.offset)?).ok()?;
+        self.bytes.get(at..)?.get(..usize::try_from(len).ok()?)
+    }
+
     fn from(&self, start: u64) -> Result<Bytes> {
         let at = start.checked_sub(self.offset).and_then(|at| usize::try_from(at).ok());
         match at.filter(|&at| at <= self.bytes.len()) {

@@ -17,6 +17,7 @@ use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::metadata::RowGroupMetaData;
 
 use super::Group;
+use super::MAGIC;
 use super::Mark;
 use super::NOTES;
 use super::Notes;
@@ -32,8 +33,12 @@ use super::columns::TIME;
 use super::columns::is_of_end;
 use super::flows::flows;
 use super::is_mark;
+use super::pages::DAMAGED;
+use super::pages::MAX_GROUP;
 use super::piece::Part;
 use super::sum_of_columns;
+use super::thrift::walk;
+use super::write::MAX_ROWS;
 use crate::model::event::Flow;
 use crate::output::json::address_text;
 use crate::output::json::mark;
@@ -44,6 +49,12 @@ use crate::output::json::read::read;
 
 /// Bytes of ends that wait for their place.
 const MAX_READY: usize = 64 << 20;
+/// What a footer may have: its bytes, columns and groups. A recording has 3 MiB, some hundred and
+/// 70 at most.
+const MAX_FOOTER: usize = 4 << 20;
+const MAX_COLUMNS: i64 = 512;
+const MAX_GROUPS: i64 = 256;
+const FOOTER_IS_DAMAGED: &str = "its footer is damaged";
 
 /// How much earlier than its line a connect may be, in microseconds: an outcome is when it is known.
 const LATE_US: u64 = 3_600 * 1_000_000;
@@ -114,8 +125,37 @@ pub struct Reader {
 
 /// Of which host a file is.
 pub fn host(file: &File) -> Option<String> {
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(file).ok()?;
+    let metadata = footer(file).ok()?;
     value_of(&metadata, "host").map(str::to_owned)
+}
+
+/// What a file says of itself. The crate makes room for all that is claimed there, and follows
+/// columns in columns as deep as they go.
+fn footer(file: &File) -> Result<ParquetMetaData> {
+    let mut tail = [0; 8];
+    let end = file.metadata()?.len().checked_sub(8).context(FOOTER_IS_DAMAGED)?;
+    file.read_exact_at(&mut tail, end)?;
+    let [a, b, c, d, magic @ ..] = tail;
+    let len = u32::from_le_bytes([a, b, c, d]);
+    let at = end.checked_sub(len.into()).context(FOOTER_IS_DAMAGED)?;
+    if magic != *MAGIC || len as usize > MAX_FOOTER {
+        bail!(FOOTER_IS_DAMAGED);
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(&mut bytes, at)?;
+    let (mut columns, mut groups) = (None, None);
+    let walked = walk(&bytes, &mut |path, number| match *path {
+        [2] => columns = columns.or(Some(number)),
+        [4] => groups = groups.or(Some(number)),
+        _ => {}
+    });
+    let is_small = walked.is_some()
+        && columns.is_some_and(|columns| columns <= MAX_COLUMNS)
+        && groups.is_some_and(|groups| groups <= MAX_GROUPS);
+    if !is_small {
+        bail!(FOOTER_IS_DAMAGED);
+    }
+    Ok(ParquetMetaDataReader::decode_metadata(&bytes)?)
 }
 
 /// What a footer says under this key.
@@ -126,14 +166,15 @@ fn value_of<'a>(metadata: &'a ParquetMetaData, key: &str) -> Option<&'a str> {
 
 impl Reader {
     pub fn open(file: File, asked: &Asked) -> Result<Self> {
-        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
+        let metadata = footer(&file)?;
         let notes = value_of(&metadata, NOTES).context("not of a recording")?;
-        let notes: Notes = serde_json::from_str(notes).context("its footer is damaged")?;
+        let notes: Notes = serde_json::from_str(notes).context(FOOTER_IS_DAMAGED)?;
         if notes.schema > SCHEMA {
             bail!("a later version has written it");
         }
-        if notes.groups.len() != metadata.num_row_groups() {
-            bail!("its footer is damaged");
+        let is_sound = notes.groups.iter().all(is_sound) && notes.damaged <= u32::MAX.into();
+        if notes.groups.len() != metadata.num_row_groups() || !is_sound {
+            bail!(FOOTER_IS_DAMAGED);
         }
         let used = COLUMNS.iter().map(|column| !asked.unused.contains(&column.name)).collect();
         let addresses = asked.addresses.as_ref();
@@ -196,7 +237,9 @@ impl Reader {
         Some(line)
     }
 
+    /// Of these rows; whatever is said of their number, it is told that something is lost.
     fn lose(&mut self, rows: u64, why: anyhow::Error) {
+        let rows = rows.clamp(1, MAX_ROWS as u64);
         self.put(self.read_to.unwrap_or(0), Err(Unread::Rows(rows, why)));
     }
 
@@ -283,7 +326,7 @@ impl Reader {
         let rows = self.metadata.row_group(at);
         match sum_of_columns(rows) == group.columns_sum {
             true => Ok(rows),
-            false => bail!("its footer is damaged"),
+            false => bail!(FOOTER_IS_DAMAGED),
         }
     }
 
@@ -291,7 +334,7 @@ impl Reader {
     fn checked(&self, group: &Group) -> Result<Part> {
         let part = self.part(group.offset, group.filter)?;
         if checksum(part.bytes()) != group.sum {
-            bail!("a part of it is damaged");
+            bail!(DAMAGED);
         }
         Ok(part)
     }
@@ -315,26 +358,26 @@ impl Reader {
 
     /// Whether a group may have one of these addresses, by its filter, if it has one.
     fn may_have(&self, addresses: &[String], group: &Group) -> Result<bool> {
-        let len = group.len.checked_sub(group.filter).context("its footer is damaged")?;
+        let len = group.len.checked_sub(group.filter).context(FOOTER_IS_DAMAGED)?;
         let part = self.part(group.offset.saturating_add(group.filter), len)?;
         if checksum(part.bytes()) != group.filter_sum {
-            bail!("a part of it is damaged");
+            bail!(DAMAGED);
         }
         if len == 0 {
             return Ok(true);
         }
         let filter = Sbbf::from_bytes(part.bytes())?;
         if filter.num_blocks() == 0 {
-            bail!("a part of it is damaged");
+            bail!(DAMAGED);
         }
         Ok(addresses.iter().any(|text| filter.check(text.as_str())))
     }
 
     /// Bytes of the file; there is no more of them than it has.
     fn part(&self, offset: u64, len: u64) -> Result<Part> {
-        let end = offset.checked_add(len).context("its footer is damaged")?;
+        let end = offset.checked_add(len).context(FOOTER_IS_DAMAGED)?;
         if end > self.file.metadata()?.len() {
-            bail!("its footer is damaged");
+            bail!(FOOTER_IS_DAMAGED);
         }
         let mut bytes = vec![0; usize::try_from(len)?];
         self.file.read_exact_at(&mut bytes, offset)?;
@@ -355,6 +398,13 @@ impl Reader {
         }
         self.read_to = Some(end);
     }
+}
+
+/// Whether a group is no larger than one can be, and has its filter in itself.
+fn is_sound(group: &Group) -> bool {
+    group.filter <= group.len
+        && group.len <= MAX_GROUP as u64
+        && group.offset.checked_add(group.len).is_some()
 }
 
 fn is_stop(text: &str) -> bool {

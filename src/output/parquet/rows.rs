@@ -116,7 +116,13 @@ impl Rows {
     pub(super) fn add(&mut self, record: &Record) -> Result<()> {
         let row = self.count;
         for (column, buffer) in COLUMNS.iter().zip(&mut self.buffers) {
-            self.text += put(buffer, row, (column.get)(record))?;
+            let value = (column.get)(record);
+            // Whoever reads these has each of them in memory, whatever they have in common.
+            let repeated = match value {
+                Some(Value::Text(text)) if column.kind == Kind::Key => text.len(),
+                _ => 0,
+            };
+            self.text += repeated.max(put(buffer, row, value)?);
         }
         self.count += 1;
         let id = self.buffers[CONN_ID].get(row);

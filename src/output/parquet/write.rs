@@ -46,8 +46,8 @@ use crate::output::json::lines::Lines;
 use crate::output::json::read::is_lost;
 
 /// Rows of a group, and bytes of text that they may hold: who reads it holds as much.
-const MAX_ROWS: usize = 32_768;
-const MAX_TEXT: usize = 32 << 20;
+pub(super) const MAX_ROWS: usize = 32_768;
+pub(super) const MAX_TEXT: usize = 32 << 20;
 /// Bytes of marks in a footer, which is read whole.
 const MAX_MARKS: usize = 1 << 20;
 
