@@ -169,8 +169,8 @@ shown, with \"...\" in between.";
 
 pub const USER: &str = "\
 Include USER, the user's name, in place of UID. It is taken from /etc/passwd, else from the rest \
-of the user database, by a process beside the tracer that has no capabilities, can change no other \
-process and no file (before Linux 5.13 no mode and owner, but what is in it), and ends with it; \
+of the user database by getent(1), in a process beside the tracer that has no capabilities, can \
+change no other process and no file (before Linux 5.13 no mode and owner, but what is in it), and ends with it; \
 while that does not answer, rows show the number and do not wait.";
 
 pub const CONTAINER_NAME: &str = "\

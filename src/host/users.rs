@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names of users, from a small process of their own: the user database may load any
-//! library, open files and ask the network, which the tracer can do no more once it traces.
-//! /etc/passwd has most names; whoever else is asked, no row waits long for it.
+//! Names of users, from a small process of their own: it opens files and starts programs, which
+//! the tracer can do no more once it traces. /etc/passwd has most names; whoever else is asked, no
+//! row waits long for it.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -13,14 +13,14 @@ use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::process::Stdio;
 use std::rc::Rc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
-
-use nix::unistd::Uid;
-use nix::unistd::User;
 
 use crate::error::warn;
 use crate::host::helpers::stand_apart;
@@ -41,6 +41,8 @@ const MAX_ASKED: usize = 64;
 const MAX_NAMES: usize = 4_096;
 /// Bytes of a name; useradd(8) makes none of more than 32.
 const MAX_NAME: usize = 256;
+/// Bytes of what getent may say of one.
+const MAX_LINE: u64 = 65_536;
 
 type Name = Option<Rc<str>>;
 
@@ -125,9 +127,7 @@ impl Users {
                 let mut passwd = Passwd::default();
                 passwd.name(0);
                 let _ = write_answer(&answers, 0, &Said::Busy);
-                serve(passwd, questions, answers, |uid| {
-                    Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
-                });
+                serve(passwd, questions, answers, ask_getent);
                 // SAFETY: ends the process, whatever its other thread waits for.
                 unsafe { libc::_exit(0) }
             }
@@ -271,6 +271,29 @@ fn serve(
             let _ = write_answer(&mut answers, uid, &Said::Busy);
         }
     }
+}
+
+/// The rest of the user database, by the C library's own program: it loads any library, and one that
+/// is linked statically crashes with those of another version. Where there is no such program, as in
+/// an empty container, nobody else knows users either.
+fn ask_getent(uid: u32) -> Option<String> {
+    let mut getent = Command::new("/usr/bin/getent");
+    getent.args(["passwd", &uid.to_string()]).env_clear();
+    getent.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // SAFETY: a system call, with numbers only.
+    unsafe {
+        getent.pre_exec(|| {
+            // The database may take minutes, and the tracer may end before.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        })
+    };
+    let mut getent = getent.spawn().ok()?;
+    let mut line = Vec::new();
+    let read = getent.stdout.take()?.take(MAX_LINE).read_to_end(&mut line);
+    let _ = getent.wait();
+    read.ok()?;
+    parse(&line).remove(&uid)
 }
 
 /// /etc/passwd, read again when it is another file or was written to.
