@@ -25,7 +25,8 @@ MAN5 := $(DESTDIR)$(PREFIX)/share/man/man5
 UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
 SYSUSERS := $(DESTDIR)$(PREFIX)/lib/sysusers.d
 MAN8 := $(DESTDIR)$(PREFIX)/share/man/man8
-SQL := $(DESTDIR)$(PREFIX)/share/tcpconnect/sql
+SHARE := $(DESTDIR)$(PREFIX)/share
+SQL := $(SHARE)/tcpconnect/sql
 
 # Where Debian keeps ip and bpftool, which a user's PATH need not have.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -177,6 +178,9 @@ install:
 	install -D -m 644 -t $(MAN8) man/tcpconnect.8 man/tcpv4connect.8
 	install -D -m 644 -t $(MAN5) man/tcpconnect-json.5
 	install -D -m 644 -t $(SQL) sql/*.sql
+	install -D -m 644 -t $(SHARE)/bash-completion/completions completions/tcpconnect
+	install -D -m 644 -t $(SHARE)/zsh/site-functions completions/_tcpconnect
+	install -D -m 644 -t $(SHARE)/fish/vendor_completions.d completions/tcpconnect.fish
 	install -d $(UNITS) $(SYSUSERS)
 	sed 's|/usr/local/sbin/|$(PREFIX)/sbin/|' systemd/tcpconnect-record.service >$(UNITS)/tcpconnect-record.service
 	install -m 644 systemd/tcpconnect.sysusers $(SYSUSERS)/tcpconnect.conf

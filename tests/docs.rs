@@ -20,6 +20,7 @@ use std::sync::PoisonError;
 use called::called;
 use clap::CommandFactory as _;
 use clap::Parser as _;
+use clap_complete::Shell;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
@@ -248,6 +249,30 @@ fn must_be_fresh(name: &str, begin: &str, end: &str, fresh: &str) {
         return;
     }
     assert_eq!(told, fresh, "{name}: refresh it: UPDATE_DOCS=1 cargo test --test docs");
+}
+
+/// A file that is generated from its first byte to its last.
+fn must_be_fresh_as_a_whole(name: &str, fresh: &str) {
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(name), fresh).unwrap();
+        return;
+    }
+    assert!(read(name) == fresh, "{name}: refresh it: UPDATE_DOCS=1 cargo test --test docs");
+}
+
+/// Under the names that each shell looks for.
+#[test]
+fn the_completions_have_the_options_of_the_program() {
+    let shells = [
+        (Shell::Bash, "tcpconnect"),
+        (Shell::Zsh, "_tcpconnect"),
+        (Shell::Fish, "tcpconnect.fish"),
+    ];
+    for (shell, file) in shells {
+        let mut fresh = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "tcpconnect", &mut fresh);
+        must_be_fresh_as_a_whole(&format!("completions/{file}"), str::from_utf8(&fresh).unwrap());
+    }
 }
 
 #[test]
