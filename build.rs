@@ -74,6 +74,8 @@ fn compile(name: &str, object: &Path, define: Option<String>) -> Result<Skeleton
         .obj(object)
         // CO-RE reads a comm as two u64: no type-based aliasing.
         .clang_args(["-Wall", "-Werror", "-mcpu=v3", "-fno-strict-aliasing"])
+        // The names of source files are in the object, and are to be the same everywhere.
+        .clang_args([format!("-ffile-prefix-map={}=.", env::var("CARGO_MANIFEST_DIR")?)])
         .clang_args(define)
         .build()
         .context("the BPF program does not build (is clang installed?)")?;
@@ -125,6 +127,29 @@ fn without_data(skeleton: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What --version says.
+fn tell_facts() -> Result<()> {
+    let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
+    let version = Command::new(clang).arg("--version").output();
+    let version = version.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+    let version = version.unwrap_or_default();
+    let version = version.lines().next().unwrap_or("clang, unknown version");
+    println!("cargo:rustc-env=CLANG_VERSION={version}");
+    // Packages have it. If cargo looked for it, each commit would compile all anew.
+    println!("cargo:rerun-if-env-changed=TCPCONNECT_COMMIT");
+    let commit = env::var("TCPCONNECT_COMMIT").ok().filter(|commit| !commit.is_empty());
+    println!("cargo:rustc-env=COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    let has = |feature: &&str| env::var_os(format!("CARGO_FEATURE_{}", feature.to_uppercase()));
+    let features = ["parquet", "static"].iter().filter(|feature| has(feature).is_some());
+    let features: Vec<_> = features.copied().collect();
+    println!("cargo:rustc-env=FEATURES={}", features.join(","));
+    let is_static =
+        env::var("CARGO_CFG_TARGET_FEATURE").is_ok_and(|all| all.contains("crt-static"));
+    let linked = if is_static { "static" } else { "dynamic" };
+    println!("cargo:rustc-env=TARGET={}, {linked}", env::var("TARGET")?);
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let [whole, files] = ["tcpconnect", "files"].map(|name| out.join(name).with_extension("o"));
@@ -137,15 +162,7 @@ fn main() -> Result<()> {
     fs::write(out.join("needs.rs"), needs)?;
     compile("files", &files, None)?.generate(files.with_extension("skel.rs"))?;
 
-    let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
-    let version = Command::new(clang).arg("--version").output();
-    let version = version.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
-    let version = version.unwrap_or_default();
-    println!(
-        "cargo:rustc-env=CLANG_VERSION={}",
-        version.lines().next().unwrap_or("clang, unknown version")
-    );
-    println!("cargo:rustc-env=TARGET={}", env::var("TARGET")?);
+    tell_facts()?;
     println!("cargo:rerun-if-changed=src/bpf");
     Ok(())
 }

@@ -603,9 +603,12 @@ fn the_version_comes_with_build_facts() {
     assert_eq!(run(&["--version"]), done);
     let lines: Vec<_> = done.stdout.lines().collect();
     assert_eq!(lines[0], concat!("tcpconnect ", env!("CARGO_PKG_VERSION")));
-    assert_eq!(lines[1], "hooks: fentry, kprobe, sockops; buffers: ring, perf");
-    assert!(lines[2].starts_with("BPF built by ") && lines[3].starts_with("target: "));
-    assert_eq!(lines.len(), 4);
+    assert!(lines[1].starts_with("commit: "));
+    assert_eq!(lines[2].contains("parquet"), cfg!(feature = "parquet"));
+    assert_eq!(lines[3], "hooks: fentry, kprobe, sockops; buffers: ring, perf");
+    assert!(lines[4].starts_with("BPF built by "));
+    assert!(lines[5].starts_with("target: ") && lines[5].ends_with("dynamic"));
+    assert_eq!(lines.len(), 6);
 }
 
 #[test]

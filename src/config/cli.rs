@@ -152,6 +152,8 @@ Examples:
     name = "tcpconnect",
     version = concat!(
         env!("CARGO_PKG_VERSION"), "\n",
+        "commit: ", env!("COMMIT"), "\n",
+        "features: ", env!("FEATURES"), "\n",
         "hooks: fentry, kprobe, sockops; buffers: ring, perf\n",
         "BPF built by ", env!("CLANG_VERSION"), "\n",
         "target: ", env!("TARGET")
