@@ -76,6 +76,7 @@ complete -c tcpconnect -s 4 -l ipv4 -d 'Only IPv4 (IPv4-mapped addresses include
 complete -c tcpconnect -s 6 -l ipv6 -d 'Only IPv6 sockets (IPv4-mapped addresses print as ::ffff:a.b.c.d)'
 complete -c tcpconnect -s c -l count -d 'Count connects per source address, destination address and port'
 complete -c tcpconnect -s v -l verbose -d 'Say on stderr what was attached, and why not something better'
+complete -c tcpconnect -l check -d 'Say what this host gives a run with these options, and what not; trace nothing'
 complete -c tcpconnect -s h -l help -d 'Print help'
 complete -c tcpconnect -s V -l version -d 'Print version and build facts'
 complete -c tcpconnect -l ebpf -d 'Print the BPF program text'

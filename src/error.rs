@@ -34,6 +34,28 @@ pub enum StartError {
     BadNetns(String, String),
     #[error("the buffer of {0} bytes cannot be made: {1}; try a smaller --buffer-size")]
     BadBuffer(usize, String),
+    #[error(
+        "--container, --pod, --unit, --container-id, --container-name, --image and --cgroup-path \
+         need cgroup v2, and none is mounted here; see mount -t cgroup2"
+    )]
+    NoCgroupsToName,
+    #[error("-d needs cgroup v2, and none is mounted here; see mount -t cgroup2")]
+    NoCgroupsForDns,
+    #[error(
+        "--container, --pod, --unit, --container-id, --container-name, --image, --cgroup-path \
+         and --vpid read kernel memory, which lockdown=confidentiality forbids; --cgroup PATH \
+         works"
+    )]
+    LockedDownForNames,
+    #[error("-f reads kernel memory, which lockdown=confidentiality forbids")]
+    LockedDownForFailed,
+    #[error("too many of --container and --unit: trace them in two runs")]
+    TooManyNames,
+    #[error(
+        "in a time namespace it can only run as a child process of who made that; see unshare \
+         --fork"
+    )]
+    NoOwnClock,
 }
 
 /// A COMMAND that could not be started, with the shell's exit code for it.

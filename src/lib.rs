@@ -4,6 +4,7 @@
 // What only Parquet files need is compiled away with them.
 #![cfg_attr(not(feature = "parquet"), allow(dead_code, unused_variables))]
 
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod error;

@@ -6,12 +6,13 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tcpconnect::check;
 use tcpconnect::clock::local_now_apart;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
 use tcpconnect::error::CommandError;
 use tcpconnect::error::warn;
-use tcpconnect::host::cgroup;
+use tcpconnect::host::containers;
 use tcpconnect::host::privilege;
 use tcpconnect::kernel::source::EBPF;
 use tcpconnect::replay;
@@ -47,10 +48,14 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(why) => return usage_error(&why),
     };
+    if config.check {
+        return check::run(&config);
+    }
     let ended = match (&config.read, config.snapshot) {
         (Some(from), _) => replay::run(&config, from).map(|()| 0),
         (None, Some(wanted)) => snapshot::run(&config, wanted).map(|()| 0),
-        (None, None) if config.may_lack_containers && !containers_are_told() => {
+        // It is asked only where the answer matters: it reads two files of /proc and /sys.
+        (None, None) if config.may_lack_containers && !containers::are_told() => {
             trace::run(&config.where_containers_are_unknown())
         }
         (None, None) => trace::run(&config),
@@ -79,10 +84,4 @@ fn one_line(message: &str) -> String {
     let text: Vec<_> = lines.map(str::trim).collect();
     let text = text.join(" ");
     text.strip_prefix("error: ").unwrap_or(&text).to_owned()
-}
-
-/// Whether this host tells in which container a process is. It is asked only where the answer
-/// matters: it reads two files of /proc and /sys at the start.
-fn containers_are_told() -> bool {
-    cgroup::mount().is_some() && privilege::may_probe()
 }

@@ -732,6 +732,72 @@ fn an_unprivileged_user_is_told_which_capabilities_are_missing() {
     }
 }
 
+/// The names, severities and causes of what is not ok, as `--check -j` has them.
+fn not_ok(done: &Done) -> Vec<String> {
+    let lines = done.stdout.lines().map(|line| -> serde_json::Value {
+        serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))
+    });
+    let lines: Vec<_> = lines.filter(|line| line["severity"] != "ok").collect();
+    let word = |line: &serde_json::Value, key: &str| line[key].as_str().unwrap().to_owned();
+    lines
+        .iter()
+        .map(|line| ["id", "severity", "cause"].map(|key| word(line, key)).join(" "))
+        .collect()
+}
+
+#[test]
+fn a_check_without_privileges_says_exactly_what_is_missing() {
+    let (_dir, binary) = for_everybody();
+    let done = run_unprivileged(&binary, &["--check", "-j"]);
+    assert_eq!((done.code, &*done.stderr), (Some(2), ""), "{done:?}");
+    let of_traces = |line: &String| line.contains("capabilities") || line.starts_with("hook");
+    let found: Vec<_> = not_ok(&done).into_iter().filter(of_traces).collect();
+    assert_eq!(found, ["capabilities fail capabilities", "hook unknown not-tried"]);
+    assert!(done.stdout.contains("CAP_BPF and CAP_PERFMON are missing; run as root"), "{done:?}");
+    let done = run_unprivileged(&binary, &["--check"]);
+    assert!(done.stdout.ends_with("It does not work, see above.\n"), "{done:?}");
+    // Sockets are listed without any.
+    let own = std::process::id().to_string();
+    let done = finish(limited(&binary).args(["--check", "-s", "-p", &own, "-j"]));
+    assert!(!not_ok(&done).iter().any(|line| line.contains("fail")), "{done:?}");
+    assert!(!done.stdout.contains("\"hook"), "{done:?}");
+}
+
+#[test]
+fn a_check_touches_no_file_and_runs_no_command() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (rows, records, ran) = (path("rows"), path("a/records"), path("ran"));
+    let words = ["--check", "-j", "-o", &rows, "--", "touch", &ran];
+    let done = run(&words);
+    let has = |done: &Done, id: &str, severity: &str| {
+        let line = format!("\"id\":\"{id}\",\"severity\":\"{severity}\"");
+        assert!(done.stdout.contains(&line), "{line}: {done:?}");
+    };
+    has(&done, "output", "ok");
+    has(&done, "command", "ok");
+    let done = run(&["--check", "-j", "--record", &records]);
+    has(&done, "record", "ok");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let done = run(&["--check", "-j", "-o", "/nowhere/rows", "--", "no-such-program"]);
+    has(&done, "output", "fail");
+    has(&done, "command", "fail");
+    assert_eq!(done.code, Some(2), "{done:?}");
+    assert!(!done.stdout.contains("nowhere") && !done.stdout.contains("no-such"), "{done:?}");
+    let done = run(&["--check", "--ready-fd", "99"]);
+    assert!(done.stdout.contains("--ready-fd 99: no such descriptor is open"), "{done:?}");
+    assert_eq!(done.code, Some(2), "{done:?}");
+}
+
+#[test]
+fn a_check_reads_nothing_of_before() {
+    refused_with_usage_errors(&[(
+        "it asks nothing of this host",
+        &["--check", "--read", "rows"],
+        "--check says what this host gives a run, and --read asks nothing of it; leave one out",
+    )]);
+}
+
 /// bpffs is open to root only, so a pinned map there cannot even be looked at.
 #[test]
 fn an_unprivileged_user_of_a_pinned_map_is_told_which_capabilities_are_missing() {

@@ -21,10 +21,12 @@ use called::called;
 use clap::CommandFactory as _;
 use clap::Parser as _;
 use clap_complete::Shell;
+use tcpconnect::check;
 use tcpconnect::clock::WallClock;
 use tcpconnect::config::Columns;
 use tcpconnect::config::Config;
 use tcpconnect::config::cli::Cli;
+use tcpconnect::model::cause::Cause;
 use tcpconnect::model::coverage::Coverage;
 use tcpconnect::model::coverage::Gap;
 use tcpconnect::model::event::CloseBy;
@@ -711,6 +713,40 @@ fn every_message_that_is_explained_is_one_of_the_program() {
 fn the_man_page_has_the_diagnostics_of_the_documents() {
     let fresh = roff::diagnostics(&read("docs/troubleshooting.md"));
     must_be_fresh(MAN_PAGE, ".SH DIAGNOSTICS\n", ".SH ", &fresh);
+}
+
+/// A table that `--check` has the words of.
+#[test]
+fn the_causes_of_the_documents_are_those_of_check() {
+    let mut fresh = "| `cause` | what it means | what to do |\n|---|---|---|\n".to_owned();
+    for &cause in Cause::ALL {
+        let words = check::words::of(cause);
+        fresh += &format!("| `{}` | {} | {} |\n", cause.name(), words.means, words.todo);
+    }
+    let (begin, end) = ("<!-- causes: begin -->\n", "<!-- causes: end -->\n");
+    must_be_fresh("docs/check.md", begin, end, &fresh);
+}
+
+/// As anybody may run it, here or elsewhere.
+#[test]
+fn each_thing_that_check_looks_at_is_in_the_documents() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpconnect"));
+    let words = ["--check", "-j", "-x", "--accept", "-e", "-d", "-o", "/dev/null"];
+    let output = command.args(words).stdin(Stdio::null()).output().expect("it runs");
+    let page = read("docs/check.md");
+    let fields = man_page(JSON_PAGE);
+    let fields = section(&fields, ".SS Object: check");
+    let fields: Vec<_> = tags(&fields).iter().map(|tag| tag.trim_start_matches(".B ")).collect();
+    let mut seen = 0;
+    for line in String::from_utf8(output.stdout).expect("JSON").lines() {
+        let object: serde_json::Map<_, _> = serde_json::from_str(line).expect("an object");
+        let id = object["id"].as_str().expect("a name");
+        assert!(page.contains(&format!("`{id}`")), "docs/check.md lacks {id}");
+        let described = fields.iter().filter(|field| object.contains_key(**field));
+        assert!(described.eq(object.keys()), "{line}");
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen}");
 }
 
 #[test]

@@ -40,6 +40,11 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
             "model",
         ],
     ),
+    (
+        "check",
+        "what is looked at is what a run would use, and main alone asks for it",
+        &["trace", "record", "snapshot", "kernel", "output", "host", "plan", "config", "model"],
+    ),
     ("error", "it is for everybody", &[]),
     ("clock", "it is for everybody", &[]),
     ("escape", "it is for everybody", &[]),

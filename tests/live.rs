@@ -10,6 +10,7 @@ macro_rules! tests {
 
 mod lab;
 mod live_cgroups;
+mod live_check;
 mod live_containers;
 mod live_dns;
 mod live_ends;
@@ -143,6 +144,7 @@ fn main() {
             ("existing::", live_existing::TESTS),
             ("ends::", live_ends::TESTS),
             ("claims::", live_cgroups::TESTS),
+            ("check::", live_check::TESTS),
             ("containers::", live_containers::TESTS),
             ("containers::", live_wanted::TESTS),
             ("claims::", live_peers::TESTS),

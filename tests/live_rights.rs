@@ -16,6 +16,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Output;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -325,15 +326,16 @@ fn fill(cgroup: &File) -> Vec<OwnedFd> {
 }
 
 /// In a cgroup namespace, whose root is a cgroup of our own: the host's stays free.
-fn a_full_cgroup_says_what_to_do(_: &Lab) {
+pub fn in_a_full_cgroup(options: &str) -> Output {
     let cgroup = Cgroup::new("full");
     let _programs = fill(&File::open(&cgroup.0).expect("it is there"));
     let procs = CString::new(cgroup.0.join("cgroup.procs").as_os_str().as_bytes()).expect("no NUL");
     let mount = tcpconnect::host::cgroup::mount().expect("cgroup v2 is mounted");
     let mut command = Command::new("sh");
     let script = "mount --make-rprivate / && umount -l \"$0\" && mount -t cgroup2 none \"$0\" && \
-                  exec \"$1\" --attach sockops --duration 0.01";
-    command.args(["-c", script]).arg(mount).arg(lab::tcpconnect()).stdin(Stdio::null());
+                  exec \"$1\" $2";
+    command.args(["-c", script]).arg(mount).arg(lab::tcpconnect()).arg(options);
+    command.stdin(Stdio::null());
     // SAFETY: only system calls; the text was made before the fork.
     unsafe {
         command.pre_exec(move || {
@@ -346,7 +348,11 @@ fn a_full_cgroup_says_what_to_do(_: &Lab) {
             Ok(())
         });
     }
-    let output = command.output().expect("sh runs");
+    command.output().expect("sh runs")
+}
+
+fn a_full_cgroup_says_what_to_do(_: &Lab) {
+    let output = in_a_full_cgroup("--attach sockops --duration 0.01");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.starts_with("tcpconnect: no hook can be attached: sockops: "), "{stderr}");

@@ -15,6 +15,7 @@ use vm::Programs;
 /// Shell functions for every script.
 ///
 /// `see HOOK CASE [OPTION...]` traces a case of the client and says what came of it.
+/// `check [OPTION...]` says what `--check` finds that is not ok, but for Landlock, which 5.10 lacks.
 /// `as_user CAPS COMMAND...` runs a command as uid 1000 with these capabilities.
 const PRELUDE: &str = r#"
 see() {
@@ -26,6 +27,14 @@ see() {
 	cat /tmp/err
 	rm -f /tmp/rows
 }
+check() {
+	$user /tcpconnect --check -j "$@" >/tmp/found 2>/tmp/err
+	status=$?
+	line='"id":"\([^"]*\)","severity":"\([^"]*\)","cause":"\([^"]*\)"'
+	found=$(sed -n "/\"$unsaid\"/d; s/.*$line.*/, \1 \2 \3/p" /tmp/found)
+	echo "check${*:+ $*}: status $status$(echo "$found" | tr -d '\n')"
+	cat /tmp/err
+}
 as_user() {
 	user="/usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups
 		--inh-caps -all$1 --ambient-caps -all$1" netns=
@@ -33,7 +42,7 @@ as_user() {
 	"$@"
 	user= netns=--netns
 }
-user= netns=--netns
+user= netns=--netns unsaid=no-landlock
 "#;
 
 struct State {
@@ -52,7 +61,7 @@ const STATES: &[State] = &[
         kernels: &[],
         cmdline: "ipv6.disable=1",
         script: "for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook refused -6; done
-                 see auto 'dns own a.test 9' --to-name a.test",
+                 see auto 'dns own a.test 9' --to-name a.test; check",
         expected: "\
 fentry plain_ipv4: status 0, rows 1, lport 1
 fentry refused: status 0, rows 0, lport 0
@@ -61,6 +70,7 @@ kprobe refused: status 0, rows 0, lport 0
 sockops plain_ipv4: status 0, rows 1, lport 1
 sockops refused: status 0, rows 0, lport 0
 auto dns own a.test 9: status 0, rows 1, lport 1
+check: status 0, ipv6 note no-ipv6
 ",
     },
     State {
@@ -68,7 +78,8 @@ auto dns own a.test 9: status 0, rows 1, lport 1
         kernels: &[],
         cmdline: "vm.cgroup=none",
         script: "see auto plain_ipv4; see sockops plain_ipv4; see sockops ipv4_mapped -6
-                 see fentry plain_ipv4 --cgroup /x; see fentry plain_ipv4 -d",
+                 see fentry plain_ipv4 --cgroup /x; see fentry plain_ipv4 -d
+                 check; check --attach sockops; check --cgroup /x; check -d; check --wide; check --unit x",
         expected: "\
 auto plain_ipv4: status 0, rows 1, lport 1
 sockops plain_ipv4: status 0, rows 1, lport 0
@@ -79,17 +90,24 @@ fentry plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: --cgroup '/x': no cgroup v2 is mounted here; see mount -t cgroup2
 fentry plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: -d needs cgroup v2, and none is mounted here; see mount -t cgroup2
+check: status 0, cgroups note no-cgroups
+check --attach sockops: status 1, cgroups note no-cgroups, lport less no-cgroups
+check --cgroup /x: status 2, cgroups note no-cgroups, filters fail bad-cgroup
+check -d: status 2, cgroups note no-cgroups, names fail no-cgroups
+check --wide: status 1, cgroups note no-cgroups, containers less no-cgroups
+check --unit x: status 2, cgroups note no-cgroups, containers fail no-cgroups
 ",
     },
     State {
         name: "cgroup_v1_alone_is_as_without_v2",
         kernels: &[],
         cmdline: "vm.cgroup=v1",
-        script: "see sockops plain_ipv4; see kprobe plain_ipv4",
+        script: "see sockops plain_ipv4; see kprobe plain_ipv4; check --attach sockops",
         expected: "\
 sockops plain_ipv4: status 0, rows 1, lport 0
 tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it
 kprobe plain_ipv4: status 0, rows 1, lport 1
+check --attach sockops: status 1, cgroups note no-cgroups, lport less no-cgroups
 ",
     },
     State {
@@ -101,7 +119,8 @@ kprobe plain_ipv4: status 0, rows 1, lport 1
                  echo $$ > /sys/fs/cgroup/unified/t/cgroup.procs
                  for hook in fentry kprobe sockops; do see $hook refused --cgroup t; done
                  see sockops refused --container t; see sockops refused --container u
-                 for hook in fentry kprobe sockops; do see $hook 'dns own a.test 9' --to-name a.test; done",
+                 for hook in fentry kprobe sockops; do see $hook 'dns own a.test 9' --to-name a.test; done
+                 check; check -d --container t",
         expected: "\
 fentry plain_ipv4: status 0, rows 1, lport 1
 fentry refused: status 0, rows 0, lport 0
@@ -118,6 +137,8 @@ tcpconnect: nothing is called u now in cgroup v2; waiting for it
 fentry dns own a.test 9: status 0, rows 1, lport 1
 kprobe dns own a.test 9: status 0, rows 1, lport 1
 sockops dns own a.test 9: status 0, rows 1, lport 1
+check: status 0
+check -d --container t: status 0
 ",
     },
     State {
@@ -160,11 +181,12 @@ sockops perf: last 2, unaccounted 0, otherwise lost 0
         name: "lockdown_for_integrity_changes_nothing",
         kernels: &[],
         cmdline: "lockdown=integrity",
-        script: "for hook in fentry kprobe sockops; do see $hook plain_ipv4; done",
+        script: "for hook in fentry kprobe sockops; do see $hook plain_ipv4; done; check",
         expected: "\
 fentry plain_ipv4: status 0, rows 1, lport 1
 kprobe plain_ipv4: status 0, rows 1, lport 1
 sockops plain_ipv4: status 0, rows 1, lport 1
+check: status 0
 ",
     },
     State {
@@ -172,7 +194,8 @@ sockops plain_ipv4: status 0, rows 1, lport 1
         kernels: &["6.1", "6.12", "7."],
         cmdline: "lockdown=confidentiality",
         script: "for hook in auto fentry kprobe sockops; do see $hook plain_ipv4; done
-                 for hook in fentry sockops; do see $hook 'dns own a.test 9' --to-name a.test; done",
+                 for hook in fentry sockops; do see $hook 'dns own a.test 9' --to-name a.test; done
+                 check; check --attach kprobe; check -d; check -x; check -f; check --unit x; check --wide",
         expected: "\
 auto plain_ipv4: status 0, rows 1, lport 1
 fentry plain_ipv4: status 0, rows 1, lport 1
@@ -181,6 +204,13 @@ tcpconnect: no hook can be attached: kprobe: prog 'kretprobe_v4': failed to load
 sockops plain_ipv4: status 0, rows 1, lport 1
 fentry dns own a.test 9: status 0, rows 1, lport 1
 sockops dns own a.test 9: status 0, rows 1, lport 1
+check: status 0, lockdown note lockdown, hook.kprobe note lockdown
+check --attach kprobe: status 2, lockdown note lockdown, hook.kprobe fail lockdown, hook fail no-hook
+check -d: status 0, lockdown note lockdown, hook.kprobe note lockdown
+check -x: status 1, lockdown note lockdown, hook.kprobe note lockdown, programs less lockdown
+check -f: status 2, lockdown note lockdown, hook fail lockdown
+check --unit x: status 2, lockdown note lockdown, containers fail lockdown
+check --wide: status 1, lockdown note lockdown, hook.kprobe note lockdown, programs less lockdown, containers less lockdown
 ",
     },
     State {
@@ -217,8 +247,10 @@ status 1
         script: "echo 3 > /proc/sys/kernel/perf_event_paranoid
                  chmod 755 /client
                  as_user ,+bpf,+perfmon,+sys_resource eval '$user /tcpconnect -j --attach fentry -x -o /tmp/rows -- /client refused >/dev/null'
+                 as_user ,+bpf,+perfmon,+sys_resource check --attach fentry -x
                  grep -o '\"exe\":\"[a-z/]*\"' /tmp/rows",
         expected: "\
+check --attach fentry -x: status 1, hook.kprobe note perf-event-paranoid, hook.sockops note net-admin, hook.places note not-tried, processes less ptrace
 \"exe\":\"/client\"
 ",
     },
@@ -226,10 +258,23 @@ status 1
         name: "lockdown_for_confidentiality_before_5_11_leaves_nothing",
         kernels: &["5.10"],
         cmdline: "lockdown=confidentiality",
-        script: "see auto plain_ipv4",
+        script: "see auto plain_ipv4; check",
         expected: "\
 auto plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: no hook can be attached: sockops: prog 'sockops_connect': failed to load: -EINVAL; fentry: prog 'fexit_v4': failed to load: -EINVAL; kprobe: prog 'kprobe_v4': failed to load: -EINVAL; the kernel is locked down (confidentiality): kprobes cannot work, and before 5.11 nothing can
+check: status 2, lockdown note lockdown, hook.sockops fail lockdown, hook.fentry fail lockdown, hook.kprobe fail lockdown, hook fail no-hook
+",
+    },
+    State {
+        name: "without_landlock_it_is_said_how_far_the_tracer_is_confined",
+        kernels: &["6.1", "6.12", "7."],
+        cmdline: "lsm=lockdown,capability",
+        script: "unsaid=nothing; check; check --sandbox strict; check -x --sandbox strict; check --sandbox off",
+        expected: "\
+check: status 0, sandbox note no-landlock
+check --sandbox strict: status 2, sandbox fail not-confined
+check -x --sandbox strict: status 0
+check --sandbox off: status 0
 ",
     },
     State {
@@ -237,7 +282,8 @@ tcpconnect: no hook can be attached: sockops: prog 'sockops_connect': failed to 
         kernels: &[],
         cmdline: "",
         script: "as_user '' see fentry refused; as_user ,+bpf see fentry refused
-                 as_user ,+perfmon see auto refused",
+                 as_user ,+perfmon see auto refused
+                 as_user '' check; as_user ,+bpf check --attach fentry -x; as_user '' check -s",
         expected: "\
 fentry refused: status 1, rows 0, lport 0
 tcpconnect: loading BPF programs needs privileges: CAP_BPF and CAP_PERFMON are missing; run as root, for example with sudo, or grant the capabilities
@@ -245,6 +291,9 @@ fentry refused: status 1, rows 0, lport 0
 tcpconnect: loading BPF programs needs privileges: CAP_PERFMON is missing; run as root, for example with sudo, or grant the capabilities
 auto refused: status 1, rows 0, lport 0
 tcpconnect: loading BPF programs needs privileges: CAP_BPF is missing; run as root, for example with sudo, or grant the capabilities
+check: status 2, capabilities fail capabilities, hook unknown not-tried
+check --attach fentry -x: status 2, capabilities fail capabilities, hook unknown not-tried, processes less ptrace
+check -s: status 1, sockets less unseen
 ",
     },
     State {
@@ -258,6 +307,9 @@ tcpconnect: loading BPF programs needs privileges: CAP_BPF is missing; run as ro
                  as_user ,+bpf,+perfmon,+net_admin see sockops refused
                  as_user ,+bpf,+perfmon see fentry refused -d
                  as_user ,+bpf,+perfmon,+net_admin see fentry refused -d
+                 as_user ,+bpf,+perfmon check; as_user ,+bpf,+perfmon check --attach kprobe
+                 as_user ,+bpf,+perfmon,+net_admin check; as_user ,+bpf,+perfmon check --attach fentry -d
+                 as_user ,+bpf,+perfmon,+net_admin check -d -j
                  echo 2 > /proc/sys/kernel/perf_event_paranoid
                  as_user ,+bpf,+perfmon see kprobe refused",
         expected: "\
@@ -272,6 +324,11 @@ sockops refused: status 0, rows 1, lport 1
 fentry refused: status 1, rows 0, lport 0
 tcpconnect: no hook can be attached: fentry: prog 'dns_connect4': failed to load: -EPERM (-d needs CAP_NET_ADMIN); try --attach auto
 fentry refused: status 0, rows 1, lport 1
+check: status 0, hook.sockops note net-admin, hook.kprobe note perf-event-paranoid, hook.places note not-tried
+check --attach kprobe: status 2, hook.kprobe fail perf-event-paranoid, hook.sockops note net-admin, hook fail no-hook, hook.places note not-tried
+check: status 0, hook.kprobe note perf-event-paranoid
+check --attach fentry -d: status 2, hook.fentry fail net-admin, hook.kprobe note net-admin, hook.sockops note net-admin, hook fail no-hook, hook.places note not-tried
+check -d -j: status 0, hook.kprobe note perf-event-paranoid
 kprobe refused: status 0, rows 1, lport 1
 ",
     },
@@ -282,6 +339,7 @@ kprobe refused: status 0, rows 1, lport 1
         script: "as_user ,+bpf,+perfmon see fentry refused
                  as_user ,+bpf,+perfmon,+sys_resource see fentry refused
                  as_user ,+bpf,+perfmon,+sys_resource,+net_admin see sockops refused
+                 as_user ,+bpf,+perfmon check; as_user ,+bpf,+perfmon,+sys_resource check
                  echo 2 > /proc/sys/kernel/perf_event_paranoid
                  as_user ,+bpf,+perfmon,+sys_resource see kprobe refused",
         expected: "\
@@ -289,6 +347,8 @@ fentry refused: status 1, rows 0, lport 0
 tcpconnect: no hook can be attached: fentry: loading: Operation not permitted (before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE); try --attach auto
 fentry refused: status 0, rows 1, lport 1
 sockops refused: status 0, rows 1, lport 1
+check: status 2, hook.sockops fail locked-memory, hook.fentry fail locked-memory, hook.kprobe fail locked-memory, hook fail no-hook, hook.places note not-tried
+check: status 0, hook.sockops note net-admin, hook.kprobe note perf-event-paranoid, hook.places note not-tried
 kprobe refused: status 0, rows 1, lport 1
 ",
     },
@@ -300,7 +360,7 @@ kprobe refused: status 0, rows 1, lport 1
                  echo 'p:other4 tcp_v4_connect' >> kprobe_events; echo 'r:other4r tcp_v4_connect' >> kprobe_events
                  echo 'p:other6 tcp_v6_connect' >> kprobe_events; echo 1 > events/kprobes/enable
                  for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook plain_ipv6; done
-                 grep -c other trace",
+                 check; grep -c other trace",
         expected: "\
 fentry plain_ipv4: status 0, rows 1, lport 1
 fentry plain_ipv6: status 0, rows 1, lport 1
@@ -308,6 +368,7 @@ kprobe plain_ipv4: status 0, rows 1, lport 1
 kprobe plain_ipv6: status 0, rows 1, lport 1
 sockops plain_ipv4: status 0, rows 1, lport 1
 sockops plain_ipv6: status 0, rows 1, lport 1
+check: status 0
 9
 ",
     },
@@ -316,12 +377,13 @@ sockops plain_ipv6: status 0, rows 1, lport 1
         kernels: &["7."],
         cmdline: "",
         script: "umount /sys/kernel/tracing; umount /sys/kernel/debug; mkfifo /tmp/ready
-                 see auto plain_ipv4 --exe
+                 see auto plain_ipv4 --exe; check --exe
                  /tcpconnect --exe --ready-fd 3 3>/tmp/ready >/dev/null &
                  head -c 1 /tmp/ready >/dev/null; bpftool prog show | grep -c ': tracepoint .* process_'
                  kill -INT $!; wait $!; echo status $?, $(grep -c tracefs /proc/mounts) mounts",
         expected: "\
 auto plain_ipv4: status 0, rows 1, lport 1
+check --exe: status 0, tracefs note tracefs
 4
 status 0, 0 mounts
 ",
@@ -332,6 +394,7 @@ status 0, 0 mounts
         cmdline: "",
         script: "cp /sys/kernel/btf/vmlinux /tmp/btf; mount -t tmpfs none /sys/kernel/btf; mkfifo /tmp/ready
                  see auto plain_ipv4; see kprobe plain_ipv4 --btf /etc/passwd
+                 check; check --btf /etc/passwd; check --btf /tmp/btf; check --btf /tmp/btf --attach fentry
                  for hook in kprobe sockops auto; do
                  	/tcpconnect -j --attach $hook --btf /tmp/btf -n 1 --comm client --ready-fd 3 3>/tmp/ready >/tmp/rows &
                  	head -c 1 /tmp/ready >/dev/null; /client plain_ipv4 >/dev/null; wait $!
@@ -342,6 +405,10 @@ auto plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: this kernel has no BTF (/sys/kernel/btf/vmlinux is missing); it needs CONFIG_DEBUG_INFO_BTF, or give a BTF file with --btf FILE
 kprobe plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: cannot use BTF file '/etc/passwd': it holds no BTF; check --btf
+check: status 2, btf fail no-btf, hook unknown not-tried
+check --btf /etc/passwd: status 2, btf fail bad-btf, hook unknown not-tried
+check --btf /tmp/btf: status 0, hook.fentry note own-btf
+check --btf /tmp/btf --attach fentry: status 2, hook.fentry fail own-btf, hook fail no-hook
 kprobe: status 0, rows 1
 sockops: status 0, rows 1
 auto: status 0, rows 1
@@ -355,6 +422,7 @@ auto: status 0, rows 1
         expected: "\
 kprobe plain_ipv4: status 1, rows 0, lport 0
 tcpconnect: no hook can be attached: kprobe: the kernel's own BTF is needed for fentry, --children and COMMAND; try --attach auto
+check --attach kprobe --btf /tmp/btf -- true: status 2, hook.kprobe fail own-btf, hook.fentry note own-btf, hook.sockops note own-btf, hook fail no-hook
 ",
     },
     State {
@@ -362,7 +430,10 @@ tcpconnect: no hook can be attached: kprobe: the kernel's own BTF is needed for 
         kernels: &["7."],
         cmdline: "",
         script: COMMAND_WITH_BTF_FILE,
-        expected: "kprobe plain_ipv4: status 0, rows 1, lport 1\n",
+        expected: "\
+kprobe plain_ipv4: status 0, rows 1, lport 1
+check --attach kprobe --btf /tmp/btf -- true: status 0, hook.fentry note own-btf
+",
     },
     State {
         name: "a_hundred_cycles_leave_nothing",
@@ -372,7 +443,7 @@ tcpconnect: no hook can be attached: kprobe: the kernel's own BTF is needed for 
                  before=$(objects)
                  for i in $(seq 34); do for hook in fentry kprobe sockops; do
                  	/tcpconnect --attach $hook --duration 0.001 >/dev/null || echo $hook failed
-                 done; done
+                 done; /tcpconnect --check -d -e --accept >/dev/null || echo check failed; done
                  after=$(objects)
                  test \"$before\" = \"$after\" && echo nothing left || echo before $before, after $after",
         expected: "nothing left\n",
@@ -394,7 +465,8 @@ tcpconnect: no hook can be attached: kprobe: the kernel's own BTF is needed for 
 ];
 
 const COMMAND_WITH_BTF_FILE: &str = "cp /sys/kernel/btf/vmlinux /tmp/btf
-    mount -t tmpfs none /sys/kernel/btf; see kprobe plain_ipv4 --btf /tmp/btf";
+    mount -t tmpfs none /sys/kernel/btf; see kprobe plain_ipv4 --btf /tmp/btf
+    check --attach kprobe --btf /tmp/btf -- true";
 
 /// 6,250 connects, which fit a default buffer even if its reader gets no CPU at all (the
 /// ring has room for 8,191 of these records, a perf buffer for 7,710): what is lost was

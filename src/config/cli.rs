@@ -462,6 +462,10 @@ pub struct Cli {
     #[arg(short = 'v', long, long_help = help::VERBOSE, help_heading = "General")]
     pub verbose: bool,
 
+    /// Say what this host gives a run with these options, and what not; trace nothing
+    #[arg(long, long_help = help::CHECK, help_heading = "General")]
+    pub check: bool,
+
     /// Print help
     #[arg(short = 'h', long, action = ArgAction::Help,
           long_help = help::HELP, help_heading = "General")]

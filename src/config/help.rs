@@ -425,6 +425,16 @@ pub const VERBOSE: &str = "\
 Say on standard error what was attached, why the better hooks were not, what sees accepts, and the \
 buffer's kind and size.";
 
+pub const CHECK: &str = "\
+Say what this host gives a run with the other options, and what it does not, and exit: with 0 if \
+all is there, with 1 if the run works with less, with 2 if it does not work. It attaches each hook \
+for real and detaches it, confines a process of its own, and makes a connect of its own on loopback; \
+nothing of that stays. It needs no privileges: what cannot be looked at without is said to be \
+unknown. A line has a name, a severity (ok, note: worth to know, unknown, less, fail) and what was \
+found; below it is what that means and what to do. With -j each is an object, in which values of \
+options are left out, so that it can be given to others; see CHECK. COMMAND is not run, FILE of -o is \
+not touched, and --read, which needs nothing of a host, refuses the option.";
+
 pub const HELP: &str = "\
 Print help: -h has a line or two for each option, --help all that the man page says of it. Both \
 end with examples.";

@@ -192,6 +192,8 @@ pub struct Config {
     pub buffer_size: Option<usize>,
     pub btf: Option<PathBuf>,
     pub verbose: bool,
+    /// Nothing is traced; the rest of this is what would be.
+    pub check: bool,
     pub command: Vec<OsString>,
     /// Names of containers were asked for by --wide alone.
     pub may_lack_containers: bool,
@@ -244,6 +246,7 @@ impl Config {
             buffer_size: cli.buffer_size,
             btf: cli.btf,
             verbose: cli.verbose,
+            check: cli.check,
             command: cli.command,
             may_lack_containers: cli.wide && !cli.container_name,
         })

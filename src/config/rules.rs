@@ -22,7 +22,7 @@ struct Kind {
 }
 
 /// What any run takes.
-const ANY: &[&str] = &["-v", "-o", "-j"];
+const ANY: &[&str] = &["-v", "-o", "-j", "--check"];
 /// What any run that traces takes.
 const TRACING: &[&str] = &["--duration", "--ready-fd", "--attach", "--sandbox", "--btf"];
 /// What any run takes whose events leave the kernel one by one.
@@ -111,6 +111,7 @@ const KINDS: &[Kind] = &[
             &[
                 "--procs",
                 "-v",
+                "--check",
                 "--to-name",
                 "-f",
                 "--min-latency",
@@ -283,6 +284,11 @@ const EXCLUDES: &[(&str, &[&str], &str)] = &[
     // BCC's own words come before anything else.
     ("-c", &["-d"], "Error: you may not specify -d/--dns with -c/--count."),
     ("-c", &["-n"], "-n counts rows and -c prints none; use --duration with -c"),
+    (
+        "--check",
+        &["--read"],
+        "--check says what this host gives a run, and --read asks nothing of it; leave one out",
+    ),
     ("-p", &["COMMAND"], "-p and a COMMAND exclude each other: a COMMAND is traced alone"),
     (
         "--who",
@@ -364,6 +370,7 @@ const OPTIONS: &[(&str, Given)] = &[
     ("--buffer-size", |cli| cli.buffer_size.is_some()),
     ("--btf", |cli| cli.btf.is_some()),
     ("-v", |cli| cli.verbose),
+    ("--check", |cli| cli.check),
     ("COMMAND", |cli| !cli.command.is_empty()),
 ];
 
@@ -378,8 +385,11 @@ pub(super) fn check(cli: &Cli, is_older: bool) -> Result<(), String> {
         }
     }
     for kind in KINDS.iter().filter(|kind| (kind.is)(cli, is_older)) {
-        let takes = |option: &&&str| !kind.takes.iter().any(|taken| taken.contains(*option));
-        if let Some(option) = given.iter().find(takes) {
+        let takes = |option: &str| kind.takes.iter().any(|taken| taken.contains(&option));
+        // What is found of this host is written so, not what would be traced.
+        let is_of_check = |option: &str| cli.check && option == "-j";
+        let refused = given.iter().find(|option| !takes(option) && !is_of_check(option));
+        if let Some(option) = refused {
             return Err(format!("{} {option}", kind.says));
         }
     }
@@ -483,6 +493,7 @@ mod tests {
         ("--buffer-size 1", ""),
         ("--btf x", ""),
         ("-v", ""),
+        ("--check", ""),
     ];
 
     /// What the second is part of the first: the man page says so of each.

@@ -33,6 +33,7 @@ use super::container_files;
 use super::container_files::Said;
 pub use super::container_files::Started;
 pub use super::container_files::started;
+use super::privilege;
 use super::proc;
 use super::rights;
 use crate::model::container::NameSource;
@@ -58,6 +59,31 @@ const K3S: &str = "/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io";
 const DOCKER: &str = "/var/lib/docker/containers";
 const STORAGE: &str = "/var/lib/containers/storage/overlay-containers";
 const LOGS: &str = "/var/log/containers";
+
+/// Where each runtime writes down what its containers are called, by default; docker's container
+/// has its names in docker's files, and its bundle in containerd's.
+const RUNTIMES: [(&str, &str); 5] = [
+    ("docker", DOCKER),
+    ("containerd", CONTAINERD),
+    ("k3s", K3S),
+    ("podman or CRI-O", STORAGE),
+    ("Kubernetes", LOGS),
+];
+
+/// Whether this host tells in which container a process is.
+pub fn are_told() -> bool {
+    cgroup::mount().is_some() && privilege::may_probe()
+}
+
+/// The runtimes that have written down something here, and whether it may be read.
+pub fn runtimes() -> Vec<(&'static str, bool)> {
+    let found = RUNTIMES.iter().filter_map(|(name, folder)| match fs::read_dir(folder) {
+        Ok(_) => Some((*name, true)),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Some((*name, false)),
+        Err(_) => None,
+    });
+    found.collect()
+}
 
 /// A container whose names are wanted.
 #[derive(Clone, Debug)]

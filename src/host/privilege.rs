@@ -101,18 +101,26 @@ pub fn warns_of_allocation() -> bool {
 /// calls, which it refuses where programs are interpreted; whether they are is shown only in the
 /// initial network namespace.
 pub fn has_bpf_loop() -> bool {
-    let is_compiled = || {
-        let text = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable");
-        text.is_ok_and(|text| text.trim() != "0")
-    };
+    let is_compiled = || sysctl("net/core/bpf_jit_enable").is_some_and(|text| text != "0");
     kernel() >= (5, 17) && is_compiled()
 }
 
 /// Major and minor number of the running kernel.
-fn kernel() -> (u32, u32) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+pub fn kernel() -> (u32, u32) {
+    let release = release();
     let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// As the running kernel calls itself.
+pub fn release() -> String {
+    sysctl("kernel/osrelease").unwrap_or_default()
+}
+
+/// What a setting of the kernel says; `None` if this kernel does not have it.
+pub fn sysctl(path: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
+    Some(text.trim().to_owned())
 }
 
 /// The active lockdown mode, `none` where there is no lockdown.
@@ -133,8 +141,7 @@ fn parse_lockdown(text: &str) -> Option<&str> {
 
 /// kernel.perf_event_paranoid; above 2 kprobes need more than CAP_PERFMON.
 pub fn perf_event_paranoid() -> Option<i32> {
-    let text = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
-    text.trim().parse().ok()
+    sysctl("kernel/perf_event_paranoid")?.parse().ok()
 }
 
 /// Debian's kernels have one value more, which leaves perf events to CAP_SYS_ADMIN.

@@ -102,6 +102,18 @@ pub fn pids() -> impl Iterator<Item = u32> {
     numbers("/proc")
 }
 
+/// Processes with a program, and how many of these may not be looked into.
+pub fn programs() -> (usize, usize) {
+    let links = pids().map(|pid| fs::read_link(format!("/proc/{pid}/exe")));
+    let (mut all, mut denied) = (0, 0);
+    for link in links {
+        let is_denied = link.as_ref().is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+        all += usize::from(link.is_ok() || is_denied);
+        denied += usize::from(is_denied);
+    }
+    (all, denied)
+}
+
 /// Whether a process has this pid now.
 pub fn exists(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok()

@@ -19,6 +19,7 @@ use rustix::thread::set_no_new_privs;
 use crate::error::warn;
 use crate::host::privilege;
 use crate::host::sandbox;
+use crate::host::sandbox::InForce;
 use crate::model::needs::Needs;
 
 /// Who has CAP_SYS_ADMIN alone does with it what CAP_BPF and CAP_PERFMON were made for.
@@ -60,6 +61,17 @@ pub fn of_a_reader() {
     sandbox::write_no_file();
 }
 
+/// Those in force, as `capabilities(7)` calls them.
+pub fn names(set: CapabilitySet) -> String {
+    let names: Vec<_> = set.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
+    names.join(", ")
+}
+
+/// What this process may do now.
+pub fn held() -> io::Result<CapabilitySet> {
+    Ok(capabilities(None)?.effective)
+}
+
 /// What this thread reads meanwhile its caller could read, too, whatever rights the program file
 /// has lent.
 pub fn as_caller<T>(read: impl FnOnce() -> T) -> T {
@@ -94,10 +106,9 @@ pub fn give_up(needed: CapabilitySet, verbose: &dyn Fn(&str)) -> Result<()> {
         keep(needed)
     };
     let left = give_up().context("failed to give up privileges")?;
-    let names: Vec<_> = left.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
-    verbose(&match names.as_slice() {
-        [] => "no capability is left".to_owned(),
-        names => format!("capabilities left: {}", names.join(", ")),
+    verbose(&match names(left) {
+        none if none.is_empty() => "no capability is left".to_owned(),
+        names => format!("capabilities left: {names}"),
     });
     Ok(())
 }
@@ -105,12 +116,33 @@ pub fn give_up(needed: CapabilitySet, verbose: &dyn Fn(&str)) -> Result<()> {
 /// Confines this process, which has given up what it does not need. If that is not strict,
 /// what the kernel cannot do is said, and left.
 pub fn confine(needs: Needs, is_strict: bool, verbose: &dyn Fn(&str)) -> Result<()> {
-    match sandbox::enter(needs, is_strict) {
-        Ok(what) => verbose(&format!("sandbox: {what}")),
-        Err(e) if is_strict => bail!("--sandbox strict: {e:#}"),
-        Err(e) => warn(&format!("tcpconnect: not confined: {e:#}; see --sandbox")),
+    match confined(needs, is_strict)? {
+        Confined { is_confined: true, words, .. } => verbose(&words),
+        Confined { words, .. } => warn(&format!("tcpconnect: {words}")),
     }
     Ok(())
+}
+
+/// What came of it.
+pub struct Confined {
+    pub is_confined: bool,
+    /// Files were to be kept away, and are not.
+    pub lacks_landlock: bool,
+    pub words: String,
+}
+
+/// As `confine`, and says nothing.
+pub fn confined(needs: Needs, is_strict: bool) -> Result<Confined> {
+    match sandbox::enter(needs, is_strict) {
+        Ok(InForce { lacks_landlock, words }) => {
+            Ok(Confined { is_confined: true, lacks_landlock, words: format!("sandbox: {words}") })
+        }
+        Err(e) if is_strict => bail!("--sandbox strict: {e:#}"),
+        Err(e) => {
+            let words = format!("not confined: {e:#}; see --sandbox");
+            Ok(Confined { is_confined: false, lacks_landlock: true, words })
+        }
+    }
 }
 
 #[cfg(test)]

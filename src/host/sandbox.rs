@@ -318,11 +318,18 @@ fn refuse_what_owners_may() {
     let _ = program(refused.0, false).map(|program| install(&program));
 }
 
-/// Confines this process, which must have set no_new_privs. Returns what is in force.
+/// What is in force.
+pub struct InForce {
+    /// Files were to be kept away, and are not.
+    pub lacks_landlock: bool,
+    pub words: String,
+}
+
+/// Confines this process, which must have set no_new_privs.
 ///
 /// Landlock lets nobody look into a process outside, which /proc/PID/exe takes: a run that
 /// reads /proc goes without it.
-pub fn enter(needs: Needs, is_strict: bool) -> Result<String> {
+pub fn enter(needs: Needs, is_strict: bool) -> Result<InForce> {
     let read = if needs.opens_perf { &[ONLINE_CPUS][..] } else { &[] };
     let landlock = match needs.reads_proc {
         true => None,
@@ -334,14 +341,15 @@ pub fn enter(needs: Needs, is_strict: bool) -> Result<String> {
         Some(Ok(false)) => "this kernel has no Landlock",
         Some(Err(_)) => "Landlock was refused",
     };
-    if is_strict && !matches!(landlock, None | Some(Ok(true))) {
+    let lacks_landlock = !matches!(landlock, None | Some(Ok(true)));
+    if is_strict && lacks_landlock {
         anyhow::bail!("{files}");
     }
     let allowed = allowed(needs)?;
     let calls = allowed.0.len();
     let program = program(allowed.0, true)?;
     install(&program).context("no filter of system calls (seccomp)")?;
-    Ok(format!("{calls} system calls, {files}"))
+    Ok(InForce { lacks_landlock, words: format!("{calls} system calls, {files}") })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::plan::Level;
 
 impl Hook {
     /// The name of `--attach`.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Hook::Fentry => "fentry",
             Hook::Kprobe => "kprobe",

@@ -3,6 +3,7 @@
 //! `setup` makes one and `buffer` has its transports. Only this folder names
 //! libbpf_rs. Decides nothing about output.
 
+pub mod attached;
 mod btf;
 mod btf_types;
 mod buffer;
@@ -12,12 +13,13 @@ mod list;
 mod object;
 mod part;
 pub mod record;
-mod refusal;
+pub mod refusal;
 mod setup;
 pub(crate) mod skel;
 mod slim_btf;
 pub mod source;
 mod tracepoint;
+pub mod trial;
 
 use std::cell::Cell;
 use std::collections::HashSet;

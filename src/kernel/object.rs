@@ -19,10 +19,10 @@ use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 
 use super::Tracer;
+use super::attached::Note;
 use super::setup::Setup;
 use crate::error::StartError;
 use crate::error::text_of;
-use crate::error::warn;
 use crate::host::cgroup;
 use crate::host::cgroup::Cgroups;
 use crate::host::cgroup::Found;
@@ -335,7 +335,7 @@ impl Setup<'_> {
                 false => "",
             };
             let names = self.config.filter.names();
-            warn(&format!("tcpconnect: no cgroup of {names} now{searched}; waiting for one"));
+            self.notes.borrow_mut().push(Note::Awaited(format!("{names} now{searched}")));
         }
         let mut claimed = vec![0; self.patterns.len()];
         for Found { place, pattern, by_root } in found {
@@ -346,7 +346,8 @@ impl Setup<'_> {
         }
         for (pattern, claimed) in self.patterns.iter().zip(claimed) {
             if let Some(refused @ 1..) = claimed.checked_sub(pattern.room) {
-                warn(&refused_cgroups(&pattern.shown(), refused.into()));
+                let words = refused_cgroups(&pattern.shown(), refused.into());
+                self.notes.borrow_mut().push(Note::Claimed(words));
             }
         }
         Ok(())
@@ -392,7 +393,7 @@ fn random() -> Result<[u8; 4]> {
 /// Why directories with a wanted name are not.
 pub fn refused_cgroups(name: &str, count: u64) -> String {
     let (things, them) = if count == 1 { ("cgroup", "it") } else { ("cgroups", "them") };
-    format!("tcpconnect: {count} {things} named {name} not followed: others than root made {them}")
+    format!("{count} {things} named {name} not followed: others than root made {them}")
 }
 
 impl Tracer {

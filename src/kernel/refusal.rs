@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why the kernel refuses a hook, in words.
 
+use std::fmt;
 use std::sync::Mutex;
 
 use libbpf_rs::PrintLevel;
@@ -10,6 +11,7 @@ use super::hook::plain_name;
 use crate::config::cli::Attach;
 use crate::error::text_of;
 use crate::host::privilege;
+use crate::model::cause::Cause;
 use crate::plan::Hook;
 
 /// What libbpf said last; silent unless asked, but its words explain a failure.
@@ -25,8 +27,34 @@ pub(super) fn take_log() -> Vec<String> {
     LIBBPF_LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default()
 }
 
-/// Why a hook cannot be used, in words.
-pub(super) type Refusal = String;
+/// Why a hook cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub cause: Cause,
+    /// In words.
+    pub why: String,
+}
+
+impl Refusal {
+    fn new(cause: Cause, why: &str) -> Self {
+        Refusal { cause, why: why.to_owned() }
+    }
+
+    pub(super) fn of_failed() -> Self {
+        let why = "it sees no connect that fails before its SYN (-f)";
+        Refusal::new(Cause::FailedConnects, why)
+    }
+
+    pub(super) fn of_kprobes() -> Self {
+        Refusal::new(Cause::Kprobes, "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
 
 /// What to do when nothing attaches although the capabilities are there.
 pub(super) fn hint(attach: Attach) -> String {
@@ -61,42 +89,67 @@ pub(super) fn refusal(hook: Hook, step: &str, error: &libbpf_rs::Error, log: &[S
         None => format!("attaching {}: {}", plain_name(step), text_of(error)),
     };
     if step == "load" && !btf::kernel_has_its_own() {
-        return "the kernel's own BTF is needed for fentry, --children and COMMAND".into();
+        let why = "the kernel's own BTF is needed for fentry, --children and COMMAND";
+        return Refusal::new(Cause::OwnBtf, why);
     }
-    // BPF_CGROUP_MAX_PROGS, and BPF_MAX_TRAMP_LINKS on x86-64.
-    if step != "load" && why.contains("E2BIG") {
-        why += match hook {
-            Hook::Fentry => {
-                " (38 programs on one function are the kernel's limit: end other tracers, see \
-                 bpftool link)"
-            }
-            _ => {
-                " (64 programs of a kind on one cgroup are the kernel's limit: end other tracers, \
-                 see bpftool cgroup tree)"
-            }
-        };
-    }
-    let refused = error.kind() == libbpf_rs::ErrorKind::PermissionDenied;
-    if refused && privilege::lacks_locked_memory() {
-        why += " (before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE)";
-    } else if refused && privilege::missing().is_none() {
-        let of_names = why.contains("dns_");
-        match hook {
-            _ if of_names && !privilege::may_attach_to_cgroups() => {
-                why += " (-d needs CAP_NET_ADMIN)";
-            }
-            _ if of_names => {}
-            Hook::Fentry => why += " (this kernel refuses BPF trampolines)",
-            Hook::Kprobe => {
-                if let Some(level @ 3..) = privilege::perf_event_paranoid() {
-                    why += &format!(
-                        " (kernel.perf_event_paranoid is {level}: set it to 2, or add CAP_SYS_ADMIN)"
-                    );
-                }
-            }
-            _ if !privilege::may_attach_to_cgroups() => why += " (CAP_NET_ADMIN is missing)",
-            _ => {}
+    let is_denied = error.kind() == libbpf_rs::ErrorKind::PermissionDenied;
+    let known = match () {
+        () if step != "load" && why.contains("E2BIG") => Some(full(hook)),
+        () if is_denied => denied(hook, why.contains("dns_")),
+        () => None,
+    };
+    let cause = match &known {
+        Some((cause, words)) => {
+            why += &format!(" ({words})");
+            *cause
         }
+        None if !privilege::may_probe() => Cause::Lockdown,
+        None if is_denied && privilege::in_user_namespace() => Cause::UserNamespace,
+        None => Cause::Refused,
+    };
+    Refusal { cause, why }
+}
+
+/// BPF_CGROUP_MAX_PROGS, and BPF_MAX_TRAMP_LINKS on x86-64.
+fn full(hook: Hook) -> (Cause, String) {
+    let (cause, words) = match hook {
+        Hook::Fentry => (
+            Cause::FullFunction,
+            "38 programs on one function are the kernel's limit: end other tracers, see bpftool \
+             link",
+        ),
+        _ => (
+            Cause::FullCgroup,
+            "64 programs of a kind on one cgroup are the kernel's limit: end other tracers, see \
+             bpftool cgroup tree",
+        ),
+    };
+    (cause, words.to_owned())
+}
+
+/// What would have to be allowed; `None` if nothing is known to be.
+fn denied(hook: Hook, of_names: bool) -> Option<(Cause, String)> {
+    let known = |cause, words: &str| Some((cause, words.to_owned()));
+    if privilege::lacks_locked_memory() {
+        let words = "before kernel 5.11 BPF needs locked memory: add CAP_SYS_RESOURCE";
+        return known(Cause::LockedMemory, words);
     }
-    why
+    if privilege::missing().is_some() {
+        return None;
+    }
+    let may_attach = privilege::may_attach_to_cgroups();
+    match hook {
+        _ if of_names && !may_attach => known(Cause::NetAdmin, "-d needs CAP_NET_ADMIN"),
+        _ if of_names => None,
+        Hook::Fentry if privilege::in_user_namespace() => None,
+        Hook::Fentry => known(Cause::Trampolines, "this kernel refuses BPF trampolines"),
+        Hook::Kprobe => {
+            let level = privilege::perf_event_paranoid().filter(|&level| level > 2)?;
+            let words =
+                format!("kernel.perf_event_paranoid is {level}: set it to 2, or add CAP_SYS_ADMIN");
+            Some((Cause::PerfEventParanoid, words))
+        }
+        _ if !may_attach => known(Cause::NetAdmin, "CAP_NET_ADMIN is missing"),
+        _ => None,
+    }
 }

@@ -3,6 +3,7 @@
 //! run needs, and why the kernel refuses them.
 
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
@@ -13,7 +14,6 @@ use std::rc::Rc;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 use anyhow::ensure;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
@@ -29,6 +29,7 @@ use libbpf_rs::skel::SkelBuilder as _;
 
 use super::Counted;
 use super::Tracer;
+use super::attached::Note;
 use super::btf;
 use super::btf::BtfFile;
 use super::buffer::PerfBuffers;
@@ -44,7 +45,6 @@ use super::hook::LIST_PROGRAM;
 use super::hook::PROCESS_FORK;
 use super::hook::STATE_PROGRAM;
 use super::hook::is_accept_program;
-use super::hook::plain_name;
 use super::hook::process_programs;
 use super::new_flows;
 use super::object::pinned;
@@ -63,7 +63,6 @@ use crate::config::cli::Buffer;
 use crate::config::cli::Procs;
 use crate::error::StartError;
 use crate::error::text_of;
-use crate::error::warn;
 use crate::host::cgroup;
 use crate::host::cgroup::Place;
 use crate::host::privilege;
@@ -92,42 +91,22 @@ impl Tracer {
         command: Option<u32>,
         verbose: &dyn Fn(&str),
     ) -> Result<Self> {
-        let btf = config.btf.as_deref().map(BtfFile::open).transpose()?;
-        if btf.is_none() && !btf::kernel_has_its_own() {
-            return Err(StartError::NoBtf.into());
-        }
-        let setup = match (Setup::new(config, plan, command, btf), privilege::missing()) {
-            (Ok(setup), _) => setup,
-            // Pinned maps are behind a folder that only root may enter.
-            (Err(_), Some(missing)) => return Err(StartError::NotPermitted(missing).into()),
-            (Err(e), None) => return Err(e),
-        };
-        libbpf_rs::set_print(Some((PrintLevel::Info, keep_log)));
-
+        let setup = Setup::prepare(config, plan, command)?;
         let mut refusals = Vec::new();
-        let ladder = match config.procs {
-            Some(Procs::Only) => vec![Hook::Processes],
-            _ => setup.ladder(),
-        };
-        for hook in ladder {
-            match setup.try_hook(hook, verbose) {
-                Ok(Ok(tracer)) => {
-                    for (hook, why) in &refusals {
-                        verbose(&format!("{hook} not used: {why}"));
+        for hook in setup.ladder() {
+            match setup.try_hook(hook)? {
+                Ok(tracer) => {
+                    for (hook, refusal) in &refusals {
+                        verbose(&format!("{hook} not used: {refusal}"));
                     }
-                    setup.report(&tracer, verbose);
+                    setup.attached(&tracer).tell(verbose);
                     give_back_memory();
                     return Ok(tracer);
                 }
-                Ok(Err(why)) => refusals.push((hook.name(), why)),
-                Err(fatal) => return Err(fatal),
+                Err(refusal) => refusals.push((hook.name(), refusal)),
             }
         }
-        if let Some(missing) = privilege::missing() {
-            return Err(StartError::NotPermitted(missing).into());
-        }
-        let reasons: Vec<_> = refusals.iter().map(|(hook, why)| format!("{hook}: {why}")).collect();
-        Err(StartError::NoHook { reasons: reasons.join("; "), hint: hint(config.attach) }.into())
+        Err(no_hook(refusals.iter().map(|(hook, why)| (*hook, why)), config.attach).into())
     }
 
     pub(super) fn program(&self, name: &str) -> ProgramMut<'_> {
@@ -173,6 +152,8 @@ pub(super) struct Setup<'a> {
     perf_tracepoints: Cell<bool>,
     /// What sees accepts where neither fentry nor kprobe is the hook.
     accept_hook: Cell<AcceptHook>,
+    /// What the hook that is tried just then gives less.
+    pub(super) notes: RefCell<Vec<Note>>,
     /// The pid namespace that pids are of, unless the initial one.
     pub(super) pidns: Option<u32>,
     pub(super) netns: Option<u32>,
@@ -181,6 +162,26 @@ pub(super) struct Setup<'a> {
 }
 
 impl<'a> Setup<'a> {
+    /// Whether this host has what the options need, whatever the hook.
+    pub(super) fn prepare(
+        config: &'a Config,
+        plan: &'a Plan,
+        command: Option<u32>,
+    ) -> Result<Self> {
+        let btf = config.btf.as_deref().map(BtfFile::open).transpose()?;
+        if btf.is_none() && !btf::kernel_has_its_own() {
+            return Err(StartError::NoBtf.into());
+        }
+        let setup = match (Setup::new(config, plan, command, btf), privilege::missing()) {
+            (Ok(setup), _) => setup,
+            // Pinned maps are behind a folder that only root may enter.
+            (Err(_), Some(missing)) => return Err(StartError::NotPermitted(missing).into()),
+            (Err(e), None) => return Err(e),
+        };
+        libbpf_rs::set_print(Some((PrintLevel::Info, keep_log)));
+        Ok(setup)
+    }
+
     fn new(
         config: &'a Config,
         plan: &'a Plan,
@@ -205,7 +206,7 @@ impl<'a> Setup<'a> {
         let netns = filter.netns.as_deref().map(cgroup::netns).transpose()?;
         let patterns = filter.patterns_of_new();
         if patterns.len() > MAX_PATTERNS {
-            bail!("too many of --container and --unit: trace them in two runs");
+            return Err(StartError::TooManyNames.into());
         }
         let (cgroups, patterns) = match plan.filters_cgroups {
             true => (cgroups, patterns),
@@ -226,6 +227,7 @@ impl<'a> Setup<'a> {
                 true => AcceptHook::Kprobe,
                 false => AcceptHook::Calls,
             }),
+            notes: RefCell::default(),
             pidns,
             ring,
             buffer_bytes,
@@ -242,7 +244,10 @@ impl<'a> Setup<'a> {
     /// fentry 350, most of which is the wait for a grace period at the first
     /// trampoline), and the kernel never skips a run of it. fentry costs 400
     /// instructions less a connect. Below the root, sockops would not see all tasks.
-    fn ladder(&self) -> Vec<Hook> {
+    pub(super) fn ladder(&self) -> Vec<Hook> {
+        if self.config.procs == Some(Procs::Only) {
+            return vec![Hook::Processes];
+        }
         let sockops = match self.cgroup_mount {
             Some(_) => Hook::Sockops,
             None => Hook::StateOnly,
@@ -273,13 +278,18 @@ impl<'a> Setup<'a> {
         self.roots.len() > 1 || self.plan.descendants
     }
 
+    pub(super) fn has_cgroups(&self) -> bool {
+        self.cgroup_mount.is_some()
+    }
+
     /// The outer error is fatal, the inner one sends us to the next hook.
-    fn try_hook(&self, hook: Hook, verbose: &dyn Fn(&str)) -> Result<Result<Tracer, Refusal>> {
-        if hook == Hook::Sockops && self.config.failed {
-            return Ok(Err("it sees no connect that fails before its SYN (-f)".into()));
+    pub(super) fn try_hook(&self, hook: Hook) -> Result<Result<Tracer, Refusal>> {
+        self.notes.take();
+        if matches!(hook, Hook::Sockops | Hook::StateOnly) && self.config.failed {
+            return Ok(Err(Refusal::of_failed()));
         }
         if hook == Hook::Kprobe && !privilege::has_kprobes() {
-            return Ok(Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".into()));
+            return Ok(Err(Refusal::of_kprobes()));
         }
         let family = self.config.filter.family;
         // A policy may refuse a mapped connect as one of IPv6.
@@ -288,8 +298,8 @@ impl<'a> Setup<'a> {
         let v4 = wants_v4 || self.plan.peers;
         let v6 = family != Family::V4 || self.config.failed;
         match self.try_programs(hook, hook.programs(self.plan.level, v4, v6))? {
-            Err(why) if wants_v4 && v6 && why.contains("tcp_v6_connect") => {
-                verbose(&format!("no IPv6 in this kernel ({why}); tracing IPv4 only"));
+            Err(refusal) if wants_v4 && v6 && refusal.why.contains("tcp_v6_connect") => {
+                self.notes.replace(vec![Note::NoIpv6(refusal.why)]);
                 self.try_programs(hook, hook.programs(self.plan.level, true, false))
             }
             result => Ok(result),
@@ -489,7 +499,7 @@ impl<'a> Setup<'a> {
         companions.into_iter().flat_map(programs).map(|name| (*name).to_owned()).collect()
     }
 
-    fn accept_hook(&self, hook: Hook) -> AcceptHook {
+    pub(super) fn accept_hook(&self, hook: Hook) -> AcceptHook {
         match hook {
             Hook::Fentry => AcceptHook::Fentry,
             Hook::Kprobe => AcceptHook::Kprobe,
@@ -509,29 +519,6 @@ impl<'a> Setup<'a> {
         self.plan.accepts
             && self.plan.ends
             && matches!(accepts, AcceptHook::Calls | AcceptHook::AllCalls)
-    }
-
-    fn report(&self, tracer: &Tracer, verbose: &dyn Fn(&str)) {
-        let programs: Vec<_> = tracer.connect.iter().map(|name| plain_name(name)).collect();
-        verbose(&format!("attached {} ({})", tracer.hook.name(), programs.join(", ")));
-        let types =
-            if tracer.slim_btf { "those types of the kernel that are read" } else { "all types" };
-        verbose(&format!("relocated by {types}"));
-        if self.plan.accepts {
-            verbose(&format!("accepts: {}", self.accept_hook(tracer.hook).programs().join(", ")));
-        }
-        if self.plan.rows {
-            let (kind, per) = if self.ring { ("ring", "") } else { ("perf", " for each CPU") };
-            verbose(&format!("buffer {kind}, {} bytes{per}", self.buffer_bytes));
-        }
-        if self.plan.names && !self.sees_all_cgroups() {
-            warn("tcpconnect: -d sees only the answers to this cgroup namespace");
-        }
-        if tracer.hook == Hook::StateOnly {
-            warn(
-                "tcpconnect: no cgroup v2 is mounted: LPORT is known only where the program chose it",
-            );
-        }
     }
 
     fn transport(&self, skel: &TcpconnectSkel, sink: &SharedSink) -> Result<Transport> {
@@ -560,28 +547,28 @@ impl<'a> Setup<'a> {
 }
 
 /// Whether this host has what the options need.
-fn check_host(config: &Config, plan: &Plan, has_cgroups: bool) -> Result<()> {
+fn check_host(config: &Config, plan: &Plan, has_cgroups: bool) -> Result<(), StartError> {
     let by_cgroup = plan.cgroups || plan.cgroup_names;
-    if by_cgroup && !has_cgroups {
-        bail!(
-            "--container, --pod, --unit, --container-id, --container-name, --image and \
-             --cgroup-path need cgroup v2, and none is mounted here; see mount -t cgroup2"
-        );
+    let (names_cgroups, is_locked) = (by_cgroup || config.who.vpid, !privilege::may_probe());
+    match () {
+        () if by_cgroup && !has_cgroups => Err(StartError::NoCgroupsToName),
+        () if names_cgroups && is_locked => Err(StartError::LockedDownForNames),
+        () if plan.names && !has_cgroups => Err(StartError::NoCgroupsForDns),
+        () if config.failed && is_locked => Err(StartError::LockedDownForFailed),
+        () => Ok(()),
     }
-    if (by_cgroup || config.who.vpid) && !privilege::may_probe() {
-        bail!(
-            "--container, --pod, --unit, --container-id, --container-name, --image, --cgroup-path \
-             and --vpid read kernel memory, which lockdown=confidentiality forbids; --cgroup PATH \
-             works"
-        );
+}
+
+/// What ends a run that has no hook.
+pub(super) fn no_hook<'a>(
+    refusals: impl Iterator<Item = (&'static str, &'a Refusal)>,
+    attach: Attach,
+) -> StartError {
+    if let Some(missing) = privilege::missing() {
+        return StartError::NotPermitted(missing);
     }
-    if plan.names && !has_cgroups {
-        bail!("-d needs cgroup v2, and none is mounted here; see mount -t cgroup2");
-    }
-    if config.failed && !privilege::may_probe() {
-        bail!("-f reads kernel memory, which lockdown=confidentiality forbids");
-    }
-    Ok(())
+    let reasons: Vec<_> = refusals.map(|(hook, why)| format!("{hook}: {why}")).collect();
+    StartError::NoHook { reasons: reasons.join("; "), hint: hint(attach) }
 }
 
 /// Half a megabyte of the heap is what libbpf read and no longer has. Only glibc keeps it.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The words: plain values, and rules that need nothing but them. Unknown is `None`.
 
+pub mod cause;
 pub mod container;
 pub mod counts;
 pub mod coverage;

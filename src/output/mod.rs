@@ -5,7 +5,7 @@
 mod bound;
 pub mod community_id;
 pub mod json;
-mod line;
+pub mod line;
 mod output_file;
 #[cfg(feature = "parquet")]
 pub mod parquet;

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use rustix::fs::Access;
 use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::FileType;
@@ -16,6 +17,7 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::PROC_SUPER_MAGIC;
 use rustix::fs::Stat;
+use rustix::fs::accessat;
 use rustix::fs::fcntl_setfl;
 use rustix::fs::fstat;
 use rustix::fs::fstatfs;
@@ -82,6 +84,42 @@ pub fn open(path: &Path) -> Result<File, String> {
         fcntl_setfl(&file, OFlags::APPEND).map_err(words)?;
     }
     Ok(file)
+}
+
+/// What `open` would find, without opening it: whoever reads a FIFO would take that for its
+/// end. The error is the reason, in words.
+pub fn check(path: &Path) -> Result<&'static str, String> {
+    let mut way = Way::new().map_err(words)?;
+    way.lead(path.as_os_str().as_bytes())?;
+    let (name, link) = way.walk()?;
+    let Way { folder, is_shared, .. } = way;
+    let follow = match link.contains(OFlags::NOFOLLOW) {
+        true => AtFlags::SYMLINK_NOFOLLOW,
+        false => AtFlags::empty(),
+    };
+    let may =
+        |name: &[u8], access| accessat(&folder, name, access, AtFlags::EACCESS).map_err(words);
+    let stat = match statat(&folder, &*name, follow) {
+        Err(Errno::NOENT) => {
+            may(b".", Access::WRITE_OK | Access::EXEC_OK)?;
+            return Ok("it will be made");
+        }
+        stat => stat.map_err(words)?,
+    };
+    let is_own = stat.st_uid == geteuid().as_raw() && stat.st_nlink == 1;
+    match file_type(&stat) {
+        FileType::Directory => Err("Is a directory".into()),
+        FileType::Socket => Err("it is a socket".into()),
+        kind if is_shared && !(kind == FileType::RegularFile && is_own) => Err(NOT_OURS.into()),
+        kind => {
+            may(&name, Access::WRITE_OK)?;
+            Ok(match kind {
+                FileType::Fifo => "it is a FIFO: whether somebody reads it is not looked at",
+                FileType::RegularFile => "it is there, and is cut once tracing is on",
+                _ => "it is there",
+            })
+        }
+    }
 }
 
 /// As in the kernel's own lookup (MAXSYMLINKS).

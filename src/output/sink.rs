@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -65,6 +66,10 @@ pub struct Sink {
     dropped: u64,
 }
 
+fn unwritable(name: &str, why: &str) -> String {
+    format!("cannot write to --output '{name}': {why}")
+}
+
 impl Sink {
     /// `stop` ends waiting; without it only the reader does.
     pub fn open(config: &Config, stop: Option<Stop>) -> Result<Self> {
@@ -72,13 +77,18 @@ impl Sink {
         let name = path.display().to_string();
         let file = match output_file::open(path) {
             Ok(file) => file,
-            Err(why) => bail!("cannot write to --output '{name}': {why}"),
+            Err(why) => bail!(unwritable(&name, &why)),
         };
         let manner = match flags(&file) & libc::O_NONBLOCK {
             0 => Manner::AtOnce,
             _ => Manner::Nonblocking,
         };
         Ok(Sink { is_uncut: true, ..Sink::new(file, name, manner, stop) })
+    }
+
+    /// Whether `open` would have this file, as far as that can be known without making one.
+    pub fn check(path: &Path) -> Result<&'static str, String> {
+        output_file::check(path).map_err(|why| unwritable(&path.display().to_string(), &why))
     }
 
     /// To a process of our own.

@@ -64,6 +64,11 @@ impl NewFiles {
 }
 
 impl Recorder {
+    /// Whether it could record in this folder, as far as can be known without making anything.
+    pub fn check(to: &Recording) -> Result<&'static str> {
+        store::check(&to.dir)
+    }
+
     /// Starts it. There must be no other thread yet.
     pub fn start(config: &Config, to: &Recording) -> Result<(Self, ToRecorder)> {
         let bounds = Bounds { size: to.size, age: to.age };

@@ -22,12 +22,15 @@ use anyhow::Result;
 use anyhow::bail;
 use chrono::DateTime;
 use chrono::Utc;
+use rustix::fs::Access;
 use rustix::fs::AtFlags;
 use rustix::fs::Dir;
 use rustix::fs::FileType;
 use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::access;
+use rustix::fs::accessat;
 use rustix::fs::flock;
 use rustix::fs::fstat;
 use rustix::fs::mkdirat;
@@ -443,6 +446,11 @@ fn root(path: &Path) -> Result<OwnedFd> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(words(e)),
     }
+    own_folder(path)
+}
+
+/// What is there already, if it is for us alone.
+fn own_folder(path: &Path) -> Result<OwnedFd> {
     // Without a slash at its end, which would follow it.
     let itself: std::path::PathBuf = path.components().collect();
     let link = std::fs::symlink_metadata(&itself).ok().filter(|meta| meta.is_symlink());
@@ -456,6 +464,32 @@ fn root(path: &Path) -> Result<OwnedFd> {
         bail!("others may read or write there; it must be your own, with mode 0700");
     }
     Ok(root)
+}
+
+/// Whether `Store::open` would have this folder. Whether another run records there is not looked
+/// at: to ask for its lock would be to hold it for a moment.
+pub fn check(path: &Path) -> Result<&'static str> {
+    let name = path.display();
+    if let Some(above) = missing_below(path) {
+        let may = access(above, Access::WRITE_OK | Access::EXEC_OK);
+        may.map_err(words).with_context(|| format!("--record '{name}'"))?;
+        return Ok("the folder will be made");
+    }
+    let root = own_folder(path).with_context(|| format!("--record '{name}'"))?;
+    let may = accessat(&root, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    may.map_err(words).with_context(|| format!("--record '{name}'"))?;
+    Ok("the folder is there, for us alone")
+}
+
+/// The last folder above that is there, if this one is not.
+fn missing_below(path: &Path) -> Option<&Path> {
+    if std::fs::symlink_metadata(path).is_ok() {
+        return None;
+    }
+    let mut above = path.ancestors().skip(1);
+    let is_there = |path: &Path| std::fs::metadata(path).is_ok();
+    let above = above.find(|above| above.as_os_str().is_empty() || is_there(above))?;
+    Some(if above.as_os_str().is_empty() { Path::new(".") } else { above })
 }
 
 fn make_folders(root: &OwnedFd, path: &str) -> io::Result<()> {

@@ -264,6 +264,14 @@ pub fn connections(filter: &Filter) -> Result<Connections> {
     Ok(Connections { rows: rows.collect(), places: seen.places, unseen })
 }
 
+/// How much a snapshot finds: network namespaces and sockets; and what it may not look at.
+pub fn found(filter: &Filter, what: Snapshot) -> Result<(usize, usize, Option<String>)> {
+    raise_descriptor_limit();
+    let proc = Proc::open().context("failed to open /proc")?;
+    let seen = look(&proc, filter, what)?;
+    Ok((seen.namespaces, seen.sockets.len(), seen.unseen()))
+}
+
 /// What was found of sockets and descriptors, both in order.
 struct Seen {
     sockets: Vec<Socket>,

@@ -6,7 +6,7 @@ pub mod background;
 pub mod command;
 mod notify;
 mod past;
-mod ready;
+pub mod ready;
 mod report;
 pub mod retract;
 mod rows;
@@ -21,7 +21,6 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 
 use crate::clock;
 use crate::clock::WallClock;
@@ -30,6 +29,7 @@ use crate::clock::unix_now_ns;
 use crate::config::Config;
 use crate::config::Mode;
 use crate::config::cli::Sandbox;
+use crate::error::StartError;
 use crate::error::warn;
 use crate::host::cgroup;
 use crate::host::container_names::Unnamed;
@@ -91,9 +91,6 @@ const MAX_TEXT: usize = 256 << 10;
 /// without notice: while a storm of forks loses records, connects must not be lost, too.
 const RESYNC_SHARE: u32 = 10;
 
-const NO_OWN_CLOCK: &str =
-    "in a time namespace it can only run as a child process of who made that; see unshare --fork";
-
 /// Traces until something ends it; the result is the exit status.
 pub fn run(config: &Config) -> Result<u8> {
     past::check(config)?;
@@ -116,7 +113,7 @@ fn run_into(
     stopped: &OnceCell<Stop>,
 ) -> Result<u8> {
     if !clock::own_is_known() {
-        bail!(NO_OWN_CLOCK);
+        return Err(StartError::NoOwnClock.into());
     }
     // SAFETY: there is no other thread yet.
     let has_own_zone = plan::shows_local_time(config) && unsafe { clock::fix_zone() };
@@ -195,12 +192,27 @@ fn warn_of_missing(pids: &[u32]) {
 }
 
 /// What is known before anything is loaded.
-fn host() -> plan::Host {
+pub fn host() -> plan::Host {
     plan::Host {
         is_nested: cgroup::own_pidns().is_some(),
         is_hybrid: cgroup::is_hybrid(),
         ..plan::Host::default()
     }
+}
+
+/// What decides what is needed from then on.
+pub fn host_while_tracing(uses_perf: bool) -> plan::Host {
+    plan::Host {
+        bpf_is_restricted: privilege::bpf_is_restricted(),
+        uses_perf,
+        perf_takes_sys_admin: privilege::perf_takes_sys_admin(),
+        ..plan::Host::default()
+    }
+}
+
+/// Whether there is a recording to begin with, if one was asked for.
+pub fn check_past(config: &Config) -> Result<()> {
+    past::check(config)
 }
 
 /// From here on it does with what its options need.
@@ -210,12 +222,7 @@ fn give_up_rights(
     command: Option<u32>,
     verbose: &dyn Fn(&str),
 ) -> Result<()> {
-    let host = plan::Host {
-        bpf_is_restricted: privilege::bpf_is_restricted(),
-        uses_perf: tracer.has_perf_buffer(),
-        perf_takes_sys_admin: privilege::perf_takes_sys_admin(),
-        ..plan::Host::default()
-    };
+    let host = host_while_tracing(tracer.has_perf_buffer());
     rights::give_up(plan::capabilities(config, host), verbose)?;
     match plan::needs(config, host, command) {
         Some(needs) => rights::confine(needs, config.sandbox == Sandbox::Strict, verbose),

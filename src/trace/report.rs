@@ -65,7 +65,7 @@ impl App<'_> {
         lost.flows += self.counts.as_ref().map_or(0, |counts| counts.lost);
         lost.output = self.sink.dropped() + self.uncounted;
         for (name, count) in self.tracer.newly_refused() {
-            warn(&refused_cgroups(&name, count));
+            warn(&format!("tcpconnect: {}", refused_cgroups(&name, count)));
         }
         let new = lost.since(&self.reported);
         self.reported = lost;
