@@ -68,15 +68,15 @@ fn without_lines(data: &[u8]) -> Result<Vec<u8>> {
 
 /// Compiled, with no skeleton yet.
 fn compile(name: &str, object: &Path, define: Option<String>) -> Result<SkeletonBuilder> {
+    // The names of source files are in the object, and are to be the same everywhere.
+    let names = format!("-ffile-prefix-map={}=.", env::var("CARGO_MANIFEST_DIR")?);
+    let flags = ["-Wall".to_owned(), "-Werror".to_owned(), names];
     let mut skeleton = SkeletonBuilder::new();
     skeleton
         .source(format!("src/bpf/{name}.bpf.c"))
         .obj(object)
-        // CO-RE reads a comm as two u64: no type-based aliasing.
-        .clang_args(["-Wall", "-Werror", "-mcpu=v3", "-fno-strict-aliasing"])
-        // The names of source files are in the object, and are to be the same everywhere.
-        .clang_args([format!("-ffile-prefix-map={}=.", env::var("CARGO_MANIFEST_DIR")?)])
-        .clang_args(define)
+        // At once: each call takes the place of the one before.
+        .clang_args(flags.into_iter().chain(define))
         .build()
         .context("the BPF program does not build (is clang installed?)")?;
     slim(object).context("failed to slim the BPF program")?;
