@@ -360,7 +360,7 @@ kprobe refused: status 0, rows 1, lport 1
                  echo 'p:other4 tcp_v4_connect' >> kprobe_events; echo 'r:other4r tcp_v4_connect' >> kprobe_events
                  echo 'p:other6 tcp_v6_connect' >> kprobe_events; echo 1 > events/kprobes/enable
                  for hook in fentry kprobe sockops; do see $hook plain_ipv4; see $hook plain_ipv6; done
-                 check; grep -c other trace",
+                 grep -c other trace; check",
         expected: "\
 fentry plain_ipv4: status 0, rows 1, lport 1
 fentry plain_ipv6: status 0, rows 1, lport 1
@@ -368,8 +368,8 @@ kprobe plain_ipv4: status 0, rows 1, lport 1
 kprobe plain_ipv6: status 0, rows 1, lport 1
 sockops plain_ipv4: status 0, rows 1, lport 1
 sockops plain_ipv6: status 0, rows 1, lport 1
-check: status 0
 9
+check: status 0
 ",
     },
     State {
