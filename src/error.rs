@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::escape::is_harmless;
+use crate::escape::harmless;
 use crate::poll::poll;
 use crate::poll::writable;
 
@@ -72,14 +72,7 @@ pub struct CommandError {
 /// to fail, let alone to panic as eprintln!() does; one that does not block, as that of a
 /// terminal shared with such a program, gets a moment to take the rest.
 pub fn warn(line: &str) {
-    let mut text = String::with_capacity(line.len() + 1);
-    for c in line.chars() {
-        match is_harmless(c) {
-            true => text.push(c),
-            false => text.extend(c.escape_default()),
-        }
-    }
-    text.push('\n');
+    let text = harmless(line) + "\n";
     let mut rest = text.as_bytes();
     let mut stderr = std::io::stderr();
     while !rest.is_empty() {

@@ -14,6 +14,18 @@ pub fn is_harmless(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// With everything else escaped: what others chose does nothing to a terminal.
+pub fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_harmless(c) {
+            true => out.push(c),
+            false => out.extend(c.escape_default()),
+        }
+    }
+    out
+}
+
 /// Nearly all text is.
 pub fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|b| (0x20..0x7f).contains(b))

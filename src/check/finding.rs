@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::words;
 use crate::config::Config;
-use crate::escape::is_harmless;
+use crate::escape::harmless;
 use crate::model::cause::Cause;
 use crate::output::line;
 
@@ -157,18 +157,6 @@ impl Report {
         }
         text + self.worst().verdict() + "\n"
     }
-}
-
-/// What others chose does nothing to a terminal.
-fn harmless(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match is_harmless(c) {
-            true => out.push(c),
-            false => out.extend(c.escape_default()),
-        }
-    }
-    out
 }
 
 /// Paths and names that a message may have in quotes.

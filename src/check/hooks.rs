@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is attached: each hook in turn, and what runs beside the one that a trace would use.
 
-use std::time::Duration;
-
 use super::Finding;
 use super::Severity;
 use super::machine;
@@ -78,7 +76,7 @@ fn tried(trial: &Trial, used: Option<&Attached>) -> Finding {
     let id = id(trial.hook);
     match &trial.outcome {
         Ok(attached) => {
-            let ms = in_ms(trial.took);
+            let ms = trial.took.as_millis();
             Finding::ok(id, format!("{} in {ms} ms, and detached", attached.programs()))
         }
         Err(refusal) => {
@@ -87,10 +85,6 @@ fn tried(trial: &Trial, used: Option<&Attached>) -> Finding {
             Finding::new(id, severity, refusal.cause, &*refusal.why)
         }
     }
-}
-
-fn in_ms(time: Duration) -> u128 {
-    time.as_millis()
 }
 
 fn chosen(trials: &Trials) -> Finding {

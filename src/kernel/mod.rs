@@ -562,13 +562,18 @@ fn new_flows() -> Result<MapHandle> {
 
 /// bpf_prog_info.recursion_misses, kernel 5.12; 0 where it cannot be had.
 fn recursion_misses(fd: RawFd) -> u64 {
+    program_info(fd).map_or(0, |info| info.recursion_misses)
+}
+
+/// What the kernel says of a program without being asked for its code.
+fn program_info(fd: RawFd) -> Option<libbpf_sys::bpf_prog_info> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut len = size_of::<libbpf_sys::bpf_prog_info>() as u32;
     // SAFETY: `info` is zeroed, as the kernel demands, and `len` its size.
     let ret = unsafe {
         libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast::<c_void>(), &mut len)
     };
-    if ret == 0 { info.recursion_misses } else { 0 }
+    (ret == 0).then_some(info)
 }
 
 /// Misses of an entry probe, kernel 6.7.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `--check`: each hook is attached as a trace would attach it, and is detached at once.
 
-use std::ffi::c_void;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::FromRawFd as _;
@@ -18,6 +17,7 @@ use super::Tracer;
 use super::attached::Attached;
 use super::btf;
 use super::btf::BtfFile;
+use super::program_info;
 use super::refusal::Refusal;
 use super::setup::Setup;
 use super::setup::no_hook;
@@ -152,13 +152,7 @@ fn name_of(id: u32) -> Option<String> {
     }
     // SAFETY: the kernel has just made it for us.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut info = libbpf_sys::bpf_prog_info::default();
-    let mut len = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: `info` is zeroed, as the kernel demands, and `len` its size.
-    let ret = unsafe {
-        let info = (&raw mut info).cast::<c_void>();
-        libbpf_sys::bpf_obj_get_info_by_fd(fd.as_raw_fd(), info, &mut len)
-    };
+    let info = program_info(fd.as_raw_fd())?;
     let bytes: Vec<u8> = info.name.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect();
-    (ret == 0 && !bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
+    (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -20,6 +20,10 @@ use crate::output::json::read::ReadError;
 use crate::output::json::read::read;
 #[cfg(feature = "parquet")]
 use crate::output::parquet;
+#[cfg(feature = "parquet")]
+use crate::output::parquet::read::columns_like;
+#[cfg(feature = "parquet")]
+use crate::output::parquet::read::columns_of_ends;
 
 /// Lines that say nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,31 +73,6 @@ impl Looked {
 /// Columns that neither output nor filters look at.
 #[cfg(feature = "parquet")]
 fn unused(config: &Config, asked: &Asked) -> Vec<&'static str> {
-    const EXE: [&str; 7] =
-        ["exe", "exe_raw", "exe_deleted", "exe_truncated", "exe_dev", "exe_inode", "exe_mntns"];
-    const QUERY: [&str; 7] = [
-        "query",
-        "query_raw",
-        "query_age_ms",
-        "query_match",
-        "query_by_pid",
-        "query_by_uid",
-        "query_chain",
-    ];
-    const FACTS: [&str; 4] = ["ppid", "start", "process_id", "source"];
-    const CONTAINER: [&str; 11] = [
-        "container_id",
-        "container_claimed",
-        "container_name",
-        "container_image",
-        "pod",
-        "pod_namespace",
-        "pod_uid",
-        "compose_project",
-        "compose_service",
-        "container_runtime",
-        "container_name_source",
-    ];
     let (who, by_cgroup) = (config.who, config.filter.by_cgroup());
     // Rows of exec have executable and arguments in any case.
     let processes = config.procs.is_some();
@@ -101,19 +80,23 @@ fn unused(config: &Config, asked: &Asked) -> Vec<&'static str> {
         true => Vec::new(),
         false => names.to_vec(),
     };
-    let peers = parquet::read::columns_of_peers();
+    let like = |is_used: bool, prefixes: &[&str]| match is_used {
+        true => Vec::new(),
+        false => columns_like(prefixes),
+    };
+    let facts = ["ppid", "start", "process_id", "source"];
     [
-        of(who.exe || processes, &EXE),
-        of(who.args || processes, &["args", "args_truncated"]),
-        of(who.parents, &["parents", "parents_truncated"]),
-        of(config.dns, &QUERY),
-        of(config.peer.is_some(), &peers),
+        like(who.exe || processes, &["exe"]),
+        like(who.args || processes, &["args"]),
+        like(who.parents, &["parents"]),
+        like(config.dns, &["query"]),
+        like(config.peer.is_some(), &["peer_"]),
+        like(who.container() || by_cgroup, &["container_", "pod", "compose_"]),
         of(asked.users(), &["user"]),
-        of(asked.processes() || processes, &FACTS),
-        of(who.container() || by_cgroup, &CONTAINER),
+        of(asked.processes() || processes, &facts),
         of(who.cgroup_path || by_cgroup, &["cgroup"]),
         of(who.unit() || by_cgroup, &["unit"]),
-        of(asked.ends(), &parquet::read::columns_of_ends()),
+        of(asked.ends(), &columns_of_ends()),
     ]
     .concat()
 }

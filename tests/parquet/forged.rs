@@ -23,11 +23,12 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::FileReader as _;
 use parquet::file::serialized_reader::SerializedFileReader;
 use serde_json::Value;
+use tcpconnect::output::parquet::checksum;
 use tcpconnect::output::parquet::read::Asked;
 use tcpconnect::output::parquet::read::Reader;
+use tcpconnect::output::parquet::sum_of_columns;
 use tcpconnect::output::parquet::write::write;
 use tempfile::TempDir;
-use twox_hash::XxHash64;
 
 use super::START;
 
@@ -241,9 +242,9 @@ impl Forged {
         of_group["offset"] = 0.into();
         of_group["len"] = bytes.len().into();
         of_group["filter"] = filter.into();
-        of_group["sum"] = sum(&bytes[..filter]).into();
-        of_group["filter_sum"] = sum(&bytes[filter..]).into();
-        of_group["columns_sum"] = sum(&text_of(&group)).into();
+        of_group["sum"] = checksum(&bytes[..filter]).into();
+        of_group["filter_sum"] = checksum(&bytes[filter..]).into();
+        of_group["columns_sum"] = sum_of_columns(&group).into();
         (self.notes)(&mut notes);
         pair.value = Some(notes.to_string());
         let of_file = FileMetaData::new(
@@ -271,31 +272,6 @@ fn of_read(page: Read) -> Page {
         }
         Read::DataPageV2 { .. } => panic!("it writes none"),
     }
-}
-
-fn sum(bytes: &[u8]) -> u64 {
-    XxHash64::oneshot(0, bytes)
-}
-
-/// Of which a group has the checksum.
-fn text_of(group: &RowGroupMetaData) -> Vec<u8> {
-    let mut text = format!("{}", group.num_rows());
-    for column in group.columns() {
-        let places = (column.data_page_offset(), column.dictionary_page_offset());
-        let filter = (column.bloom_filter_offset(), column.bloom_filter_length());
-        let _ = write!(
-            text,
-            "\n{} {} {} {:?} {} {} {} {places:?} {filter:?}",
-            column.column_path(),
-            column.column_type(),
-            column.column_descr().max_def_level(),
-            column.compression(),
-            column.num_values(),
-            column.compressed_size(),
-            column.uncompressed_size(),
-        );
-    }
-    text.into_bytes()
 }
 
 /// DELTA_BINARY_PACKED of as many numbers as it is told to claim, that are all the same but the first.

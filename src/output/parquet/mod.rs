@@ -67,12 +67,12 @@ struct Mark {
 }
 
 /// Pages have no checksums here, so that the groups have.
-fn checksum(bytes: &[u8]) -> u64 {
+pub fn checksum(bytes: &[u8]) -> u64 {
     XxHash64::oneshot(0, bytes)
 }
 
 /// Of the numbers by which the crate finds values: it panics where a damaged footer has others.
-fn sum_of_columns(group: &RowGroupMetaData) -> u64 {
+pub fn sum_of_columns(group: &RowGroupMetaData) -> u64 {
     let mut text = format!("{}", group.num_rows());
     for column in group.columns() {
         let places = (column.data_page_offset(), column.dictionary_page_offset());

@@ -75,9 +75,10 @@ pub struct Asked {
     pub counts: bool,
 }
 
-/// Those of the process on the other end.
-pub fn columns_of_peers() -> Vec<&'static str> {
-    COLUMNS.iter().map(|column| column.name).filter(|name| name.starts_with("peer_")).collect()
+/// Those whose names begin so.
+pub fn columns_like(prefixes: &[&str]) -> Vec<&'static str> {
+    let is_one = |name: &&str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    COLUMNS.iter().map(|column| column.name).filter(is_one).collect()
 }
 
 /// Those of the end of a connection, but for its time.
