@@ -291,6 +291,7 @@ fn who_is_killed_at_any_moment_leaves_all_that_was_on_disk(lab: &Lab) {
     let results = |folder: &Folder| count(&folder.read(&["-r"]).0, "result");
     // Connections that were made, that were made a second before the end, and that were read then.
     let (mut made, mut old, mut there) = (0, 0, 0);
+    let mut torn_at_most = 0;
     for round in 0..kills() {
         let tracer = folder.record(lab, &client, &["--record-size", "64M"]);
         let lives = Duration::from_millis(below(1_500));
@@ -317,6 +318,7 @@ fn who_is_killed_at_any_moment_leaves_all_that_was_on_disk(lab: &Lab) {
             tracer.signal(libc::SIGKILL);
         }
         if round % 3 != 0 {
+            torn_at_most += 1;
             // SAFETY: a child of our child, which is not waited for.
             unsafe { libc::kill(recorder, libc::SIGKILL) };
         }
@@ -333,7 +335,11 @@ fn who_is_killed_at_any_moment_leaves_all_that_was_on_disk(lab: &Lab) {
     let files: Vec<_> = folder.all_files();
     assert!(files.iter().all(is_sealed), "{files:?}");
     let (rows, said) = folder.read(&["-r", "--life", "--accept"]);
-    assert!(!said.contains("damaged"), "{said}");
+    // The kernel ends a write of somebody who is killed at the end of a page.
+    let mut parts = said.split([';', '\n']);
+    let damaged = parts.find_map(|part| part.trim().strip_suffix(" lines are damaged"));
+    let damaged = damaged.map_or(0, |count| count.parse().expect("a number"));
+    assert!(damaged <= torn_at_most, "{said}");
     let id = |row: &Value| format!("{} {}", row["event"], row["conn_id"]);
     let mut ids: Vec<_> = rows.iter().filter(|row| row["conn_id"].is_string()).map(id).collect();
     let all = ids.len();

@@ -376,6 +376,23 @@ proptest! {
     }
 }
 
+/// A row waits for those before it as long as the rows say that it must, not those that nobody
+/// asked for: of these a Parquet file has only the times.
+#[test]
+fn a_limit_ends_both_at_the_same_line() {
+    let row = |event: &str, at: u8, address: &str| {
+        format!(
+            r#"{{"event":"{event}","time":"2026-11-26T10:00:0{at}Z","ts_ns":{at},"ip":4,"daddr":"{address}","dport":9,"conn_id":"{at}"}}"#
+        )
+    };
+    let lost = r#"{"event":"lost","time":"2026-11-26T10:00:04Z","count":3,"buffer":3}"#;
+    let rows = [row("accept", 1, "10.0.0.2"), row("connect", 2, "10.0.0.1")];
+    let log = format!("{START}\n{}\n{}\n{lost}\n", rows[0], rows[1]);
+    for options in [["--who", "10.0.0.2", "-n", "1"], ["--accept", "-j", "-n", "1"]] {
+        assert_eq!(printed(&log, true, &options), printed(&log, false, &options), "{options:?}");
+    }
+}
+
 /// Something else in every part of it: what is damaged is told, all else is there.
 #[test]
 fn a_damaged_file_says_so_and_ends_nothing() {

@@ -49,7 +49,9 @@ pub(super) struct Covered {
     more_gaps: u64,
     /// With what else it was recorded than what is usual.
     options: BTreeSet<String>,
-    lost: u64,
+    /// When so many events were told to be lost; beyond so many of these as there may be gaps, the
+    /// last one has all.
+    losses: Vec<(u64, u64)>,
 }
 
 impl Covered {
@@ -62,7 +64,7 @@ impl Covered {
             gaps: Vec::new(),
             more_gaps: 0,
             options: BTreeSet::new(),
-            lost: 0,
+            losses: Vec::new(),
         }
     }
 
@@ -84,9 +86,7 @@ impl Covered {
                 self.is_loose |= track.run.is_none();
                 if let What::Lost(lost) = &printed.what {
                     self.gap(track.last_ns.unwrap_or(at_ns), at_ns, words(lost));
-                    if self.wanted.contains(&at_ns) {
-                        self.lost = self.lost.saturating_add(lost.total());
-                    }
+                    self.lose(at_ns, lost.total());
                 }
             }
         }
@@ -107,6 +107,25 @@ impl Covered {
             Some(_) => self.gap(last_ns, at_ns, "the recorder had ended without a word".into()),
             None => self.gap(last_ns, at_ns, "nothing was recorded".into()),
         }
+    }
+
+    fn lose(&mut self, at_ns: u64, count: u64) {
+        let is_full = self.losses.len() >= MAX_GAPS;
+        match self.losses.last_mut() {
+            _ if !self.wanted.contains(&at_ns) => {}
+            Some((_, more)) if is_full => *more = more.saturating_add(count),
+            _ => self.losses.push((at_ns, count)),
+        }
+    }
+
+    /// The answer ends with a row of this time. How far others had been read by then is nobody's
+    /// concern: of a log it is further than of a Parquet file, where lines are passed over.
+    pub(super) fn cut(&mut self, at_ns: u64) {
+        let end = at_ns.saturating_add(1);
+        self.wanted.end = self.wanted.end.min(end);
+        self.times = self.times.map(|(first, last)| (first.min(at_ns), last.min(at_ns)));
+        self.gaps.retain(|gap| gap.from_ns < end);
+        self.losses.retain(|(at, _)| *at < end);
     }
 
     /// Where a clock was set back meanwhile, nobody knows how long it was: whoever asks for either
@@ -199,7 +218,8 @@ impl Covered {
         let (damaged, unknown) = (inputs.unread.damaged, inputs.unread.unknown);
         let is_whole = self.times.is_some() && !self.is_loose && self.gaps.is_empty();
         let is_complete = is_whole && damaged == 0 && unknown == 0 && self.options.is_empty();
-        Coverage { from_ns, to_ns, is_complete, lost: self.lost, damaged, unknown }
+        let lost = self.losses.iter().fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+        Coverage { from_ns, to_ns, is_complete, lost, damaged, unknown }
     }
 
     /// `is_cut`: not all was read.

@@ -5,8 +5,6 @@
 use std::collections::BTreeMap;
 
 use crate::clock::BootClock;
-use crate::model::event::Origin;
-use crate::model::event::Stage;
 use crate::output::json::read::What;
 
 /// Until a connect that nobody answers has its outcome, by default: tcp_syn_retries is 6.
@@ -47,14 +45,12 @@ impl Held {
     }
 
     /// Whether outcomes were written, or connects, is seen by the first of them; files may differ.
-    pub(super) fn note(&mut self, what: &What) {
-        let What::Connection(row) = what else { return };
-        let is_outcome = row.life.is_some_and(|life| matches!(life.stage, Stage::Result(_)));
-        let is_connect = row.life.is_none() && row.connect.origin == Origin::Connected;
-        self.waits = match self.waits {
-            _ if is_outcome => Some(true),
-            None if is_connect && row.connect.error == 0 => Some(false),
-            known => known,
+    /// Only those that are shown are looked at: a Parquet file has no others to look at.
+    pub(super) fn note(&mut self, is_outcome: Option<bool>) {
+        self.waits = match is_outcome {
+            Some(true) => Some(true),
+            Some(false) => self.waits.or(Some(false)),
+            None => self.waits,
         };
     }
 

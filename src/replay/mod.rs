@@ -78,6 +78,8 @@ struct Replay {
     text: Vec<u8>,
     counts: Option<Counts>,
     left: u64,
+    /// When the last row was, if no more are asked for.
+    cut_ns: Option<u64>,
 }
 
 impl Replay {
@@ -88,6 +90,7 @@ impl Replay {
             text: Vec::with_capacity(BATCH + 4096),
             counts: (config.mode != Mode::Rows).then(|| Counts::new(MAX_FLOWS)),
             left: config.max_events.unwrap_or(u64::MAX),
+            cut_ns: None,
         }
     }
 
@@ -125,6 +128,7 @@ impl Replay {
             }
             What::Socket(_) | What::Count(_) | What::Coverage | What::Mark(_) => {}
         }
+        self.cut_ns = (self.left == 0).then_some(unix_ns);
         match self.text.len() >= BATCH {
             true => self.sink.write_all(&mut self.text),
             false => Ok(()),
@@ -150,6 +154,7 @@ impl Replay {
     }
 
     fn finish(&mut self, rows: &mut Rows) -> io::Result<()> {
+        self.cut_ns.into_iter().for_each(|unix_ns| rows.cut(unix_ns));
         let coverage = rows.coverage();
         if let Some(counts) = &mut self.counts {
             let mut flows = counts.take();
@@ -165,7 +170,7 @@ impl Replay {
         }
         rows.put_coverage(&coverage, &mut *self.output, &mut self.text);
         self.sink.write_all(&mut self.text)?;
-        rows.tell(&coverage, self.left == 0);
+        rows.tell(&coverage, self.cut_ns.is_some());
         Ok(())
     }
 }

@@ -16,6 +16,8 @@ use super::wanted::Wanted;
 use crate::config::Config;
 use crate::config::Mode;
 use crate::model::coverage::Coverage;
+use crate::model::event::Origin;
+use crate::model::event::Stage;
 use crate::output::Output;
 use crate::output::json::mark::Mark;
 use crate::output::json::read::Printed;
@@ -76,9 +78,10 @@ impl<'a> Rows<'a> {
         self.covered.note(input, &printed);
         self.note_boot(input, &printed.what);
         let at_ns = printed.unix_ns;
-        self.held.note(&printed.what);
+        let is_outcome = is_outcome(&printed.what);
         let is_of_this_boot = self.of_this_boot.get(input).is_some_and(|is_it| *is_it);
         if let Some(shown) = self.shown(printed, is_of_this_boot) {
+            self.held.note(is_outcome);
             self.held.add(shown, bytes);
         }
         self.held.read_until(at_ns);
@@ -143,6 +146,11 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// No more is asked for than up to a row of this time.
+    pub fn cut(&mut self, unix_ns: u64) {
+        self.covered.cut(unix_ns);
+    }
+
     /// Once all was read that will be: what it rests on.
     pub fn coverage(&mut self) -> Coverage {
         self.covered.compare();
@@ -163,5 +171,16 @@ impl<'a> Rows<'a> {
     pub fn tell(&self, coverage: &Coverage, is_cut: bool) {
         self.wanted.tell();
         self.covered.tell(coverage, is_cut);
+    }
+}
+
+/// Whether an outcome was written, or a connect whose outcome is not known; `None`: neither.
+fn is_outcome(what: &What) -> Option<bool> {
+    let What::Connection(row) = what else { return None };
+    match row.life {
+        Some(life) => matches!(life.stage, Stage::Result(_)).then_some(true),
+        None => {
+            (row.connect.origin == Origin::Connected && row.connect.error == 0).then_some(false)
+        }
     }
 }
