@@ -106,7 +106,7 @@ check: deps lint $(VENV)/installed
 	$(AS_ROOT) $(CARGO) test --locked --test join
 
 check-units:
-	$(CARGO) test --locked --lib --bins --test cli --test docs --test fuzzed --test house --test parquet --test snapshots --test properties --test replay --test there_and_back
+	$(CARGO) test --locked --lib --bins --test cli --test docs --test fuzzed --test house --test parquet --test snapshots --test properties --test replay --test there_and_back --test wakeup
 
 check-live:
 	$(AS_ROOT) $(CARGO) test --locked --test live

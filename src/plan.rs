@@ -233,6 +233,13 @@ impl Plan {
         }
     }
 
+    /// Whether a reader of the ring hears of all that it has to know by records that wake it. Those
+    /// that are no rows of their own do not, and what is lost of descendants and of names of
+    /// cgroups has none.
+    pub fn is_prompt(&self) -> bool {
+        self.rows && !self.has_aux_records() && !self.descendants && !self.cgroup_names
+    }
+
     /// Whether there are records that are no rows of their own.
     pub fn has_aux_records(&self) -> bool {
         self.processes || self.cgroups || self.names
@@ -382,6 +389,16 @@ mod tests {
 
     fn plan(line: &str) -> Plan {
         Plan::new(&config(line), Host::default())
+    }
+
+    #[test]
+    fn a_run_is_prompt_if_all_that_it_hears_of_wakes_it() {
+        for line in ["", "-j", "-U", "-r", "--life", "--accept", "-e", "--cgroup /"] {
+            assert!(plan(line).is_prompt(), "{line}");
+        }
+        for line in ["-c", "-d", "-x", "--procs", "--unit x", "-p 1 --children"] {
+            assert!(!plan(line).is_prompt(), "{line}");
+        }
     }
 
     #[test]

@@ -13,14 +13,17 @@ pub fn writable(fd: RawFd) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }
 }
 
-/// Waits for one of `fds`; a signal also ends the wait.
-pub fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<()> {
-    let time = libc::timespec {
+/// Waits for one of `fds`, without a time for as long as it takes; a signal also ends the wait.
+pub fn poll(fds: &mut [libc::pollfd], timeout: impl Into<Option<Duration>>) -> io::Result<()> {
+    let timeout: Option<Duration> = timeout.into();
+    let time = timeout.map(|timeout| libc::timespec {
         tv_sec: timeout.as_secs() as libc::time_t,
         tv_nsec: timeout.subsec_nanos().into(),
-    };
-    // SAFETY: `fds` is a valid array of its length; no signal mask is given.
-    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, &time, std::ptr::null()) };
+    });
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `fds` is a valid array of its length, and the time is one or none; no signal mask is
+    // given.
+    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, time, std::ptr::null()) };
     if n < 0 {
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {

@@ -76,7 +76,7 @@ impl Stop {
                 // SAFETY: ends the process at once.
                 unsafe { libc::_exit(130) };
             }
-            // The flag is set in any case; the loop looks at it every 100 ms.
+            // It has room for more signals than there can be.
             let _ = bell.write(&1u64.to_ne_bytes());
         };
         // The handler's thread lives as long as we do, with the rights of who starts it.

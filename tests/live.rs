@@ -24,6 +24,7 @@ mod live_output;
 mod live_past;
 mod live_peers;
 mod live_procs;
+mod live_prompt;
 mod live_record;
 mod live_replay;
 mod live_rights;
@@ -135,6 +136,7 @@ fn main() {
             ("", live_life::TESTS),
             ("", live_output::TESTS),
             ("procs::", live_procs::TESTS),
+            ("", live_prompt::TESTS),
             ("recorder::", live_record::TESTS),
             ("past::", live_replay::TESTS),
             ("since::", live_past::TESTS),

@@ -78,8 +78,11 @@ static __always_inline bool submit_ring(void *record, __u64 *ts_ns, const __u64 
 	}
 	FORGET(is_counted, is_crowded);
 	out = bpf_ringbuf_reserve(&ring, size, 0);
-	/* The clock is read inside the reservation: then no record that is
-	 * still to come can be older than one already consumed. */
+	/* A barrier: who looks at the ring from now on sees the place that was given. The clock
+	 * and reader_waits are read after it, and user space looks after it has read the one
+	 * and written the other: then no record that is still to come can be older than one
+	 * already consumed, and none is missed by a reader that is about to sleep. */
+	__sync_fetch_and_add(ts_ns, 1);
 	*ts_ns = bpf_ktime_get_ns();
 	if (!out) {
 		if (is_counted)
@@ -138,14 +141,19 @@ static __always_inline void submit_aux(void *ctx, enum payer payer, __u32 owner,
 	if (use_ring) {
 		__u64 used = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
 
-		wake = (wake || used > ring_bytes / 8) && reader_must_wake();
 		*ts_ns = bpf_ktime_get_ns();
 		if (used > ring_bytes / CROWD_BEGINS)
 			crowding = 1;
 		if (!may_be_aux(payer, owner, kind, size, used)) {
 			count_lost(counter);
-		} else if (bpf_ringbuf_output(&ring, record, size,
-					      wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP)) {
+			return;
+		}
+		wake = (wake || used > ring_bytes / 8) && reader_must_wake();
+		if (bpf_ringbuf_output(&ring, record, size,
+				       wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP)) {
+			/* It has woken nobody. */
+			if (wake)
+				reader_waits = 1;
 			if (*kind >> SHARE_SHIFT)
 				return_share(*kind, size);
 			count_lost(counter);

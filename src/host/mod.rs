@@ -9,6 +9,7 @@ mod container_files;
 pub mod container_names;
 pub mod containers;
 pub mod helpers;
+pub mod memory;
 pub mod privilege;
 pub mod proc;
 pub mod rights;

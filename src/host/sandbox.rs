@@ -38,6 +38,7 @@ const LANDLOCK: ABI = ABI::V6;
 const ALWAYS: &[i64] = &[
     // Waiting, and the clocks where the vDSO has none.
     libc::SYS_ppoll,
+    libc::SYS_timerfd_settime,
     libc::SYS_futex,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,

@@ -3,18 +3,15 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use libbpf_rs::AsRawLibbpf as _;
-use libbpf_rs::RingBuffer;
 use libbpf_rs::libbpf_sys;
 
-use crate::clock::monotonic_ns;
+use super::ring::Ring;
 use crate::kernel::record::decode;
 use crate::kernel::record::share_of;
 use crate::model::event::Event;
@@ -235,69 +232,6 @@ impl PerfBuffers {
     }
 }
 
-/// Marks that wait for the reader, who passes one with each batch.
-const MAX_MARKS: usize = 64;
-
-/// Positions in the ring, each with a time: what gets a place behind it is not older. In
-/// positions in bytes that only grow, nanoseconds of CLOCK_MONOTONIC.
-#[derive(Default)]
-struct Marks(VecDeque<(u64, u64)>);
-
-impl Marks {
-    /// At this time all places before this position had been given.
-    fn set(&mut self, position: u64, ns: u64) {
-        let is_new = self.0.back().is_none_or(|&(last, _)| last < position);
-        if is_new && self.0.len() < MAX_MARKS {
-            self.0.push_back((position, ns));
-        }
-    }
-
-    /// The time of the last mark that the reader has passed now.
-    fn passed(&mut self, position: u64) -> Option<u64> {
-        let passed = self.0.partition_point(|&(at, _)| at <= position);
-        self.0.drain(..passed).next_back().map(|(_, ns)| ns)
-    }
-}
-
-pub(super) struct Ring {
-    buffer: RingBuffer<'static>,
-    marks: Marks,
-}
-
-impl Ring {
-    pub(super) fn new(buffer: RingBuffer<'static>) -> Self {
-        Ring { buffer, marks: Marks::default() }
-    }
-
-    /// Reads at most so many records; returns how many there were, and, if that is known
-    /// anew, a time: what comes later got its place in the ring after that. A record whose
-    /// task is preempted keeps the reader from all behind it, however long that takes, so
-    /// the clock alone is not enough.
-    pub(super) fn consume(&mut self, most: usize) -> io::Result<(usize, Option<u64>)> {
-        // The clock comes first: who gets a place after this look has a later time.
-        let ns = monotonic_ns();
-        let given = self.position(libbpf_sys::ring__producer_pos);
-        self.marks.set(given, ns);
-        let n = self.buffer.consume_raw_n(most);
-        if n < 0 && -n != libc::EINTR {
-            return Err(io::Error::from_raw_os_error(-n));
-        }
-        let read = self.position(libbpf_sys::ring__consumer_pos);
-        Ok((usize::try_from(n).unwrap_or(0), self.marks.passed(read)))
-    }
-
-    fn position(
-        &self,
-        of: unsafe extern "C" fn(*const libbpf_sys::ring) -> std::ffi::c_ulong,
-    ) -> u64 {
-        // SAFETY: a live ring buffer, which has one ring.
-        let ring =
-            unsafe { libbpf_sys::ring_buffer__ring(self.buffer.as_libbpf_object().as_ptr(), 0) };
-        // SAFETY: that ring; its positions are in memory that it has mapped.
-        unsafe { of(ring) }
-    }
-}
-
 pub(super) enum Transport {
     Ring(Ring),
     Perf {
@@ -307,31 +241,4 @@ pub(super) enum Transport {
     },
     /// `-c`: nothing leaves the kernel but the table.
     None,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_that_is_not_finished_keeps_the_time_back() {
-        let mut marks = Marks::default();
-        marks.set(100, 1);
-        assert_eq!(marks.passed(40), None, "one at 40 is being written");
-        marks.set(300, 2);
-        assert_eq!(marks.passed(40), None);
-        assert_eq!(marks.passed(200), Some(1));
-        marks.set(300, 3);
-        assert_eq!(marks.passed(300), Some(2), "nothing new had a place at 3");
-        marks.set(300, 4);
-        assert_eq!(marks.passed(300), Some(4), "an empty ring lets time pass");
-    }
-
-    #[test]
-    fn marks_do_not_grow() {
-        let mut marks = Marks::default();
-        (1..1000).for_each(|at| marks.set(at, at));
-        assert_eq!(marks.0.len(), MAX_MARKS);
-        assert_eq!(marks.passed(999), Some(MAX_MARKS as u64));
-    }
 }

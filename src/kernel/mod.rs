@@ -14,6 +14,7 @@ mod object;
 mod part;
 pub mod record;
 pub mod refusal;
+mod ring;
 mod setup;
 pub(crate) mod skel;
 mod slim_btf;
@@ -74,7 +75,8 @@ const BATCH: usize = 1_024;
 /// Events that may wait to be handled, and more that one drain may bring.
 const MAX_WAITING: usize = 65_536 + BATCH;
 /// How much older than its place in the ring a record may be: of processes, cgroups and names
-/// the clock is read before they get it.
+/// the clock is read before they get it, and so it may be of all where the programs' barrier is
+/// none.
 const HOLD_NS: u64 = 1_000_000;
 /// How long a program may run after detach where membarrier() is refused.
 const REFUSED_WAIT: Duration = Duration::from_millis(50);
@@ -90,6 +92,8 @@ pub struct Tracer {
     slim_btf: bool,
     /// What it was set up for.
     pub plan: Plan,
+    /// A reader that waits is woken with each record, and each has its place before its time.
+    is_prompt: bool,
     /// The programs that see connects.
     connect: Vec<String>,
     /// Of `-c`: the table in use and, with an interval, an empty one.
@@ -160,12 +164,16 @@ impl Tracer {
     /// Descriptors that become readable when a waiting reader is woken.
     pub fn wake_fd(&self) -> Option<RawFd> {
         match &self.transport {
-            // The ring itself, not libbpf's epoll around it: one wait queue less to
-            // go through in the connecting task.
             Transport::Ring(_) => Some(self.skel.maps.ring.as_fd().as_raw_fd()),
             Transport::Perf { buffers, .. } => Some(buffers.wake_fd()),
             Transport::None => None,
         }
+    }
+
+    /// Whether a reader that waits misses nothing, however long: each record wakes it, and what
+    /// has none of its own, as a loss, comes with one. A record is as old as its place then.
+    pub fn is_prompt(&self) -> bool {
+        self.is_prompt
     }
 
     /// Asks the kernel to wake the reader with the next record.
@@ -185,15 +193,14 @@ impl Tracer {
         let retraction_window_ns = self.hook.retraction_window_ns();
         let (more, complete_until_ns) = match &mut self.transport {
             Transport::Ring(ring) => {
-                let (n, no_older_ns) =
-                    ring.consume(BATCH).context("failed to read the ring buffer")?;
+                let mut sink = self.sink.borrow_mut();
+                let read = ring.consume(BATCH, |record| sink.take(record));
+                let read = read.context("failed to read the ring buffer")?;
                 if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
-                    return_shares(bss, &mut self.sink.borrow_mut());
+                    return_shares(bss, &mut sink);
                 }
-                (
-                    n >= BATCH,
-                    no_older_ns.map(|ns| ns.saturating_sub(HOLD_NS + retraction_window_ns)),
-                )
+                let hold_ns = if self.is_prompt { 0 } else { HOLD_NS } + retraction_window_ns;
+                (read.records >= BATCH, read.no_older_ns.map(|ns| ns.saturating_sub(hold_ns)))
             }
             Transport::Perf { buffers, ending } => {
                 let bss = self.skel.maps.bss_data.as_deref_mut();
@@ -209,6 +216,11 @@ impl Tracer {
         *horizon_ns = complete_until_ns.map_or(*horizon_ns, |ns| ns.max(*horizon_ns));
         events.append(&mut self.sink.borrow_mut().events);
         Ok(more)
+    }
+
+    /// Nothing has to be taken out for a while: keeps room for so many events.
+    pub fn rest(&mut self, events: usize) {
+        self.sink.borrow_mut().events.shrink_to(events);
     }
 
     /// Without cgroup v2: the connects that are taken back.

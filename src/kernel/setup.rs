@@ -10,11 +10,11 @@ use std::os::fd::AsRawFd as _;
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
+use libbpf_rs::MapCore as _;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 use libbpf_rs::ObjectBuilder;
@@ -22,10 +22,10 @@ use libbpf_rs::OpenObject;
 use libbpf_rs::PrintLevel;
 use libbpf_rs::ProgramMut;
 use libbpf_rs::ProgramType;
-use libbpf_rs::RingBufferBuilder;
 use libbpf_rs::skel::OpenSkel as _;
 use libbpf_rs::skel::Skel as _;
 use libbpf_rs::skel::SkelBuilder as _;
+use rustix::param::page_size;
 
 use super::Counted;
 use super::Tracer;
@@ -34,7 +34,6 @@ use super::btf;
 use super::btf::BtfFile;
 use super::buffer::PerfBuffers;
 use super::buffer::PerfMaps;
-use super::buffer::Ring;
 use super::buffer::SharedSink;
 use super::buffer::Transport;
 use super::hook::AcceptHook;
@@ -54,6 +53,7 @@ use super::refusal::hint;
 use super::refusal::keep_log;
 use super::refusal::refusal;
 use super::refusal::take_log;
+use super::ring::Ring;
 use super::slim_btf::SlimBtf;
 use super::tracepoint;
 use crate::config::Config;
@@ -79,6 +79,9 @@ use crate::plan::Plan;
 const SHARES: usize = 1 << 10;
 /// MAX_CGROUP_NAMES in src/bpf/maps.bpf.h.
 const MAX_PATTERNS: usize = 64;
+/// The barrier of src/bpf/submit.bpf.h is one on these: elsewhere an addition that returns nothing
+/// orders nothing.
+const HAS_BARRIER: bool = cfg!(target_arch = "x86_64");
 /// Instructions of a program that is in another part of the objects.
 const EMPTY: usize = 2;
 
@@ -100,7 +103,6 @@ impl Tracer {
                         verbose(&format!("{hook} not used: {refusal}"));
                     }
                     setup.attached(&tracer).tell(verbose);
-                    give_back_memory();
                     return Ok(tracer);
                 }
                 Err(refusal) => refusals.push((hook.name(), refusal)),
@@ -420,6 +422,7 @@ impl<'a> Setup<'a> {
             sink,
             hook,
             plan: *self.plan,
+            is_prompt: HAS_BARRIER && self.ring && self.plan.is_prompt(),
             connect: connect.to_vec(),
             flows: Vec::new(),
             unreturned: 0,
@@ -527,13 +530,10 @@ impl<'a> Setup<'a> {
         }
         let bad = |why: String| StartError::BadBuffer(self.buffer_bytes, why);
         if self.ring {
-            let sink = Rc::clone(sink);
-            let mut ring = RingBufferBuilder::new();
-            ring.add(&skel.maps.ring, move |sample| {
-                sink.borrow_mut().take(sample);
-                0
-            })?;
-            return Ok(Transport::Ring(Ring::new(ring.build().map_err(|e| bad(text_of(&e)))?)));
+            let map = &skel.maps.ring;
+            let size = map.max_entries() as usize;
+            let ring = Ring::new(map.as_fd().as_raw_fd(), size, page_size());
+            return Ok(Transport::Ring(ring.map_err(|e| bad(text_of(&e)))?));
         }
         let maps = PerfMaps {
             data: skel.maps.perf.as_fd().as_raw_fd(),
@@ -569,18 +569,4 @@ pub(super) fn no_hook<'a>(
     }
     let reasons: Vec<_> = refusals.map(|(hook, why)| format!("{hook}: {why}")).collect();
     StartError::NoHook { reasons: reasons.join("; "), hint: hint(attach) }
-}
-
-/// Half a megabyte of the heap is what libbpf read and no longer has. Only glibc keeps it.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it frees nothing that is in use.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-fn page_size() -> usize {
-    // SAFETY: no arguments in memory; _SC_PAGESIZE always exists.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }

@@ -131,8 +131,13 @@ impl Sink {
         }
     }
 
-    pub fn fd(&self) -> RawFd {
+    fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    /// Whose readers may go away; a file or device has none.
+    pub fn watched_fd(&self) -> Option<RawFd> {
+        (self.manner != Manner::AtOnce).then(|| self.fd())
     }
 
     /// Lines that could not be written.

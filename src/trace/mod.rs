@@ -6,6 +6,7 @@ pub mod background;
 pub mod command;
 mod notify;
 mod past;
+mod reader;
 pub mod ready;
 mod report;
 pub mod retract;
@@ -32,8 +33,8 @@ use crate::config::cli::Sandbox;
 use crate::error::StartError;
 use crate::error::warn;
 use crate::host::cgroup;
-use crate::host::container_names::Unnamed;
 use crate::host::helpers::Helpers;
+use crate::host::memory;
 use crate::host::privilege;
 use crate::host::proc;
 use crate::host::rights;
@@ -72,18 +73,21 @@ use crate::who::peers::Peers;
 use crate::who::process_events::Procs;
 
 use self::past::Past;
+use self::reader::Reader;
+use self::reader::Reminder;
+use self::reader::Round;
 use self::start::HeldBack;
 use self::times::Times;
 
 /// How often a busy reader comes back by itself.
 const BUSY: Duration = Duration::from_millis(1);
-/// How often an idle reader looks for losses.
+/// How often an idle reader looks for losses, unless it may sleep.
 const IDLE: Duration = Duration::from_millis(100);
 /// Rows that may wait for an older one from a task that was preempted just then.
 const MAX_HELD: usize = 65_536;
 /// What the reader's buffers keep when they are empty: rows, and bytes of text.
-const MAX_IDLE_ROWS: usize = 2_048;
-const MAX_IDLE_TEXT: usize = 256 << 10;
+const MAX_IDLE_ROWS: usize = 128;
+const MAX_IDLE_TEXT: usize = 16 << 10;
 /// Text that is written before its batch is whole: a batch can have 1,024 rows of
 /// 64 KiB each.
 const MAX_TEXT: usize = 256 << 10;
@@ -134,13 +138,12 @@ fn run_into(
     let priority = raise_priority();
     let command = paused.as_ref().map(Paused::pid);
     let attached_ns = monotonic_ns();
-    let mut tracer = Tracer::start(config, &plan, command, &verbose)?;
+    let tracer = Tracer::start(config, &plan, command, &verbose)?;
     warn_of_missing(&config.filter.pids);
     let mut screen = Sink::stdout(Some(stop.clone()))?;
     if let Err(e) = screen.write_all(&mut output::banner(config).to_vec()) {
         return end_of_output(e, "stdout").map(|()| 0);
     }
-    tracer.wait_for_wakeup();
     let mut app = App::new(config, command, tracer, helpers, sink, stop, priority)?;
     app.new_files = new_files;
     app.past = config.past.as_ref().map(|_| Past::new(attached_ns));
@@ -153,6 +156,7 @@ fn run_into(
     if let Err(e) = app.sink.begin(&mut app.text) {
         return end_of_output(e, &app.sink.name).map(|()| 0);
     }
+    memory::give_back();
     ready.map_or(Ok(()), Ready::tell)?;
     app.manager.iter_mut().for_each(Manager::ready);
     let mut command = paused.map(Paused::release).transpose()?;
@@ -245,17 +249,6 @@ enum End {
     Closed,
 }
 
-/// What the reader waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reader {
-    /// Comes back by timer; the kernel does not wake it.
-    Busy,
-    /// Has asked to be woken, but a record may have been on its way in just
-    /// then: looks once more after a moment.
-    Settling,
-    Idle,
-}
-
 struct App<'a> {
     config: &'a Config,
     tracer: Tracer,
@@ -293,6 +286,7 @@ struct App<'a> {
     /// Connects in tables that could not be written, beyond a line each.
     uncounted: u64,
     reported_at: Instant,
+    reminder: Reminder,
     /// When a recording was told last that somebody looks.
     alive_at: Instant,
     new_files: Option<NewFiles>,
@@ -325,7 +319,7 @@ impl<'a> App<'a> {
             pending: Vec::new(),
             retracted: Retracted::default(),
             horizon_ns: 0,
-            text: Vec::with_capacity(64 << 10),
+            text: Vec::with_capacity(MAX_IDLE_TEXT),
             more: false,
             printed: 0,
             held_back: Some(HeldBack::new(&plan)),
@@ -336,6 +330,8 @@ impl<'a> App<'a> {
             written: Lost::default(),
             uncounted: 0,
             reported_at: Instant::now(),
+            // No system call makes one later.
+            reminder: Reminder::new().context("failed to make a timer")?,
             alive_at: Instant::now(),
             new_files: None,
             resyncs_due: 0,
@@ -355,23 +351,24 @@ impl<'a> App<'a> {
 
     fn trace(&mut self, mut command: Option<&mut Running>) -> Result<End> {
         let mut times = Times::new(self.config);
-        let mut reader = Reader::Settling;
+        let mut reader = Reader::new(self.tracer.is_prompt());
+        self.tracer.wait_for_wakeup();
+        self.remind()?;
         loop {
-            let timeout = times.before_next(match reader {
-                Reader::Idle => IDLE,
-                _ if self.more => Duration::ZERO,
-                _ => BUSY,
-            });
-            let woken = self.wait(reader, timeout, command.as_deref())?;
+            let woken = self.wait(&reader, &times, command.as_deref())?;
             self.manager.iter_mut().for_each(Manager::is_alive);
-            let drained = self.drain()?;
+            let has_read = self.drain()?;
             if let Err(e) = self.print(false) {
                 return end_of_output(e, &self.sink.name).map(|()| End::Closed);
             }
             if woken.closed {
                 return Ok(End::Closed);
             }
-            self.report_lost(IDLE)?;
+            if woken.reminded {
+                self.report_lost(Duration::ZERO)?;
+            } else if !reader.sleeps() {
+                self.report_lost(IDLE)?;
+            }
             self.tell_alive()?;
             if self.stop.has_hung_up() {
                 self.new_files.iter_mut().for_each(NewFiles::begin);
@@ -391,15 +388,30 @@ impl<'a> App<'a> {
             if times.is_table_due() {
                 self.print_flows()?;
             }
-            reader = match reader {
-                _ if drained || woken.reader || !self.pending.is_empty() => Reader::Busy,
-                Reader::Busy => {
-                    self.tracer.wait_for_wakeup();
-                    Reader::Settling
-                }
-                _ => Reader::Idle,
-            };
+            let (waits, more) = (!self.pending.is_empty(), self.more);
+            let asks = reader.next(Round { is_woken: woken.reader, has_read, waits, more });
+            if asks {
+                self.tracer.wait_for_wakeup();
+                self.rest();
+            }
+            let is_due = woken.reminded && self.reminder.has_come();
+            if is_due || reader.sleeps() && (asks || self.has_untold()) {
+                self.remind()?;
+            }
         }
+    }
+
+    /// Losses are looked for once more, though nothing may come.
+    fn remind(&mut self) -> Result<()> {
+        self.reminder.set().context("failed to set a timer")
+    }
+
+    /// A stall may have made them large.
+    fn rest(&mut self) {
+        self.pending.shrink_to(MAX_IDLE_ROWS);
+        self.events.shrink_to(MAX_IDLE_ROWS);
+        self.text.shrink_to(MAX_IDLE_TEXT);
+        self.tracer.rest(MAX_IDLE_ROWS);
     }
 
     fn is_over(&self, times: &Times) -> Option<End> {
@@ -414,8 +426,8 @@ impl<'a> App<'a> {
         is_due.then_some(times.end_at_deadline)
     }
 
-    fn wait(&self, reader: Reader, timeout: Duration, command: Option<&Running>) -> Result<Woken> {
-        let wake_fd = self.tracer.wake_fd().filter(|_| reader != Reader::Busy);
+    fn wait(&self, reader: &Reader, times: &Times, command: Option<&Running>) -> Result<Woken> {
+        let wake_fd = self.tracer.wake_fd().filter(|_| reader.awaits_buffer());
         // poll() ignores a negative descriptor.
         let mut fds = [
             readable(wake_fd.unwrap_or(-1)),
@@ -423,13 +435,19 @@ impl<'a> App<'a> {
             readable(command.map_or(-1, |c| c.pidfd.as_raw_fd())),
             readable(self.procs.as_ref().and_then(Procs::fd).unwrap_or(-1)),
             // A pipe without a reader is reported even if nothing is asked for.
-            libc::pollfd { fd: self.sink.fd(), events: 0, revents: 0 },
+            libc::pollfd { fd: self.sink.watched_fd().unwrap_or(-1), events: 0, revents: 0 },
+            readable(self.reminder.fd()),
         ];
-        poll(&mut fds, timeout).context("failed to wait for events")?;
+        let timeout = match reader.timeout() {
+            None => self.due(),
+            timeout => timeout,
+        };
+        poll(&mut fds, times.before_next(timeout)).context("failed to wait for events")?;
         Ok(Woken {
             reader: fds[0].revents != 0,
             command: fds[2].revents != 0,
             closed: fds[4].revents & libc::POLLERR != 0,
+            reminded: fds[5].revents != 0,
         })
     }
 
@@ -495,25 +513,6 @@ impl<'a> App<'a> {
         written.or_else(|e| end_of_output(e, &self.sink.name))
     }
 
-    /// It is no loss of a row, which has the id.
-    fn report_unnamed(&self) {
-        let Unnamed { misread, denied, unasked } = self.who.unnamed();
-        // By its name it would be shown, perhaps.
-        let verbose = self.config.verbose || self.config.filter.by_name();
-        for (count, is_told, why) in [
-            (denied, true, "may not be read (needs CAP_DAC_READ_SEARCH)"),
-            (misread, verbose, "is not understood"),
-            (unasked, verbose, "was too much to read"),
-        ] {
-            if count > 0 && is_told {
-                warn(&format!(
-                    "tcpconnect: {count} containers have no name here: what their runtime has \
-                     written down {why}"
-                ));
-            }
-        }
-    }
-
     /// Stops the hooks, then prints what they had still to say.
     fn finish(&mut self, end: End) -> Result<End> {
         self.manager.iter_mut().for_each(Manager::stopping);
@@ -522,7 +521,7 @@ impl<'a> App<'a> {
             return Ok(end);
         }
         while self.drain()? {}
-        while self.who.waits_from(monotonic_ns()).is_some() {
+        while self.who.waits_from().is_some() {
             std::thread::sleep(BUSY);
         }
         if let Err(e) = self.print(true).and_then(|()| self.print_unanswered()) {
@@ -590,4 +589,6 @@ struct Woken {
     reader: bool,
     command: bool,
     closed: bool,
+    /// It is time to look for losses.
+    reminded: bool,
 }

@@ -48,6 +48,11 @@ impl Manager {
         }
     }
 
+    /// When it has to be told so again.
+    pub fn due(&self) -> Option<Duration> {
+        self.watchdog.map(|time| (time / 2).saturating_sub(self.told.elapsed()))
+    }
+
     /// What was traced is being written to its end.
     pub fn stopping(&mut self) {
         self.tell(b"STOPPING=1");

@@ -13,10 +13,12 @@ use crate::clock::WallClock;
 use crate::clock::monotonic_ns;
 use crate::clock::unix_now_ns;
 use crate::error::warn;
+use crate::host::container_names::Unnamed;
 use crate::kernel::refused_cgroups;
 use crate::model::lost::Lost;
 use crate::output::json::mark;
 use crate::output::sink::end_of_output;
+use crate::trace::notify::Manager;
 use crate::who::process_events::Procs;
 
 /// How often a recording is told that somebody looks: so late may be what is read beside it.
@@ -31,6 +33,19 @@ impl App<'_> {
         }
         self.alive_at = Instant::now();
         self.write_mark(mark::alive)
+    }
+
+    /// When somebody is to be told so again, though nothing happens.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let recording = self.config.record.as_ref();
+        let recording = recording.map(|_| ALIVE.saturating_sub(self.alive_at.elapsed()));
+        let manager = self.manager.as_ref().and_then(Manager::due);
+        recording.into_iter().chain(manager).min()
+    }
+
+    /// Whether there is something that stderr or the output has yet to hear.
+    pub(super) fn has_untold(&self) -> bool {
+        self.resyncs_due > 0 || self.reported.since(&self.written) != Lost::default()
     }
 
     fn write_mark(&mut self, mark: fn(u64, &mut Vec<u8>)) -> Result<()> {
@@ -121,5 +136,24 @@ impl App<'_> {
             Err(e) => end_of_output(e, &self.sink.name)?,
         }
         Ok(())
+    }
+
+    /// It is no loss of a row, which has the id.
+    pub(super) fn report_unnamed(&self) {
+        let Unnamed { misread, denied, unasked } = self.who.unnamed();
+        // By its name it would be shown, perhaps.
+        let verbose = self.config.verbose || self.config.filter.by_name();
+        for (count, is_told, why) in [
+            (denied, true, "may not be read (needs CAP_DAC_READ_SEARCH)"),
+            (misread, verbose, "is not understood"),
+            (unasked, verbose, "was too much to read"),
+        ] {
+            if count > 0 && is_told {
+                warn(&format!(
+                    "tcpconnect: {count} containers have no name here: what their runtime has \
+                     written down {why}"
+                ));
+            }
+        }
     }
 }

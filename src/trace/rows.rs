@@ -6,8 +6,6 @@ use std::io;
 
 use super::App;
 use super::MAX_HELD;
-use super::MAX_IDLE_ROWS;
-use super::MAX_IDLE_TEXT;
 use super::peer_of;
 use super::write_if_large;
 use crate::clock::WallClock;
@@ -28,7 +26,7 @@ impl App<'_> {
         // The accept of a connection may still come.
         let wait_ns = if self.peers.is_some() { peers::WAIT_NS } else { 0 };
         let due_ns = self.horizon_ns.saturating_sub(wait_ns);
-        let names = self.who.waits_from(monotonic_ns());
+        let names = self.who.waits_from();
         let due_ns = names.map_or(due_ns, |from_ns| due_ns.min(from_ns - 1));
         if self.pending.is_empty() {
             self.who.applied(due_ns);
@@ -60,14 +58,7 @@ impl App<'_> {
         {
             self.who.note_open(&open, monotonic_ns());
         }
-        self.sink.write(&mut self.text)?;
-        if self.pending.is_empty() {
-            // A stall may have made them large.
-            self.pending.shrink_to(MAX_IDLE_ROWS);
-            self.events.shrink_to(MAX_IDLE_ROWS);
-            self.text.shrink_to(MAX_IDLE_TEXT);
-        }
-        Ok(())
+        self.sink.write(&mut self.text)
     }
 
     fn rows_of(&mut self, events: impl Iterator<Item = Event>) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::End;
+use super::IDLE;
 use crate::config::Config;
 use crate::config::Mode;
 
@@ -32,10 +33,14 @@ impl Times {
         Times { deadline, end_at_deadline: End::Limit, table }
     }
 
-    pub(super) fn before_next(&self, timeout: Duration) -> Duration {
-        let times = [self.deadline, self.table.map(|(at, _)| at)].into_iter().flatten();
+    /// How long may be waited at most. The ends of COMMAND's connections are counted without a
+    /// record, perhaps.
+    pub(super) fn before_next(&self, timeout: Option<Duration>) -> Option<Duration> {
         let now = Instant::now();
-        times.map(|at| at.saturating_duration_since(now)).fold(timeout, Duration::min)
+        let times = [self.deadline, self.table.map(|(at, _)| at)].into_iter().flatten();
+        let times = times.map(|at| at.saturating_duration_since(now));
+        let look = (self.end_at_deadline == End::Command).then_some(IDLE);
+        times.chain(look).chain(timeout).min()
     }
 
     pub(super) fn command_has_ended(&mut self) {

@@ -349,10 +349,10 @@ impl Who {
     }
 
     /// Rows from this time on wait for the names of a container.
-    pub fn waits_from(&mut self, now_ns: u64) -> Option<u64> {
+    pub fn waits_from(&mut self) -> Option<u64> {
         let containers = self.containers.as_mut()?;
         containers.take_answers();
-        containers.waits_from(now_ns)
+        containers.waits_from(monotonic_ns())
     }
 
     /// How often a container had no name.
