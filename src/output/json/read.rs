@@ -287,8 +287,8 @@ impl Fields<'_> {
             origin: match &*self.event {
                 "accept" => Origin::Accepted,
                 "existing" => Origin::Existing,
-                _ if self.partial == Some(true) => Origin::Existing,
-                _ if self.accepted == Some(true) => Origin::Accepted,
+                "close" if self.partial == Some(true) => Origin::Existing,
+                "close" if self.accepted == Some(true) => Origin::Accepted,
                 _ => Origin::Connected,
             },
             ..Connect::nowhere()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The connects of a group, counted by their ends without a look at each row: `-c` of a day is
-//! a matter of eleven columns.
+//! a matter of nine columns.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,14 +12,12 @@ use anyhow::Result;
 use parquet::file::metadata::RowGroupMetaData;
 
 use super::chunks::Chunk;
-use super::columns::ACCEPTED;
 use super::columns::DADDR;
 use super::columns::DPORT;
 use super::columns::ERROR;
 use super::columns::EVENT;
 use super::columns::IP;
 use super::columns::LATENCY_US;
-use super::columns::PARTIAL;
 use super::columns::RESULT;
 use super::columns::SADDR;
 use super::columns::TS_NS;
@@ -43,7 +41,6 @@ pub(super) fn flows(part: &Arc<Part>, rows: &RowGroupMetaData) -> Result<Option<
         [whole(ERROR)?.0, whole(RESULT)?.0, whole(SADDR)?.0, whole(DADDR)?.0];
     let [mut ips, mut dports, mut times, mut latencies] =
         [whole(IP)?.0, whole(DPORT)?.0, whole(TS_NS)?.0, whole(LATENCY_US)?.0];
-    let [mut partial, mut accepted] = [whole(PARTIAL)?.0, whole(ACCEPTED)?.0];
     let mut flows: HashMap<(Option<At>, At, i64), Flow, ahash::RandomState> = HashMap::default();
     for row in 0..count {
         let (event, error) = (events.bytes(row)?, errors.bytes(row)?);
@@ -51,11 +48,7 @@ pub(super) fn flows(part: &Arc<Part>, rows: &RowGroupMetaData) -> Result<Option<
         let (saddr, daddr) = (saddrs.bytes(row)?, daddrs.bytes(row)?);
         let (ip, dport, time) =
             (number(&mut ips, row)?, number(&mut dports, row)?, number(&mut times, row)?);
-        // Which only the line of an end says, of how it began.
-        let is_of_end =
-            number(&mut partial, row)?.is_some() | number(&mut accepted, row)?.is_some();
         match (event, result) {
-            (Some(b"connect" | b"result"), _) if is_of_end => return Ok(None),
             (Some(b"connect"), _) if error.is_some() => continue,
             (Some(b"connect"), _) => {}
             (Some(b"result"), Some(name)) if is_outcome(name) && latency.is_some() => {}
