@@ -3,6 +3,8 @@
 
 #[path = "parquet/forged.rs"]
 mod forged;
+#[path = "parquet/limited.rs"]
+mod limited;
 
 use std::fs;
 use std::fs::File;
@@ -241,8 +243,26 @@ fn object(names: &[&'static str], share: f64) -> impl Strategy<Value = Map<Strin
     })
 }
 
+/// As a recorder writes it: what is said of the process, from its network namespace on, is last.
+fn as_recorded(line: Map<String, Value>) -> Map<String, Value> {
+    const OF_EVENT: &[&str] = &["result", "latency_us", "began_ts_ns", "partial", "accepted"];
+    let first = OTHERS.iter().position(|name| *name == "netns").unwrap();
+    let is_of_process = |name: &str| OTHERS[first..].contains(&name) && !OF_EVENT.contains(&name);
+    let (last, first): (Vec<_>, Vec<_>) =
+        line.into_iter().partition(|(name, _)| is_of_process(name));
+    first.into_iter().chain(last).collect()
+}
+
 /// A line, or a connection's two, of which the second may say something else than the first.
 fn lines() -> impl Strategy<Value = Vec<Map<String, Value>>> {
+    (any_lines(), any::<bool>()).prop_map(|(lines, is_recorded)| match is_recorded {
+        true => lines.into_iter().map(as_recorded).collect(),
+        false => lines,
+    })
+}
+
+/// Their fields in any order.
+fn any_lines() -> impl Strategy<Value = Vec<Map<String, Value>>> {
     let events =
         ["connect", "accept", "existing", "result", "close", "exec", "exit", "fork", "alive"];
     let event = prop::sample::select(events.to_vec());
@@ -374,6 +394,33 @@ proptest! {
         let options: Vec<_> = options.split_whitespace().collect();
         prop_assert_eq!(printed(&log, true, &options), printed(&log, false, &options));
     }
+}
+
+/// What is said of a process is read once for all lines that say it; that one of them says
+/// something else, too, is seen in each.
+#[test]
+fn a_line_that_says_something_twice_is_damaged_wherever_it_says_it() {
+    let line = |at: u8, own: &str, process: &str| {
+        format!(
+            r#"{{"event":"connect","time":"2026-11-26T10:00:0{at}Z","ts_ns":{at},{own}"ip":4,"daddr":"10.0.0.2","dport":9,"netns":7{process}}}"#
+        )
+    };
+    let process = r#","uid":3,"exe":"/bin/a""#;
+    let lines = [
+        line(1, "", process),
+        line(2, "", process),
+        line(3, "\"uid\":3,", process),
+        line(4, "\"exe\":null,", ",\"uid\":3,\"uid\":3"),
+        line(5, "", ",\"uid\":4,\"exe\":\",\\\"netns\\\":\""),
+        line(6, "\"peer\":{\"pid\":1,\"comm\":\"b\",\"netns\":9},", process),
+    ];
+    let log = format!("{START}\n{}\n", lines.join("\n"));
+    let found = sealed(&log, &Asked::default()).unwrap();
+    assert_eq!(found[0], "2 damaged");
+    let mut expected = plain(&log);
+    expected.retain(|line| line.starts_with("Printed"));
+    assert_eq!(expected.len(), 5, "{expected:?}");
+    assert_eq!(found[1..], expected);
 }
 
 /// A row waits for those before it as long as the rows say that it must, not those that nobody

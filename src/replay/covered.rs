@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an answer covers: no answer of "nobody" is worth anything without it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use chrono::DateTime;
@@ -43,14 +43,14 @@ pub(super) struct Covered {
     tracks: Vec<Track>,
     /// The first and the last of it that there is.
     times: Option<(u64, u64)>,
-    /// Some lines are of no recording, which would say when somebody looked.
-    is_loose: bool,
+    /// When the first line was that is of no recording, which would say when somebody looked.
+    loose_ns: Option<u64>,
     gaps: Vec<Gap>,
     more_gaps: u64,
-    /// With what else it was recorded than what is usual.
-    options: BTreeSet<String>,
-    /// When so many events were told to be lost; beyond so many of these as there may be gaps, the
-    /// last one has all.
+    /// With what else it was recorded than what is usual, and since when.
+    options: BTreeMap<String, u64>,
+    /// After when so many events were lost; beyond so many of these as there may be gaps, the last
+    /// one has all.
     losses: Vec<(u64, u64)>,
 }
 
@@ -60,10 +60,10 @@ impl Covered {
             wanted,
             tracks: Vec::new(),
             times: None,
-            is_loose: false,
+            loose_ns: None,
             gaps: Vec::new(),
             more_gaps: 0,
-            options: BTreeSet::new(),
+            options: BTreeMap::new(),
             losses: Vec::new(),
         }
     }
@@ -77,16 +77,19 @@ impl Covered {
         match &printed.what {
             What::Mark(Mark::Start { run, sequence, options }) => {
                 self.start(&track, at_ns, run, *sequence);
-                self.note_options(options);
+                self.note_options(options, at_ns);
                 track.run = Some(run.clone());
                 track.sequence = Some(*sequence);
             }
             What::Mark(Mark::Stop) => track.run = None,
             _ => {
-                self.is_loose |= track.run.is_none();
+                if track.run.is_none() {
+                    self.loose_ns = Some(self.loose_ns.map_or(at_ns, |ns| ns.min(at_ns)));
+                }
                 if let What::Lost(lost) = &printed.what {
-                    self.gap(track.last_ns.unwrap_or(at_ns), at_ns, words(lost));
-                    self.lose(at_ns, lost.total());
+                    let from_ns = track.last_ns.unwrap_or(at_ns);
+                    self.gap(from_ns, at_ns, words(lost));
+                    self.lose(from_ns.min(at_ns), at_ns, lost.total());
                 }
             }
         }
@@ -109,23 +112,26 @@ impl Covered {
         }
     }
 
-    fn lose(&mut self, at_ns: u64, count: u64) {
+    fn lose(&mut self, from_ns: u64, at_ns: u64, count: u64) {
         let is_full = self.losses.len() >= MAX_GAPS;
         match self.losses.last_mut() {
             _ if !self.wanted.contains(&at_ns) => {}
             Some((_, more)) if is_full => *more = more.saturating_add(count),
-            _ => self.losses.push((at_ns, count)),
+            _ => self.losses.push((from_ns, count)),
         }
     }
 
-    /// The answer ends with a row of this time. How far others had been read by then is nobody's
-    /// concern: of a log it is further than of a Parquet file, where lines are passed over.
+    /// The answer ends with a row of this time, though each input was read up to a line that is
+    /// later. How far that is differs: in a Parquet file lines are passed over.
     pub(super) fn cut(&mut self, at_ns: u64) {
-        let end = at_ns.saturating_add(1);
-        self.wanted.end = self.wanted.end.min(end);
+        let is_before = |from_ns: &u64| *from_ns <= at_ns;
+        self.wanted.end = self.wanted.end.min(at_ns.saturating_add(1));
         self.times = self.times.map(|(first, last)| (first.min(at_ns), last.min(at_ns)));
-        self.gaps.retain(|gap| gap.from_ns < end);
-        self.losses.retain(|(at, _)| *at < end);
+        self.gaps.retain(|gap| is_before(&gap.from_ns));
+        self.gaps.iter_mut().for_each(|gap| gap.to_ns = gap.to_ns.min(at_ns));
+        self.losses.retain(|(from_ns, _)| is_before(from_ns));
+        self.options.retain(|_, since_ns| is_before(since_ns));
+        self.loose_ns = self.loose_ns.filter(is_before);
     }
 
     /// Where a clock was set back meanwhile, nobody knows how long it was: whoever asks for either
@@ -150,7 +156,7 @@ impl Covered {
     }
 
     /// Where the recording is, what bounds it, and how the tracer runs changes no row.
-    fn note_options(&mut self, options: &[String]) {
+    fn note_options(&mut self, options: &[String], at_ns: u64) {
         let mut words = options.iter();
         let mut others = Vec::new();
         while let Some(word) = words.next() {
@@ -166,7 +172,7 @@ impl Covered {
             }
         }
         if !others.is_empty() && self.options.len() < MAX_TOLD {
-            self.options.insert(others.join(" "));
+            self.options.entry(others.join(" ")).or_insert(at_ns);
         }
     }
 
@@ -216,7 +222,7 @@ impl Covered {
     pub(super) fn coverage(&self, inputs: &Inputs) -> Coverage {
         let (from_ns, to_ns) = self.times.unwrap_or_default();
         let (damaged, unknown) = (inputs.unread.damaged, inputs.unread.unknown);
-        let is_whole = self.times.is_some() && !self.is_loose && self.gaps.is_empty();
+        let is_whole = self.times.is_some() && self.loose_ns.is_none() && self.gaps.is_empty();
         let is_complete = is_whole && damaged == 0 && unknown == 0 && self.options.is_empty();
         let lost = self.losses.iter().fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
         Coverage { from_ns, to_ns, is_complete, lost, damaged, unknown }
@@ -238,12 +244,12 @@ impl Covered {
         if more > 0 {
             warn(&format!("tcpconnect: {more} more gaps; -j lists them"));
         }
-        for options in &self.options {
+        for options in self.options.keys() {
             warn(&format!("tcpconnect: it was recorded with {options}"));
         }
         let (from, to) = (time(from_ns), time(to_ns));
         let rest = if is_cut { ", and is read no further" } else { "" };
-        let whole = match (coverage.is_complete, self.is_loose) {
+        let whole = match (coverage.is_complete, self.loose_ns.is_some()) {
             (true, _) => "complete",
             (false, true) => "lines do not say whether all is there",
             (false, false) => "not complete",

@@ -110,6 +110,17 @@ impl Inputs {
         head.map(|(printed, bytes)| (at, printed, bytes))
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// The next line of this one, whichever others would come before it.
+    pub(super) fn next_of(&mut self, at: usize) -> Option<Printed> {
+        let (printed, _) = self.heads[at].take()?;
+        self.heads[at] = self.inputs[at].next(&mut self.unread);
+        Some(printed)
+    }
+
     /// In which boot this file of an input was written, if it is of a recording.
     pub(super) fn boot(&self, input: usize, sequence: u64) -> Option<&String> {
         self.inputs[input].boots.get(&sequence)

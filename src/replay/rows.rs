@@ -45,6 +45,7 @@ pub struct Rows<'a> {
     tracing: Option<Tracing>,
     /// Of each input, whether what comes next from it is of this boot.
     of_this_boot: Vec<bool>,
+    is_cut: bool,
 }
 
 impl<'a> Rows<'a> {
@@ -69,6 +70,7 @@ impl<'a> Rows<'a> {
             time: written,
             tracing,
             of_this_boot: Vec::new(),
+            is_cut: false,
         })
     }
 
@@ -146,15 +148,25 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// No more is asked for than up to a row of this time.
+    /// No more is asked for than up to a row of this time: from then on nothing is read but of each
+    /// input a later line, which says whether somebody looked until then.
     pub fn cut(&mut self, unix_ns: u64) {
+        self.is_cut = true;
+        for input in 0..self.inputs.count() {
+            while let Some(printed) = self.inputs.next_of(input) {
+                self.covered.note(input, &printed);
+                if printed.unix_ns > unix_ns {
+                    break;
+                }
+            }
+        }
         self.covered.cut(unix_ns);
     }
 
     /// Once all was read that will be: what it rests on.
     pub fn coverage(&mut self) -> Coverage {
         self.covered.compare();
-        if let Some(tracing) = &self.tracing {
+        if let Some(tracing) = self.tracing.as_ref().filter(|_| !self.is_cut) {
             self.covered.reach(tracing.unix_ns);
         }
         self.covered.coverage(&self.inputs)

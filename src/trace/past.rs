@@ -221,10 +221,11 @@ impl App<'_> {
     }
 
     fn show_recorded(&mut self, mut rows: Rows) -> Result<bool> {
-        let (mut lines, mut is_read) = (0, false);
+        let (mut lines, mut is_read, mut last_ns) = (0, false, 0);
         while !is_read && !self.is_at_limit() {
             is_read = !rows.read();
-            while let Some(shown) = rows.next(is_read) {
+            while let Some(shown) = rows.next(is_read).filter(|_| !self.is_at_limit()) {
+                last_ns = shown.unix_ns;
                 if let Err(e) = self.recorded(shown) {
                     // The next one finds it closed, too.
                     return end_of_output(e, &self.sink.name).map(|()| true);
@@ -238,6 +239,9 @@ impl App<'_> {
                     return Ok(false);
                 }
             }
+        }
+        if self.is_at_limit() {
+            rows.cut(last_ns);
         }
         let coverage = rows.coverage();
         rows.put_coverage(&coverage, &mut *self.output, &mut self.text);
@@ -253,7 +257,7 @@ impl App<'_> {
     fn recorded(&mut self, shown: Shown) -> io::Result<()> {
         let Shown { unix_ns, boot, is_of_this_boot, truncated, what } = shown;
         match what {
-            What::Connection(row) if !self.is_at_limit() => {
+            What::Connection(row) => {
                 if let Some(past) = self.past.as_mut().filter(|_| is_of_this_boot) {
                     past.note(&row.connect);
                     if !past.is_new(&row.connect, row.life.as_ref(), By::Recorder) {

@@ -5,6 +5,7 @@
 mod chunks;
 mod columns;
 mod flows;
+mod known;
 mod pages;
 mod piece;
 pub mod read;

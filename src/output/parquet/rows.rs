@@ -25,6 +25,8 @@ use super::columns::Value;
 use super::columns::began_of_end;
 use super::columns::is_of_end;
 use super::columns::is_of_line;
+use super::known::Known;
+use super::known::PartId;
 use super::piece::Piece;
 
 const NONE: i64 = i64::MIN;
@@ -36,6 +38,9 @@ pub(super) struct Rows {
     text: usize,
     /// Connections whose end has not been seen, by the number of their `conn_id`.
     open: HashMap<i64, Opened, ahash::RandomState>,
+    known: Known,
+    /// Of each row the part that it has in common with others.
+    parts: Vec<Option<PartId>>,
 }
 
 struct Opened {
@@ -102,6 +107,8 @@ impl Rows {
             count: 0,
             text: 0,
             open: HashMap::default(),
+            known: Known::default(),
+            parts: Vec::new(),
         }
     }
 
@@ -113,21 +120,52 @@ impl Rows {
         self.text
     }
 
-    pub(super) fn add(&mut self, record: &Record) -> Result<()> {
-        let row = self.count;
-        for (column, buffer) in COLUMNS.iter().zip(&mut self.buffers) {
-            let value = (column.get)(record);
+    /// A part of a line that other lines may have, too, if it is one of these.
+    pub(super) fn part(&mut self, text: &str) -> Result<Option<PartId>> {
+        if let Some(known) = self.known.find(text) {
+            return Ok(Some(known));
+        }
+        let Some(record) = self.known.read(text) else { return Ok(None) };
+        let (mut columns, mut values) = (0, Vec::new());
+        for (at, (column, buffer)) in COLUMNS.iter().zip(&mut self.buffers).enumerate() {
+            if let Some(value) = (column.get)(&record).filter(|_| !column.required) {
+                let (value, new) = numbered(buffer, value)?;
+                self.text += new;
+                columns |= 1 << at;
+                values.push((at, value));
+            }
+        }
+        Ok(self.known.add(text, columns, values))
+    }
+
+    /// A line, or that of it which is not in this part. False if it says something twice.
+    pub(super) fn add(&mut self, record: &Record, part: Option<PartId>) -> Result<bool> {
+        let (row, mut columns) = (self.count, 0);
+        for (at, (column, buffer)) in COLUMNS.iter().zip(&mut self.buffers).enumerate() {
+            let Some(value) = (column.get)(record) else { continue };
+            columns |= 1 << at;
             // Whoever reads these has each of them in memory, whatever they have in common.
             let repeated = match value {
-                Some(Value::Text(text)) if column.kind == Kind::Key => text.len(),
+                Value::Text(text) if column.kind == Kind::Key => text.len(),
                 _ => 0,
             };
-            self.text += repeated.max(put(buffer, row, value)?);
+            let (value, new) = numbered(buffer, value)?;
+            buffer.set(row, value);
+            self.text += repeated.max(new);
         }
+        if let Some(part) = part {
+            let part = self.known.part(part);
+            if part.columns & columns != 0 {
+                self.forget(row);
+                return Ok(false);
+            }
+            part.values.iter().for_each(|&(at, value)| self.buffers[at].set(row, value));
+        }
+        self.parts.push(part);
         self.count += 1;
         let id = self.buffers[CONN_ID].get(row);
         if id == NONE {
-            return Ok(());
+            return Ok(true);
         }
         let fields = &record.fields;
         if &*fields.event != "close" {
@@ -137,17 +175,29 @@ impl Rows {
         } else if let Some(open) = self.open.remove(&id)
             && self.is_end(&open, record)
         {
-            self.count = row;
-            self.buffers.iter_mut().for_each(|buffer| buffer.values.truncate(row));
+            self.forget(row);
             self.end(open.row, record)?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// The last row.
+    fn forget(&mut self, row: usize) {
+        self.count = row;
+        self.parts.truncate(row);
+        self.buffers.iter_mut().for_each(|buffer| buffer.values.truncate(row));
     }
 
     /// Whether the last row says nothing else of the connection than the row of its beginning.
     fn is_end(&self, open: &Opened, record: &Record) -> bool {
         let (fields, last) = (&record.fields, self.count - 1);
+        // What both have in common is the same.
+        let same = match self.parts[last].filter(|part| self.parts[open.row] == Some(*part)) {
+            Some(part) => self.known.part(part).columns,
+            None => 0,
+        };
         let is_same = |(at, buffer): (usize, &Buffer)| match is_of_line(at) {
+            _ if same & 1 << at != 0 => true,
             true => !is_of_end(at) || buffer.get(open.row) == NONE,
             false => buffer.get(open.row) == buffer.get(last),
         };
@@ -174,8 +224,10 @@ impl Rows {
         end.fields.retransmits = fields.retransmits;
         end.fields.close_by = fields.close_by.as_ref().map(|by| by.borrowed());
         for (at, (column, buffer)) in COLUMNS.iter().zip(&mut self.buffers).enumerate() {
-            if is_of_end(at) {
-                self.text += put(buffer, row, (column.get)(&end))?;
+            if let Some(value) = (column.get)(&end).filter(|_| is_of_end(at)) {
+                let (value, new) = numbered(buffer, value)?;
+                buffer.set(row, value);
+                self.text += new;
             }
         }
         Ok(())
@@ -210,14 +262,11 @@ impl Rows {
     }
 }
 
-/// How many bytes of text are new.
-fn put(buffer: &mut Buffer, row: usize, value: Option<Value>) -> Result<usize> {
-    let (value, new) = match value {
-        None => return Ok(0),
-        Some(Value::Number(NONE)) => bail!("a number in it is too large"),
-        Some(Value::Number(number)) => (number, 0),
-        Some(Value::Text(text)) => buffer.number(text),
-    };
-    buffer.set(row, value);
-    Ok(new)
+/// As it stands in its column, and how many bytes of text are new.
+fn numbered(buffer: &mut Buffer, value: Value) -> Result<(i64, usize)> {
+    match value {
+        Value::Number(NONE) => bail!("a number in it is too large"),
+        Value::Number(number) => Ok((number, 0)),
+        Value::Text(text) => Ok(buffer.number(text)),
+    }
 }

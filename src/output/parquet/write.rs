@@ -36,6 +36,8 @@ use super::columns::Kind;
 use super::columns::Record;
 use super::columns::TIME;
 use super::is_mark;
+use super::known::PartId;
+use super::known::split;
 use super::piece::Piece;
 use super::rows::Rows;
 use super::sum_of_columns;
@@ -80,6 +82,8 @@ struct Writer<'a, W> {
     times: Option<Group>,
     last: Option<u64>,
     boot_id: String,
+    /// Of the line that is read, without the part that others have, too.
+    object: String,
 }
 
 impl<'a, W: Write> Writer<'a, W> {
@@ -95,17 +99,25 @@ impl<'a, W: Write> Writer<'a, W> {
             times: None,
             last: None,
             boot_id: String::new(),
+            object: String::new(),
         })
     }
 
     fn add(&mut self, text: &str, line: u32) -> Result<()> {
+        let mut object = std::mem::take(&mut self.object);
+        let added = self.add_line(text, line, &mut object);
+        self.object = object;
+        added
+    }
+
+    fn add_line(&mut self, text: &str, line: u32, object: &mut String) -> Result<()> {
         let is_lost = is_lost(text);
-        let fields = match is_lost {
+        let read = match is_lost {
             // Its fields have other types.
-            Ok(true) => serde_json::from_str(text).map(|lost: Times| lost.fields()),
-            _ => serde_json::from_str::<Fields>(text),
+            Ok(true) => serde_json::from_str(text).ok().map(|lost: Times| (lost.fields(), None)),
+            _ => self.read(text, object)?,
         };
-        let Ok(fields) = fields else {
+        let Some((fields, part)) = read else {
             self.notes.damaged += 1;
             return Ok(());
         };
@@ -122,15 +134,33 @@ impl<'a, W: Write> Writer<'a, W> {
         if is_mark(event) {
             self.mark(&fields, line, text)?;
         }
-        self.note(micros, line);
         let lost = is_lost.is_ok_and(|lost| lost).then_some(text);
         let boot_id = Some(&*self.boot_id);
         let record = Record { fields, line, boot_id, lost, ..Record::default() };
-        self.rows.add(&record)?;
+        if !self.rows.add(&record, part)? {
+            self.notes.damaged += 1;
+            return Ok(());
+        }
+        self.note(micros, line);
         if self.rows.count() >= MAX_ROWS || self.rows.text() >= MAX_TEXT {
             self.end_group()?;
         }
         Ok(())
+    }
+
+    /// What a line says, but for the part that others have, too. `None`: it is damaged.
+    fn read<'t>(
+        &mut self,
+        text: &'t str,
+        object: &'t mut String,
+    ) -> Result<Option<(Fields<'t>, Option<PartId>)>> {
+        if let Some(part) = split(text, object)
+            && let Some(part) = self.rows.part(part)?
+            && let Ok(fields) = serde_json::from_str(object)
+        {
+            return Ok(Some((fields, Some(part))));
+        }
+        Ok(serde_json::from_str(text).ok().map(|fields| (fields, None)))
     }
 
     fn mark(&mut self, fields: &Fields, line: u32, text: &str) -> Result<()> {
