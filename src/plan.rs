@@ -233,11 +233,17 @@ impl Plan {
         }
     }
 
-    /// Whether a reader of the ring hears of all that it has to know by records that wake it. Those
+    /// Whether a reader of the ring hears of all that it has to show by records that wake it. Those
     /// that are no rows of their own do not, and what is lost of descendants and of names of
     /// cgroups has none.
     pub fn is_prompt(&self) -> bool {
         self.rows && !self.has_aux_records() && !self.descendants && !self.cgroup_names
+    }
+
+    /// Whether something can be lost without a record before or after it: a connection that is
+    /// followed has none while it goes on.
+    pub fn loses_unsaid(&self) -> bool {
+        self.follows || self.accepts || self.adopts
     }
 
     /// Whether there are records that are no rows of their own.

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
@@ -24,6 +26,7 @@ pub const TESTS: &Tests = &[(
     &tests![
         of_more_connections_than_there_is_room_for_the_first_and_the_last_are_followed,
         as_many_connections_as_asked_for_are_followed,
+        what_had_no_room_is_said_though_nothing_comes,
         the_table_tells_outcome_and_end,
         only_slow_outcomes_are_shown,
         who_connected_is_told_of_the_end_too,
@@ -231,6 +234,22 @@ fn of_more_connections_than_there_is_room_for_the_first_and_the_last_are_followe
     assert_eq!(lost as usize, made - ends.len(), "{}", done.stderr);
     let ledger = ((made + made) as u64, (made + ends.len()) as u64, lost);
     assert_eq!(done.ledger(), Some(ledger), "{}", done.stderr);
+}
+
+/// Such a connection has no record, and the reader sleeps.
+fn what_had_no_room_is_said_though_nothing_comes(lab: &Lab) {
+    let mut client = Client::new();
+    let tracer = lab.trace(&["-j", "--life", "--max-connections", "1", "--netns", &client.netns()]);
+    thread::sleep(Duration::from_secs(2));
+    client.case("hold 300");
+    let is_told = || tracer.stdout().contains(r#""event":"lost""#);
+    for _ in 0..200 {
+        if is_told() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    panic!("{} {}", tracer.stdout(), tracer.stderr());
 }
 
 fn as_many_connections_as_asked_for_are_followed(lab: &Lab) {

@@ -6,6 +6,9 @@ use std::fs;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -19,14 +22,17 @@ use super::lab::Lab;
 use super::lab::client;
 use super::lab::scaled;
 
-pub const TESTS: &Tests = &[(
-    Cells::All,
-    &tests![
-        rows_of_eight_processes_come_in_order,
-        a_lone_row_comes_at_once,
-        what_a_storm_has_lost_is_said_though_nothing_comes,
-    ],
-)];
+pub const TESTS: &Tests = &[
+    (
+        Cells::All,
+        &tests![
+            rows_of_eight_processes_come_in_order,
+            a_lone_row_comes_at_once,
+            what_a_storm_has_lost_is_said_though_nothing_comes,
+        ],
+    ),
+    (Cells::OneBuffer, &tests![what_a_storm_took_is_given_back]),
+];
 
 /// Far below the time after which a reader that was not woken looks by itself.
 const LATE_NS: u64 = 20_000_000;
@@ -59,7 +65,42 @@ fn waited_ns(schedstat: &str) -> u64 {
     text.split(' ').nth(1).and_then(|ns| ns.parse().ok()).unwrap_or(0)
 }
 
-/// A machine that has no CPU for the tracer or for this test delays rows, too: that is left out.
+/// When a row was made, when it came, and how long tracer and reader had waited for a CPU by then.
+struct Came {
+    made_ns: u64,
+    came_ns: u64,
+    waited_ns: u64,
+}
+
+/// Until told to stop: when this machine let nobody run, as one whose host is busy does.
+fn pauses(is_over: &AtomicBool) -> Vec<(u64, u64)> {
+    let mut pauses = Vec::new();
+    while !is_over.load(Ordering::Relaxed) {
+        let before_ns = monotonic_ns();
+        thread::sleep(Duration::from_millis(1));
+        let after_ns = monotonic_ns();
+        if after_ns - before_ns > 3_000_000 {
+            pauses.push((before_ns, after_ns));
+        }
+    }
+    pauses
+}
+
+/// How late each of them was, but for what the machine was the cause of.
+fn delays(rows: &[Came], pauses: &[(u64, u64)]) -> Vec<u64> {
+    let delay = |(at, row): (usize, &Came)| {
+        let before = rows[..at].iter().rev().find(|other| other.came_ns <= row.made_ns);
+        let waited_ns = row.waited_ns - before.map_or(0, |other| other.waited_ns);
+        let paused = pauses.iter().map(|&(from_ns, to_ns)| {
+            to_ns.min(row.came_ns).saturating_sub(from_ns.max(row.made_ns))
+        });
+        let own_ns = row.came_ns.saturating_sub(row.made_ns);
+        own_ns.saturating_sub(waited_ns + paused.sum::<u64>())
+    };
+    rows.iter().enumerate().map(delay).collect()
+}
+
+/// The next connect, which would wake a reader that was not woken, comes only when the row is late.
 fn a_lone_row_comes_at_once(lab: &Lab) {
     let mut client = Client::new();
     let mut command = lab.command(&["-j", "--netns", &client.netns(), "--ready-fd", "0"]);
@@ -68,29 +109,31 @@ fn a_lone_row_comes_at_once(lab: &Lab) {
     let mut tracer = command.spawn().expect("tcpconnect starts");
     drop(command);
     BufReader::new(ready).read_line(&mut String::new()).expect("it gets ready");
-    let rows = BufReader::new(tracer.stdout.take().expect("a pipe"));
+    let lines = BufReader::new(tracer.stdout.take().expect("a pipe"));
     let of_tracer = format!("/proc/{}/schedstat", tracer.id());
-    let delays = thread::spawn(move || {
-        let stalled = || waited_ns(&of_tracer) + waited_ns("/proc/thread-self/schedstat");
-        let mut before = stalled();
-        let delay = |line: std::io::Result<String>| {
+    let rows = thread::spawn(move || {
+        let came = |line: std::io::Result<String>| {
             let came_ns = monotonic_ns();
-            let stalled = stalled();
-            let stalled_ns = stalled.saturating_sub(std::mem::replace(&mut before, stalled));
+            let waited_ns = waited_ns(&of_tracer) + waited_ns("/proc/thread-self/schedstat");
             let row: Value = serde_json::from_str(&line.ok()?).ok()?;
-            Some((came_ns - row["ts_ns"].as_u64()?).saturating_sub(stalled_ns))
+            Some(Came { made_ns: row["ts_ns"].as_u64()?, came_ns, waited_ns })
         };
-        rows.lines().filter_map(delay).collect::<Vec<_>>()
+        lines.lines().filter_map(came).collect::<Vec<_>>()
     });
-    let made = scaled(400).max(60) as usize;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let beside = Arc::clone(&is_over);
+    let pauses = thread::spawn(move || pauses(&beside));
+    let made = scaled(300).max(60) as usize;
     for _ in 0..made {
         client.knock(81);
-        thread::sleep(Duration::from_millis(7));
+        thread::sleep(Duration::from_nanos(LATE_NS + 10_000_000));
     }
     // SAFETY: our own child, not yet reaped.
     unsafe { libc::kill(tracer.id() as i32, libc::SIGINT) };
     assert!(tracer.wait().expect("our child").success());
-    let delays = delays.join().expect("rows are read");
+    let rows = rows.join().expect("rows are read");
+    is_over.store(true, Ordering::Relaxed);
+    let delays = delays(&rows, &pauses.join().expect("a list"));
     assert_eq!(delays.len(), made);
     let late: Vec<_> = delays.iter().filter(|&&ns| ns > LATE_NS).collect();
     assert!(late.is_empty(), "{late:?}");
@@ -116,4 +159,22 @@ fn what_a_storm_has_lost_is_said_though_nothing_comes(lab: &Lab) {
         thread::sleep(Duration::from_millis(100));
     }
     panic!("not all is said: {}", tracer.stderr());
+}
+
+/// Rows that have waited all at once, and the parts of the program that print them.
+fn what_a_storm_took_is_given_back(lab: &Lab) {
+    const MORE: u64 = 256;
+    let mut client = Client::new();
+    let tracer = lab.trace(&["--netns", &client.netns()]);
+    let rests = || {
+        thread::sleep(Duration::from_secs(2));
+        tracer.rss()
+    };
+    let before = rests();
+    tracer.signal(libc::SIGSTOP);
+    client.case("storm 3000 1");
+    tracer.signal(libc::SIGCONT);
+    tracer.settle();
+    let after = (0..10).map(|_| rests()).find(|after| *after <= before + MORE);
+    assert!(after.is_some(), "{before} KiB, then {} KiB", tracer.rss());
 }

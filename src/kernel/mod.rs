@@ -170,8 +170,8 @@ impl Tracer {
         }
     }
 
-    /// Whether a reader that waits misses nothing, however long: each record wakes it, and what
-    /// has none of its own, as a loss, comes with one. A record is as old as its place then.
+    /// Whether a reader that waits misses no record, however long: each wakes it. A record is as
+    /// old as its place then.
     pub fn is_prompt(&self) -> bool {
         self.is_prompt
     }

@@ -287,6 +287,8 @@ struct App<'a> {
     uncounted: u64,
     reported_at: Instant,
     reminder: Reminder,
+    /// There is memory to give back once nothing happens.
+    has_grown: bool,
     /// When a recording was told last that somebody looks.
     alive_at: Instant,
     new_files: Option<NewFiles>,
@@ -332,6 +334,7 @@ impl<'a> App<'a> {
             reported_at: Instant::now(),
             // No system call makes one later.
             reminder: Reminder::new().context("failed to make a timer")?,
+            has_grown: true,
             alive_at: Instant::now(),
             new_files: None,
             resyncs_due: 0,
@@ -364,10 +367,8 @@ impl<'a> App<'a> {
             if woken.closed {
                 return Ok(End::Closed);
             }
-            if woken.reminded {
-                self.report_lost(Duration::ZERO)?;
-            } else if !reader.sleeps() {
-                self.report_lost(IDLE)?;
+            if woken.reminded || !reader.sleeps() || self.tracer.plan.loses_unsaid() {
+                self.report_lost(if woken.reminded { Duration::ZERO } else { IDLE })?;
             }
             self.tell_alive()?;
             if self.stop.has_hung_up() {
@@ -397,6 +398,8 @@ impl<'a> App<'a> {
             let is_due = woken.reminded && self.reminder.has_come();
             if is_due || reader.sleeps() && (asks || self.has_untold()) {
                 self.remind()?;
+            } else if woken.reminded && std::mem::take(&mut self.has_grown) {
+                memory::give_back();
             }
         }
     }
@@ -406,8 +409,9 @@ impl<'a> App<'a> {
         self.reminder.set().context("failed to set a timer")
     }
 
-    /// A stall may have made them large.
+    /// A stall or a storm may have made them large.
     fn rest(&mut self) {
+        self.has_grown |= self.pending.capacity() > MAX_IDLE_ROWS;
         self.pending.shrink_to(MAX_IDLE_ROWS);
         self.events.shrink_to(MAX_IDLE_ROWS);
         self.text.shrink_to(MAX_IDLE_TEXT);
@@ -434,7 +438,7 @@ impl<'a> App<'a> {
             readable(self.stop.fd()),
             readable(command.map_or(-1, |c| c.pidfd.as_raw_fd())),
             readable(self.procs.as_ref().and_then(Procs::fd).unwrap_or(-1)),
-            // A pipe without a reader is reported even if nothing is asked for.
+            // That nobody reads is reported even if nothing is asked for; of a socket as POLLHUP.
             libc::pollfd { fd: self.sink.watched_fd().unwrap_or(-1), events: 0, revents: 0 },
             readable(self.reminder.fd()),
         ];
@@ -446,7 +450,7 @@ impl<'a> App<'a> {
         Ok(Woken {
             reader: fds[0].revents != 0,
             command: fds[2].revents != 0,
-            closed: fds[4].revents & libc::POLLERR != 0,
+            closed: fds[4].revents & (libc::POLLERR | libc::POLLHUP) != 0,
             reminded: fds[5].revents != 0,
         })
     }

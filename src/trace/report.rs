@@ -21,6 +21,8 @@ use crate::output::sink::end_of_output;
 use crate::trace::notify::Manager;
 use crate::who::process_events::Procs;
 
+/// How often losses are looked for that come with no record, while nothing happens.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often a recording is told that somebody looks: so late may be what is read beside it.
 const ALIVE: Duration = Duration::from_secs(1);
 
@@ -35,12 +37,13 @@ impl App<'_> {
         self.write_mark(mark::alive)
     }
 
-    /// When somebody is to be told so again, though nothing happens.
+    /// When somebody is to be told so again, or losses are looked for, though nothing happens.
     pub(super) fn due(&self) -> Option<Duration> {
         let recording = self.config.record.as_ref();
         let recording = recording.map(|_| ALIVE.saturating_sub(self.alive_at.elapsed()));
         let manager = self.manager.as_ref().and_then(Manager::due);
-        recording.into_iter().chain(manager).min()
+        let looks = self.tracer.plan.loses_unsaid().then_some(LOOK);
+        recording.into_iter().chain(manager).chain(looks).min()
     }
 
     /// Whether there is something that stderr or the output has yet to hear.
