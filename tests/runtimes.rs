@@ -152,11 +152,36 @@ impl Engine<'_> {
         run(&mut self.command(words))
     }
 
-    /// A container that connects once, and is gone.
+    /// A container that connects once, and is gone. dockerd can miss that it is, and waits for ever
+    /// then: after a minute it is asked for the process.
     fn knock(&self, name: &str, port: u16) {
         let script = format!("nc 127.0.0.1 {port}; true");
         let words = ["run", "--rm", "--name", name];
-        self.ask(&[&words[..], self.run, &[self.image, "sh", "-c", &script]].concat());
+        let words = [&words[..], self.run, &[self.image, "sh", "-c", &script]].concat();
+        let mut command = self.command(&words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("make runtimes installs it");
+        let began = Instant::now();
+        while child.try_wait().expect("our child").is_none() {
+            thread::sleep(Duration::from_millis(50));
+            if began.elapsed() > Duration::from_secs(60) && self.has_ended_unnoticed(name) {
+                self.ask(&["rm", "-f", name]);
+                child.wait().expect("our child");
+                return;
+            }
+        }
+        let output = child.wait_with_output().expect("our child");
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+
+    /// The container is said to run, and its process is not there.
+    fn has_ended_unnoticed(&self, name: &str) -> bool {
+        thread::sleep(Duration::from_secs(1));
+        let asked = self.command(&["inspect", "-f", "{{.State.Pid}}", name]).output();
+        let pid = asked.ok().filter(|asked| asked.status.success());
+        let pid = pid.and_then(|asked| String::from_utf8(asked.stdout).ok());
+        let pid = pid.and_then(|pid| pid.trim().parse::<u32>().ok());
+        pid.is_some_and(|pid| pid > 0 && !Path::new(&format!("/proc/{pid}")).exists())
     }
 
     /// One that stays; its id.

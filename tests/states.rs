@@ -462,7 +462,36 @@ check --attach kprobe --btf /tmp/btf -- true: status 0, hook.fentry note own-btf
         script: BUSY,
         expected: "status 0\n",
     },
+    State {
+        name: "a_clock_that_is_set_while_it_records_leaves_no_gap",
+        kernels: &["6.1"],
+        cmdline: "",
+        script: CLOCKS,
+        expected: "\
+recorder: status 0
+tomorrow 1, yesterday 1, in all 4; 0 gaps, 1 complete
+",
+    },
 ];
+
+/// Set forward by a day, back by two, and right again; a connection each time.
+const CLOCKS: &str = r#"
+mkfifo /tmp/ready
+/tcpconnect --record /tmp/rec --ready-fd 3 3>/tmp/ready 2>/tmp/err &
+read -r _ </tmp/ready
+now=$(date +%s)
+knock() { date -s @$((now + $1)) >/dev/null; /client plain_ipv4 >/dev/null; sleep 1; }
+for seconds in 0 86400 -86400 10; do knock $seconds; done
+kill -INT $!; wait $!
+echo "recorder: status $?"; cat /tmp/err
+at() { date -u -d @$((now + $1)) +%FT%TZ; }
+results() { /tcpconnect -j -r --read /tmp/rec "$@" 2>/tmp/said | grep -c '"event":"result"'; }
+tomorrow=$(results --since $(at 86000) --until $(at 87000))
+yesterday=$(results --since $(at -87000) --until $(at -86000))
+all=$(results)
+echo "tomorrow $tomorrow, yesterday $yesterday, in all $all;" \
+	"$(grep -c 'not all is known' /tmp/said) gaps, $(grep -c '; complete$' /tmp/said) complete"
+"#;
 
 const COMMAND_WITH_BTF_FILE: &str = "cp /sys/kernel/btf/vmlinux /tmp/btf
     mount -t tmpfs none /sys/kernel/btf; see kprobe plain_ipv4 --btf /tmp/btf

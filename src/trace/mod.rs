@@ -138,6 +138,7 @@ fn run_into(
     let priority = raise_priority();
     let command = paused.as_ref().map(Paused::pid);
     let attached_ns = monotonic_ns();
+    memory::give_back();
     let tracer = Tracer::start(config, &plan, command, &verbose)?;
     warn_of_missing(&config.filter.pids);
     let mut screen = Sink::stdout(Some(stop.clone()))?;
@@ -287,7 +288,7 @@ struct App<'a> {
     uncounted: u64,
     reported_at: Instant,
     reminder: Reminder,
-    /// There is memory to give back once nothing happens.
+    /// It was busy: there is memory to give back once nothing happens.
     has_grown: bool,
     /// When a recording was told last that somebody looks.
     alive_at: Instant,
@@ -390,6 +391,7 @@ impl<'a> App<'a> {
                 self.print_flows()?;
             }
             let (waits, more) = (!self.pending.is_empty(), self.more);
+            self.has_grown |= !reader.awaits_buffer();
             let asks = reader.next(Round { is_woken: woken.reader, has_read, waits, more });
             if asks {
                 self.tracer.wait_for_wakeup();
@@ -409,9 +411,8 @@ impl<'a> App<'a> {
         self.reminder.set().context("failed to set a timer")
     }
 
-    /// A stall or a storm may have made them large.
+    /// A stall may have made them large.
     fn rest(&mut self) {
-        self.has_grown |= self.pending.capacity() > MAX_IDLE_ROWS;
         self.pending.shrink_to(MAX_IDLE_ROWS);
         self.events.shrink_to(MAX_IDLE_ROWS);
         self.text.shrink_to(MAX_IDLE_TEXT);
