@@ -101,6 +101,8 @@ pub fn run(config: &Config) -> Result<u8> {
     let ready = config.ready_fd.map(Ready::take).transpose()?;
     let recorder = config.record.as_ref().map(|to| Recorder::start(config, to)).transpose()?;
     let (recorder, to_recorder) = recorder.unzip();
+    // What took the options apart is not needed again, and BPF is yet to be loaded.
+    memory::give_back();
     let stop = OnceCell::new();
     let ended = run_into(config, ready, to_recorder, &stop);
     if let Some(stop) = stop.get() {
@@ -138,7 +140,6 @@ fn run_into(
     let priority = raise_priority();
     let command = paused.as_ref().map(Paused::pid);
     let attached_ns = monotonic_ns();
-    memory::give_back();
     let tracer = Tracer::start(config, &plan, command, &verbose)?;
     warn_of_missing(&config.filter.pids);
     let mut screen = Sink::stdout(Some(stop.clone()))?;
