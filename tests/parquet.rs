@@ -396,6 +396,24 @@ proptest! {
     }
 }
 
+/// Many retransmissions may be allowed: an outcome counts when its connect was made, however long
+/// that is before it.
+#[test]
+fn an_outcome_that_took_hours_is_counted_when_its_connect_was_made() {
+    let began = [r#""latency_us":7200000000"#, r#""latency_us":5,"began_ts_ns":1"#];
+    let began = began.map(|began| format!(r#""conn_id":"9",{began}"#));
+    for began in [&began[..], &[r#""conn_id":"7-1","latency_us":5"#.to_owned()]].concat() {
+        let line = format!(
+            r#"{{"event":"result","time":"2026-11-26T10:00:02Z","ts_ns":7300000000000,"ip":4,"daddr":"10.0.0.2","dport":9,"result":"timeout",{began}}}"#
+        );
+        let log = format!("{START}\n{line}\n");
+        let options = ["-c", "--since", "2026-11-26T09:00:00Z"];
+        let both = [true, false].map(|as_parquet| printed(&log, as_parquet, &options));
+        assert_eq!(both[0], both[1], "{began}");
+        assert!(!both[0].0.contains("10.0.0.2"), "{began}: {both:?}");
+    }
+}
+
 /// What is said of a process is read once for all lines that say it; that one of them says
 /// something else, too, is seen in each.
 #[test]

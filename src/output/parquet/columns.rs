@@ -202,6 +202,7 @@ pub(super) const DPORT: usize = 14;
 pub(super) const CONN_ID: usize = 15;
 pub(super) const ERROR: usize = 16;
 pub(super) const TS_NS: usize = 76;
+pub(super) const BEGAN_TS_NS: usize = 77;
 pub(super) const RESULT: usize = 78;
 pub(super) const LATENCY_US: usize = 79;
 pub(super) const CLOSE_TIME: usize = 87;
@@ -461,6 +462,7 @@ mod tests {
         assert_eq!([SADDR, DADDR, DPORT].map(name), ["saddr", "daddr", "dport"]);
         assert_eq!([CONN_ID, ERROR, TS_NS].map(name), ["conn_id", "error", "ts_ns"]);
         assert_eq!([RESULT, LATENCY_US].map(name), ["result", "latency_us"]);
+        assert_eq!(name(BEGAN_TS_NS), "began_ts_ns");
         assert_eq!(name(CLOSE_TIME), "close_time");
         assert_eq!([name(*OF_LINE.start()), name(*OF_LINE.end())], ["ts_ns", "close_line"]);
         assert!(OF_END.iter().all(|end| COLUMNS[OF_LINE].iter().any(|c| c.name == *end)));

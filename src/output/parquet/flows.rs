@@ -12,6 +12,8 @@ use anyhow::Result;
 use parquet::file::metadata::RowGroupMetaData;
 
 use super::chunks::Chunk;
+use super::columns::BEGAN_TS_NS;
+use super::columns::CONN_ID;
 use super::columns::DADDR;
 use super::columns::DPORT;
 use super::columns::ERROR;
@@ -33,8 +35,18 @@ fn at(text: &[u8]) -> At {
     (text.as_ptr().addr(), text.len())
 }
 
-/// `None`: a row is not as a recorder writes it, so each has to be looked at.
-pub(super) fn flows(part: &Arc<Part>, rows: &RowGroupMetaData) -> Result<Option<Vec<Flow>>> {
+/// `None`: a row is not as a recorder writes it, or began earlier than so long before its line, so
+/// each has to be looked at.
+pub(super) fn flows(
+    part: &Arc<Part>,
+    rows: &RowGroupMetaData,
+    most_us: Option<u64>,
+) -> Result<Option<Vec<Flow>>> {
+    if let Some(most_us) = most_us
+        && !began_within(part, rows, most_us)?
+    {
+        return Ok(None);
+    }
     let whole = |column| Chunk::whole(part, rows, column);
     let (mut events, count) = whole(EVENT)?;
     let [mut errors, mut results, mut saddrs, mut daddrs] =
@@ -72,6 +84,28 @@ pub(super) fn flows(part: &Arc<Part>, rows: &RowGroupMetaData) -> Result<Option<
         }
     }
     Ok(Some(flows.into_values().collect()))
+}
+
+/// Whether no connect of a group was made earlier than so many microseconds before its line, which
+/// is of its outcome: as that says, or what the connection is called, or how long it took.
+fn began_within(part: &Arc<Part>, rows: &RowGroupMetaData, most_us: u64) -> Result<bool> {
+    let whole = |column| Chunk::whole(part, rows, column);
+    let (mut ids, count) = whole(CONN_ID)?;
+    let [mut times, mut begun, mut latencies] =
+        [whole(TS_NS)?.0, whole(BEGAN_TS_NS)?.0, whole(LATENCY_US)?.0];
+    for row in 0..count {
+        let id = ids.bytes(row)?.and_then(|id| std::str::from_utf8(id).ok()?.split_once('-'));
+        let by_id = id.and_then(|(_, began)| began.parse::<u64>().ok());
+        let [time, began, latency] =
+            [number(&mut times, row)?, number(&mut begun, row)?, number(&mut latencies, row)?]
+                .map(|number| number.map(i64::cast_unsigned));
+        let (Some(time), Some(latency)) = (time, latency) else { continue };
+        let began = began.or(by_id).unwrap_or(time.saturating_sub(latency.saturating_mul(1000)));
+        if time.saturating_sub(began) / 1000 > most_us {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn is_outcome(name: &[u8]) -> bool {

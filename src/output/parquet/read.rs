@@ -319,7 +319,8 @@ impl Reader {
             return None;
         }
         let part = Arc::new(self.checked(group).ok()?);
-        flows(&part, self.rows_of(at, group).ok()?).ok()?
+        let most_us = (self.time.start > 0).then_some(LATE_US);
+        flows(&part, self.rows_of(at, group).ok()?, most_us).ok()?
     }
 
     /// What the footer says of a group, if that is whole.
