@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this process needed to start is given back before it waits: it may run for years.
+//! What this process needed to start, or in a storm, is given back before it waits: it may run for
+//! years.
 
 use std::ffi::c_int;
 use std::ffi::c_void;

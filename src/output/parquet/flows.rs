@@ -42,17 +42,16 @@ pub(super) fn flows(
     rows: &RowGroupMetaData,
     most_us: Option<u64>,
 ) -> Result<Option<Vec<Flow>>> {
-    if let Some(most_us) = most_us
-        && !began_within(part, rows, most_us)?
-    {
-        return Ok(None);
-    }
     let whole = |column| Chunk::whole(part, rows, column);
     let (mut events, count) = whole(EVENT)?;
     let [mut errors, mut results, mut saddrs, mut daddrs] =
         [whole(ERROR)?.0, whole(RESULT)?.0, whole(SADDR)?.0, whole(DADDR)?.0];
     let [mut ips, mut dports, mut times, mut latencies] =
         [whole(IP)?.0, whole(DPORT)?.0, whole(TS_NS)?.0, whole(LATENCY_US)?.0];
+    let mut begun = match most_us {
+        Some(most_us) => Some((most_us, whole(CONN_ID)?.0, whole(BEGAN_TS_NS)?.0)),
+        None => None,
+    };
     let mut flows: HashMap<(Option<At>, At, i64), Flow, ahash::RandomState> = HashMap::default();
     for row in 0..count {
         let (event, error) = (events.bytes(row)?, errors.bytes(row)?);
@@ -60,6 +59,11 @@ pub(super) fn flows(
         let (saddr, daddr) = (saddrs.bytes(row)?, daddrs.bytes(row)?);
         let (ip, dport, time) =
             (number(&mut ips, row)?, number(&mut dports, row)?, number(&mut times, row)?);
+        if let Some((most_us, ids, begun)) = &mut begun
+            && took_us(ids.bytes(row)?, number(begun, row)?, time, latency) > *most_us
+        {
+            return Ok(None);
+        }
         match (event, result) {
             (Some(b"connect"), _) if error.is_some() => continue,
             (Some(b"connect"), _) => {}
@@ -86,26 +90,18 @@ pub(super) fn flows(
     Ok(Some(flows.into_values().collect()))
 }
 
-/// Whether no connect of a group was made earlier than so many microseconds before its line, which
-/// is of its outcome: as that says, or what the connection is called, or how long it took.
-fn began_within(part: &Arc<Part>, rows: &RowGroupMetaData, most_us: u64) -> Result<bool> {
-    let whole = |column| Chunk::whole(part, rows, column);
-    let (mut ids, count) = whole(CONN_ID)?;
-    let [mut times, mut begun, mut latencies] =
-        [whole(TS_NS)?.0, whole(BEGAN_TS_NS)?.0, whole(LATENCY_US)?.0];
-    for row in 0..count {
-        let id = ids.bytes(row)?.and_then(|id| std::str::from_utf8(id).ok()?.split_once('-'));
-        let by_id = id.and_then(|(_, began)| began.parse::<u64>().ok());
-        let [time, began, latency] =
-            [number(&mut times, row)?, number(&mut begun, row)?, number(&mut latencies, row)?]
-                .map(|number| number.map(i64::cast_unsigned));
-        let (Some(time), Some(latency)) = (time, latency) else { continue };
-        let began = began.or(by_id).unwrap_or(time.saturating_sub(latency.saturating_mul(1000)));
-        if time.saturating_sub(began) / 1000 > most_us {
-            return Ok(false);
-        }
+/// How long before its line a connect was made, which is of its outcome: as that says, or what the
+/// connection is called, or how long it took. Of others it is nothing.
+fn took_us(id: Option<&[u8]>, began: Option<i64>, time: Option<i64>, latency: Option<i64>) -> u64 {
+    let [began, time, latency] =
+        [began, time, latency].map(|number| number.map(i64::cast_unsigned));
+    let (Some(time), Some(latency)) = (time, latency) else { return 0 };
+    let id = id.and_then(|id| std::str::from_utf8(id).ok()?.split_once('-'));
+    let by_id = id.and_then(|(_, began)| began.parse().ok());
+    match began.or(by_id) {
+        Some(began) => time.saturating_sub(began) / 1000,
+        None => latency.min(time / 1000),
     }
-    Ok(true)
 }
 
 fn is_outcome(name: &[u8]) -> bool {

@@ -67,24 +67,18 @@ impl Known {
         self.object.push_str(text);
         let fields = serde_json::from_str::<Fields>(&self.object).ok()?;
         let record = Record { fields, ..Record::default() };
-        let is_of_one = |(at, column): (usize, &super::columns::Column)| {
+        let is_of_one_line = COLUMNS.iter().enumerate().any(|(at, column)| {
             (is_of_line(at) || at == CONN_ID) && !column.required && (column.get)(&record).is_some()
-        };
-        let is_of_one = COLUMNS.iter().enumerate().any(is_of_one);
-        (!is_of_one).then_some(record)
+        });
+        (!is_of_one_line).then_some(record)
     }
 
-    /// Of so many columns.
-    pub(super) fn add(
-        &mut self,
-        text: &str,
-        columns: u128,
-        values: Vec<(usize, i64)>,
-    ) -> Option<PartId> {
+    /// From now on it is found.
+    pub(super) fn add(&mut self, text: &str, part: Part) -> PartId {
         let id = PartId(self.parts.len());
         self.bytes += text.len();
-        self.parts.push(Part { columns, values });
+        self.parts.push(part);
         self.ids.insert(text.into(), id);
-        Some(id)
+        id
     }
 }

@@ -26,6 +26,7 @@ use super::columns::began_of_end;
 use super::columns::is_of_end;
 use super::columns::is_of_line;
 use super::known::Known;
+use super::known::Part;
 use super::known::PartId;
 use super::piece::Piece;
 
@@ -135,7 +136,7 @@ impl Rows {
                 values.push((at, value));
             }
         }
-        Ok(self.known.add(text, columns, values))
+        Ok(Some(self.known.add(text, Part { columns, values })))
     }
 
     /// A line, or that of it which is not in this part. False if it says something twice.
