@@ -273,10 +273,11 @@ pub fn io_uring(ctx: &Ctx, flags: u8) -> Res {
     let listener = listener(LO4)?;
     let (sock, to) = (Sock::tcp(LO4)?, addr(&listener)?);
     let RawAddr(bytes, len) = RawAddr::new(to);
-    let errno = -ring_call(sock.fd(), IORING_OP_CONNECT, flags, len.into(), bytes.as_ptr(), 0)?;
-    let mut line = fact(&ctx.case, &sock, to, errno);
+    let call = ring_call(sock.fd(), IORING_OP_CONNECT, flags, len.into(), bytes.as_ptr(), 0);
+    let (result, _ring) = call?;
+    let mut line = fact(&ctx.case, &sock, to, -result);
     if flags & IOSQE_ASYNC != 0 {
-        // An idle worker stays for seconds, so it is still there when its work is done.
+        // An idle worker stays for seconds, unless its ring is closed.
         let tasks = fs::read_dir("/proc/self/task").map_err(text)?.flatten();
         let tids = tasks.filter_map(|task| task.file_name().to_str()?.parse::<pid_t>().ok());
         let names = tids.map(|tid| (tid, lossy(&read_comm(&format!("self/task/{tid}")))));
@@ -297,8 +298,16 @@ pub fn io_uring(ctx: &Ctx, flags: u8) -> Res {
     ctx.report(&line, 0)
 }
 
-/// One operation in a ring of its own, with the fields off, addr and len; what it returns.
-pub fn ring_call(on: RawFd, op: u8, flags: u8, off: u64, at: *const u8, len: u32) -> Res<c_int> {
+/// One operation in a ring of its own, with the fields off, addr and len; what it returns, and
+/// the ring.
+pub fn ring_call(
+    on: RawFd,
+    op: u8,
+    flags: u8,
+    off: u64,
+    at: *const u8,
+    len: u32,
+) -> Res<(c_int, OwnedFd)> {
     // struct io_uring_params: [0] sq_entries, [1] cq_entries, [10..20] sq_off, [20..30] cq_off.
     let mut params = [0u32; 30];
     let to_fill = params.as_mut_ptr();
@@ -306,7 +315,7 @@ pub fn ring_call(on: RawFd, op: u8, flags: u8, off: u64, at: *const u8, len: u32
     let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, to_fill) } as RawFd;
     sys("io_uring_setup", fd)?;
     // SAFETY: a new descriptor that nobody else owns.
-    let _ring = unsafe { OwnedFd::from_raw_fd(fd) };
+    let ring = unsafe { OwnedFd::from_raw_fd(fd) };
     let [tail, array, cqes] = [11, 16, 25].map(|i| params[i] as usize);
     // IORING_FEAT_SINGLE_MMAP (5.4): both rings are in the first mapping.
     let size = (array + 4 * params[0] as usize).max(cqes + 16 * params[1] as usize);
@@ -327,7 +336,7 @@ pub fn ring_call(on: RawFd, op: u8, flags: u8, off: u64, at: *const u8, len: u32
         let result = rings.add(cqes + 8).cast::<i32>().read_volatile();
         libc::munmap(rings.cast(), size);
         libc::munmap(sqe.cast(), 64);
-        sys("io_uring_enter", entered as c_int).map(|_| result)
+        sys("io_uring_enter", entered as c_int).map(|_| (result, ring))
     }
 }
 
@@ -336,7 +345,7 @@ pub fn accept_by_ring(sock: &Sock) -> Res<c_int> {
     let mut waits = libc::pollfd { fd: sock.fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one valid pollfd.
     sys("poll", unsafe { libc::poll(&mut waits, 1, -1) })?;
-    let accepted = ring_call(sock.fd(), IORING_OP_ACCEPT, 0, 0, null(), 0)?;
+    let (accepted, _) = ring_call(sock.fd(), IORING_OP_ACCEPT, 0, 0, null(), 0)?;
     ensure(accepted >= 0, &format!("io_uring accepts with {accepted}"))?;
     Ok(accepted)
 }

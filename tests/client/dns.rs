@@ -139,7 +139,7 @@ fn ask(how: &str, server: &str, name: &str) -> Res<IpAddr> {
         },
         "recv" => uninterrupted(|| socket.recv(&mut answer))?,
         "io_uring" => {
-            ring_call(fd, IORING_OP_RECV, 0, 0, at.cast(), size as u32)?.unsigned_abs() as usize
+            ring_call(fd, IORING_OP_RECV, 0, 0, at.cast(), size as u32)?.0.unsigned_abs() as usize
         }
         // SAFETY: the buffer outlives the call and has the length given.
         "read" => received(unsafe { libc::read(fd, at, size) })?,

@@ -367,9 +367,19 @@ impl<'a> Known<'a> {
             return Some(one);
         }
         // A socket that connected more than once.
-        let took = row["latency_us"].as_f64().or(row["duration_us"].as_f64())?;
+        let Some(took) = row["latency_us"].as_f64().or(row["duration_us"].as_f64()) else {
+            return self.last_begun(facts, ts).filter(|_| row["partial"] == true);
+        };
         let began = ts.saturating_sub((took * 1000.0) as u64);
         facts.iter().copied().find(|&nth| within(&self.facts[nth], began, 1_000))
+    }
+
+    /// What ended at `ts`, of a connection from before tracing, whose row has no beginning. One that
+    /// was reset while it waited ended before its accept.
+    fn last_begun(&self, facts: &[usize], ts: u64) -> Option<usize> {
+        let begun = facts.iter().filter(|&&nth| self.facts[nth].before <= ts);
+        let last = begun.max_by_key(|&&nth| self.facts[nth].before);
+        last.or_else(|| facts.iter().min_by_key(|&&nth| self.facts[nth].before)).copied()
     }
 
     fn at(&self, tid: u32, ts: u64, room: u64) -> Option<usize> {
