@@ -29,6 +29,7 @@ mod recordings;
 #[path = "../tests/model/steps.rs"]
 mod steps;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
@@ -1044,7 +1045,8 @@ fn formatting() {
                 let Ok(Event::Connect(connect)) = decode(black_box(record)) else {
                     panic!("a record of this program");
                 };
-                let row = Row { process: processes.next().cloned(), ..Row::bare(&connect) };
+                let row =
+                    Row { process: processes.next().map(Cow::Borrowed), ..Row::bare(&connect) };
                 output.connect(&row, &clock, &mut text);
             }
             times.push((own_cpu_ns() - started) as f64 / records.len() as f64);

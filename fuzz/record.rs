@@ -90,7 +90,7 @@ fn check_process(event: ProcessEvent) {
         },
     };
     check(|output, line| output.process(&happening, &WallClock::at(0), line));
-    let row = Row { process: Some(process.facts(true)), ..Row::bare(&connect) };
+    let row = Row { process: Some(Cow::Owned(process.facts(true))), ..Row::bare(&connect) };
     check(|output, line| output.connect(&row, &WallClock::at(0), line));
 }
 

@@ -415,7 +415,7 @@ fn the_man_page_describes_every_json_field_in_order_and_no_other() {
         connect: &connect,
         life: None,
         peer: Some(&peer),
-        process: Some(process.facts(true)),
+        process: Some(Cow::Owned(process.facts(true))),
         user,
         container: container.as_ref(),
         cgroup,

@@ -1066,7 +1066,7 @@ proptest! {
         processes.apply(&ProcessEvent::bare(7, 5, 0, Change::Exec(image)));
         let connect = Connect { pid: 7, start_ns: 5, ..Connect::nowhere() };
         let process = processes.of(&connect);
-        let row = Row { process: Some(process.facts(true)), ..Row::bare(&connect) };
+        let row = Row { process: Some(Cow::Owned(process.facts(true))), ..Row::bare(&connect) };
         let mut line = Vec::new();
         new_output(&config(&["--args"])).connect(&row, &WallClock::at(0), &mut line);
         let line = String::from_utf8(line).expect("a row is UTF-8");
@@ -1123,7 +1123,7 @@ proptest! {
             connect: &connect,
             life: None,
             peer: Some(&peer),
-            process: Some(process.facts(true)),
+            process: Some(Cow::Owned(process.facts(true))),
             user: Some(&user),
             container: Some(&inside),
             cgroup: Some(&cgroup),
@@ -1218,7 +1218,7 @@ proptest! {
             Peer { pid, comm, image: ran, container: Some(inside.clone()), netns: Some(1) };
         let row = Row {
             peer: Some(&peer),
-            process: Some(process.facts(true)),
+            process: Some(Cow::Owned(process.facts(true))),
             user: Some(&user),
             container: Some(&inside),
             cgroup: Some(&cgroup),
@@ -1264,7 +1264,7 @@ proptest! {
         let (pid, start_ns) = (FIRST_PID + depth, u64::from(FIRST_PID + depth));
         let connect = Connect { pid, start_ns, exec_id: 1, ..Connect::nowhere() };
         let process = processes.of(&connect);
-        let row = Row { process: Some(process.facts(true)), ..Row::bare(&connect) };
+        let row = Row { process: Some(Cow::Owned(process.facts(true))), ..Row::bare(&connect) };
         let written = |args: &[&str]| {
             let mut line = Vec::new();
             new_output(&config(args)).connect(&row, &WallClock::at(0), &mut line);

@@ -964,7 +964,7 @@ fn bytes_that_are_no_text_are_kept_beside_it() {
     assert_eq!(raw("a\u{fffd}".as_bytes()), ("a\u{fffd}".into(), None, "/g==".into()));
     let process = family(Image { exe: Some(b"/\xff"[..].into()), ..image() });
     let event = curl();
-    let row = Row { process: Some(process.facts(true)), ..Row::bare(&event) };
+    let row = Row { process: Some(Cow::Owned(process.facts(true))), ..Row::bare(&event) };
     let text = written(|out| new_output(&config(&["-jx"])).connect(&row, &clock(), out));
     assert!(text.contains("\"exe\":\"/\u{fffd}\",\"exe_raw\":\"L/8=\""), "{text}");
 }
@@ -1006,7 +1006,7 @@ fn every_object_with(bad: &str) -> String {
     let container = called(bad, false);
     let row = Row {
         peer: Some(&peer),
-        process: Some(process.facts(true)),
+        process: Some(Cow::Owned(process.facts(true))),
         user: Some(bad),
         container: Some(&container),
         cgroup: Some(bad),
@@ -1160,7 +1160,7 @@ fn told(args: &[&str], process: Option<&Process>, facts: Option<&str>) -> String
         life: None,
         peer: None,
         connect: &connect,
-        process: process.map(|process| process.facts(true)),
+        process: process.map(|process| Cow::Owned(process.facts(true))),
         user: facts,
         container: container.as_ref(),
         cgroup: cgroup.as_deref(),
@@ -1304,7 +1304,7 @@ fn an_executable_without_a_name_is_deleted() {
     for (at_exec, at_connect) in [(true, false), (false, true), (true, true)] {
         let process = family(Image { exe_deleted: at_exec, ..image() });
         let connect = Connect { exe_deleted: at_connect, ..curl() };
-        let row = Row { process: Some(process.facts(true)), ..Row::bare(&connect) };
+        let row = Row { process: Some(Cow::Owned(process.facts(true))), ..Row::bare(&connect) };
         let line = written(|out| new_output(&config(&["-x"])).connect(&row, &clock(), out));
         assert!(line.ends_with("443    /usr/bin/curl (deleted)\n"), "{line}");
         let json = written(|out| new_output(&config(&["-j", "-x"])).connect(&row, &clock(), out));
@@ -1327,7 +1327,7 @@ fn json_has_what_each_option_asks_for_and_no_more() {
             life: None,
             peer: None,
             connect: &Connect { vpid: option("--vpid").then_some(7), ..connect },
-            process: (args.len() > 1).then(|| process.facts(true)),
+            process: (args.len() > 1).then(|| Cow::Owned(process.facts(true))),
             user: option("--user").then_some("root"),
             container: match () {
                 () if option("--container-id") => Some(&container),

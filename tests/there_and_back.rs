@@ -273,7 +273,7 @@ prop_compose! {
             connect,
             life: life.map(|life| Life { connect, ..life }),
             peer,
-            process: process.map(|process| ProcessFacts { name: connect.leader, ..process }),
+            process: process.map(|process| ProcessFacts { name: connect.leader, ..process }.into()),
             user: user.filter(|_| connect.uid.is_some()).map(Into::into),
             container,
             cgroup: cgroup.map(Into::into),
@@ -414,7 +414,7 @@ prop_compose! {
     ) -> SocketRow {
         let who = row.zip(holder).map(|(row, (pid, ..))| OwnedRow {
             connect: Connect { pid, ..row.connect },
-            process: row.process.map(|process| undated(pid, process)),
+            process: row.process.map(|process| undated(pid, Rc::unwrap_or_clone(process)).into()),
             ..row
         });
         SocketRow {
@@ -505,7 +505,7 @@ impl Next {
             Next::Booted(at) => return *boot_ns = at,
             _ => {}
         }
-        let Some(process) = &mut row.process else { return };
+        let Some(process) = row.process.as_mut().map(Rc::make_mut) else { return };
         match self {
             Next::Again => process.image = Rc::new(Image::clone(&process.image)),
             Next::Program(image) => process.image = Rc::new(image),
@@ -537,7 +537,7 @@ proptest! {
     ) {
         let with = [&["json"], &options[..]].concat();
         let first: Vec<_> = first.into_iter().map(|(mut row, pid, start_ns)| {
-            if let Some(process) = &mut row.process {
+            if let Some(process) = row.process.as_mut().map(Rc::make_mut) {
                 (process.pid, process.start_ns) = (7 + pid / 2 * 4096, start_ns);
             }
             row

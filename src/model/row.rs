@@ -48,7 +48,7 @@ pub struct Row<'a> {
     /// Who is on the other end.
     pub peer: Option<&'a Peer>,
     /// Set if any option wants to know about processes.
-    pub process: Option<ProcessFacts>,
+    pub process: Option<Cow<'a, ProcessFacts>>,
     pub user: Option<&'a str>,
     pub container: Option<&'a Container>,
     pub cgroup: Option<&'a str>,
@@ -86,11 +86,11 @@ pub struct OwnedRow {
     pub connect: Connect,
     pub life: Option<Life>,
     pub peer: Option<Peer>,
-    pub process: Option<ProcessFacts>,
-    pub user: Option<Box<str>>,
+    pub process: Option<Rc<ProcessFacts>>,
+    pub user: Option<Rc<str>>,
     pub container: Option<Container>,
-    pub cgroup: Option<Box<str>>,
-    pub unit: Option<Box<str>>,
+    pub cgroup: Option<Rc<str>>,
+    pub unit: Option<Rc<str>>,
     pub query: Option<Query>,
 }
 
@@ -100,7 +100,7 @@ impl OwnedRow {
             connect: &self.connect,
             life: self.life.as_ref(),
             peer: self.peer.as_ref(),
-            process: self.process.clone(),
+            process: self.process.as_deref().map(Cow::Borrowed),
             user: self.user.as_deref(),
             container: self.container.as_ref(),
             cgroup: self.cgroup.as_deref(),

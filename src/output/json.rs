@@ -47,6 +47,7 @@ mod process;
 pub mod read;
 mod read_socket;
 mod ready;
+pub(super) mod whose;
 
 use self::container::ContainerFields;
 pub(super) use self::process::Cuts;

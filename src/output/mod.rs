@@ -6,6 +6,7 @@ mod bound;
 pub mod community_id;
 pub mod json;
 pub mod line;
+mod local_time;
 mod output_file;
 #[cfg(feature = "parquet")]
 pub mod parquet;

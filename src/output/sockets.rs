@@ -15,6 +15,7 @@ use super::line::Raw;
 use super::line::lossy;
 use super::line::put;
 use super::line::raw;
+use super::local_time::LocalTime;
 use super::table;
 use super::table::Column;
 use super::text;
@@ -216,7 +217,9 @@ impl Sockets {
         let nobody = Connect { netns: Some(line.socket.netns), ..Connect::nowhere() };
         let (bare, clock, first_ns) = (Row::bare(&nobody), &WallClock::at(0), 0);
         let row = line.who.unwrap_or(&bare);
-        let of_process = table::Line { row, event: row.connect, first_ns, clock, ours: &self.ours };
+        let local = &LocalTime::default();
+        let of_process =
+            table::Line { row, event: row.connect, first_ns, clock, ours: &self.ours, local };
         self.cells(
             out,
             |out, column| match column {
@@ -562,7 +565,7 @@ mod tests {
             Names { name: Some("w\u{1b}".into()), image: Some("nginx".into()), ..Names::default() };
         let container = Container { names: Some(Rc::new(names)), ..Container::new("abc", true) };
         let row = Row {
-            process: Some(process),
+            process: Some(Cow::Owned(process)),
             user: Some("www\u{1b}"),
             cgroup: Some("/a\u{1b}"),
             container: Some(&container),

@@ -6,12 +6,9 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
-use chrono::DateTime;
-use chrono::Local;
-use chrono::Timelike as _;
-
 use super::Output;
 use super::bound;
+use super::local_time::LocalTime;
 use super::text;
 use crate::clock::WallClock;
 use crate::config::Columns;
@@ -44,6 +41,7 @@ pub(super) struct Line<'a> {
     pub(super) clock: &'a WallClock,
     /// Mount namespaces whose paths need no mark.
     pub(super) ours: &'a [u32],
+    pub(super) local: &'a LocalTime,
 }
 
 /// What follows a column.
@@ -387,20 +385,9 @@ fn seconds(out: &mut Vec<u8>, ns: u64) {
 
 fn time_of_day(row: &Line, out: &mut Vec<u8>) {
     let unix_ns = row.clock.unix_ns(row.event.ts_ns);
-    local_time(out, unix_ns);
+    row.local.put(out, unix_ns);
     out.push(b'.');
     text::zero_padded(out, unix_ns / 1_000_000 % 1000, 3);
-}
-
-/// HH:MM:SS in the local time zone.
-fn local_time(out: &mut Vec<u8>, unix_ns: u64) {
-    let time = DateTime::from_timestamp_nanos(unix_ns as i64).with_timezone(&Local);
-    for (i, part) in [time.hour(), time.minute(), time.second()].into_iter().enumerate() {
-        if i > 0 {
-            out.push(b':');
-        }
-        text::zero_padded(out, part.into(), 2);
-    }
 }
 
 /// A process event has the columns before IP, then these.
@@ -466,6 +453,7 @@ pub struct Table {
     mode: Mode,
     procs: Option<Procs>,
     ours: Vec<u32>,
+    local: LocalTime,
     first_ns: Option<u64>,
 }
 
@@ -512,6 +500,7 @@ impl Table {
             mode,
             procs,
             ours,
+            local: LocalTime::default(),
             first_ns: None,
         }
     }
@@ -553,7 +542,14 @@ impl Output for Table {
             ..Connect::nowhere()
         };
         let row = Row { user: event.user.as_deref(), ..Row::bare(&connect) };
-        let line = Line { row: &row, event: &connect, first_ns, clock, ours: &self.ours };
+        let line = Line {
+            row: &row,
+            event: &connect,
+            first_ns,
+            clock,
+            ours: &self.ours,
+            local: &self.local,
+        };
         for column in self.before_ip() {
             put(out, column.width, column.gap, |out| (column.cell)(&line, out));
         }
@@ -572,7 +568,7 @@ impl Output for Table {
     fn connect(&mut self, row: &Row, clock: &WallClock, out: &mut Vec<u8>) {
         let event = row.connect;
         let first_ns = *self.first_ns.get_or_insert(event.ts_ns);
-        let line = Line { row, event, first_ns, clock, ours: &self.ours };
+        let line = Line { row, event, first_ns, clock, ours: &self.ours, local: &self.local };
         for column in &self.columns {
             put(out, column.width, column.gap, |out| (column.cell)(&line, out));
         }
@@ -582,7 +578,7 @@ impl Output for Table {
     fn flows(&mut self, flows: &[Flow], now_ns: u64, clock: &WallClock, out: &mut Vec<u8>) {
         // Without -i the line stays empty: a terminal has just shown ^C on it.
         if let Mode::Count { interval: Some(_) } = self.mode {
-            local_time(out, clock.unix_ns(now_ns));
+            self.local.put(out, clock.unix_ns(now_ns));
         }
         out.push(b'\n');
         put_flow_line(out, |title, _, out| out.extend_from_slice(title.as_bytes()));

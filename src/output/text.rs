@@ -19,29 +19,23 @@ pub fn pad(out: &mut Vec<u8>, start: usize, width: usize) {
 }
 
 fn pad_columns(out: &mut Vec<u8>, used: usize, width: usize) {
-    out.resize(out.len() + width.saturating_sub(used), b' ');
+    pad_with(out, used, width, b' ');
 }
 
-pub fn number(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+fn pad_with(out: &mut Vec<u8>, used: usize, width: usize, byte: u8) {
+    out.resize(out.len() + width.saturating_sub(used), byte);
+}
+
+pub fn number(out: &mut Vec<u8>, n: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
 /// At least `width` digits, zeros in front.
 pub fn zero_padded(out: &mut Vec<u8>, n: u64, width: usize) {
-    let start = out.len();
-    number(out, n);
-    let missing = width.saturating_sub(out.len() - start);
-    out.splice(start..start, std::iter::repeat_n(b'0', missing));
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(n);
+    pad_with(out, digits.len(), width, b'0');
+    out.extend_from_slice(digits.as_bytes());
 }
 
 pub fn address(out: &mut Vec<u8>, addr: &IpAddr) {
@@ -51,13 +45,30 @@ pub fn address(out: &mut Vec<u8>, addr: &IpAddr) {
     }
 }
 
-fn ipv4(out: &mut Vec<u8>, addr: &Ipv4Addr) {
-    for (i, byte) in addr.octets().into_iter().enumerate() {
-        if i > 0 {
-            out.push(b'.');
-        }
-        number(out, byte.into());
+/// Each octet as text, with a dot behind it, and the length of that: a row has eight of them.
+const OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([0; 4], 0); 256];
+    let mut n = 0;
+    while n < octets.len() {
+        let digits = [b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8];
+        octets[n] = match n {
+            0..10 => ([digits[2], b'.', 0, 0], 2),
+            10..100 => ([digits[1], digits[2], b'.', 0], 3),
+            _ => ([digits[0], digits[1], digits[2], b'.'], 4),
+        };
+        n += 1;
     }
+    octets
+};
+
+fn ipv4(out: &mut Vec<u8>, addr: &Ipv4Addr) {
+    let (mut text, mut len) = ([0; 16], 0);
+    for octet in addr.octets() {
+        let (digits, used) = &OCTETS[usize::from(octet)];
+        text[len..len + 4].copy_from_slice(digits);
+        len += usize::from(*used);
+    }
+    out.extend_from_slice(&text[..len - 1]);
 }
 
 /// As glibc's inet_ntop(), which writes ::a.b.c.d also for addresses that only
@@ -270,7 +281,19 @@ mod tests {
         number(&mut out, 0);
         number(&mut out, u64::MAX);
         zero_padded(&mut out, 7, 3);
-        assert_eq!(out, b"018446744073709551615007");
+        zero_padded(&mut out, 1000, 3);
+        assert_eq!(out, b"0184467440737095516150071000");
+    }
+
+    #[test]
+    fn each_octet_is_written_as_it_is_read() {
+        for n in 0..=255 {
+            for addr in [Ipv4Addr::new(n, 0, 255, n), Ipv4Addr::new(10, n, n, 1)] {
+                let mut out = Vec::new();
+                address(&mut out, &addr.into());
+                assert_eq!(out, addr.to_string().as_bytes());
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! hold a socket if that is older than the snapshot, for then nobody else had the number since;
 //! or if it still holds the socket.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -143,7 +144,7 @@ impl Known {
     pub fn row(&self) -> Row<'_> {
         let read = &self.read;
         Row {
-            process: Some(read.facts.clone()),
+            process: Some(Cow::Borrowed(&read.facts)),
             user: self.user.as_deref(),
             container: read.of_cgroup.container.as_ref(),
             cgroup: read.of_cgroup.path.as_deref(),

@@ -12,6 +12,7 @@ pub mod process_events;
 pub mod processes;
 pub mod programs;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -113,7 +114,7 @@ impl Facts {
             connect,
             life: None,
             peer: None,
-            process: self.process.as_ref().map(|process| process.facts(with_ancestors)),
+            process: self.process.as_ref().map(|p| Cow::Owned(p.facts(with_ancestors))),
             user: self.user.as_deref(),
             container: self.container.as_ref(),
             cgroup: self.cgroup.as_deref(),

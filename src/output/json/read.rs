@@ -29,6 +29,7 @@ use super::fields::Text;
 use super::fields::When;
 use super::mark::Mark;
 use super::text;
+use super::whose::Whose;
 use crate::clock::BootClock;
 use crate::model::event::CloseBy;
 use crate::model::event::Connect;
@@ -113,7 +114,7 @@ pub fn read(line: &str) -> Read<Printed> {
             let what = What::Lost(fields.lost());
             Ok(Printed { unix_ns, boot: None, what, truncated: Vec::new() })
         }
-        false => serde_json::from_str::<Fields>(line)?.printed(),
+        false => serde_json::from_str::<Fields>(line)?.printed(None),
     }
 }
 
@@ -187,10 +188,17 @@ fn file_in(mntns: Option<u32>) -> Option<ExeFile> {
 }
 
 impl Fields<'_> {
-    pub(in crate::output) fn printed(&self) -> Read<Printed> {
+    /// `whose`: what is known of its process, if that has been read.
+    pub(in crate::output) fn printed(&self, whose: Option<&Whose>) -> Read<Printed> {
+        let mut boot_ns = None;
+        let mut whose = || -> Read<Whose> {
+            let whose = whose.cloned().map_or_else(|| self.whose(), Ok)?;
+            boot_ns = whose.booted_ns;
+            Ok(whose)
+        };
         let what = match &*self.event {
             "connect" | "accept" | "existing" | "result" | "close" => {
-                What::Connection(Box::new(self.connection()?))
+                What::Connection(Box::new(self.connection(whose()?)?))
             }
             "socket" => What::Socket(Box::new(self.socket_row()?)),
             "count" => What::Count(self.flow()?),
@@ -202,9 +210,9 @@ impl Fields<'_> {
             }),
             "stop" => What::Mark(Mark::Stop),
             "alive" => What::Mark(Mark::Alive),
-            _ => What::Process(Box::new(self.process_row()?)),
+            _ => What::Process(Box::new(self.process_row(whose()?)?)),
         };
-        let boot = self.booted_at()?.map(BootClock::booted_at);
+        let boot = boot_ns.map(BootClock::booted_at);
         Ok(Printed { unix_ns: self.time.0, boot, what, truncated: list(self.truncated)? })
     }
 
@@ -212,27 +220,12 @@ impl Fields<'_> {
         comm("comm", self.comm.as_deref(), self.comm_raw.as_deref())
     }
 
-    fn connection(&self) -> Read<OwnedRow> {
+    fn connection(&self, whose: Whose) -> Read<OwnedRow> {
         let (cookie, began_ns) = self.conn_id()?;
-        let connect = self.connect(cookie)?;
+        let connect = self.connect(cookie, &whose)?;
         let life = self.life(connect, self.began_ts_ns.or(began_ns))?;
         let (peer, query) = (self.peer()?, self.name_of_destination()?);
-        Ok(OwnedRow { life, peer, query, ..self.row(connect)? })
-    }
-
-    /// What is known of whose it is.
-    pub(super) fn row(&self, connect: Connect) -> Read<OwnedRow> {
-        Ok(OwnedRow {
-            connect,
-            life: None,
-            peer: None,
-            process: self.facts()?,
-            user: self.user.as_deref().map(Into::into),
-            container: written!(self).container().map_err(ReadError::Field)?,
-            cgroup: self.cgroup.as_deref().map(Into::into),
-            unit: self.unit.as_deref().map(Into::into),
-            query: None,
-        })
+        Ok(OwnedRow { life, peer, query, ..whose.row(connect) })
     }
 
     fn peer(&self) -> Read<Option<Peer>> {
@@ -253,14 +246,14 @@ impl Fields<'_> {
         }
     }
 
-    fn connect(&self, cookie: Option<u64>) -> Read<Connect> {
+    fn connect(&self, cookie: Option<u64>, whose: &Whose) -> Read<Connect> {
         let daddr = need("daddr", address("daddr", self.daddr.as_deref())?)?;
         need("ip", self.ip.filter(|&ip| ip == if daddr.is_ipv4() { 4 } else { 6 }))?;
         let nowhere: IpAddr = match daddr {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let leader = self.name()?;
+        let leader = whose.name;
         let thread = self.thread.as_deref();
         let error = self.error.as_deref().map(|name| need("error", errno(name))).transpose()?;
         Ok(Connect {
@@ -280,7 +273,7 @@ impl Fields<'_> {
             daddr,
             lport: self.lport,
             dport: need("dport", self.dport)?,
-            start_ns: self.process_key()?.map_or(0, |key| key.start_ns),
+            start_ns: whose.key.map_or(0, |key| key.start_ns),
             vpid: self.vpid,
             error: error.unwrap_or(0),
             cookie,
@@ -349,13 +342,13 @@ impl Fields<'_> {
     }
 
     /// When the host booted: by the start of the process on both clocks.
-    fn booted_at(&self) -> Read<Option<u64>> {
+    pub(super) fn booted_at(&self) -> Read<Option<u64>> {
         let own = self.process_key()?.zip(self.start);
         Ok(own.and_then(|(key, start)| start.0.checked_sub(key.start_ns)))
     }
 
     /// What is known of the process, if anybody asked.
-    fn facts(&self) -> Read<Option<ProcessFacts>> {
+    pub(super) fn facts(&self) -> Read<Option<ProcessFacts>> {
         let Some(source) = self.source.as_deref() else { return Ok(None) };
         let key = self.process_key()?;
         let (pid, start_ns) = key.map_or((self.pid.unwrap_or(0), 0), |key| (key.pid, key.start_ns));
@@ -421,23 +414,22 @@ impl Fields<'_> {
         Ok(Some(ancestors))
     }
 
-    fn process_row(&self) -> Read<ProcessRow<'static>> {
-        let facts = self.facts()?;
-        let kind = self.kind(facts.as_ref())?;
+    fn process_row(&self, whose: Whose) -> Read<ProcessRow<'static>> {
+        let kind = self.kind(whose.process.as_deref())?;
         let is_told = !matches!(kind, ProcessRowKind::Notice(_));
         Ok(ProcessRow {
             ts_ns: need("ts_ns", self.ts_ns)?,
             pid: need("pid", self.pid)?,
             tid: need("tid", self.tid)?,
-            name: self.name()?,
+            name: whose.name,
             ppid: self.ppid,
             uid: self.uid.filter(|_| is_told),
             gid: self.gid.filter(|_| is_told),
-            user: self.user.as_deref().map(Into::into),
-            container: written!(self).container().map_err(ReadError::Field)?,
-            cgroup: self.cgroup.as_deref().map(Into::into),
-            unit: self.unit.as_deref().map(Into::into),
-            process: facts,
+            user: whose.user,
+            container: whose.container,
+            cgroup: whose.cgroup,
+            unit: whose.unit,
+            process: whose.process.map(Rc::unwrap_or_clone),
             kind,
         })
     }

@@ -77,15 +77,16 @@ impl Fields<'_> {
 
     /// What is known of a socket's holder, if anybody asked; `uid` is the socket's own.
     fn holder(&self) -> Read<Option<OwnedRow>> {
+        let whose = self.whose()?;
         let connect = Connect {
             pid: self.pid.unwrap_or(0),
             uid: self.process_uid,
             netns: self.netns,
             vpid: self.vpid,
-            start_ns: self.process_key()?.map_or(0, |key| key.start_ns),
+            start_ns: whose.key.map_or(0, |key| key.start_ns),
             ..Connect::nowhere()
         };
-        let row = self.row(connect)?;
+        let row = whose.row(connect);
         let is_known = row.connect.uid.or(row.connect.vpid).is_some()
             || row.process.is_some()
             || row.container.is_some()

@@ -2,6 +2,7 @@
 //! The columns of a group, read side by side, some rows at a time.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -23,13 +24,19 @@ use parquet::file::metadata::RowGroupMetaData;
 use super::columns::COLUMNS;
 use super::columns::Kind;
 use super::columns::Record;
+use super::columns::SOURCE;
+use super::columns::Says;
 use super::columns::Value;
+use super::columns::says;
 use super::pages::DAMAGED;
 use super::pages::MAX_GROUP;
 use super::pages::Pages;
 use super::pages::rows_in;
 use super::piece::Part;
+use super::same::Same;
+use super::texts::Texts;
 use crate::output::json::read::MAX_LINE;
+use crate::output::json::whose::Whose;
 
 /// Rows that are decoded at once.
 const BATCH: usize = 1_024;
@@ -40,6 +47,10 @@ pub(super) struct Chunks {
     part: Arc<Part>,
     rows: RowGroupMetaData,
     chunks: Vec<Chunk>,
+    /// Of the rows that are decoded: which columns have a value in any, for most have none; and a bit
+    /// for each of these that says something of a process.
+    filled: Vec<usize>,
+    said: i64,
     /// Rows that are wanted and not yet decoded.
     runs: Vec<Range<usize>>,
     /// The next row that a column would decode.
@@ -49,20 +60,33 @@ pub(super) struct Chunks {
     decoded: usize,
 }
 
+/// A row.
+pub(super) struct Next {
+    /// Of its text.
+    pub(super) bytes: usize,
+    /// Of that what is said of its process.
+    pub(super) of_process: usize,
+    pub(super) whose: Option<Rc<Whose>>,
+}
+
 /// One column.
 pub(super) struct Chunk {
     /// Which of ours.
     column: usize,
+    says: Says,
     decoder: Decoder,
     /// Of the rows that are decoded: 1 if it has a value.
     levels: Vec<i16>,
     is_required: bool,
     /// The next of the values.
     next: usize,
+    /// Which of them the row has that is looked at.
+    taken: Option<usize>,
 }
 
 enum Decoder {
-    Text(ColumnReaderImpl<ByteArrayType>, Vec<ByteArray>),
+    Text(Box<Texts>),
+    Key(ColumnReaderImpl<ByteArrayType>, Vec<ByteArray>),
     I32(ColumnReaderImpl<Int32Type>, Vec<i32>),
     I64(ColumnReaderImpl<Int64Type>, Vec<i64>),
     F64(ColumnReaderImpl<DoubleType>, Vec<f64>),
@@ -75,28 +99,45 @@ impl Chunks {
         let part = Arc::new(part);
         let count = rows_in(rows)?;
         let (mut chunks, all) = (Vec::new(), 0..count);
-        let mut bytes = 0;
+        let mut room = MAX_GROUP;
         for found in rows.columns() {
             let name = found.column_path().string();
             let column = COLUMNS.iter().position(|column| column.name == name);
             let Some(column) = column.filter(|&at| used[at]) else { continue };
-            let (chunk, unpacked) = Chunk::new(&part, found, column, count)?;
-            chunks.push(chunk);
-            bytes += unpacked;
+            if chunks.iter().any(|chunk: &Chunk| chunk.column == column) {
+                bail!(DAMAGED);
+            }
+            chunks.push(Chunk::new(&part, found, column, count, &mut room)?);
         }
-        if bytes > MAX_GROUP {
-            bail!(DAMAGED);
+        // The rest of what is said of a process is read as fast as it is found.
+        if !used[SOURCE] {
+            chunks.iter_mut().for_each(|chunk| chunk.says = Says::Row);
         }
-        Ok(Chunks { part, rows: rows.clone(), chunks, runs: vec![all], at: 0, next: 0, decoded: 0 })
+        Ok(Chunks {
+            part,
+            rows: rows.clone(),
+            chunks,
+            filled: Vec::new(),
+            said: 0,
+            runs: vec![all],
+            at: 0,
+            next: 0,
+            decoded: 0,
+        })
     }
 
     /// Only rows that have one of these in this column; false if none has.
     pub(super) fn select(&mut self, column: usize, texts: &[String]) -> Result<bool> {
         let (mut chunk, count) = Chunk::whole(&self.part, &self.rows, column)?;
         self.runs.clear();
+        let is_wanted = |text: &str| texts.iter().any(|wanted| wanted == text);
+        let known = chunk.of_texts(is_wanted);
         for row in 0..count {
-            let Some(Value::Text(text)) = chunk.value(row)? else { continue };
-            if !texts.iter().any(|wanted| wanted == text) {
+            let is_it = match &known {
+                Some(known) => chunk.number(row)?.is_some_and(|n| known.get(n) == Some(&true)),
+                None => matches!(chunk.value(row)?, Some(Value::Text(text)) if is_wanted(text)),
+            };
+            if !is_it {
                 continue;
             }
             match self.runs.last_mut().filter(|run| run.end == row) {
@@ -114,28 +155,42 @@ impl Chunks {
         (runs + self.decoded - self.next) as u64
     }
 
-    /// Makes an empty record the next row; returns how many bytes of text it has.
-    pub(super) fn next<'a>(&'a mut self, record: &mut Record<'a>) -> Result<Option<usize>> {
+    /// Makes an empty record the next row; what is known of its process is returned instead.
+    pub(super) fn next<'a>(
+        &'a mut self,
+        record: &mut Record<'a>,
+        same: &mut Same,
+    ) -> Result<Option<Next>> {
         if self.next == self.decoded && !self.decode()? {
             return Ok(None);
         }
         let row = self.next;
         self.next += 1;
-        let mut bytes = 0;
-        // Most columns have nothing in most rows.
-        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.has_values()) {
-            let set = COLUMNS[chunk.column].set;
-            if let Some(value) = chunk.value(row)? {
-                if let Value::Text(text) = value {
-                    bytes += text.len();
-                }
-                set(record, value);
+        same.begin(self.said);
+        for &at in &self.filled {
+            let chunk = &mut self.chunks[at];
+            chunk.take(row);
+            if chunk.says != Says::Row {
+                same.add(chunk.number_of_it()?);
             }
         }
-        if bytes > MAX_ROW {
+        let (whose, known) = same.find().unzip();
+        let (mut bytes, mut of_process) = (0, known.unwrap_or(0));
+        for chunk in self.filled.iter().map(|&at| &self.chunks[at]) {
+            if whose.is_some() && chunk.says == Says::Process {
+                continue;
+            }
+            let Some(value) = chunk.taken()? else { continue };
+            if let Value::Text(text) = value {
+                let sum = if chunk.says == Says::Process { &mut of_process } else { &mut bytes };
+                *sum += text.len();
+            }
+            (COLUMNS[chunk.column].set)(record, value);
+        }
+        if bytes + of_process > MAX_ROW {
             bail!(DAMAGED);
         }
-        Ok(Some(bytes))
+        Ok(Some(Next { bytes: bytes + of_process, of_process, whose }))
     }
 
     fn decode(&mut self) -> Result<bool> {
@@ -150,6 +205,17 @@ impl Chunks {
         for chunk in &mut self.chunks {
             chunk.skip(skipped)?;
             chunk.read(count)?;
+        }
+        self.filled.clear();
+        self.said = 0;
+        let mut of_process = 0;
+        for (at, chunk) in self.chunks.iter().enumerate() {
+            let is_filled = chunk.has_values();
+            self.filled.extend(is_filled.then_some(at));
+            if chunk.says != Says::Row {
+                self.said |= i64::from(is_filled) << of_process;
+                of_process += 1;
+            }
         }
         (self.next, self.decoded) = (0, count);
         Ok(true)
@@ -180,33 +246,24 @@ fn named(rows: &RowGroupMetaData, column: usize) -> Result<&ColumnChunkMetaData>
 }
 
 impl Chunk {
-    /// With how many bytes it has unpacked.
+    /// `room`: how many bytes it may have unpacked, less those that it has.
     fn new(
         part: &Arc<Part>,
         found: &ColumnChunkMetaData,
         column: usize,
         rows: usize,
-    ) -> Result<(Self, usize)> {
-        let pages = Pages::new(part, found, COLUMNS[column].kind, rows)?;
-        let unpacked = pages.unpacked();
+        room: &mut usize,
+    ) -> Result<Self> {
+        let mut pages = Pages::new(part, found, COLUMNS[column].kind, rows)?;
+        *room = room.checked_sub(pages.unpacked()).context(DAMAGED)?;
         let descriptor = found.column_descr_ptr();
         let is_required = descriptor.max_def_level() == 0;
-        let decoder = match (get_column_reader(descriptor, Box::new(pages)), COLUMNS[column].kind) {
-            (ColumnReader::ByteArrayColumnReader(from), Kind::Text | Kind::Key) => {
-                Decoder::Text(from, Vec::new())
-            }
-            (ColumnReader::Int32ColumnReader(from), Kind::U8 | Kind::U16 | Kind::U32) => {
-                Decoder::I32(from, Vec::new())
-            }
-            (ColumnReader::Int64ColumnReader(from), Kind::I64 | Kind::Time) => {
-                Decoder::I64(from, Vec::new())
-            }
-            (ColumnReader::DoubleColumnReader(from), Kind::F64) => Decoder::F64(from, Vec::new()),
-            (ColumnReader::BoolColumnReader(from), Kind::Bool) => Decoder::Bool(from, Vec::new()),
-            _ => bail!("its column {} has another type", COLUMNS[column].name),
+        let decoder = match pages.take_texts()? {
+            Some(texts) => Decoder::Text(Box::new(Texts::new(texts, &descriptor, pages)?)),
+            None => Decoder::of(get_column_reader(descriptor, Box::new(pages)), column)?,
         };
-        let chunk = Chunk { column, decoder, levels: Vec::new(), is_required, next: 0 };
-        Ok((chunk, unpacked))
+        let (says, levels) = (says(column), Vec::new());
+        Ok(Chunk { column, says, decoder, levels, is_required, next: 0, taken: None })
     }
 
     /// All rows of one of our columns, decoded, and how many these are.
@@ -216,7 +273,8 @@ impl Chunk {
         column: usize,
     ) -> Result<(Self, usize)> {
         let count = rows_in(rows)?;
-        let (mut chunk, _) = Chunk::new(part, named(rows, column)?, column, count)?;
+        let mut room = MAX_GROUP;
+        let mut chunk = Chunk::new(part, named(rows, column)?, column, count, &mut room)?;
         chunk.read(count)?;
         Ok((chunk, count))
     }
@@ -224,7 +282,8 @@ impl Chunk {
     fn skip(&mut self, rows: usize) -> Result<()> {
         if rows > 0 {
             match &mut self.decoder {
-                Decoder::Text(from, _) => from.skip_records(rows)?,
+                Decoder::Text(texts) => texts.from.skip_records(rows)?,
+                Decoder::Key(from, _) => from.skip_records(rows)?,
                 Decoder::I32(from, _) => from.skip_records(rows)?,
                 Decoder::I64(from, _) => from.skip_records(rows)?,
                 Decoder::F64(from, _) => from.skip_records(rows)?,
@@ -239,7 +298,8 @@ impl Chunk {
         self.next = 0;
         let levels = &mut self.levels;
         match &mut self.decoder {
-            Decoder::Text(from, values) => decode(from, rows, levels, values),
+            Decoder::Text(texts) => decode(&mut texts.from, rows, levels, &mut texts.numbers),
+            Decoder::Key(from, values) => decode(from, rows, levels, values),
             Decoder::I32(from, values) => decode(from, rows, levels, values),
             Decoder::I64(from, values) => decode(from, rows, levels, values),
             Decoder::F64(from, values) => decode(from, rows, levels, values),
@@ -249,12 +309,34 @@ impl Chunk {
 
     fn has_values(&self) -> bool {
         match &self.decoder {
-            Decoder::Text(_, values) => !values.is_empty(),
+            Decoder::Text(texts) => !texts.numbers.is_empty(),
+            Decoder::Key(_, values) => !values.is_empty(),
             Decoder::I32(_, values) => !values.is_empty(),
             Decoder::I64(_, values) => !values.is_empty(),
             Decoder::F64(_, values) => !values.is_empty(),
             Decoder::Bool(_, values) => !values.is_empty(),
         }
+    }
+
+    fn take(&mut self, row: usize) {
+        self.taken = self.at(row);
+    }
+
+    /// By which it is known whether another row has the same; `None`: it is not.
+    fn number_of_it(&self) -> Result<Option<i64>> {
+        let Some(at) = self.taken else { return Ok(Some(i64::MIN)) };
+        let number = match &self.decoder {
+            Decoder::Text(texts) => texts.numbers.get(at).map(|&number| i64::from(number)),
+            _ => match self.value_at(at)? {
+                Value::Number(number) => Some(number),
+                Value::Text(_) => None,
+            },
+        };
+        Ok(number.filter(|&number| number != i64::MIN))
+    }
+
+    fn taken(&self) -> Result<Option<Value<'_>>> {
+        self.taken.map(|at| self.value_at(at)).transpose()
     }
 
     /// Which of the values a row has, if any.
@@ -266,18 +348,35 @@ impl Chunk {
         })
     }
 
-    /// The bytes of a text, which need not be one.
-    pub(super) fn bytes(&mut self, row: usize) -> Result<Option<&[u8]>> {
+    /// Whether a row has any; asked as `value` is.
+    pub(super) fn has(&mut self, row: usize) -> bool {
+        self.at(row).is_some()
+    }
+
+    /// What is to be known of each text of it; `None`: rows have no numbers of them.
+    pub(super) fn of_texts<T>(&self, of: impl FnMut(&str) -> T) -> Option<Vec<T>> {
+        match &self.decoder {
+            Decoder::Text(texts) => Some(texts.dictionary.iter().map(of).collect()),
+            _ => None,
+        }
+    }
+
+    /// Which of the texts a row has; asked as `value` is.
+    pub(super) fn number(&mut self, row: usize) -> Result<Option<usize>> {
         let Some(at) = self.at(row) else { return Ok(None) };
-        let Decoder::Text(_, values) = &self.decoder else { bail!("a column is no text") };
-        values.get(at).map(ByteArray::data).context("a column ends early").map(Some)
+        let Decoder::Text(texts) = &self.decoder else { bail!("a column has no numbers") };
+        texts.number(at).context("a column ends early").map(Some)
     }
 
     /// Of a row that is decoded; of each it is asked once, in their order.
     pub(super) fn value(&mut self, row: usize) -> Result<Option<Value<'_>>> {
-        let Some(at) = self.at(row) else { return Ok(None) };
+        self.at(row).map(|at| self.value_at(at)).transpose()
+    }
+
+    fn value_at(&self, at: usize) -> Result<Value<'_>> {
         let value = match &self.decoder {
-            Decoder::Text(_, values) => {
+            Decoder::Text(texts) => texts.get(at).map(Value::Text),
+            Decoder::Key(_, values) => {
                 let bytes = values.get(at).map(ByteArray::data);
                 let text = bytes.map(std::str::from_utf8).transpose()?;
                 text.map(Value::Text)
@@ -292,7 +391,27 @@ impl Chunk {
             }
             Decoder::Bool(_, values) => values.get(at).map(|&flag| Value::Number(i64::from(flag))),
         };
-        value.context("a column ends early").map(Some)
+        value.context("a column ends early")
+    }
+}
+
+impl Decoder {
+    /// Of values that are there for each row.
+    fn of(from: ColumnReader, column: usize) -> Result<Self> {
+        Ok(match (from, COLUMNS[column].kind) {
+            (ColumnReader::ByteArrayColumnReader(from), Kind::Text | Kind::Key) => {
+                Decoder::Key(from, Vec::new())
+            }
+            (ColumnReader::Int32ColumnReader(from), Kind::U8 | Kind::U16 | Kind::U32) => {
+                Decoder::I32(from, Vec::new())
+            }
+            (ColumnReader::Int64ColumnReader(from), Kind::I64 | Kind::Time) => {
+                Decoder::I64(from, Vec::new())
+            }
+            (ColumnReader::DoubleColumnReader(from), Kind::F64) => Decoder::F64(from, Vec::new()),
+            (ColumnReader::BoolColumnReader(from), Kind::Bool) => Decoder::Bool(from, Vec::new()),
+            _ => bail!("its column {} has another type", COLUMNS[column].name),
+        })
     }
 }
 

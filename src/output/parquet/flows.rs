@@ -24,16 +24,37 @@ use super::columns::RESULT;
 use super::columns::SADDR;
 use super::columns::TS_NS;
 use super::columns::Value;
+use super::pages::rows_in;
 use super::piece::Part;
+use super::write::MAX_ROWS;
 use crate::model::event::Flow;
 use crate::model::event::Outcome;
 
-/// A text by where it is: in a column that is decoded each one of its dictionary is there once.
-type At = (usize, usize);
-
-fn at(text: &[u8]) -> At {
-    (text.as_ptr().addr(), text.len())
+/// What a row is, by its event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Row {
+    Connect,
+    Result,
+    Other,
 }
+
+/// A column of texts, and what each of these means.
+struct Meant<T> {
+    chunk: Chunk,
+    texts: Vec<T>,
+}
+
+impl<T: Copy> Meant<T> {
+    /// The number of a row's text, and what it means.
+    fn of(&mut self, row: usize) -> Result<Option<(u64, T)>> {
+        let Some(number) = self.chunk.number(row)? else { return Ok(None) };
+        Ok(self.texts.get(number).map(|&meant| (number as u64, meant)))
+    }
+}
+
+/// Flows by the numbers of their addresses, each less than that of rows, and their ports.
+type Counted = HashMap<u64, Flow, ahash::RandomState>;
+const _: () = assert!(MAX_ROWS < 1 << 16);
 
 /// `None`: a row is not as a recorder writes it, or began earlier than so long before its line, so
 /// each has to be looked at.
@@ -42,86 +63,101 @@ pub(super) fn flows(
     rows: &RowGroupMetaData,
     most_us: Option<u64>,
 ) -> Result<Option<Vec<Flow>>> {
-    let whole = |column| Chunk::whole(part, rows, column);
-    let (mut events, count) = whole(EVENT)?;
-    let [mut errors, mut results, mut saddrs, mut daddrs] =
-        [whole(ERROR)?.0, whole(RESULT)?.0, whole(SADDR)?.0, whole(DADDR)?.0];
-    let [mut ips, mut dports, mut times, mut latencies] =
-        [whole(IP)?.0, whole(DPORT)?.0, whole(TS_NS)?.0, whole(LATENCY_US)?.0];
+    let whole = |column| Chunk::whole(part, rows, column).map(|(chunk, _)| chunk);
+    let count = rows_in(rows)?;
+    let (Some(mut events), Some(mut results), Some(mut saddrs), Some(mut daddrs)) = (
+        meant(whole(EVENT)?, event),
+        meant(whole(RESULT)?, is_outcome),
+        meant(whole(SADDR)?, address),
+        meant(whole(DADDR)?, address),
+    ) else {
+        return Ok(None);
+    };
+    let (mut errors, mut ips, mut dports) = (whole(ERROR)?, whole(IP)?, whole(DPORT)?);
+    let (mut times, mut latencies) = (whole(TS_NS)?, whole(LATENCY_US)?);
     let mut begun = match most_us {
-        Some(most_us) => Some((most_us, whole(CONN_ID)?.0, whole(BEGAN_TS_NS)?.0)),
+        Some(most_us) => Some((most_us, whole(CONN_ID)?, whole(BEGAN_TS_NS)?)),
         None => None,
     };
-    let mut flows: HashMap<(Option<At>, At, i64), Flow, ahash::RandomState> = HashMap::default();
+    let mut flows = Counted::default();
     for row in 0..count {
-        let (event, error) = (events.bytes(row)?, errors.bytes(row)?);
-        let (result, latency) = (results.bytes(row)?, number(&mut latencies, row)?);
-        let (saddr, daddr) = (saddrs.bytes(row)?, daddrs.bytes(row)?);
+        let (event, has_error) = (events.of(row)?, errors.has(row));
+        let (result, latency) = (results.of(row)?, number(&mut latencies, row)?);
+        let (saddr, daddr) = (saddrs.of(row)?, daddrs.of(row)?);
         let (ip, dport, time) =
             (number(&mut ips, row)?, number(&mut dports, row)?, number(&mut times, row)?);
         if let Some((most_us, ids, begun)) = &mut begun
-            && took_us(ids.bytes(row)?, number(begun, row)?, time, latency) > *most_us
+            && took_us(ids.value(row)?, number(begun, row)?, time, latency) > *most_us
         {
             return Ok(None);
         }
-        match (event, result) {
-            (Some(b"connect"), _) if error.is_some() => continue,
-            (Some(b"connect"), _) => {}
-            (Some(b"result"), Some(name)) if is_outcome(name) && latency.is_some() => {}
-            (Some(b"result"), _) => return Ok(None),
+        match (event.map(|(_, event)| event), result) {
+            (Some(Row::Connect), _) if has_error => continue,
+            (Some(Row::Connect), _) => {}
+            (Some(Row::Result), Some((_, true))) if latency.is_some() => {}
+            (Some(Row::Result), _) => return Ok(None),
             _ => continue,
         }
-        let (Some(daddr), Some(ip), Some(dport), Some(_)) = (daddr, ip, dport, time) else {
+        let port = dport.and_then(|dport| u16::try_from(dport).ok());
+        let (Some((to, Some(daddr))), Some(dport), Some(_)) = (daddr, port, time) else {
             return Ok(None);
         };
-        let known = flows.get_mut(&(saddr.map(at), at(daddr), dport));
-        match known {
-            Some(flow) if is_of(ip, flow.daddr) => flow.connects += 1,
-            Some(_) => return Ok(None),
-            None => {
-                let Some(flow) = flow(saddr, daddr, dport).filter(|flow| is_of(ip, flow.daddr))
-                else {
-                    return Ok(None);
-                };
-                flows.insert((saddr.map(at), at(daddr), dport), flow);
-            }
+        if ip != Some(if daddr.is_ipv4() { 4 } else { 6 }) {
+            return Ok(None);
         }
+        let (from, saddr) = match saddr {
+            Some((from, Some(saddr))) => (from + 1, saddr),
+            Some((_, None)) => return Ok(None),
+            None => (0, nowhere(daddr)),
+        };
+        let flow = flows.entry(from << 32 | to << 16 | u64::from(dport));
+        flow.or_insert(Flow { saddr, daddr, dport, connects: 0 }).connects += 1;
     }
     Ok(Some(flows.into_values().collect()))
 }
 
+fn meant<T>(chunk: Chunk, of: fn(&str) -> T) -> Option<Meant<T>> {
+    let texts = chunk.of_texts(of)?;
+    Some(Meant { chunk, texts })
+}
+
+fn event(name: &str) -> Row {
+    match name {
+        "connect" => Row::Connect,
+        "result" => Row::Result,
+        _ => Row::Other,
+    }
+}
+
+fn is_outcome(name: &str) -> bool {
+    Outcome::ALL.iter().any(|outcome| outcome.name() == name)
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok()
+}
+
+fn nowhere(daddr: IpAddr) -> IpAddr {
+    match daddr {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 /// How long before its line a connect was made, which is of its outcome: as that says, or what the
 /// connection is called, or how long it took. Of others it is nothing.
-fn took_us(id: Option<&[u8]>, began: Option<i64>, time: Option<i64>, latency: Option<i64>) -> u64 {
+fn took_us(id: Option<Value>, began: Option<i64>, time: Option<i64>, latency: Option<i64>) -> u64 {
     let [began, time, latency] =
         [began, time, latency].map(|number| number.map(i64::cast_unsigned));
     let (Some(time), Some(latency)) = (time, latency) else { return 0 };
-    let id = id.and_then(|id| std::str::from_utf8(id).ok()?.split_once('-'));
-    let by_id = id.and_then(|(_, began)| began.parse().ok());
+    let by_id = match id {
+        Some(Value::Text(id)) => id.split_once('-').and_then(|(_, began)| began.parse().ok()),
+        _ => None,
+    };
     match began.or(by_id) {
         Some(began) => time.saturating_sub(began) / 1000,
         None => latency.min(time / 1000),
     }
-}
-
-fn is_outcome(name: &[u8]) -> bool {
-    Outcome::ALL.iter().any(|outcome| outcome.name().as_bytes() == name)
-}
-
-fn is_of(ip: i64, addr: IpAddr) -> bool {
-    ip == if addr.is_ipv4() { 4 } else { 6 }
-}
-
-/// With its first connect.
-fn flow(saddr: Option<&[u8]>, daddr: &[u8], dport: i64) -> Option<Flow> {
-    let address = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<IpAddr>().ok();
-    let daddr = address(daddr)?;
-    let nowhere: IpAddr = match daddr {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let saddr = saddr.map_or(Some(nowhere), address)?;
-    Some(Flow { saddr, daddr, dport: u16::try_from(dport).ok()?, connects: 1 })
 }
 
 fn number(chunk: &mut Chunk, row: usize) -> Result<Option<i64>> {

@@ -10,6 +10,8 @@ mod pages;
 mod piece;
 pub mod read;
 mod rows;
+mod same;
+mod texts;
 mod thrift;
 pub mod write;
 

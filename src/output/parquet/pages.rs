@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use parquet::basic::Compression;
 use parquet::basic::Encoding;
 use parquet::column::page::Page;
@@ -18,6 +19,8 @@ use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::columns::Kind;
 use super::piece::Part;
+use super::texts::Dictionary;
+use super::texts::numbers;
 use super::thrift::signed;
 use super::thrift::unsigned;
 use super::thrift::walk;
@@ -88,6 +91,9 @@ pub(super) struct Pages {
     rows: usize,
     /// Bytes of all of them.
     unpacked: usize,
+    has_numbers: bool,
+    /// In place of the texts that they are numbers of.
+    numbers: Option<Page>,
 }
 
 impl Pages {
@@ -98,10 +104,23 @@ impl Pages {
         rows: usize,
     ) -> Result<Self> {
         let is_text = matches!(kind, Kind::Text | Kind::Key);
-        let unpacked = unpacked(part, found, kind, rows).context(DAMAGED)?;
+        let (unpacked, has_numbers) = unpacked(part, found, kind, rows).context(DAMAGED)?;
         let pages = SerializedPageReader::new(Arc::clone(part), found, rows, None)?;
         let is_optional = found.column_descr().max_def_level() > 0;
-        Ok(Pages { pages, is_text, is_optional, rows, unpacked })
+        let has_numbers = has_numbers && is_text;
+        Ok(Pages { pages, is_text, is_optional, rows, unpacked, has_numbers, numbers: None })
+    }
+
+    /// The texts, if rows have numbers of them: from here on the pages are those of numbers.
+    pub(super) fn take_texts(&mut self) -> Result<Option<Dictionary>> {
+        if !self.has_numbers {
+            return Ok(None);
+        }
+        let Some(Page::DictionaryPage { buf, num_values, .. }) = self.get_next_page()? else {
+            bail!(DAMAGED);
+        };
+        self.numbers = Some(numbers(num_values));
+        Dictionary::of(&buf, num_values as usize).map(Some)
     }
 
     pub(super) fn unpacked(&self) -> usize {
@@ -128,8 +147,14 @@ impl Pages {
     }
 }
 
-/// How many bytes they have, of a dictionary if there is to be one and of one page.
-fn unpacked(part: &Part, found: &ColumnChunkMetaData, kind: Kind, rows: usize) -> Option<usize> {
+/// How many bytes they have, of a dictionary if there is to be one and of one page; and whether
+/// that has numbers of what is in the dictionary.
+fn unpacked(
+    part: &Part,
+    found: &ColumnChunkMetaData,
+    kind: Kind,
+    rows: usize,
+) -> Option<(usize, bool)> {
     let column = found.column_descr();
     if column.max_rep_level() > 0 || column.max_def_level() > 1 {
         return None;
@@ -164,7 +189,7 @@ fn unpacked(part: &Part, found: &ColumnChunkMetaData, kind: Kind, rows: usize) -
         _ => false,
     };
     let is_whole = header.kind == DATA_PAGE && header.values == rows as i64 && left.is_empty();
-    (is_ours && is_whole).then_some(all)
+    (is_ours && is_whole).then_some((all, header.encoding == RLE_DICTIONARY))
 }
 
 /// Whether so many texts are there.
@@ -275,6 +300,9 @@ impl Iterator for Pages {
 
 impl PageReader for Pages {
     fn get_next_page(&mut self) -> parquet::errors::Result<Option<Page>> {
+        if let Some(numbers) = self.numbers.take() {
+            return Ok(Some(numbers));
+        }
         let page = self.pages.get_next_page()?;
         match page.as_ref().is_none_or(|page| self.is_sound(page)) {
             true => Ok(page),
@@ -283,10 +311,16 @@ impl PageReader for Pages {
     }
 
     fn peek_next_page(&mut self) -> parquet::errors::Result<Option<PageMetadata>> {
-        self.pages.peek_next_page()
+        match self.numbers {
+            Some(_) => Ok(Some(PageMetadata { num_rows: None, num_levels: None, is_dict: true })),
+            None => self.pages.peek_next_page(),
+        }
     }
 
     fn skip_next_page(&mut self) -> parquet::errors::Result<()> {
-        self.pages.skip_next_page()
+        match self.numbers.take() {
+            Some(_) => Ok(()),
+            None => self.pages.skip_next_page(),
+        }
     }
 }

@@ -36,6 +36,7 @@ use super::is_mark;
 use super::pages::DAMAGED;
 use super::pages::MAX_GROUP;
 use super::piece::Part;
+use super::same::Same;
 use super::sum_of_columns;
 use super::thrift::walk;
 use super::write::MAX_ROWS;
@@ -46,6 +47,7 @@ use crate::output::json::read::Printed;
 use crate::output::json::read::ReadError;
 use crate::output::json::read::What;
 use crate::output::json::read::read;
+use crate::output::json::whose::Whose;
 
 /// Bytes of ends that wait for their place.
 const MAX_READY: usize = 64 << 20;
@@ -116,6 +118,7 @@ pub struct Reader {
     /// Of the group that is read: the first and the last time that is asked for.
     within: Option<(u64, u64)>,
     chunks: Option<Chunks>,
+    same: Same,
     /// By the number of the line, and in the order of their making: what is not yet handed out.
     ready: BTreeMap<(u32, u32), Result<Line, Unread>>,
     ready_bytes: usize,
@@ -193,6 +196,7 @@ impl Reader {
             group: 0,
             within: None,
             chunks: None,
+            same: Same::default(),
             ready: BTreeMap::new(),
             ready_bytes: 0,
             made: 0,
@@ -208,7 +212,7 @@ impl Reader {
     /// The next row of a group.
     fn row(&mut self, chunks: &mut Chunks) -> Result<Step> {
         let mut record = Record::default();
-        let Some(bytes) = chunks.next(&mut record)? else { return Ok(Step::End) };
+        let Some(next) = chunks.next(&mut record, &mut self.same)? else { return Ok(Step::End) };
         self.read_to = Some(record.line);
         if is_mark(&record.fields.event) {
             return Ok(Step::Known);
@@ -217,11 +221,15 @@ impl Reader {
             let end = record.close_line.take().zip(record.close_time);
             end.into_iter().for_each(|(line, time)| self.alive(line, time.0 / 1000));
         }
+        // What is wrong with it is told when the line is made.
+        let read = || record.fields.whose().ok();
+        let whose = next.whose.or_else(|| self.same.keep(next.of_process, read));
+        let (whose, bytes) = (whose.as_deref(), next.bytes);
         let end = record.has_end().then(|| record.split());
-        let (line, first) = (record.line, printed(&record, bytes));
+        let (line, first) = (record.line, printed(&record, whose, bytes));
         if let Some(end) = end {
             record.become_end(end);
-            self.put(record.line, printed(&record, bytes));
+            self.put(record.line, printed(&record, whose, bytes));
         }
         Ok(Step::Line(line, first))
     }
@@ -283,7 +291,10 @@ impl Reader {
             return self.end_group();
         }
         match self.chunks_of(at, &group) {
-            Ok(Some(chunks)) => self.chunks = Some(chunks),
+            Ok(Some(chunks)) => {
+                self.same.forget();
+                self.chunks = Some(chunks);
+            }
             Ok(None) => self.end_group(),
             Err(e) => {
                 let rows = self.metadata.row_group(at).num_rows();
@@ -461,6 +472,6 @@ fn bytes_of(line: &Result<Line, Unread>) -> usize {
     line.as_ref().map_or(0, |(_, bytes)| *bytes)
 }
 
-fn printed(record: &Record, bytes: usize) -> Result<Line, Unread> {
-    record.fields.printed().map(|printed| (printed, bytes)).map_err(Unread::Line)
+fn printed(record: &Record, whose: Option<&Whose>, bytes: usize) -> Result<Line, Unread> {
+    record.fields.printed(whose).map(|printed| (printed, bytes)).map_err(Unread::Line)
 }
