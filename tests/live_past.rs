@@ -31,6 +31,7 @@ pub const TESTS: &Tests = &[
         Cells::One,
         &tests![
             what_is_over_is_only_read,
+            an_answer_is_about_the_time_until_its_last_row,
             what_still_exists_is_known_by_its_boot_and_cookie,
             where_nobody_has_recorded_it_is_said_what_to_do,
             rights_that_are_lent_read_no_recording,
@@ -162,6 +163,38 @@ fn what_is_over_is_only_read(lab: &Lab) {
     assert!(done.status.success());
     assert_eq!((done.objects("connect").len(), done.objects("gap").len()), (1, 1), "{done:?}");
     assert!(done.stderr.contains("not all is known: nothing was recorded"), "{}", done.stderr);
+}
+
+fn an_answer_is_about_the_time_until_its_last_row(lab: &Lab) {
+    let folder = Folder::new();
+    let mut client = Client::new();
+    let recorder = folder.record(lab, &client, &[]);
+    (0..3).for_each(|_| drop(client.case("life local")));
+    assert!(recorder.stop().status.success());
+    let netns = client.netns();
+    let show = |limit: &str| {
+        let mut command = lab.command(&["-j", "--who", "127.0.0.1", "--netns", &netns]);
+        in_place(&mut command, Some(&folder.path()));
+        command.args(["--since", "-1h", "--duration", "0.1", "-n", limit]);
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        let lines = String::from_utf8(output.stdout).expect("output is UTF-8");
+        let rows = lines.lines().map(|line| serde_json::from_str(line).expect("an object"));
+        rows.collect::<Vec<Value>>()
+    };
+    let of = |rows: &[Value], event: &str| -> Vec<Value> {
+        rows.iter().filter(|row| row["event"] == event).cloned().collect()
+    };
+    let rows = show("2");
+    let shown: Vec<_> = rows.iter().filter(|row| !row["ts_ns"].is_null()).collect();
+    assert_eq!(shown.len(), 2, "{rows:#?}");
+    let coverage = of(&rows, "coverage");
+    assert_eq!(coverage.len(), 1, "{rows:#?}");
+    assert_eq!(coverage[0]["to"], shown[1]["time"], "{rows:#?}");
+    assert_eq!((&coverage[0]["complete"], of(&rows, "gap").len()), (&true.into(), 0), "{rows:#?}");
+    // Nobody recorded from then on, which is told where it is asked for.
+    let rows = show("99");
+    assert_eq!((of(&rows, "connect").len(), of(&rows, "gap").len()), (3, 1), "{rows:#?}");
 }
 
 fn what_still_exists_is_known_by_its_boot_and_cookie(lab: &Lab) {

@@ -21,6 +21,7 @@ use super::line::lossy;
 use super::line::put;
 use super::line::raw;
 use super::text;
+use super::text::Ipv4Text;
 use crate::clock::BootClock;
 use crate::clock::WallClock;
 use crate::config::Who;
@@ -323,7 +324,10 @@ struct Address(IpAddr);
 
 impl Serialize for Address {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&address_text(&self.0))
+        match &self.0 {
+            IpAddr::V4(v4) => serializer.serialize_str(Ipv4Text::new(v4).as_str()),
+            v6 => serializer.serialize_str(&address_text(v6)),
+        }
     }
 }
 
@@ -363,7 +367,7 @@ impl ConnId {
 impl Serialize for ConnId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            ConnId::Cookie(cookie) => serializer.collect_str(cookie),
+            ConnId::Cookie(cookie) => serializer.serialize_str(itoa::Buffer::new().format(*cookie)),
             ConnId::Made { tid, began_ns } => {
                 serializer.collect_str(&format_args!("{tid}-{began_ns}"))
             }

@@ -61,14 +61,31 @@ const OCTETS: [([u8; 4], u8); 256] = {
     octets
 };
 
-fn ipv4(out: &mut Vec<u8>, addr: &Ipv4Addr) {
-    let (mut text, mut len) = ([0; 16], 0);
-    for octet in addr.octets() {
-        let (digits, used) = &OCTETS[usize::from(octet)];
-        text[len..len + 4].copy_from_slice(digits);
-        len += usize::from(*used);
+/// Without room of its own.
+pub struct Ipv4Text {
+    text: [u8; 16],
+    len: usize,
+}
+
+impl Ipv4Text {
+    pub fn new(addr: &Ipv4Addr) -> Self {
+        let (mut text, mut len) = ([0; 16], 0);
+        for octet in addr.octets() {
+            let (digits, used) = &OCTETS[usize::from(octet)];
+            text[len..len + 4].copy_from_slice(digits);
+            len += usize::from(*used);
+        }
+        Ipv4Text { text, len: len - 1 }
     }
-    out.extend_from_slice(&text[..len - 1]);
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.len]).expect("digits and dots")
+    }
+}
+
+fn ipv4(out: &mut Vec<u8>, addr: &Ipv4Addr) {
+    let Ipv4Text { text, len } = Ipv4Text::new(addr);
+    out.extend_from_slice(&text[..len]);
 }
 
 /// As glibc's inet_ntop(), which writes ::a.b.c.d also for addresses that only
