@@ -155,6 +155,14 @@ pub(super) fn address(name: &'static str, text: Option<&str>) -> Read<Option<IpA
     text.map(|text| need(name, text.parse().ok())).transpose()
 }
 
+/// The other end's address that nobody has told, of the same version as this.
+pub(in crate::output) fn nowhere(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 fn comm(name: &'static str, text: Option<&str>, raw: Option<&str>) -> Read<Comm> {
     let Some(text) = text else { return Ok(Comm::default()) };
     let bytes = bytes(name, text, raw)?;
@@ -249,10 +257,6 @@ impl Fields<'_> {
     fn connect(&self, cookie: Option<u64>, whose: &Whose) -> Read<Connect> {
         let daddr = need("daddr", address("daddr", self.daddr.as_deref())?)?;
         need("ip", self.ip.filter(|&ip| ip == if daddr.is_ipv4() { 4 } else { 6 }))?;
-        let nowhere: IpAddr = match daddr {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
         let leader = whose.name;
         let thread = self.thread.as_deref();
         let error = self.error.as_deref().map(|name| need("error", errno(name))).transpose()?;
@@ -269,7 +273,7 @@ impl Fields<'_> {
             leader,
             cgroup_id: self.cgroup_id,
             netns: self.netns,
-            saddr: address("saddr", self.saddr.as_deref())?.unwrap_or(nowhere),
+            saddr: address("saddr", self.saddr.as_deref())?.unwrap_or(nowhere(daddr)),
             daddr,
             lport: self.lport,
             dport: need("dport", self.dport)?,

@@ -195,12 +195,16 @@ impl Value<'_> {
 
 pub(super) const EVENT: usize = 0;
 pub(super) const TIME: usize = 1;
+const PID: usize = 2;
+const COMM: usize = 4;
+const COMM_RAW: usize = 5;
 pub(super) const IP: usize = 10;
 pub(super) const SADDR: usize = 11;
 pub(super) const DADDR: usize = 12;
 pub(super) const DPORT: usize = 14;
 pub(super) const CONN_ID: usize = 15;
 pub(super) const ERROR: usize = 16;
+const PPID: usize = 68;
 pub(super) const SOURCE: usize = 73;
 pub(super) const TS_NS: usize = 76;
 pub(super) const BEGAN_TS_NS: usize = 77;
@@ -221,43 +225,8 @@ const OF_END: [&str; 8] = [
     "close_line",
 ];
 
-/// What is said of a process, of all its lines the same.
-const OF_PROCESS: [&str; 32] = [
-    "pid",
-    "comm",
-    "comm_raw",
-    "user",
-    "container_id",
-    "container_claimed",
-    "container_name",
-    "container_image",
-    "pod",
-    "pod_namespace",
-    "pod_uid",
-    "compose_project",
-    "compose_service",
-    "container_runtime",
-    "container_name_source",
-    "cgroup",
-    "unit",
-    "exe",
-    "exe_raw",
-    "exe_deleted",
-    "exe_truncated",
-    "exe_dev",
-    "exe_inode",
-    "exe_mntns",
-    "args",
-    "args_truncated",
-    "ppid",
-    "parents",
-    "parents_truncated",
-    "start",
-    "process_id",
-    "source",
-];
-/// Of these what a line says of itself, too.
-const OF_BOTH: [&str; 2] = ["pid", "ppid"];
+/// What is said of a process, of all its lines the same, beside its pid and its name.
+const OF_PROCESS: std::ops::RangeInclusive<usize> = 45..=SOURCE;
 
 /// How a column is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -266,15 +235,16 @@ pub(super) enum Says {
     Row,
     /// Something of its process, which need not be looked at if all of that is known.
     Process,
+    /// Something of both.
     Both,
 }
 
 pub(super) fn says(at: usize) -> Says {
-    let is_in = |names: &[&str]| names.contains(&COLUMNS[at].name);
-    match (is_in(&OF_PROCESS), is_in(&OF_BOTH)) {
-        (false, _) => Says::Row,
-        (true, false) => Says::Process,
-        (true, true) => Says::Both,
+    match at {
+        PID | PPID => Says::Both,
+        COMM | COMM_RAW => Says::Process,
+        at if OF_PROCESS.contains(&at) => Says::Process,
+        _ => Says::Row,
     }
 }
 
@@ -519,15 +489,12 @@ mod tests {
         assert_eq!([EVENT, TIME, IP].map(name), ["event", "time", "ip"]);
         assert_eq!([SADDR, DADDR, DPORT].map(name), ["saddr", "daddr", "dport"]);
         assert_eq!([CONN_ID, ERROR, TS_NS].map(name), ["conn_id", "error", "ts_ns"]);
-        assert_eq!(name(SOURCE), "source");
         assert_eq!([RESULT, LATENCY_US].map(name), ["result", "latency_us"]);
         assert_eq!(name(BEGAN_TS_NS), "began_ts_ns");
         assert_eq!(name(CLOSE_TIME), "close_time");
         assert_eq!([name(*OF_LINE.start()), name(*OF_LINE.end())], ["ts_ns", "close_line"]);
         assert!(OF_END.iter().all(|end| COLUMNS[OF_LINE].iter().any(|c| c.name == *end)));
-        let is_there = |name: &&str| COLUMNS.iter().any(|column| column.name == *name);
-        assert!(
-            OF_PROCESS.iter().all(is_there) && OF_BOTH.iter().all(|it| OF_PROCESS.contains(it))
-        );
+        assert_eq!([PID, COMM, COMM_RAW, PPID].map(name), ["pid", "comm", "comm_raw", "ppid"]);
+        assert_eq!([name(*OF_PROCESS.start()), name(*OF_PROCESS.end())], ["user", "source"]);
     }
 }

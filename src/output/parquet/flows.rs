@@ -4,8 +4,6 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -29,6 +27,7 @@ use super::piece::Part;
 use super::write::MAX_ROWS;
 use crate::model::event::Flow;
 use crate::model::event::Outcome;
+use crate::output::json::read::nowhere;
 
 /// What a row is, by its event.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,13 +134,6 @@ fn is_outcome(name: &str) -> bool {
 
 fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok()
-}
-
-fn nowhere(daddr: IpAddr) -> IpAddr {
-    match daddr {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// How long before its line a connect was made, which is of its outcome: as that says, or what the

@@ -116,7 +116,7 @@ impl Pages {
         if !self.has_numbers {
             return Ok(None);
         }
-        let Some(Page::DictionaryPage { buf, num_values, .. }) = self.get_next_page()? else {
+        let Some(Page::DictionaryPage { buf, num_values, .. }) = self.pages.get_next_page()? else {
             bail!(DAMAGED);
         };
         self.numbers = Some(numbers(num_values));
@@ -195,11 +195,13 @@ fn unpacked(
 /// Whether so many texts are there.
 fn is_texts(bytes: &[u8], count: u32) -> Option<()> {
     let mut left = bytes;
-    (0..count).try_for_each(|_| {
-        let len = left.split_off(..4)?;
-        left.split_off(..number_of(len)?)?;
-        Some(())
-    })
+    (0..count).try_for_each(|_| next_text(&mut left).map(|_| ()))
+}
+
+/// The text at the front of a dictionary, behind its length.
+pub(super) fn next_text<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = left.split_off(..4)?;
+    left.split_off(..number_of(len)?)
 }
 
 fn number_of(bytes: &[u8]) -> Option<usize> {

@@ -21,6 +21,7 @@ use parquet::schema::types::Type;
 
 use super::pages::DAMAGED;
 use super::pages::Pages;
+use super::pages::next_text;
 
 /// Each text of a column.
 pub(super) struct Dictionary {
@@ -30,15 +31,13 @@ pub(super) struct Dictionary {
 }
 
 impl Dictionary {
-    /// As a page has them: each behind its length, which `Pages` has looked at.
+    /// As a page has them, of which no more is claimed than a group has rows.
     pub(super) fn of(page: &[u8], count: usize) -> Result<Self> {
         let mut all = String::with_capacity(page.len().saturating_sub(4 * count));
         let mut ends = Vec::with_capacity(count);
         let mut left = page;
         for _ in 0..count {
-            let len = left.split_off(..4).context(DAMAGED)?;
-            let len = u32::from_le_bytes(len.try_into()?);
-            let text = left.split_off(..usize::try_from(len)?).context(DAMAGED)?;
+            let text = next_text(&mut left).context(DAMAGED)?;
             all.push_str(std::str::from_utf8(text)?);
             ends.push(all.len());
         }
