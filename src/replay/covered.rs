@@ -168,6 +168,11 @@ impl Covered {
                     }
                 }
                 "-v" | "--verbose" => {}
+                _ if word == "--attach=auto" => {}
+                // What is usual, in words.
+                "--attach" if words.as_slice().first().is_some_and(|hook| hook == "auto") => {
+                    words.next();
+                }
                 _ => others.push(word.clone()),
             }
         }
