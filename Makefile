@@ -40,7 +40,7 @@ TEST_NEEDS := bpftool:bpftool ip:iproute2 unshare:util-linux curl:curl dnsmasq:d
 
 RUNTIME_NEEDS := dockerd:docker.io containerd:containerd runc:runc podman:podman conmon:conmon \
 	crun:crun newuidmap:uidmap /lib/systemd/systemd:systemd /usr/lib/systemd/user/dbus.service:dbus-user-session \
-	/usr/share/doc/busybox-static:busybox-static
+	/usr/share/doc/busybox-static:busybox-static lxc-start:lxc
 FLEET_NEEDS := java:default-jre-headless
 BENCH_NEEDS := ss:iproute2 lsof:lsof
 FUZZ_NEEDS := c++:g++
@@ -76,7 +76,7 @@ help:
 	@echo 'make build               $(BIN)'
 	@echo 'make check               formatting, lints, unit, CLI, documentation and live tests, and the model'
 	@echo 'make test                make check, make runtimes, and the tests on other kernels in virtual machines'
-	@echo 'make runtimes [CONTAINERS=110]  those of docker, podman, also of a user and in units, and containerd, which it installs'
+	@echo 'make runtimes [CONTAINERS=110]  those of docker, podman, also of a user and in units, LXC, and containerd, which it installs'
 	@echo 'make fleet               the SQL of sql/ in DuckDB, ClickHouse and Spark, which it installs'
 	@echo 'make model [SEED=1] [SCENARIOS=2000]  random histories of sockets beside a model of them'
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, as records of the kernel, and as lines of --read'

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Names of the containers of real runtimes: docker, podman, also a user's and in units of systemd,
-//! and containerd as Kubernetes uses it, each with data and sockets in a folder of the test, and ended with it.
+//! LXC, and containerd as Kubernetes uses it, each with data and sockets in a folder of the test, and ended with it.
 //! Needs root, and the packages that `make runtimes` installs; the program under test asks none of
 //! the daemons.
 //!
@@ -11,6 +11,8 @@
 mod crowd;
 #[allow(dead_code, reason = "what the live tests need beyond this")]
 mod lab;
+#[path = "runtimes/lxc.rs"]
+mod lxc;
 #[path = "runtimes/rootless.rs"]
 mod rootless;
 #[path = "runtimes/service.rs"]

@@ -177,7 +177,8 @@ pub const CONTAINER_NAME: &str = "\
 Include CONTAINER, the name of the container: as docker ps and podman ps have it, or \
 NAMESPACE/POD/NAME of Kubernetes, of the container that holds a pod's namespaces NAMESPACE/POD. It \
 is read once, when the container is started, from what its runtime writes down: no daemon is asked. \
-Known are docker, podman, containerd (Kubernetes, k3s, nerdctl), CRI-O, LXC and systemd-nspawn. Names are used again, and \
+Known are docker, podman, containerd (Kubernetes, k3s, nerdctl), CRI-O, LXC and systemd-nspawn. A \
+container of LXC is called as its cgroup: web-1, where there was a cgroup of web already. Names are used again, and \
 whoever starts a container chooses them: JSON has container_id, too. A \"?\" is as in CONTAINER_ID.";
 
 pub const IMAGE: &str = "\
