@@ -117,7 +117,12 @@ fn what_is_recorded_is_read_later(lab: &Lab) {
     assert_eq!(coverage["event"], "coverage");
     // These filters were in force: not all of the host is there.
     assert_eq!(coverage["complete"], false);
-    assert!(said.contains("tcpconnect: it was recorded with --attach"), "{said}");
+    let filters = format!("-p {} --children\n", client.pid());
+    let (_, with) = said.split_once("tcpconnect: it was recorded with ").expect("it says so");
+    assert!(with.contains(&filters), "{said}");
+    // What auto does is what is done without a word.
+    let hook = format!("--attach {} ", lab.attach);
+    assert_eq!(with.starts_with(&hook), lab.attach != "auto", "{said}");
     // One has no outcome yet.
     let (connects, _) = folder.read(&[]);
     assert_eq!(count(&connects, "connect"), count(&results, "result") + 1);
