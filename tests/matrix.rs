@@ -30,10 +30,16 @@ use vm::Programs;
 
 const RUNGS: &str = "fentry,kprobe,sockops";
 const BUFFERS: &str = "ring,perf";
-/// On kernels that are neither the oldest nor the newest: the rows of each kind of connect with
-/// each hook, facts and names, storms, and the model, which draws all options. The other tests of such a machine
-/// took twenty of its thirty minutes; who names a kernel has all of them.
-const FEWER: (&str, &str) = ("ring", "TEST_CELLS=each");
+/// With which buffers, and with which hooks each test that these pass. With any other hook there are
+/// the rows of each kind of connect, facts and names, storms, and the model, which draws all options.
+type Asked = (&'static str, &'static str);
+/// Who names a kernel has all of them.
+const ALL: Asked = (BUFFERS, "all");
+/// Between the oldest and the newest kernel the rest takes twenty of a machine's thirty minutes, and
+/// on these two each test is asked of fentry on the one and of kprobe on the other.
+const OF_OLDEST: Asked = (BUFFERS, "kprobe,sockops");
+const OF_NEWEST: Asked = (BUFFERS, "fentry,sockops");
+const OF_OTHERS: Asked = ("ring", "none");
 /// One for each of the host's two CPUs.
 const MACHINES_AT_ONCE: usize = 2;
 /// Attaching and detaching wait for RCU: 0.38 s a tracer with kprobes for 0.60 s.
@@ -50,8 +56,7 @@ const STORMS: &str = "2";
 /// What the tests of one machine said so far: name -> output, or why it failed.
 #[derive(Default)]
 struct Results {
-    /// All tests run there.
-    is_whole: bool,
+    asked: Asked,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -84,18 +89,23 @@ fn main() -> ExitCode {
         }
     };
     let programs = Programs::build();
-    let ends = [kernels.first(), kernels.last()].map(Option::<&String>::cloned);
+    let [oldest, newest] = [kernels.first(), kernels.last()].map(Option::<&String>::cloned);
     let machines = kernels.into_iter().rev().map(|kernel| {
         let is_named = args.filter.as_ref().is_some_and(|filter| filter.starts_with(&*kernel));
-        let is_whole = is_named || ends.contains(&Some(kernel.clone()));
-        (kernel, Arc::new(Results { is_whole, ..Results::default() }))
+        let asked = match Some(&kernel) {
+            _ if is_named => ALL,
+            kernel if kernel == oldest.as_ref() => OF_OLDEST,
+            kernel if kernel == newest.as_ref() => OF_NEWEST,
+            _ => OF_OTHERS,
+        };
+        (kernel, Arc::new(Results { asked, ..Results::default() }))
     });
     let mut machines: Vec<_> = machines.collect();
     // Those that take longest come first: at the end no CPU is to wait for another.
-    machines.sort_by_key(|(_, results)| !results.is_whole);
+    machines.sort_by_key(|(_, results)| results.asked == OF_OTHERS);
     let mut trials = Vec::new();
     for (kernel, results) in &machines {
-        let of = |tests| test_names(tests, results.is_whole);
+        let of = |tests| test_names(tests, results.asked);
         for name in [of(&programs.live), of(&programs.model)].concat() {
             let results = Arc::clone(results);
             trials.push(Trial::test(format!("{kernel}::{name}"), move || results.wait_for(&name)));
@@ -139,12 +149,12 @@ fn of_names() -> Vec<(PathBuf, &'static str)> {
     ]
 }
 
-fn test_names(tests: &Path, is_whole: bool) -> Vec<String> {
+fn test_names(tests: &Path, (buffers, whole): Asked) -> Vec<String> {
     let output = Command::new(tests)
         .arg("--list")
         .env("TEST_ATTACH", RUNGS)
-        .env("TEST_BUFFER", if is_whole { BUFFERS } else { FEWER.0 })
-        .envs(FEWER.1.split_once('=').filter(|_| !is_whole))
+        .env("TEST_BUFFER", buffers)
+        .env("TEST_CELLS", whole)
         .output()
         .expect("the tests list themselves");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -168,10 +178,10 @@ fn run_machine(kernel: &str, programs: &Programs, filter: &str, results: &Result
     // The same scenarios each time, so that a failure is the fault of a change; `make soak` draws
     // others.
     let seed = format!("{}000", kernel.replace('.', ""));
-    let (buffers, fewer) = if results.is_whole { (BUFFERS, "") } else { FEWER };
+    let (buffers, whole) = results.asked;
     let script = format!(
         "export TCPCONNECT=/tcpconnect CLIENT=/client MUSL_CLIENT=/musl TEST_ATTACH={RUNGS} \
-         TEST_BUFFER={buffers} {fewer} TEST_SCALE_DOWN={SCALE_DOWN}; /live --color never {filter} 2>&1; \
+         TEST_BUFFER={buffers} TEST_CELLS={whole} TEST_SCALE_DOWN={SCALE_DOWN}; /live --color never {filter} 2>&1; \
          /model --alone --seed {seed} --scenarios {SCENARIOS} --storms {STORMS} {filter} 2>&1"
     );
     let mut machine = programs
