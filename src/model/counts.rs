@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use crate::model::event::Flow;
 
 pub struct Counts {
-    flows: HashMap<(IpAddr, IpAddr, u16), u64>,
+    /// Its hashes are keyed by each run, too: nobody can make many flows fall together.
+    flows: HashMap<(IpAddr, IpAddr, u16), u64, ahash::RandomState>,
     room: usize,
     /// Connects of flows for which there was no room.
     pub lost: u64,
@@ -16,7 +17,7 @@ pub struct Counts {
 impl Counts {
     /// Of so many flows at most.
     pub fn new(room: usize) -> Self {
-        Counts { flows: HashMap::new(), room, lost: 0 }
+        Counts { flows: HashMap::default(), room, lost: 0 }
     }
 
     pub fn add(&mut self, flow: &Flow) {

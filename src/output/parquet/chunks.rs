@@ -39,7 +39,7 @@ use crate::output::json::read::MAX_LINE;
 use crate::output::json::whose::Whose;
 
 /// Rows that are decoded at once.
-const BATCH: usize = 1_024;
+pub(super) const BATCH: usize = 1_024;
 /// Bytes of text of a row, which is two lines at most.
 const MAX_ROW: usize = 2 * MAX_LINE as usize;
 
@@ -202,6 +202,8 @@ impl Chunks {
         if run.start == run.end {
             self.runs.pop();
         }
+        // If one of the columns is damaged, none of these was handed out.
+        (self.next, self.decoded) = (0, count);
         for chunk in &mut self.chunks {
             chunk.skip(skipped)?;
             chunk.read(count)?;
@@ -217,7 +219,6 @@ impl Chunks {
                 of_process += 1;
             }
         }
-        (self.next, self.decoded) = (0, count);
         Ok(true)
     }
 }
@@ -272,11 +273,15 @@ impl Chunk {
         rows: &RowGroupMetaData,
         column: usize,
     ) -> Result<(Self, usize)> {
-        let count = rows_in(rows)?;
-        let mut room = MAX_GROUP;
-        let mut chunk = Chunk::new(part, named(rows, column)?, column, count, &mut room)?;
+        let (mut chunk, count) = (Chunk::begin(part, rows, column)?, rows_in(rows)?);
         chunk.read(count)?;
         Ok((chunk, count))
+    }
+
+    /// One of our columns, of which no row is decoded.
+    pub(super) fn begin(part: &Arc<Part>, rows: &RowGroupMetaData, column: usize) -> Result<Self> {
+        let mut room = MAX_GROUP;
+        Chunk::new(part, named(rows, column)?, column, rows_in(rows)?, &mut room)
     }
 
     fn skip(&mut self, rows: usize) -> Result<()> {
@@ -293,7 +298,7 @@ impl Chunk {
         Ok(())
     }
 
-    fn read(&mut self, rows: usize) -> Result<()> {
+    pub(super) fn read(&mut self, rows: usize) -> Result<()> {
         self.levels.clear();
         self.next = 0;
         let levels = &mut self.levels;
@@ -366,6 +371,41 @@ impl Chunk {
         let Some(at) = self.at(row) else { return Ok(None) };
         let Decoder::Text(texts) = &self.decoder else { bail!("a column has no numbers") };
         texts.number(at).context("a column ends early").map(Some)
+    }
+
+    /// Of each row that is decoded its number, or that of its text: all at once, as one by one it is
+    /// half of what counting takes.
+    pub(super) fn numbers(&self, rows: &mut Vec<Option<i64>>) -> Result<()> {
+        rows.clear();
+        match &self.decoder {
+            Decoder::Text(texts) => self.spread(&texts.numbers, i64::from, rows),
+            Decoder::I32(_, values) => {
+                self.spread(values, |number| i64::from(number.cast_unsigned()), rows)
+            }
+            Decoder::I64(_, values) => self.spread(values, |number| number, rows),
+            Decoder::Key(..) | Decoder::F64(..) | Decoder::Bool(..) => {
+                bail!("a column has no numbers")
+            }
+        }
+    }
+
+    fn spread<T: Copy>(
+        &self,
+        values: &[T],
+        of: impl Fn(T) -> i64,
+        rows: &mut Vec<Option<i64>>,
+    ) -> Result<()> {
+        // All rows have one.
+        if self.is_required || values.len() == self.levels.len() {
+            rows.extend(values.iter().map(|&value| Some(of(value))));
+            return Ok(());
+        }
+        let mut values = values.iter();
+        for level in &self.levels {
+            let value = (*level == 1).then(|| values.next().context("a column ends early"));
+            rows.push(value.transpose()?.map(|&value| of(value)));
+        }
+        Ok(())
     }
 
     /// Of a row that is decoded; of each it is asked once, in their order.

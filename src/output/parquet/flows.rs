@@ -7,8 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
+use anyhow::bail;
 use parquet::file::metadata::RowGroupMetaData;
 
+use super::chunks::BATCH;
 use super::chunks::Chunk;
 use super::columns::BEGAN_TS_NS;
 use super::columns::CONN_ID;
@@ -22,6 +24,7 @@ use super::columns::RESULT;
 use super::columns::SADDR;
 use super::columns::TS_NS;
 use super::columns::Value;
+use super::pages::DAMAGED;
 use super::pages::rows_in;
 use super::piece::Part;
 use super::write::MAX_ROWS;
@@ -37,17 +40,39 @@ enum Row {
     Other,
 }
 
+/// A column, some rows of it at a time.
+struct Numbers {
+    chunk: Chunk,
+    /// Of the rows that are decoded.
+    rows: Vec<Option<i64>>,
+}
+
+impl Numbers {
+    fn new(chunk: Chunk) -> Self {
+        Numbers { chunk, rows: Vec::new() }
+    }
+
+    fn read(&mut self, rows: usize) -> Result<()> {
+        self.chunk.read(rows)?;
+        self.chunk.numbers(&mut self.rows)?;
+        match self.rows.len() == rows {
+            true => Ok(()),
+            false => bail!(DAMAGED),
+        }
+    }
+}
+
 /// A column of texts, and what each of these means.
 struct Meant<T> {
-    chunk: Chunk,
+    numbers: Numbers,
     texts: Vec<T>,
 }
 
 impl<T: Copy> Meant<T> {
     /// The number of a row's text, and what it means.
-    fn of(&mut self, row: usize) -> Result<Option<(u64, T)>> {
-        let Some(number) = self.chunk.number(row)? else { return Ok(None) };
-        Ok(self.texts.get(number).map(|&meant| (number as u64, meant)))
+    fn of(&self, row: usize) -> Option<(u64, T)> {
+        let number = self.numbers.rows[row]?.cast_unsigned();
+        self.texts.get(usize::try_from(number).ok()?).map(|&meant| (number, meant))
     }
 }
 
@@ -62,62 +87,116 @@ pub(super) fn flows(
     rows: &RowGroupMetaData,
     most_us: Option<u64>,
 ) -> Result<Option<Vec<Flow>>> {
-    let whole = |column| Chunk::whole(part, rows, column).map(|(chunk, _)| chunk);
-    let count = rows_in(rows)?;
-    let (Some(mut events), Some(mut results), Some(mut saddrs), Some(mut daddrs)) = (
-        meant(whole(EVENT)?, event),
-        meant(whole(RESULT)?, is_outcome),
-        meant(whole(SADDR)?, address),
-        meant(whole(DADDR)?, address),
+    let chunk = |column| Chunk::begin(part, rows, column);
+    let numbers = |column| chunk(column).map(Numbers::new);
+    let (Some(events), Some(results), Some(saddrs), Some(daddrs)) = (
+        meant(chunk(EVENT)?, event),
+        meant(chunk(RESULT)?, is_outcome),
+        meant(chunk(SADDR)?, address),
+        meant(chunk(DADDR)?, address),
     ) else {
         return Ok(None);
     };
-    let (mut errors, mut ips, mut dports) = (whole(ERROR)?, whole(IP)?, whole(DPORT)?);
-    let (mut times, mut latencies) = (whole(TS_NS)?, whole(LATENCY_US)?);
-    let mut begun = match most_us {
-        Some(most_us) => Some((most_us, whole(CONN_ID)?, whole(BEGAN_TS_NS)?)),
+    let begun = match most_us {
+        Some(most_us) => Some((most_us, chunk(CONN_ID)?, numbers(BEGAN_TS_NS)?)),
         None => None,
     };
-    let mut flows = Counted::default();
-    for row in 0..count {
-        let (event, has_error) = (events.of(row)?, errors.has(row));
-        let (result, latency) = (results.of(row)?, number(&mut latencies, row)?);
-        let (saddr, daddr) = (saddrs.of(row)?, daddrs.of(row)?);
-        let (ip, dport, time) =
-            (number(&mut ips, row)?, number(&mut dports, row)?, number(&mut times, row)?);
-        if let Some((most_us, ids, begun)) = &mut begun
-            && took_us(ids.value(row)?, number(begun, row)?, time, latency) > *most_us
-        {
-            return Ok(None);
+    let mut connects = Connects {
+        events,
+        results,
+        saddrs,
+        daddrs,
+        errors: chunk(ERROR)?,
+        ips: numbers(IP)?,
+        dports: numbers(DPORT)?,
+        times: numbers(TS_NS)?,
+        latencies: numbers(LATENCY_US)?,
+        begun,
+    };
+    let (mut flows, mut left) = (Counted::default(), rows_in(rows)?);
+    while left > 0 {
+        let count = left.min(BATCH);
+        left -= count;
+        connects.read(count)?;
+        for row in 0..count {
+            let Some(found) = connects.of(row)? else { return Ok(None) };
+            if let Some((key, flow)) = found {
+                flows.entry(key).or_insert(flow).connects += 1;
+            }
         }
-        match (event.map(|(_, event)| event), result) {
-            (Some(Row::Connect), _) if has_error => continue,
-            (Some(Row::Connect), _) => {}
-            (Some(Row::Result), Some((_, true))) if latency.is_some() => {}
-            (Some(Row::Result), _) => return Ok(None),
-            _ => continue,
-        }
-        let port = dport.and_then(|dport| u16::try_from(dport).ok());
-        let (Some((to, Some(daddr))), Some(dport), Some(_)) = (daddr, port, time) else {
-            return Ok(None);
-        };
-        if ip != Some(if daddr.is_ipv4() { 4 } else { 6 }) {
-            return Ok(None);
-        }
-        let (from, saddr) = match saddr {
-            Some((from, Some(saddr))) => (from + 1, saddr),
-            Some((_, None)) => return Ok(None),
-            None => (0, nowhere(daddr)),
-        };
-        let flow = flows.entry(from << 32 | to << 16 | u64::from(dport));
-        flow.or_insert(Flow { saddr, daddr, dport, connects: 0 }).connects += 1;
     }
     Ok(Some(flows.into_values().collect()))
 }
 
+/// The columns that are looked at.
+struct Connects {
+    events: Meant<Row>,
+    results: Meant<bool>,
+    saddrs: Meant<Option<IpAddr>>,
+    daddrs: Meant<Option<IpAddr>>,
+    errors: Chunk,
+    ips: Numbers,
+    dports: Numbers,
+    times: Numbers,
+    latencies: Numbers,
+    /// How long ago one may have begun, in microseconds, and what says when it did.
+    begun: Option<(u64, Chunk, Numbers)>,
+}
+
+impl Connects {
+    fn read(&mut self, rows: usize) -> Result<()> {
+        self.errors.read(rows)?;
+        self.events.numbers.read(rows)?;
+        self.results.numbers.read(rows)?;
+        self.saddrs.numbers.read(rows)?;
+        self.daddrs.numbers.read(rows)?;
+        for numbers in [&mut self.ips, &mut self.dports, &mut self.times, &mut self.latencies] {
+            numbers.read(rows)?;
+        }
+        match &mut self.begun {
+            Some((_, ids, begun)) => ids.read(rows).and_then(|()| begun.read(rows)),
+            None => Ok(()),
+        }
+    }
+
+    /// The connect of a row, if it is one; `None`: it has to be looked at. Each is asked for once, in
+    /// their order.
+    fn of(&mut self, row: usize) -> Result<Option<Option<(u64, Flow)>>> {
+        let (time, latency) = (self.times.rows[row], self.latencies.rows[row]);
+        if let Some((most_us, ids, begun)) = &mut self.begun
+            && took_us(ids.value(row)?, begun.rows[row], time, latency) > *most_us
+        {
+            return Ok(None);
+        }
+        let (event, has_error) = (self.events.of(row), self.errors.has(row));
+        match (event.map(|(_, event)| event), self.results.of(row)) {
+            (Some(Row::Connect), _) if has_error => return Ok(Some(None)),
+            (Some(Row::Connect), _) => {}
+            (Some(Row::Result), Some((_, true))) if latency.is_some() => {}
+            (Some(Row::Result), _) => return Ok(None),
+            _ => return Ok(Some(None)),
+        }
+        let dport = self.dports.rows[row].and_then(|dport| u16::try_from(dport).ok());
+        let (Some((to, Some(daddr))), Some(dport), Some(_)) = (self.daddrs.of(row), dport, time)
+        else {
+            return Ok(None);
+        };
+        if self.ips.rows[row] != Some(if daddr.is_ipv4() { 4 } else { 6 }) {
+            return Ok(None);
+        }
+        let (from, saddr) = match self.saddrs.of(row) {
+            Some((from, Some(saddr))) => (from + 1, saddr),
+            Some((_, None)) => return Ok(None),
+            None => (0, nowhere(daddr)),
+        };
+        let key = from << 32 | to << 16 | u64::from(dport);
+        Ok(Some(Some((key, Flow { saddr, daddr, dport, connects: 0 }))))
+    }
+}
+
 fn meant<T>(chunk: Chunk, of: fn(&str) -> T) -> Option<Meant<T>> {
     let texts = chunk.of_texts(of)?;
-    Some(Meant { chunk, texts })
+    Some(Meant { numbers: Numbers::new(chunk), texts })
 }
 
 fn event(name: &str) -> Row {
@@ -150,11 +229,4 @@ fn took_us(id: Option<Value>, began: Option<i64>, time: Option<i64>, latency: Op
         Some(began) => time.saturating_sub(began) / 1000,
         None => latency.min(time / 1000),
     }
-}
-
-fn number(chunk: &mut Chunk, row: usize) -> Result<Option<i64>> {
-    Ok(match chunk.value(row)? {
-        Some(Value::Number(number)) => Some(number),
-        _ => None,
-    })
 }
