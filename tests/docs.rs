@@ -538,7 +538,7 @@ fn the_man_page_describes_every_field_of_a_coverage() {
     let mut written = Vec::new();
     let cli = Cli::try_parse_from(["tcpconnect", "--json"]).expect("it is an option");
     let mut json = new_output(&Config::new(cli, false).expect("it goes alone"));
-    json.coverage(&Coverage::default(), &mut written);
+    json.coverage(&Coverage { times: Some((1, 2)), ..Coverage::default() }, &mut written);
     let page = man_page(JSON_PAGE);
     let section = section(&page, ".SS Object: coverage");
     let tags = tags(&section);

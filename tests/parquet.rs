@@ -441,6 +441,27 @@ fn a_line_that_says_something_twice_is_damaged_wherever_it_says_it() {
     assert_eq!(found[1..], expected);
 }
 
+/// What is told of such a group in place of its lines comes before them.
+#[test]
+fn a_group_that_begins_with_the_end_of_a_run_is_of_that_run() {
+    let row = |at: u32| {
+        let us = at / 1000;
+        let time = format!("2026-11-26T10:00:00.{us:06}Z");
+        format!(
+            r#"{{"event":"connect","time":"{time}","ts_ns":{at},"ip":4,"saddr":"10.0.0.1","daddr":"10.0.0.2","dport":9}}"#
+        )
+    };
+    let rows: Vec<_> = (0..32_768).map(row).collect();
+    let stop = r#"{"event":"stop","time":"2026-11-26T10:00:01.000000Z"}"#;
+    let start = START.replace("\"-r\"", "");
+    let log = format!("{start}\n{}\n{stop}\n", rows.join("\n"));
+    for options in [&["-c"][..], &["--to", "10.0.0.3"], &["--to", "10.0.0.2", "-c"]] {
+        let (rows, said) = printed(&log, true, options);
+        assert!(said.ends_with("10:00:01.000000Z; complete\n"), "{options:?}: {said}");
+        assert_eq!((rows, said), printed(&log, false, options), "{options:?}");
+    }
+}
+
 /// A row waits for those before it as long as the rows say that it must, not those that nobody
 /// asked for: of these a Parquet file has only the times.
 #[test]

@@ -639,3 +639,71 @@ fn what_is_later_than_now_is_read_and_is_not_before_now() {
     assert_eq!(done.rows().len(), 1, "{}", done.stdout);
     assert!(done.stderr.contains("nothing was written in that time"), "{}", done.stderr);
 }
+
+#[test]
+fn of_processes_alone_there_are_no_connects() {
+    for file in ["v1.jsonl", "v1.parquet"] {
+        let path = format!("{}/tests/recordings/{file}", env!("CARGO_MANIFEST_DIR"));
+        let done = run_with("", &["--read", &path, "--procs=only", "-j"]);
+        let is_row = |line: &&str| line.contains(r#","pid":"#);
+        let rows: Vec<_> = done.stdout.lines().filter(is_row).collect();
+        assert_eq!(rows.len(), 1, "{file}: {rows:?}");
+        assert!(rows[0].starts_with(r#"{"event":"exec""#), "{rows:?}");
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_told_where_nothing_else_was() {
+    let damaged = ["no object\n".to_owned(), "nor this\n".into()];
+    let done = read(&damaged, &["-j"]);
+    assert!(done.stderr.ends_with("happened; 2 lines are damaged\n"), "{}", done.stderr);
+    let coverage = r#"{"event":"coverage","complete":false,"lost":0,"damaged":2,"unknown":0}"#;
+    assert_eq!(done.stdout, format!("{coverage}\n"), "no time is made up");
+    // Nor is it denied that there was what is shown, or that nobody recorded.
+    let dir = TempDir::new().expect("a folder");
+    let host = dir.path().join("host=a");
+    record(&host, 0, 30, 1, &[start(0, "r", 1), result(20, 1, 10, "ok")]);
+    let asked = ["--since=2026-11-24T10:00:09Z", "--until=2026-11-24T10:00:11Z"];
+    let done = read_in(&dir, &asked);
+    assert_eq!(pids(&done, 0), ["101"]);
+    let time = "2026-11-24T10:00:10.000000Z";
+    let said = format!("from {time} to {time}; lines do not say whether all is there\n");
+    assert!(done.stderr.ends_with(&said), "{}", done.stderr);
+    let asked = ["--since=2026-11-24T10:05:00Z", "--until=2026-11-24T10:06:00Z"];
+    let done = read(&[start(0, "r", 1), start(1000, "s", 2), stop(1010)], &asked);
+    assert!(done.stderr.contains("the recorder had ended without a word\n"), "{}", done.stderr);
+}
+
+/// As a shell names them.
+#[test]
+fn files_of_a_recording_are_one_whoever_names_them() {
+    let dir = TempDir::new().expect("a folder");
+    let host = dir.path().join("host=a");
+    let first = record(&host, 0, 10, 1, &[start(0, "r", 1), result(5, 1, 4, "ok")]);
+    let next = [start(10, "r", 2), result(15, 2, 14, "ok"), stop(20)];
+    let second = record(&host, 10, 20, 2, &next);
+    let name = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    // The one that it is closed from has not gone yet.
+    let open = first.with_file_name("20261124T100000-b-000001.jsonl");
+    fs::copy(&first, &open).expect("a file");
+    let done = run_with("", &["--read", &name(&second), &name(&first), &name(&open)]);
+    assert_eq!(pids(&done, 0), ["101", "102"]);
+    assert!(done.stderr.ends_with("20.000000Z; complete\n"), "{}", done.stderr);
+}
+
+#[test]
+fn who_says_nothing_for_ten_seconds_has_ended() {
+    let alive = |second: u32| {
+        format!(r#"{{"event":"alive","time":"2026-11-24T10:00:{second:02}.000000Z"}}"#) + "\n"
+    };
+    let until = |second: u32, complete: bool| {
+        let dir = TempDir::new().expect("a folder");
+        let (one, other) = (dir.path().join("host=a"), dir.path().join("host=b"));
+        record(&one, 0, 10, 1, &[start(0, "r", 1), alive(10)]);
+        record(&other, 0, 60, 1, &[start(0, "s", 1), alive(second)]);
+        let done = read_in(&dir, &[]);
+        assert_eq!(done.stderr.ends_with("; complete\n"), complete, "{}", done.stderr);
+    };
+    until(20, true);
+    until(21, false);
+}

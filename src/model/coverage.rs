@@ -4,9 +4,8 @@
 /// Of all that was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// Nanoseconds since 1970, UTC: the first and the last that was written.
-    pub from_ns: u64,
-    pub to_ns: u64,
+    /// Nanoseconds since 1970, UTC: the first and the last that was written, if anything was.
+    pub times: Option<(u64, u64)>,
     /// All that happened in between is there, as far as filters wanted it.
     pub is_complete: bool,
     /// Events that whoever wrote it counted as lost.

@@ -259,9 +259,12 @@ struct CountObject {
 #[derive(Serialize)]
 struct CoverageObject {
     event: &'static str,
-    time: Time,
-    from: Time,
-    to: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<Time>,
     complete: bool,
     lost: u64,
     damaged: u64,
@@ -495,13 +498,14 @@ impl Output for Json {
     }
 
     fn coverage(&mut self, coverage: &Coverage, out: &mut Vec<u8>) {
+        let (from, to) = coverage.times.unzip();
         put(
             out,
             &CoverageObject {
                 event: "coverage",
-                time: Time(coverage.to_ns),
-                from: Time(coverage.from_ns),
-                to: Time(coverage.to_ns),
+                time: to.map(Time),
+                from: from.map(Time),
+                to: to.map(Time),
                 complete: coverage.is_complete,
                 lost: coverage.lost,
                 damaged: coverage.damaged,

@@ -20,8 +20,8 @@ use crate::output::json::read::What;
 /// Gaps that are kept, and lines of them on standard error.
 const MAX_GAPS: usize = 4_096;
 const MAX_TOLD: usize = 20;
-/// A recorder that goes on says so each minute.
-const SILENCE_NS: u64 = 120 * 1_000_000_000;
+/// A recorder that goes on says so each second, and a disk may take it later.
+const SILENCE_NS: u64 = 10 * 1_000_000_000;
 
 /// One input, as far as it has been read.
 #[derive(Clone, Default)]
@@ -43,6 +43,8 @@ pub(super) struct Covered {
     tracks: Vec<Track>,
     /// The first and the last of it that there is.
     times: Option<(u64, u64)>,
+    /// The same of rows, which may be of before their lines.
+    shown: Option<(u64, u64)>,
     /// When the first line was that is of no recording, which would say when somebody looked.
     loose_ns: Option<u64>,
     gaps: Vec<Gap>,
@@ -60,6 +62,7 @@ impl Covered {
             wanted,
             tracks: Vec::new(),
             times: None,
+            shown: None,
             loose_ns: None,
             gaps: Vec::new(),
             more_gaps: 0,
@@ -101,6 +104,11 @@ impl Covered {
         }
     }
 
+    /// A row of that time is shown.
+    pub(super) fn show(&mut self, unix_ns: u64) {
+        widen(&mut self.shown, unix_ns);
+    }
+
     fn start(&mut self, before: &Track, at_ns: u64, run: &str, sequence: u64) {
         let Some(last_ns) = before.last_ns else { return };
         let is_next = before.sequence.and_then(|n| n.checked_add(1)) == Some(sequence);
@@ -126,7 +134,10 @@ impl Covered {
     pub(super) fn cut(&mut self, at_ns: u64) {
         let is_before = |from_ns: &u64| *from_ns <= at_ns;
         self.wanted.end = self.wanted.end.min(at_ns.saturating_add(1));
-        self.times = self.times.map(|(first, last)| (first.min(at_ns), last.min(at_ns)));
+        // Of a row that was before the first line it is not known whether others were.
+        self.times = self.times.filter(|(first, _)| *first <= at_ns);
+        self.times = self.times.map(|(first, last)| (first, last.min(at_ns)));
+        self.shown = self.shown.map(|(first, last)| (first.min(at_ns), last.min(at_ns)));
         self.gaps.retain(|gap| is_before(&gap.from_ns));
         self.gaps.iter_mut().for_each(|gap| gap.to_ns = gap.to_ns.min(at_ns));
         self.losses.retain(|(from_ns, _)| is_before(from_ns));
@@ -225,22 +236,15 @@ impl Covered {
     }
 
     pub(super) fn coverage(&self, inputs: &Inputs) -> Coverage {
-        let (from_ns, to_ns) = self.times.unwrap_or_default();
         let (damaged, unknown) = (inputs.unread.damaged, inputs.unread.unknown);
         let is_whole = self.times.is_some() && self.loose_ns.is_none() && self.gaps.is_empty();
         let is_complete = is_whole && damaged == 0 && unknown == 0 && self.options.is_empty();
         let lost = self.losses.iter().fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
-        Coverage { from_ns, to_ns, is_complete, lost, damaged, unknown }
+        Coverage { times: self.times.or(self.shown), is_complete, lost, damaged, unknown }
     }
 
     /// `is_cut`: not all was read.
     pub(super) fn tell(&self, coverage: &Coverage, is_cut: bool) {
-        let Some((from_ns, to_ns)) = self.times else {
-            return warn(
-                "tcpconnect: nothing was written in that time; that does not say that nothing \
-                 happened",
-            );
-        };
         for gap in self.gaps.iter().take(MAX_TOLD) {
             let (from, to) = (time(gap.from_ns), time(gap.to_ns));
             warn(&format!("tcpconnect: from {from} to {to} not all is known: {}", gap.why));
@@ -252,13 +256,6 @@ impl Covered {
         for options in self.options.keys() {
             warn(&format!("tcpconnect: it was recorded with {options}"));
         }
-        let (from, to) = (time(from_ns), time(to_ns));
-        let rest = if is_cut { ", and is read no further" } else { "" };
-        let whole = match (coverage.is_complete, self.loose_ns.is_some()) {
-            (true, _) => "complete",
-            (false, true) => "lines do not say whether all is there",
-            (false, false) => "not complete",
-        };
         let losses = [
             (coverage.lost, "events were lost when it was written"),
             (coverage.damaged, "lines are damaged"),
@@ -266,6 +263,20 @@ impl Covered {
         ];
         let losses = losses.iter().filter(|(count, _)| *count > 0);
         let losses: String = losses.map(|(count, what)| format!("; {count} {what}")).collect();
+        let Some((from_ns, to_ns)) = coverage.times else {
+            return warn(&format!(
+                "tcpconnect: nothing was written in that time; that does not say that nothing \
+                 happened{losses}"
+            ));
+        };
+        let (from, to) = (time(from_ns), time(to_ns));
+        let rest = if is_cut { ", and is read no further" } else { "" };
+        let is_loose = self.loose_ns.is_some() || self.times.is_none();
+        let whole = match (coverage.is_complete, is_loose) {
+            (true, _) => "complete",
+            (false, true) => "lines do not say whether all is there",
+            (false, false) => "not complete",
+        };
         warn(&format!("tcpconnect: what was read is from {from} to {to}{rest}; {whole}{losses}"));
     }
 }

@@ -64,6 +64,7 @@ impl Inputs {
         let mut inputs = Vec::new();
         let (asked, mut unread) = (Rc::new(asked), Unread::default());
         let written = time.start..time.end.saturating_add(LATE_NS);
+        let mut named = Vec::new();
         for path in paths {
             if path.as_os_str() == "-" {
                 let from = Source::lines(io::stdin());
@@ -73,24 +74,29 @@ impl Inputs {
                 continue;
             }
             let files = fs::metadata(path).and_then(|meta| match meta.is_dir() {
-                true => Folder::open(path).and_then(|folder| Ok((below(path)?, Some(folder)))),
-                false => Ok((vec![path.clone()], None)),
+                true => Folder::open(path).and_then(|folder| Ok(Some((below(path)?, folder)))),
+                false => Ok(None),
             });
             match files {
-                Ok((files, _)) if files.is_empty() => {
+                Ok(None) => named.push(path.clone()),
+                Ok(Some((files, _))) if files.is_empty() => {
                     bail!(
                         "--read '{}': no file named *.jsonl or *.parquet is in it",
                         path.display()
                     )
                 }
-                Ok((files, folder)) => {
+                Ok(Some((files, folder))) => {
                     for chain in chains(files, &written) {
-                        let asked = Rc::clone(&asked);
-                        inputs.push(Input::open(chain, folder.clone(), asked, &mut unread)?);
+                        let (folder, asked) = (Some(folder.clone()), Rc::clone(&asked));
+                        inputs.push(Input::open(chain, folder, asked, &mut unread)?);
                     }
                 }
                 Err(e) => bail!("--read '{}': {}", path.display(), text_of(&e)),
             }
+        }
+        // A shell may have named each file of a recording.
+        for chain in chains(named, &written) {
+            inputs.push(Input::open(chain, None, Rc::clone(&asked), &mut unread)?);
         }
         let mut all = Inputs {
             heads: inputs.iter().map(|_| None).collect(),
@@ -141,7 +147,7 @@ fn chains(files: Vec<PathBuf>, time: &Range<u64>) -> Vec<Vec<PathBuf>> {
     for file in files {
         match FileName::of(&file) {
             Some(name) if name.may_have(time) => {
-                let folder = file.ancestors().nth(2).unwrap_or(&file).to_owned();
+                let folder = recording_of(&file).to_owned();
                 // Who has moved files about may have put those of several hosts together.
                 let is_named =
                     folder.file_name().is_some_and(|name| name.as_bytes().starts_with(b"host="));
@@ -154,6 +160,13 @@ fn chains(files: Vec<PathBuf>, time: &Range<u64>) -> Vec<Vec<PathBuf>> {
     }
     chains.extend(recorded.into_values().map(chain));
     chains
+}
+
+/// The folder of the recording that a file is of, which may be in one of its days.
+fn recording_of(file: &Path) -> &Path {
+    let folder = file.parent().unwrap_or(file);
+    let is_day = folder.file_name().is_some_and(|name| name.as_bytes().starts_with(b"date="));
+    folder.parent().filter(|_| is_day).unwrap_or(folder)
 }
 
 /// Files of one recording, the first one last. Of one that was closed or sealed while the folder

@@ -159,7 +159,8 @@ impl Replay {
         if let Some(counts) = &mut self.counts {
             let mut flows = counts.take();
             sort_flows(&mut flows);
-            self.output.flows(&flows, coverage.to_ns, &WallClock::at(0), &mut self.text);
+            let (_, to_ns) = coverage.times.unwrap_or_default();
+            self.output.flows(&flows, to_ns, &WallClock::at(0), &mut self.text);
             if counts.lost > 0 {
                 warn(&format!(
                     "tcpconnect: {} connects are not counted: of flows beyond the first \

@@ -15,6 +15,7 @@ use super::source::Looked;
 use super::wanted::Wanted;
 use crate::config::Config;
 use crate::config::Mode;
+use crate::config::cli::Procs;
 use crate::model::coverage::Coverage;
 use crate::model::event::Origin;
 use crate::model::event::Stage;
@@ -95,6 +96,9 @@ impl<'a> Rows<'a> {
         loop {
             let shown = if all { self.held.next() } else { self.held.due() }?;
             if self.is_asked_for(&shown) {
+                if let What::Connection(_) | What::Process(_) | What::Counted(_) = shown.what {
+                    self.covered.show(shown.unix_ns);
+                }
                 return Some(shown);
             }
         }
@@ -128,6 +132,7 @@ impl<'a> Rows<'a> {
         let Printed { unix_ns, boot, what, truncated } = printed;
         let shown = |unix_ns, what| Some(Shown { unix_ns, boot, is_of_this_boot, truncated, what });
         match what {
+            What::Connection(_) if self.config.procs == Some(Procs::Only) => None,
             What::Connection(mut row) => {
                 let written_ns = row.connect.ts_ns;
                 if !self.asked.event(&mut row) || !self.wanted.connection(&row) {

@@ -49,8 +49,9 @@ use crate::output::json::read::What;
 use crate::output::json::read::read;
 use crate::output::json::whose::Whose;
 
-/// Bytes of ends that wait for their place.
+/// Bytes of what waits for its place, with so many of each beside its text.
 const MAX_READY: usize = 64 << 20;
+const BESIDE: usize = 512;
 /// What a footer may have: its bytes, columns and groups. A recording has 3 MiB, some hundred and
 /// 70 at most.
 const MAX_FOOTER: usize = 4 << 20;
@@ -267,6 +268,16 @@ impl Reader {
         let end = self.notes.groups.get(at + 1).map_or(u32::MAX, |next| next.line);
         let marks = self.notes.marks.iter().filter(|mark| (group.line..end).contains(&mark.line));
         let marks: Vec<Mark> = marks.cloned().collect();
+        let mut counted = self.counted(at, &group);
+        // Where not all lines are looked at, their times are told: not before a run has begun, and
+        // not once it has ended.
+        self.is_told = self.addresses.is_some() || counted.is_some();
+        let begins_with_stop =
+            marks.first().is_some_and(|mark| mark.line == group.line && is_stop(&mark.text));
+        let is_counted = counted.is_some();
+        if begins_with_stop {
+            self.tell(at, &group, counted.take());
+        }
         for Mark { line, after, text } in marks {
             if let Some(micros) = after {
                 self.alive(line, micros);
@@ -275,19 +286,10 @@ impl Reader {
             let printed = read(&text).map(|printed| (printed, len)).map_err(Unread::Line);
             self.put(line, printed);
         }
-        let counted = self.counted(at, &group);
-        // Where not all lines are looked at, their times are told; not before a run has begun.
-        self.is_told = self.addresses.is_some() || counted.is_some();
-        if self.is_told {
-            self.within = self.within(at, &group).unwrap_or_default();
-            let times = [Some(group.first), Some(group.min), self.within.map(|(first, _)| first)];
-            times.into_iter().flatten().for_each(|micros| self.alive(group.line, micros));
+        if !begins_with_stop {
+            self.tell(at, &group, counted);
         }
-        if let Some(flows) = counted {
-            let what = What::Counted(flows);
-            let unix_ns = group.min.saturating_mul(1000);
-            let printed = Printed { unix_ns, boot: None, what, truncated: Vec::new() };
-            self.put(group.line, Ok((printed, 0)));
+        if is_counted {
             return self.end_group();
         }
         match self.chunks_of(at, &group) {
@@ -301,6 +303,21 @@ impl Reader {
                 self.lose(u64::try_from(rows).unwrap_or(0), e);
                 self.end_group();
             }
+        }
+    }
+
+    /// What is known of a group without a look at each line.
+    fn tell(&mut self, at: usize, group: &Group, counted: Option<Vec<Flow>>) {
+        if self.is_told {
+            self.within = self.within(at, group).unwrap_or_default();
+            let times = [Some(group.first), Some(group.min), self.within.map(|(first, _)| first)];
+            times.into_iter().flatten().for_each(|micros| self.alive(group.line, micros));
+        }
+        if let Some(flows) = counted {
+            let what = What::Counted(flows);
+            let unix_ns = group.min.saturating_mul(1000);
+            let printed = Printed { unix_ns, boot: None, what, truncated: Vec::new() };
+            self.put(group.line, Ok((printed, 0)));
         }
     }
 
@@ -469,7 +486,7 @@ enum Step {
 }
 
 fn bytes_of(line: &Result<Line, Unread>) -> usize {
-    line.as_ref().map_or(0, |(_, bytes)| *bytes)
+    line.as_ref().map_or(0, |(_, bytes)| *bytes) + BESIDE
 }
 
 fn printed(record: &Record, whose: Option<&Whose>, bytes: usize) -> Result<Line, Unread> {
