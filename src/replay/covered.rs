@@ -135,8 +135,8 @@ impl Covered {
         let is_before = |from_ns: &u64| *from_ns <= at_ns;
         self.wanted.end = self.wanted.end.min(at_ns.saturating_add(1));
         // Of a row that was before the first line it is not known whether others were.
-        self.times = self.times.filter(|(first, _)| *first <= at_ns);
-        self.times = self.times.map(|(first, last)| (first, last.min(at_ns)));
+        let times = self.times.filter(|(first, _)| *first <= at_ns);
+        self.times = times.map(|(first, last)| (first, last.min(at_ns)));
         self.shown = self.shown.map(|(first, last)| (first.min(at_ns), last.min(at_ns)));
         self.gaps.retain(|gap| is_before(&gap.from_ns));
         self.gaps.iter_mut().for_each(|gap| gap.to_ns = gap.to_ns.min(at_ns));
@@ -179,8 +179,8 @@ impl Covered {
                     }
                 }
                 "-v" | "--verbose" => {}
-                _ if word == "--attach=auto" => {}
                 // What is usual, in words.
+                _ if word == "--attach=auto" => {}
                 "--attach" if words.as_slice().first().is_some_and(|hook| hook == "auto") => {
                     words.next();
                 }

@@ -229,14 +229,10 @@ pub(super) fn numbers(
     rows: &RowGroupMetaData,
     column: usize,
 ) -> Result<Vec<u64>> {
-    let (mut chunk, count) = Chunk::whole(part, rows, column)?;
-    let mut numbers = Vec::with_capacity(count);
-    for row in 0..count {
-        if let Some(Value::Number(number)) = chunk.value(row)? {
-            numbers.push(number.cast_unsigned());
-        }
-    }
-    Ok(numbers)
+    let (chunk, _) = Chunk::whole(part, rows, column)?;
+    let mut numbers = Vec::new();
+    chunk.numbers(&mut numbers)?;
+    Ok(numbers.into_iter().flatten().map(i64::cast_unsigned).collect())
 }
 
 /// One of our columns, wherever it stands in the file.
