@@ -44,6 +44,8 @@ RUNTIME_NEEDS := dockerd:docker.io containerd:containerd runc:runc podman:podman
 FLEET_NEEDS := java:default-jre-headless
 BENCH_NEEDS := ss:iproute2 lsof:lsof
 FUZZ_NEEDS := c++:g++
+PACKAGE_NEEDS := dpkg-shlibdeps:dpkg-dev lintian:lintian /usr/bin/python3:python3
+ROOTS_NEEDS := mmdebstrap:mmdebstrap unshare:util-linux /usr/share/doc/busybox-static:busybox-static
 COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
 
 # Silent, and without network or root, when nothing is missing.
@@ -69,7 +71,30 @@ endef
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(TRIPLE)_RUNNER='sudo -E')
 
-.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench compare install deps deps-build deps-test deps-runtimes
+# What is handed to others has no folder of this machine in it, and is the same whoever builds it;
+# cargo test and the like keep their flags, and what they have compiled.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+DIST := target/dist
+CARGO_HOME ?= $(HOME)/.cargo
+RUST_SRC = $(shell rustc --print sysroot)/lib/rustlib/src/rust
+RUST_COMMIT = $(shell rustc -vV | sed -n 's/^commit-hash: //p')
+SAME_PATHS = --remap-path-prefix=$(CARGO_HOME)/registry/src=/crates --remap-path-prefix=$(RUST_SRC)=/rustc/$(RUST_COMMIT) \
+	--remap-path-prefix=$(CURDIR)=/tcpconnect --remap-path-prefix=$(abspath $(CARGO_TARGET_DIR))=/target
+COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || date -r CHANGELOG.md +%s)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# As $(DIST)/$(1), with options of cargo and rustc.
+define build_dist
+	RUSTFLAGS='$(SAME_PATHS) $(3)' TCPCONNECT_COMMIT='$(COMMIT)' LIBBPF_SYS_LIBRARY_PATH=/usr/lib/$(shell cc -print-multiarch) \
+		$(CARGO) build --release --locked --bin tcpconnect --target $(HOST) $(2)
+	install -D -m 755 $(CARGO_TARGET_DIR)/$(HOST)/release/tcpconnect $(DIST)/$(1)
+endef
+# tool@version: what of cargo's is only for packages.
+define install_tool
+	@test -x $(TOOLS)/bin/$(firstword $(subst @, ,$(1))) || $(CARGO) install --debug --quiet --locked --root $(TOOLS) $(1)
+endef
+
+.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench compare install deb static image sbom deny reproducible test-deb test-static release-check deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -84,6 +109,12 @@ help:
 	@echo 'make bench [PART=snapshot]  what tracing costs; PART=growth [SECONDS=600]: what attacks make it take'
 	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
+	@echo 'make deb                 a package for Debian and its like, in $(DIST)'
+	@echo 'make static              one file that needs nothing where it runs: $(DIST)/tcpconnect-static'
+	@echo 'make image               the same as an image for docker, podman and Kubernetes'
+	@echo 'make test-deb, test-static, reproducible  that these work in other releases, and are the same when built again'
+	@echo 'make sbom, make deny     what is in the program; whether licences and sources of it are as they must be'
+	@echo 'make release-check       all that RELEASING.md asks for'
 	@echo 'make deps                install what build and tests need (deps-build, deps-test)'
 
 run: build
@@ -170,6 +201,61 @@ compare: deps
 	$(call install_missing,$(COMPARE_NEEDS))
 	$(CARGO) test --locked --test compare
 
+$(DIST)/tcpconnect: FORCE | deps-build
+	$(call build_dist,tcpconnect)
+
+$(DIST)/tcpconnect-static: FORCE | deps-build
+	$(call build_dist,tcpconnect-static,--features static,-C target-feature=+crt-static)
+
+# What its distributor owes is in RELEASING.md.
+static: $(DIST)/tcpconnect-static
+	$(call install_missing,/usr/bin/python3:python3)
+	packaging/notices.py $< >$(DIST)/THIRD-PARTY-static
+	dpkg-query -W -f '$${source:Package} $${source:Version}\n' libc6-dev libelf-dev zlib1g-dev >$(DIST)/static-sources
+
+# Whoever builds a package for himself need have no address that the world can write to, and no
+# archive asked for it.
+NOT_FOR_AN_ARCHIVE := bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs
+# cargo-deb has its assets in Cargo.toml. Whatever differs by prefix or date is made here.
+deb: $(DIST)/tcpconnect
+	$(call install_missing,$(PACKAGE_NEEDS))
+	$(call install_tool,cargo-deb@3.8.0)
+	packaging/deb.sh $(abspath $(TOOLS))/bin/cargo-deb $(VERSION) $(EPOCH)
+	cd $(DIST) && lintian --allow-root --fail-on error,warning --suppress-tags $(NOT_FOR_AN_ARCHIVE) tcpconnect_$(VERSION)-1_*.deb
+
+# Installs an earlier version first, which is the same but for its number.
+test-deb: deb
+	$(call install_missing,$(ROOTS_NEEDS))
+	packaging/deb.sh $(abspath $(TOOLS))/bin/cargo-deb 0.0.1 $(EPOCH) target/deb-old
+	$(SUDO) tests/packages/deb.sh target/deb-old/tcpconnect_0.0.1-1_*.deb $(DIST)/tcpconnect_$(VERSION)-1_*.deb
+
+test-static: static
+	$(call install_missing,$(ROOTS_NEEDS))
+	$(SUDO) tests/packages/static.sh $(DIST)/tcpconnect-static
+
+image: static
+	packaging/image.sh $(DIST)/tcpconnect-static $(VERSION) $(EPOCH) $(DIST)/tcpconnect-image.tar
+
+reproducible: deps-build
+	$(call install_missing,$(PACKAGE_NEEDS))
+	tests/packages/reproducible.sh $(CARGO_TARGET_DIR)
+
+sbom:
+	$(call install_tool,cargo-cyclonedx@0.5.9)
+	@mkdir -p $(DIST)
+	SOURCE_DATE_EPOCH=$(EPOCH) PATH="$(abspath $(TOOLS))/bin:$$PATH" $(CARGO) cyclonedx --quiet --format json --target $(HOST) --override-filename tcpconnect
+	mv tcpconnect.json $(DIST)/tcpconnect.cdx.json
+
+# Known vulnerabilities come over the network, and are asked for last.
+deny:
+	$(call install_tool,cargo-deny@0.20.2)
+	PATH="$(abspath $(TOOLS))/bin:$$PATH" $(CARGO) deny --locked check licenses sources bans
+	PATH="$(abspath $(TOOLS))/bin:$$PATH" $(CARGO) deny --locked check advisories || \
+		echo 'Known vulnerabilities were not asked for, or there are some: see above.' >&2
+
+release-check:
+	packaging/release-check.sh
+
 # Builds nothing, so that root needs no Rust: run make build first.
 install:
 	@test -x $(BIN) || { echo 'Run make build first: there is no $(BIN).' >&2; exit 1; }
@@ -200,3 +286,5 @@ $(VENV)/installed: tests/join/requirements.txt tests/runtimes/requirements.txt |
 	/usr/bin/python3 -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --only-binary :all: $(addprefix -r ,$^)
 	@touch $@
+
+FORCE:
