@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use tcpconnect::host::proc;
 
@@ -20,6 +23,7 @@ use super::lab::Lab;
 use super::lab::Tracer;
 use super::lab::in_own_mounts;
 use super::lab::inject::Held;
+use super::lab::tcpconnect;
 
 pub const TESTS: &Tests = &[(
     Cells::One,
@@ -29,6 +33,7 @@ pub const TESTS: &Tests = &[(
         a_buffer_for_another_cpu_is_not_refused,
         names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer,
         without_its_process_users_have_numbers_and_it_is_said_once,
+        a_user_that_only_getent_knows_has_a_name_in_a_later_row,
         local_times_are_those_of_the_zone_at_the_start,
     ],
 )];
@@ -212,6 +217,37 @@ fn without_its_process_users_have_numbers_and_it_is_said_once(lab: &Lab) {
     assert!(rows.iter().all(|row| row["uid"] == 0 && row["user"].is_null()), "{done:?}");
     let line = "tcpconnect: the process that names users has ended; numbers stand for names\n";
     assert_eq!(done.stderr, line);
+}
+
+/// Which stands for a directory on the network: a program of this name that knows each id.
+fn a_user_that_only_getent_knows_has_a_name_in_a_later_row(lab: &Lab) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let getent = dir.path().join("getent");
+    let script = "#!/bin/sh\necho \"visitor$2:x:$2:$2::/:/bin/sh\"\n";
+    fs::write(&getent, script).expect("a script");
+    fs::set_permissions(&getent, fs::Permissions::from_mode(0o755)).expect("ours");
+    let mut client = Client::new();
+    let mut command = Command::new("unshare");
+    // A machine may have no such program to put this one in place of.
+    let mount = "test -e /usr/bin/getent || : >/usr/bin/getent
+        mount --bind \"$GETENT\" /usr/bin/getent
+        exec \"$@\"";
+    command.args(["-m", "sh", "-ec", mount, "-"]).arg(tcpconnect()).env("GETENT", &getent);
+    command.args(lab.words(&[]));
+    let tracer = Tracer::start(command, &["-j", "--user", "--netns", &client.netns()]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    client.case("act uid=4242424 knock=81");
+    while !tracer.stdout().contains("visitor4242424") {
+        assert!(Instant::now() < deadline, "{}", tracer.stdout());
+        client.case("act uid=4242424 knock=81");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let done = tracer.stop();
+    done.assert_quiet_success();
+    for row in done.rows() {
+        assert_eq!(row["uid"], 4242424, "{row:#}");
+        assert!(row["user"].is_null() || row["user"] == "visitor4242424", "{row:#}");
+    }
 }
 
 /// A zone that is so many seconds ahead of UTC, as tzfile(5) describes version 1.

@@ -177,17 +177,18 @@ pub const CONTAINER_NAME: &str = "\
 Include CONTAINER, the name of the container: as docker ps and podman ps have it, or \
 NAMESPACE/POD/NAME of Kubernetes, of the container that holds a pod's namespaces NAMESPACE/POD. It \
 is read once, when the container is started, from what its runtime writes down: no daemon is asked. \
-Known are docker, podman, containerd (Kubernetes, k3s, nerdctl), CRI-O, LXC and systemd-nspawn. A \
-container of LXC is called as its cgroup: web-1, where there was a cgroup of web already. Names are used again, and \
-whoever starts a container chooses them: JSON has container_id, too. A \"?\" is as in CONTAINER_ID.";
+Known are docker, podman, containerd (Kubernetes, k3s, nerdctl), CRI-O, LXC (from 4.0 on, whose cgroups \
+are lxc.payload.NAME) and systemd-nspawn. A container of LXC is called as its cgroup: web-1, where there was a cgroup \
+of web already, and a where its name is a/b. Names are used again, and whoever starts a container chooses them: JSON \
+has container_id, too. A \"?\" is as in CONTAINER_ID; one that is part of a name is shown as \\x3f.";
 
 pub const IMAGE: &str = "\
 Include IMAGE, what the container was made of, as who started it called it; known and read as \
 with --container-name.";
 
 pub const CONTAINER_ID: &str = "\
-Include CONTAINER_ID, the first 12 digits of the container's id (LXC: its name; systemd-nspawn: \
-machine-NAME, or systemd-nspawn@NAME), from the cgroup's path: of the innermost directory with such a name that root made. Whoever has a cgroup of his own \
+Include CONTAINER_ID, the first 12 digits of the container's id (LXC: its name, or lxc.payload.NAME where \
+that could be another's; systemd-nspawn: machine-NAME, or systemd-nspawn@NAME), from the cgroup's path: of the innermost directory with such a name that root made. Whoever has a cgroup of his own \
 can make any name in it, so where only others than root made one (podman without root), it is the \
 outermost, with a \"?\" behind it: a claim. One without a cgroup of its own, as podman makes it for a \
 user who has no systemd running, is none here.";

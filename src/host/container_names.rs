@@ -22,12 +22,10 @@ use crate::host::containers::of_conmon;
 use crate::host::containers::started;
 use crate::host::proc;
 use crate::model::container::Container;
-use crate::model::container::LXC;
 use crate::model::container::NameSource;
 use crate::model::container::Names;
-use crate::model::container::Runtime;
 use crate::model::container::is_full_id;
-use crate::model::container::name_of_machine;
+use crate::model::container::name_in_id;
 use crate::model::process::Change;
 use crate::model::process::ProcessEvent;
 use crate::model::shares::Shares;
@@ -313,12 +311,7 @@ impl ContainerNames {
 
     /// What this one is called, by the word of that user.
     pub fn of(&self, id: &str, uid: u32) -> Option<Rc<Names>> {
-        // Others have names for ids.
-        if !is_full_id(id) {
-            let (name, runtime) = match name_of_machine(id) {
-                Some(name) => (name.into(), Runtime::Nspawn),
-                None => (id.strip_prefix(LXC).unwrap_or(id).into(), Runtime::Lxc),
-            };
+        if let Some((name, runtime)) = name_in_id(id) {
             let (name, runtime, source) = (Some(name), Some(runtime), NameSource::Cgroup);
             return Some(Rc::new(Names { name, runtime, source, ..Names::default() }));
         }

@@ -245,8 +245,8 @@ pub fn write_no_file() {
     let _ = confine(AccessFs::from_write(LANDLOCK), &[]);
 }
 
-/// The calling thread, and those that it starts, use no file outside of this folder, change no
-/// owner and mode and no other process, where the kernel can see to that.
+/// The calling thread, and those that it starts, use no file outside of this folder, start no
+/// program, change no owner and mode and no other process, where the kernel can see to that.
 pub fn stay_below(folder: impl AsFd) {
     let all = AccessFs::from_all(LANDLOCK);
     let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
@@ -254,7 +254,7 @@ pub fn stay_below(folder: impl AsFd) {
         let below = PathBeneath::new(folder, all & !AccessFs::Execute);
         rules.create()?.add_rule(below)?.restrict_self()
     });
-    refuse_what_owners_may();
+    refuse(&[OF_OWNERS, OF_OWNERS_OLD, STARTS]);
 }
 
 /// What a user may do to what is its own, without a capability and without a file that is
@@ -288,8 +288,6 @@ const OF_OWNERS: &[i64] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
-    libc::SYS_execve,
-    libc::SYS_execveat,
     // Does some of it past a filter.
     libc::SYS_io_uring_setup,
 ];
@@ -305,17 +303,19 @@ const OF_OWNERS_OLD: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OF_OWNERS_OLD: &[i64] = &[];
 
+const STARTS: &[i64] = &[libc::SYS_execve, libc::SYS_execveat];
+
 /// This process, which must have set no_new_privs, changes no file from now on, and no other
-/// process, where the kernel can see to that.
+/// process, where the kernel can see to that; nor does a program that it starts, which is under
+/// the same.
 pub fn change_nothing() {
     let _ = confine(AccessFs::from_write(LANDLOCK), &[]);
-    refuse_what_owners_may();
+    refuse(&[OF_OWNERS, OF_OWNERS_OLD]);
 }
 
-fn refuse_what_owners_may() {
+fn refuse(calls: &[&[i64]]) {
     let mut refused = Allowed::default();
-    refused.all(OF_OWNERS);
-    refused.all(OF_OWNERS_OLD);
+    calls.iter().for_each(|calls| refused.all(calls));
     let _ = program(refused.0, false).map(|program| install(&program));
 }
 

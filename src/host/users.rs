@@ -279,7 +279,8 @@ fn serve(
 fn ask_getent(uid: u32) -> Option<String> {
     let mut getent = Command::new("/usr/bin/getent");
     getent.args(["passwd", &uid.to_string()]).env_clear();
-    getent.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // Of this process they lead nowhere already, and Landlock lets it open not even /dev/null to write.
+    getent.stdin(Stdio::inherit()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     // SAFETY: a system call, with numbers only.
     unsafe {
         getent.pre_exec(|| {

@@ -18,7 +18,8 @@ const MIN_ID_LEN: usize = 6;
 /// A container that a cgroup path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// The full id; for LXC and systemd-nspawn, which have none, the name, and what it is part of.
+    /// The full id; for LXC and systemd-nspawn, which have none, the name, and what it is part of
+    /// where a name alone could be another's.
     pub id: String,
     /// Others than root made the directory, under what name they liked.
     pub claimed: bool,
@@ -188,8 +189,9 @@ pub fn id_in(path: &str) -> Option<&str> {
 /// A runtime's own monitor and a pod as a whole are no containers.
 fn id_of(name: &str) -> Option<&str> {
     if let Some(own) = name.strip_prefix(LXC) {
-        // Else it would be taken for one of systemd-nspawn.
-        return Some(if name_of_machine(own).is_some() { name } else { own });
+        // Else it would be taken for one of systemd-nspawn, of docker, or of LXC with another name.
+        let is_others = name_of_machine(own).is_some() || is_full_id(own) || own.starts_with(LXC);
+        return Some(if is_others { name } else { own }).filter(|_| !own.is_empty());
     }
     let registered = name.strip_suffix(".scope").filter(|name| name.starts_with("machine-"));
     let of_unit = || name.strip_suffix(".service").filter(|name| name.contains("-nspawn@"));
@@ -234,15 +236,31 @@ pub fn name_of_machine(machine: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|name| !name.is_empty())
 }
 
+/// What a container is called that has no id but this: by LXC, or by systemd-nspawn.
+pub fn name_in_id(id: &str) -> Option<(Box<str>, Runtime)> {
+    match name_of_machine(id) {
+        _ if is_full_id(id) => None,
+        Some(name) => Some((name.into(), Runtime::Nspawn)),
+        None => Some((id.strip_prefix(LXC).unwrap_or(id).into(), Runtime::Lxc)),
+    }
+}
+
 /// Whether it is an id as runtimes make them, with all its digits.
 pub fn is_full_id(text: &str) -> bool {
     text.len() == ID_LEN && is_id(text)
 }
 
 /// Whether `--container` with this text means the container of this id. Digits may be the beginning
-/// of a runtime's, but of no name.
+/// of a runtime's, but of no name; that may stand as in the name of its directory.
 pub fn is_called(id: &str, text: &str) -> bool {
-    text == id || may_begin_id(text) && is_full_id(id) && id.starts_with(text)
+    let Some((name, runtime)) = name_in_id(id) else {
+        return may_begin_id(text) && id.starts_with(text);
+    };
+    let directory = match runtime {
+        Runtime::Lxc => text.strip_prefix(LXC) == Some(&name),
+        _ => [".scope", ".service"].iter().any(|ending| text.strip_suffix(ending) == Some(id)),
+    };
+    text == id || text == &*name || directory
 }
 
 fn may_begin_id(text: &str) -> bool {
@@ -369,8 +387,6 @@ mod tests {
         assert_eq!(name_of_machine(machine.unwrap()).as_deref(), Some("my-box"));
         let machine = id_in("/machine.slice/systemd-nspawn@web.service/payload");
         assert_eq!(machine.and_then(name_of_machine).as_deref(), Some("web"));
-        let of_lxc = id_in("/lxc.payload.machine-web");
-        assert_eq!(of_lxc, Some("lxc.payload.machine-web"), "it is not called web");
         assert_eq!(name_of_machine("machine-lxc\\x2dtest").as_deref(), Some("lxc-test"));
         for other in [
             "machine-qemu\\x2d1\\x2dvm",
@@ -382,6 +398,29 @@ mod tests {
             assert_eq!(id_in(&format!("/machine.slice/{other}.scope")), None, "{other}");
         }
         assert_eq!(id_in("/system.slice/machine-web.service"), None, "it is any service");
+    }
+
+    #[test]
+    fn each_name_of_lxc_is_its_own_whatever_it_looks_like() {
+        for name in ["web", "machine-web", "lxc.payload.web", "lxc.payload.machine-web", ID, "lxc"]
+        {
+            let directory = format!("lxc.payload.{name}");
+            let id = id_in(&directory).unwrap();
+            assert_eq!(name_in_id(id), Some((name.into(), Runtime::Lxc)), "{name}");
+            assert!(is_called(id, name) && is_called(id, &directory), "{name}");
+            assert!(!is_called(id, "we") && !is_called(id, "4f8a1c6b2d3e"), "{name}");
+            assert_eq!(is_called(id, "lxc.payload.web"), matches!(name, "web" | "lxc.payload.web"));
+        }
+        assert_eq!(id_in("/lxc.payload."), None, "LXC has no container without a name");
+    }
+
+    #[test]
+    fn one_of_nspawn_is_called_as_its_directory_too() {
+        assert!(is_called("machine-my\\x2dbox", "my-box"));
+        assert!(is_called("machine-my\\x2dbox", "machine-my\\x2dbox.scope"));
+        assert!(is_called("systemd-nspawn@web", "systemd-nspawn@web.service"));
+        assert!(!is_called("machine-web", "lxc.payload.machine-web"));
+        assert!(is_called(ID, &ID[..6]) && !is_called(ID, &ID[..5]) && !is_called(ID, "web"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::config::Who;
 use crate::config::cli::Procs;
 use crate::model::container::Names;
 use crate::model::container::SHORT_ID_LEN;
+use crate::model::container::is_full_id;
 use crate::model::event::Connect;
 use crate::model::event::Flow;
 use crate::model::event::Life;
@@ -187,7 +188,7 @@ const NETNS: Column = column("NETNS", 10, Gap::Blank, |line, out| match line.eve
 });
 const CONTAINER: Column = column("CONTAINER", 24, Gap::Blank, |line, out| {
     let name = line.row.container_names().and_then(Names::shown);
-    one_word(out, name.as_deref().unwrap_or("-"), bound::CONTAINER);
+    called(out, name.as_deref().unwrap_or("-"));
     if name.is_some() && line.row.container.is_some_and(|container| container.claimed) {
         out.push(b'?');
     }
@@ -198,8 +199,10 @@ const IMAGE: Column = column("IMAGE", 24, Gap::Blank, |line, out| {
 });
 const CONTAINER_ID: Column = column("CONTAINER_ID", SHORT_ID_LEN, Gap::Blank, |line, out| {
     let container = line.row.container;
-    let id = container.map_or("-", |container| &container.id);
-    text::name(out, id.as_bytes(), SHORT_ID_LEN);
+    match container.map(|container| &*container.id) {
+        Some(name) if !is_full_id(name) => called(out, name),
+        id => text::name(out, id.unwrap_or("-").as_bytes(), SHORT_ID_LEN),
+    }
     if container.is_some_and(|container| container.claimed) {
         out.push(b'?');
     }
@@ -297,6 +300,11 @@ fn beginning(out: &mut Vec<u8>, name: &str, max: usize) {
 /// With a blank it would look like the value of the next column, too.
 fn one_word(out: &mut Vec<u8>, name: &str, max: usize) {
     beginning(out, &name.replace(' ', "\\x20"), max);
+}
+
+/// A name of a container, in which no "?" is a claim.
+fn called(out: &mut Vec<u8>, name: &str) {
+    one_word(out, &name.replace('?', "\\x3f"), bound::CONTAINER);
 }
 
 /// `bash(812)`

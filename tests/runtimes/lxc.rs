@@ -104,6 +104,10 @@ fn containers_of_lxc_have_their_names() {
     lxc.stop(web);
     lxc.stay(web);
     lxc.knock_in(web, FIRST + 5);
+    // Neither the container of that name, nor one of docker.
+    let (other, digits) = (format!("lxc.payload.{web}"), "0123456789abcdef".repeat(4));
+    lxc.knock(&other, FIRST + 6);
+    lxc.knock(&digits, FIRST + 7);
     thread::scope(|threads| {
         for n in 0..MANY {
             let lxc = &lxc;
@@ -117,7 +121,7 @@ fn containers_of_lxc_have_their_names() {
         let port = row["dport"].as_u64().expect("a port") - u64::from(FIRST);
         (port, row["container_name"].as_str().unwrap_or("-").to_owned())
     };
-    let mut expected: Vec<_> = [old, web, web, job, web, web]
+    let mut expected: Vec<_> = [old, web, web, job, web, web, &other, &digits]
         .into_iter()
         .enumerate()
         .map(|(n, name)| (n as u64, name.to_owned()))
