@@ -583,7 +583,7 @@ mod tests {
         let want = Columns { who: all(true), uid: true, ..Columns::default() };
         insta::assert_snapshot!(shown(Form::Table, want, of_process), @r"
         FAMILY PROTO  STATE       LADDR            LPORT RADDR            RPORT PID     FD    COMM         USER         VPID    NETNS      CONTAINER                IMAGE                    CONTAINER_ID CGROUP                           EXE                      PARENTS                                  ARGS
-        inet6  tcp    ESTABLISHED ::1              40000 ::1              80    12      3     x            www\x1b      3       9          w\x1b?                   nginx                    abc         ? /a\x1b                           /bin/a\x1b               sh\x3c(5)                                a $'b \n'
+        inet6  tcp    ESTABLISHED ::1              40000 ::1              80    12      3     x            www\x1b      3       9          w\x1b?                   nginx                    abc?         /a\x1b                           /bin/a\x1b               sh\x3c(5)                                a $'b \n'
         ");
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         let unknown = words(&shown(Form::Table, want, nobody));
