@@ -80,6 +80,10 @@ RUST_SRC = $(shell rustc --print sysroot)/lib/rustlib/src/rust
 RUST_COMMIT = $(shell rustc -vV | sed -n 's/^commit-hash: //p')
 SAME_PATHS = --remap-path-prefix=$(CARGO_HOME)/registry/src=/crates --remap-path-prefix=$(RUST_SRC)=/rustc/$(RUST_COMMIT) \
 	--remap-path-prefix=$(CURDIR)=/tcpconnect --remap-path-prefix=$(abspath $(CARGO_TARGET_DIR))=/target
+# Addresses that a static program moves when it starts take a tenth of their room in this form, which
+# the C library that is linked reads from 2.36 on: 165 KB.
+PACKED = $(shell printf '%s\n' 2.36 "$$(getconf GNU_LIBC_VERSION | sed 's/.* //')" | sort -C -V && \
+	echo -C link-arg=-Wl,-z,pack-relative-relocs)
 COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || date -r CHANGELOG.md +%s)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -205,7 +209,7 @@ $(DIST)/tcpconnect: FORCE | deps-build
 	$(call build_dist,tcpconnect)
 
 $(DIST)/tcpconnect-static: FORCE | deps-build
-	$(call build_dist,tcpconnect-static,--features static,-C target-feature=+crt-static)
+	$(call build_dist,tcpconnect-static,--features static,-C target-feature=+crt-static $(PACKED))
 
 # What its distributor owes is in RELEASING.md.
 static: $(DIST)/tcpconnect-static
