@@ -159,7 +159,8 @@ fn no_example_writes_where_everybody_may() {
 #[test]
 fn every_option_named_anywhere_in_the_documents_exists() {
     /// Those of docker and kubectl in README.md.
-    const OF_OTHERS: [&str; 5] = ["rm", "privileged", "network", "cgroupns", "profile"];
+    const OF_OTHERS: [&str; 6] =
+        ["rm", "cap-add", "security-opt", "network", "cgroupns", "profile"];
     let command = Cli::command();
     let known = command.get_arguments().filter_map(|a| a.get_long());
     let known: BTreeSet<_> = known.chain(OF_OTHERS).collect();
