@@ -29,6 +29,9 @@
 #	vm.cgroup=v1		version 1 only
 #	vm.cgroup=none		no cgroup file system
 #
+# With VM_ARCH=arm64 the kernels are those of target/vm/arm64/kernels, and busybox
+# and libraries those of target/vm/arm64/guest (packaging/arm64.sh).
+#
 # Repeatable costs, counted in instructions: -s 1 -q "-icount shift=0,sleep=off"
 #
 # Exit status: COMMAND's; 124 out of time; 125 the machine failed (panic, oops,
@@ -37,14 +40,28 @@ set -euo pipefail
 umask 022
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-readonly VM=$ROOT/target/vm
+readonly ARCH=${VM_ARCH:-amd64}
+VM=$ROOT/target/vm
+[[ $ARCH == amd64 ]] || VM+=/$ARCH
+readonly VM
 # A machine is up in 2 s, in 11 s where three share two busy CPUs.
 readonly BOOT_SECONDS=60
 # What of a processor is slow when it is emulated: five levels of page tables, checks at each
 # change of privilege, "rep movsb" (a byte at a time), and vectors of 32 bytes, in libraries
 # and in each change of task. Nine starts of the tracer took 36, 35 and 41 s of CPU on 5.10,
 # 6.1 and 7.2 with all of it, and take 26, 24 and 29 without.
-readonly CPU=max,la57=off,smap=off,smep=off,umip=off,pku=off,erms=off,fsrm=off,xsave=off,avx=off,avx2=off,fsgsbase=off,pcid=off
+readonly CPU_AMD64=max,la57=off,smap=off,smep=off,umip=off,pku=off,erms=off,fsrm=off,xsave=off,avx=off,avx2=off,fsgsbase=off,pcid=off
+# That of a cloud's machines; "max" of QEMU 7.2 signs each return address, in software.
+readonly CPU_ARM64=neoverse-n1
+case $ARCH in
+amd64) BUSYBOX=$(command -v busybox) SYSROOT='' ;;
+arm64) BUSYBOX=$VM/guest/usr/bin/busybox SYSROOT=$VM/guest/usr ;;
+*)
+	echo "boot.sh: VM_ARCH=$ARCH: it is amd64 or arm64" >&2
+	exit 125
+	;;
+esac
+readonly BUSYBOX SYSROOT
 
 kernel='' cmdline='' cpus=2 memory=1024 limit=120 modules=''
 qemu_args=() files=()
@@ -117,7 +134,7 @@ pack_base() {
 
 	mkdir -p "$tree"/{bin,sbin,dev,proc,root,run,sys,tmp,vm} \
 		"$tree"/{etc,home/user,usr/bin,var/tmp}
-	cp "$(command -v busybox)" "$tree/bin/busybox"
+	cp "$BUSYBOX" "$tree/bin/busybox"
 	for applet in $(busybox --list); do
 		[[ $applet == busybox ]] || echo "$tree/bin/$applet"
 	done | xargs -n 1 ln -s busybox
@@ -196,13 +213,16 @@ while read -r module; do
 	insmod "/vm/$module" || poweroff -f
 done </vm/modules
 
-stty -F /dev/ttyS1 raw -echo
+# The port that is not the console, which is of another kind on arm64.
+out=/dev/ttyS1
+[ ! -c /dev/ttyAMA0 ] || out=/dev/ttyS0
+stty -F $out raw -echo
 say started
-setsid sh /vm/command </dev/null >/dev/ttyS1 2>&1
+setsid sh /vm/command </dev/null >$out 2>&1
 status=$?
 # Applies a setting only after the port has sent all it holds.
 kill -9 -1 2>/dev/null
-stty -F /dev/ttyS1 raw -echo
+stty -F $out raw -echo
 say "status $status"
 poweroff -f
 INIT
@@ -224,12 +244,35 @@ add_file() {
 	mkdir -p "$tree$(dirname "$guest")"
 	cp -rHT --preserve=mode "$host" "$tree$guest"
 	find -H "$host" -type f -perm -u+x | while read -r file; do
-		# Names the interpreter too; fails for scripts and static programs.
-		{ ldd "$file" 2>/dev/null || true; } |
-			sed -n 's|^\t\(.* => \)\?\(/[^ ]*\) (0x.*|\2|p'
+		"libraries_$ARCH" "$file"
 	done | sort -u | while read -r library; do
 		mkdir -p "$tree$(dirname "$library")"
-		cp -L "$library" "$tree$library"
+		cp -L "$SYSROOT$library" "$tree$library"
+	done
+}
+
+# Names the interpreter too; fails for scripts and static programs.
+libraries_amd64() {
+	{ ldd "$1" 2>/dev/null || true; } |
+		sed -n 's|^\t\(.* => \)\?\(/[^ ]*\) (0x.*|\2|p'
+}
+
+# ldd starts a program's interpreter, which does not run on another processor.
+libraries_arm64() {
+	local file library
+	local -a todo=("$1")
+	local -A seen=()
+
+	while ((${#todo[@]})); do
+		file=${todo[0]}
+		todo=("${todo[@]:1}")
+		while read -r library; do
+			[[ -z ${seen[$library]:-} ]] || continue
+			seen[$library]=1
+			todo+=("$SYSROOT$library")
+			echo "$library"
+		done < <(readelf --dynamic --program-headers "$file" 2>/dev/null |
+			sed -n 's|.*(NEEDED).*\[\(.*\)\]|/lib/aarch64-linux-gnu/\1|p; s|.*interpreter: \(.*\)\]|\1|p')
 	done
 }
 
@@ -283,7 +326,7 @@ add_module() {
 build() {
 	local base=$VM/base.cpio file
 
-	[[ $base -nt ${BASH_SOURCE[0]} && $base -nt $(command -v busybox) ]] ||
+	[[ $base -nt ${BASH_SOURCE[0]} && $base -nt $BUSYBOX ]] ||
 		pack_base "$base"
 	mkdir -p "$work/tree/vm"
 	for file in "${files[@]}"; do
@@ -312,19 +355,26 @@ build() {
 # norandmaps: QEMU translates code for the address it is at. With a new one for
 # every process a small program took 33 ms to start and end, and takes 9 so.
 run() {
-	local reader ended result=0
+	local reader ended result=0 serial=ttyS0
+	local -a machine=(qemu-system-x86_64 -cpu "$CPU_AMD64" -serial chardev:console -serial chardev:out)
+
+	# Its board has one port; a second one is a card.
+	[[ $ARCH == amd64 ]] || {
+		serial=ttyAMA0
+		machine=(qemu-system-aarch64 -M virt -cpu "$CPU_ARM64"
+			-serial chardev:console -device "pci-serial,chardev=out")
+	}
 
 	hung=''
 	# QEMU makes its standard output non-blocking, for all who share it.
 	: >"$work/console"
 	cat "$work/out" &
 	reader=$!
-	timeout -k 5 "$limit" qemu-system-x86_64 -nodefaults -no-user-config \
-		-accel tcg,thread=single -cpu "$CPU" -smp "$cpus" -m "$memory" -display none -no-reboot \
+	timeout -k 5 "$limit" "${machine[@]}" -nodefaults -no-user-config \
+		-accel tcg,thread=single -smp "$cpus" -m "$memory" -display none -no-reboot \
 		-kernel "$kernel" -initrd "$work/initrd" \
-		-append "console=ttyS0 loglevel=5 panic=-1 oops=panic norandmaps$cmdline" \
-		-chardev "file,id=console,path=$work/console" -serial chardev:console \
-		-chardev stdio,id=out,signal=off -serial chardev:out \
+		-append "console=$serial loglevel=5 panic=-1 oops=panic norandmaps$cmdline" \
+		-chardev "file,id=console,path=$work/console" -chardev stdio,id=out,signal=off \
 		"${qemu_args[@]}" </dev/null >"$work/out" &
 	pid=$!
 	sleep "$BOOT_SECONDS" >/dev/null 2>&1 &

@@ -15,16 +15,28 @@
 # and on stdout a line "6.1 <version>" for each, oldest kernel first.
 #
 # A complete cache younger than a day costs no network; --force looks anyway.
+# With VM_ARCH=arm64 it is target/vm/arm64/kernels, with the kernels of that
+# architecture from 6.1 on.
 # Exit status 1 if fewer than three kernels could be had.
 set -euo pipefail
 
-readonly SUITES="bullseye bookworm bookworm-backports trixie sid"
-readonly META=linux-image-cloud-amd64
+readonly ARCH=${VM_ARCH:-amd64}
+case $ARCH in
+amd64) SUITES="bullseye bookworm bookworm-backports trixie sid" ;;
+arm64) SUITES="bookworm bookworm-backports trixie sid" ;;
+*)
+	echo "kernels.sh: VM_ARCH=$ARCH: it is amd64 or arm64" >&2
+	exit 1
+	;;
+esac
+readonly SUITES META=linux-image-cloud-$ARCH
 readonly ENOUGH=3
 readonly MAX_AGE_MIN=1440
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-readonly VM=$ROOT/target/vm
+VM=$ROOT/target/vm
+[[ $ARCH == amd64 ]] || VM+=/$ARCH
+readonly VM
 readonly KERNELS=$VM/kernels APT=$VM/apt
 readonly STAMP=$KERNELS/.complete
 
@@ -79,7 +91,7 @@ write_apt_config() {
 			break
 		fi
 	done
-	option="arch=amd64 target=Packages${keyring:+ signed-by=$keyring}"
+	option="arch=$ARCH target=Packages${keyring:+ signed-by=$keyring}"
 	main=$(mirrors '')
 	security=$(mirrors -security)
 	for suite in $SUITES; do
@@ -103,7 +115,7 @@ write_apt_config() {
 		#clear APT::Update::Post-Invoke;
 		#clear APT::Update::Post-Invoke-Success;
 		#clear DPkg::Post-Invoke;
-		APT::Architecture "amd64";
+		APT::Architecture "$ARCH";
 		APT::Sandbox::User "$(id -un)";
 		APT::Get::AllowUnauthenticated "false";
 		Acquire::AllowInsecureRepositories "false";
@@ -182,7 +194,7 @@ closure() {
 			todo+=("$next")
 		done < <(apt cache show "$package=$version" |
 			sed -n 's/^\(Pre-\)\?Depends: //p' | tr ',' '\n' |
-			sed -n 's/^ *\(linux-\(image\|binary\|modules\|base\)-[0-9][^ ]*-cloud-amd64\) .*/\1/p')
+			sed -n 's/^ *\(linux-\(image\|binary\|modules\|base\)-[0-9][^ ]*-cloud-'"$ARCH"'\) .*/\1/p')
 	done
 	((${#found[@]})) && printf '%s\n' "${found[@]}"
 }
