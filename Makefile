@@ -46,6 +46,7 @@ BENCH_NEEDS := ss:iproute2 lsof:lsof
 FUZZ_NEEDS := c++:g++
 PACKAGE_NEEDS := dpkg-shlibdeps:dpkg-dev lintian:lintian /usr/bin/python3:python3
 ROOTS_NEEDS := mmdebstrap:mmdebstrap unshare:util-linux /usr/share/doc/busybox-static:busybox-static
+ARM64_NEEDS := mmdebstrap:mmdebstrap unshare:util-linux qemu-aarch64:qemu-user
 COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
 
 # Silent, and without network or root, when nothing is missing.
@@ -93,12 +94,19 @@ define build_dist
 		$(CARGO) build --release --locked --bin tcpconnect --target $(HOST) $(2)
 	install -D -m 755 $(CARGO_TARGET_DIR)/$(HOST)/release/tcpconnect $(DIST)/$(1)
 endef
+# The same for arm64, by a compiler in a root of its own, whose folders have the same names everywhere.
+ARM64 := aarch64-unknown-linux-gnu
+ARM64_PATHS = --remap-path-prefix=/cargo/registry/src=/crates --remap-path-prefix=/tcpconnect/target/arm64=/target
+define in_arm64_root
+	$(CARGO) fetch --locked --quiet
+	$(SUDO) packaging/arm64.sh '$(CARGO_HOME)' env CARGO_TARGET_DIR=target/arm64 $(1)
+endef
 # tool@version: what of cargo's is only for packages.
 define install_tool
 	@test -x $(TOOLS)/bin/$(firstword $(subst @, ,$(1))) || $(CARGO) install --debug --quiet --locked --root $(TOOLS) $(1)
 endef
 
-.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench compare install deb static image sbom deny reproducible test-deb test-static release-check deps deps-build deps-test deps-runtimes
+.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench compare install deb static static-arm64 image sbom deny reproducible test-deb test-static release-check deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -115,6 +123,7 @@ help:
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
 	@echo 'make deb                 a package for Debian and its like, in $(DIST)'
 	@echo 'make static              one file that needs nothing where it runs: $(DIST)/tcpconnect-static'
+	@echo 'make static-arm64        the same for arm64, which is compiled here'
 	@echo 'make image               the same as an image for docker, podman and Kubernetes'
 	@echo 'make test-deb, test-static, reproducible  that these work in other releases, and are the same when built again'
 	@echo 'make sbom, make deny     what is in the program; whether licences and sources of it are as they must be'
@@ -216,6 +225,18 @@ static: $(DIST)/tcpconnect-static
 	$(call install_missing,/usr/bin/python3:python3)
 	packaging/notices.py $< >$(DIST)/THIRD-PARTY-static
 	dpkg-query -W -f '$${source:Package} $${source:Version}\n' libc6-dev libelf-dev zlib1g-dev >$(DIST)/static-sources
+
+$(DIST)/tcpconnect-static-arm64: FORCE
+	$(call install_missing,$(ARM64_NEEDS))
+	$(call in_arm64_root,TCPCONNECT_COMMIT='$(COMMIT)' RUSTFLAGS='$(ARM64_PATHS) -C target-feature=+crt-static' \
+		cargo build --release --locked --bin tcpconnect --target $(ARM64) --features static)
+	install -D -m 755 target/arm64/$(ARM64)/release/tcpconnect $@
+
+static-arm64: $(DIST)/tcpconnect-static-arm64
+	$(call install_missing,/usr/bin/python3:python3)
+	packaging/notices.py --root target/vm/arm64/cross qemu-aarch64 $< >$(DIST)/THIRD-PARTY-static-arm64
+	dpkg-query --root target/vm/arm64/cross -W -f '$${source:Package} $${source:Version}\n' \
+		libc6-dev:arm64 libelf-dev:arm64 zlib1g-dev:arm64 libzstd-dev:arm64 >$(DIST)/static-arm64-sources
 
 # Whoever builds a package for himself need have no address that the world can write to, and no
 # archive asked for it.
