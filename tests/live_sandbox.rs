@@ -236,7 +236,6 @@ fn a_user_that_only_getent_knows_has_a_name_in_a_later_row(lab: &Lab) {
     command.args(lab.words(&[]));
     let tracer = Tracer::start(command, &["-j", "--user", "--netns", &client.netns()]);
     let deadline = Instant::now() + Duration::from_secs(60);
-    client.case("act uid=4242424 knock=81");
     while !tracer.stdout().contains("visitor4242424") {
         assert!(Instant::now() < deadline, "{}", tracer.stdout());
         client.case("act uid=4242424 knock=81");

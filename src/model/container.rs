@@ -253,14 +253,15 @@ pub fn is_full_id(text: &str) -> bool {
 /// Whether `--container` with this text means the container of this id. Digits may be the beginning
 /// of a runtime's, but of no name; that may stand as in the name of its directory.
 pub fn is_called(id: &str, text: &str) -> bool {
-    let Some((name, runtime)) = name_in_id(id) else {
-        return may_begin_id(text) && id.starts_with(text);
-    };
-    let directory = match runtime {
-        Runtime::Lxc => text.strip_prefix(LXC) == Some(&name),
-        _ => [".scope", ".service"].iter().any(|ending| text.strip_suffix(ending) == Some(id)),
-    };
-    text == id || text == &*name || directory
+    match is_full_id(id) {
+        true => may_begin_id(text) && id.starts_with(text),
+        false => {
+            text == id
+                || id_of(text) == Some(id)
+                || id.strip_prefix(LXC) == Some(text)
+                || name_of_machine(id).as_deref() == Some(text)
+        }
+    }
 }
 
 fn may_begin_id(text: &str) -> bool {
@@ -387,6 +388,8 @@ mod tests {
         assert_eq!(name_of_machine(machine.unwrap()).as_deref(), Some("my-box"));
         let machine = id_in("/machine.slice/systemd-nspawn@web.service/payload");
         assert_eq!(machine.and_then(name_of_machine).as_deref(), Some("web"));
+        let of_lxc = id_in("/lxc.payload.machine-web");
+        assert_eq!(of_lxc, Some("lxc.payload.machine-web"), "it is not called web");
         assert_eq!(name_of_machine("machine-lxc\\x2dtest").as_deref(), Some("lxc-test"));
         for other in [
             "machine-qemu\\x2d1\\x2dvm",
