@@ -119,7 +119,8 @@ help:
 	@echo 'make fuzz [SECONDS=60]      any bytes as DNS messages, as records of the kernel, and as lines of --read'
 	@echo 'make soak [SECONDS=3600]  such histories, storms of them and attacks, until the time is over'
 	@echo 'make bench [PART=snapshot]  what tracing costs; PART=growth [SECONDS=600]: what attacks make it take'
-	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long)'
+	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long); PART=cost, bytes or loss'
+	@echo 'make compare PART=kernels  what libbpf-tools and this cost on each kernel of the tests'
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
 	@echo 'make deb                 a package for Debian and its like, in $(DIST)'
 	@echo 'make static              one file that needs nothing where it runs: $(DIST)/tcpconnect-static'
@@ -212,7 +213,7 @@ bench: deps build
 
 compare: deps
 	$(call install_missing,$(COMPARE_NEEDS))
-	$(CARGO) test --locked --test compare
+	$(CARGO) test --locked --test compare -- $(PART)
 
 $(DIST)/tcpconnect: FORCE | deps-build
 	$(call build_dist,tcpconnect)

@@ -17,9 +17,15 @@ use std::sync::Mutex;
 use std::thread;
 
 const KERNEL: &str = "6.1";
+/// What `make compare PART=kernels` compares on every other kernel.
+const ON_KERNELS: [&str; 4] = [LEADER, OURS, "fentry ring", "kprobe ring"];
+/// The lightest of the others in nearly every line.
+const LEADER: &str = "libbpf-tools";
 const PEERS: [&str; 3] = ["BCC", "libbpf-tools", "bpftrace"];
 const RUNGS: [&str; 3] = ["fentry", "kprobe", "sockops"];
 const BUFFERS: [&str; 2] = ["ring", "perf"];
+/// As guest.py has them.
+const OPTIONS: [&str; 3] = ["-j", "--wide", "-r --life"];
 /// What it chooses by itself.
 const OURS: &str = "sockops ring";
 /// Whose cost for a connect has targets.
@@ -29,17 +35,35 @@ const GROUPS: usize = 5;
 const MACHINES_AT_ONCE: usize = 2;
 
 struct Machine {
-    name: String,
+    kernel: String,
+    /// Words for guest.py.
+    words: Vec<String>,
     options: &'static [&'static str],
 }
+
+impl Machine {
+    fn new(words: &[&str], options: &'static [&'static str]) -> Self {
+        let words = words.iter().map(ToString::to_string).collect();
+        Machine { kernel: KERNEL.to_owned(), words, options }
+    }
+
+    /// Which of them it is, for whoever waits.
+    fn name(&self) -> String {
+        format!("{} {}", self.kernel, self.words[0])
+    }
+}
+
+/// The guest's clock counts instructions; see tests/vm/boot.sh.
+const COUNTED: &[&str] = &["-s", "1", "-m", "3000", "-q", "-icount shift=0,sleep=off"];
 
 /// What the machines said: for each kind of result, its lines as fields.
 type Results = BTreeMap<String, Vec<Vec<String>>>;
 
 fn main() -> ExitCode {
-    // cargo's own options aside, the words choose kinds: bytes, cost, loss.
+    // cargo's own options aside, the words choose kinds: bytes, cost, loss, kernels.
     let chosen: Vec<_> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let wanted = |kind: &str| chosen.is_empty() || chosen.iter().any(|c| c == kind);
+    let named = |kind: &str| chosen.iter().any(|c| c == kind);
+    let wanted = |kind: &str| chosen.is_empty() || named(kind);
     let bin = prepare();
     let mut results = Results::new();
     let mut failures = Vec::new();
@@ -55,23 +79,24 @@ fn main() -> ExitCode {
     };
     let mut machines = Vec::new();
     if wanted("cost") {
-        // The guest's clock counts instructions; see tests/vm/boot.sh.
-        let options = &["-s", "1", "-m", "3000", "-q", "-icount shift=0,sleep=off"];
-        machines.push(Machine { name: "cost".into(), options });
-        let options = &["-s", "1", "-m", "1000"];
-        machines.push(Machine { name: "size".into(), options });
+        machines.push(Machine::new(&["cost"], COUNTED));
+        machines.push(Machine::new(&["size"], &["-s", "1", "-m", "1000"]));
+    }
+    let kernels = if named("kernels") { kernels() } else { Vec::new() };
+    for kernel in &kernels {
+        let words: Vec<_> = ["cost"].into_iter().chain(ON_KERNELS).collect();
+        machines.push(Machine { kernel: kernel.clone(), ..Machine::new(&words, COUNTED) });
     }
     if wanted("bytes") {
         // Mitigations make emulation slow and change no byte.
         let options = &["-s", "1", "-m", "2800", "-a", "mitigations=off"];
-        let groups = (0..GROUPS).map(|i| format!("bytes {i} {GROUPS}"));
-        machines.extend(groups.map(|name| Machine { name, options }));
+        let groups = (0..GROUPS).map(|i| ["bytes".to_owned(), i.to_string(), GROUPS.to_string()]);
+        machines.extend(groups.map(|words| Machine::new(&words.each_ref().map(|w| &**w), options)));
     }
     run(&machines, MACHINES_AT_ONCE);
     if wanted("loss") {
         // Alone, for both of the host's CPUs are its.
-        let options = &["-s", "2", "-m", "2000"];
-        run(&[Machine { name: "loss".into(), options }], 1);
+        run(&[Machine::new(&["loss"], &["-s", "2", "-m", "2000"])], 1);
     }
     let mut verdict = Vec::new();
     if wanted("bytes") {
@@ -82,6 +107,9 @@ fn main() -> ExitCode {
     }
     if wanted("cost") || wanted("loss") {
         report_costs(&Figures::new(&results));
+    }
+    for kernel in &kernels {
+        report_kernel(kernel, &Figures::of_kernel(kernel, &results));
     }
     for failure in &failures {
         println!("compare: {failure}");
@@ -95,6 +123,13 @@ fn main() -> ExitCode {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Those that the tests have.
+fn kernels() -> Vec<String> {
+    let kernels = Command::new(root().join("tests/vm/kernels.sh")).output().expect("it starts");
+    let lines = String::from_utf8(kernels.stdout).expect("names are ASCII");
+    lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 /// Kernel, the peers' disk, and copies of our programs that no other build replaces.
@@ -128,11 +163,11 @@ fn run_machines(machines: &[Machine], at_once: usize, bin: &Path) -> Vec<(String
                 loop {
                     let machine = next.lock().expect("no holder panics").next();
                     let Some(machine) = machine else { break };
-                    eprintln!("compare: running {}", machine.name);
+                    eprintln!("compare: running {}", machine.name());
                     let outcome = run_machine(machine, bin);
-                    eprintln!("compare: {} ended", machine.name);
+                    eprintln!("compare: {} ended", machine.name());
                     let mut outcomes = outcomes.lock().expect("no holder panics");
-                    outcomes.push((machine.name.clone(), outcome));
+                    outcomes.push((machine.name(), outcome));
                 }
             });
         }
@@ -146,7 +181,7 @@ fn run_machine(machine: &Machine, bin: &Path) -> Outcome {
     let disk = root().join("target/vm/compare/image.ext4");
     let drive = format!("-drive if=virtio,readonly=on,format=raw,file={}", disk.display());
     let mut boot = Command::new(root().join("tests/vm/boot.sh"));
-    boot.args(["-k", KERNEL, "-t", "3600", "-M", "virtio_pci,virtio_blk", "-q", &drive]);
+    boot.args(["-k", &machine.kernel, "-t", "3600", "-M", "virtio_pci,virtio_blk", "-q", &drive]);
     boot.args(machine.options);
     let ours = root().join("tests/compare");
     for (directory, name) in
@@ -154,21 +189,28 @@ fn run_machine(machine: &Machine, bin: &Path) -> Outcome {
     {
         boot.args(["-f", &format!("{}:/{name}", directory.join(name).display())]);
     }
-    boot.args(["--", "/enter.sh", &machine.name]).stdin(Stdio::null()).stdout(Stdio::piped());
+    // boot.sh joins its words with blanks.
+    let words = machine.words.iter().map(|w| format!("'{w}'"));
+    boot.args(["--", "/enter.sh"]).args(words).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut boot = boot.spawn().map_err(|e| e.to_string())?;
     let output = BufReader::new(boot.stdout.take().expect("stdout is a pipe"));
     let mut results = Vec::new();
     for line in output.split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
-        eprintln!("{}: {line}", machine.name);
+        eprintln!("{}: {line}", machine.name());
         if let Some(fields) = line.strip_prefix('@') {
             let mut fields = fields.split('\t').map(str::to_owned);
             let kind = fields.next().unwrap_or_default();
-            results.push((kind, fields.collect()));
+            results.push((format!("{}{kind}", prefix_of(&machine.kernel)), fields.collect()));
         }
     }
     let status = boot.wait().map_err(|e| e.to_string())?;
     if status.success() { Ok(results) } else { Err(status.to_string()) }
+}
+
+/// Of the kinds of results of a kernel.
+fn prefix_of(kernel: &str) -> String {
+    if kernel == KERNEL { String::new() } else { format!("{kernel} ") }
 }
 
 /// One line for each combination, with what differs. The fields are: number, number of
@@ -210,19 +252,24 @@ struct Figures(BTreeMap<(String, String), f64>);
 
 impl Figures {
     fn new(results: &Results) -> Self {
+        Figures::of_kernel(KERNEL, results)
+    }
+
+    fn of_kernel(kernel: &str, results: &Results) -> Self {
+        let of = |kind| results.get(&format!("{}{kind}", prefix_of(kernel))).into_iter().flatten();
         let mut figures = BTreeMap::new();
         let mut add = |tool: &str, kind: &str, figure: &str| {
             let figure = figure.parse().expect("a number");
             figures.insert((tool.to_owned(), kind.to_owned()), figure);
         };
-        for f in results.get("cost").into_iter().flatten() {
+        for f in of("cost") {
             add(&f[0], &f[1], &f[2]);
         }
-        for f in results.get("loss").into_iter().flatten() {
+        for f in of("loss") {
             add(&f[0], "lost", &f[2]);
             add(&f[0], "told", &f[3]);
         }
-        for f in results.get("size").into_iter().flatten() {
+        for f in of("size") {
             add(if f[0] == "ours" { OURS } else { &f[0] }, "size", &f[1]);
         }
         Figures(figures)
@@ -234,7 +281,10 @@ impl Figures {
 }
 
 /// What is measured: kind, words, what a unit of it is divided by, decimals.
-const MEASURES: [(&str, &str, f64, usize); 12] = [
+type Measure = (&'static str, &'static str, f64, usize);
+/// So many of them are what `guest.py cost` says.
+const OF_A_COST: usize = 9;
+const MEASURES: [Measure; 12] = [
     ("start", "start to first row possible, ms (10^9 instructions a second)", 1e6, 0),
     ("start_cpu", "... of which on a CPU, ms", 1e6, 0),
     ("peak_kb", "peak memory, MiB", 1024.0, 1),
@@ -249,11 +299,26 @@ const MEASURES: [(&str, &str, f64, usize); 12] = [
     ("size", "on disk with all it needs, MiB", 1024.0, 1),
 ];
 
+fn number(figures: &Figures, tool: &str, (kind, _, unit, decimals): Measure) -> String {
+    let figure = figures.get(tool, kind) / unit;
+    if figure.is_nan() { "-".into() } else { format!("{figure:.decimals$}") }
+}
+
+/// One column for each of these.
+fn report(head: &str, tools: &[&str], measures: &[Measure], figures: &Figures) {
+    println!("\n| {head} | {} |", tools.join(" | "));
+    println!("|---|{}", "--:|".repeat(tools.len()));
+    for measure in measures {
+        let columns: Vec<_> = tools.iter().map(|tool| number(figures, tool, *measure)).collect();
+        println!("| {} | {} |", measure.1, columns.join(" | "));
+    }
+}
+
+fn report_kernel(kernel: &str, figures: &Figures) {
+    report(&format!("Kernel {kernel}"), &ON_KERNELS, &MEASURES[..OF_A_COST], figures);
+}
+
 fn report_costs(figures: &Figures) {
-    let number = |tool: &str, (kind, _, unit, decimals): (&str, &str, f64, usize)| {
-        let figure = figures.get(tool, kind) / unit;
-        if figure.is_nan() { "-".into() } else { format!("{figure:.decimals$}") }
-    };
     println!("\n| | {} | tcpconnect | ratio to the best peer |", PEERS.join(" | "));
     println!("|---|--:|--:|--:|--:|--:|");
     for measure in MEASURES {
@@ -261,17 +326,15 @@ fn report_costs(figures: &Figures) {
         let ratio = figures.get(OURS, measure.0) / best;
         let ratio = if ratio.is_finite() { format!("{ratio:.2}") } else { "-".into() };
         let columns: Vec<_> =
-            PEERS.iter().chain([&OURS]).map(|tool| number(tool, measure)).collect();
+            PEERS.iter().chain([&OURS]).map(|tool| number(figures, tool, measure)).collect();
         println!("| {} | {} | {ratio} |", measure.1, columns.join(" | "));
     }
 
-    let ours = || RUNGS.iter().flat_map(|r| BUFFERS.iter().map(move |b| format!("{r} {b}")));
-    println!("\n| tcpconnect | {} |", ours().collect::<Vec<_>>().join(" | "));
-    println!("|---|{}", "--:|".repeat(ours().count()));
-    for measure in &MEASURES[..MEASURES.len() - 1] {
-        let columns: Vec<_> = ours().map(|tool| number(&tool, *measure)).collect();
-        println!("| {} | {} |", measure.1, columns.join(" | "));
-    }
+    let ours: Vec<_> = RUNGS.iter().flat_map(|r| BUFFERS.map(|b| format!("{r} {b}"))).collect();
+    let ours: Vec<_> = ours.iter().map(|tool| &**tool).collect();
+    report("tcpconnect", &ours, &MEASURES[..MEASURES.len() - 1], figures);
+    let options = [&[OURS], &OPTIONS[..]].concat();
+    report("tcpconnect", &options, &MEASURES[..OF_A_COST], figures);
     let base = |kind| figures.get("base", kind);
     println!(
         "\nA connect without a tracer is {} instructions lone, {} in a storm.",

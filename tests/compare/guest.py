@@ -6,7 +6,9 @@ Owns starting the tracers, giving them connects and comparing what they print.
 Does not judge costs: tests/compare.rs does, from the lines printed here.
 
   guest.py bytes I N   every Nth combination of options, from the Ith
-  guest.py cost        instructions, memory and start; wants QEMU's -icount
+  guest.py cost [NAME] instructions, memory and start, of all, or of the tools with
+                       these names or of tcpconnect with these options; wants
+                       QEMU's -icount
   guest.py loss        rows lost in a storm
   guest.py size        disk space of packages
 
@@ -38,6 +40,8 @@ PEERS = {
 }
 RUNGS = ["fentry", "kprobe", "sockops"]
 BUFFERS = ["ring", "perf"]
+# With the hook and the buffer that it chooses by itself.
+OPTIONS = ["-j", "--wide", "-r --life"]
 
 CGROUP = "/sys/fs/cgroup/compare"
 CGROUP_MAP, MNTNS_MAP = "/sys/fs/bpf/cgroups", "/sys/fs/bpf/mntns"
@@ -454,6 +458,17 @@ def tools():
         yield name, argv, False
     for rung, buffer in itertools.product(RUNGS, BUFFERS):
         yield f"{rung} {buffer}", ["--attach", rung, "--buffer", buffer], True
+    for options in OPTIONS:
+        yield options, options.split(), True
+
+
+def chosen(wanted):
+    """All, or those with these names; other words are options of ours."""
+    every = list(tools())
+    if not wanted:
+        return every
+    named = {tool[0]: tool for tool in every}
+    return [named.get(name, (name, name.split(), True)) for name in wanted]
 
 
 LONE, HOOK, STORM, ROUNDS = 60, 100, 1500, 7
@@ -488,12 +503,12 @@ def read_disk():
                 read(path)
 
 
-def cost():
+def cost(wanted):
     """Under -icount, a nanosecond of the guest's clock is one instruction."""
     read_disk()
     client = Client()
     client.storm(STORM)
-    for name, argv, ours in tools():
+    for name, argv, ours in chosen(wanted):
         base = {
             "quiet": lone(client),
             "hook": rounds(client, HOOK),
@@ -617,8 +632,8 @@ def main():
     match sys.argv[1:]:
         case ["bytes", group, groups]:
             compare_bytes(int(group), int(groups))
-        case ["cost"]:
-            cost()
+        case ["cost", *wanted]:
+            cost(wanted)
         case ["loss"]:
             loss()
         case ["size"]:
