@@ -26,14 +26,36 @@ pub fn harmless(text: &str) -> String {
     out
 }
 
-/// Nearly all text is.
+/// Nearly all text is. It is asked of each name and value of JSON, so eight bytes are looked at at
+/// once: a byte below 0x20 borrows from its highest bit, and one from 0x7f on carries into it.
 pub fn is_plain(text: &[u8]) -> bool {
-    text.iter().all(|b| (0x20..0x7f).contains(b))
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHEST: u64 = EACH * 0x80;
+    let (eights, rest) = text.as_chunks::<8>();
+    let is_bad = |eight: &[u8; 8]| {
+        let bytes = u64::from_ne_bytes(*eight);
+        let low = (bytes | HIGHEST) - EACH * 0x20;
+        let high = (bytes & !HIGHEST) + EACH;
+        (!low | high | bytes) & HIGHEST != 0
+    };
+    !eights.iter().any(is_bad) && rest.iter().all(|b| (0x20..0x7f).contains(b))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_is_what_ascii_has_to_print_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            for at in 0..19 {
+                let mut text = *b"0123456 ~abcdefghij";
+                text[at] = byte;
+                assert_eq!(is_plain(&text), (b' '..=b'~').contains(&byte), "{byte:x} at {at}");
+            }
+        }
+        assert!(is_plain(b"") && is_plain(b"~ ~ ~ ~ "));
+    }
 
     #[test]
     fn letters_and_marks_are_harmless_and_what_hides_or_turns_is_not() {
