@@ -139,11 +139,22 @@ fn callers(elf: &object::File<'_>) -> Result<Vec<(String, u64)>> {
     Ok(callers)
 }
 
+/// Rust source of what a program of this section attaches to, if that is a type of the kernel's;
+/// SEC_ATTACH_BTF in libbpf.c, and find_attach_btf_id() there.
+fn target(section: &str) -> String {
+    match section.split_once('/') {
+        Some(("fentry" | "fexit", name)) => format!("Some(Target::Function({name:?}))"),
+        Some(("tp_btf", name)) => format!("Some(Target::Typedef(\"btf_trace_{name}\"))"),
+        Some(("iter", name)) => format!("Some(Target::Function(\"bpf_iter_{name}\"))"),
+        _ => "None".to_owned(),
+    }
+}
+
 /// Rust source of what each program reads.
 pub fn source(object: &Path) -> Result<String> {
     let data = fs::read(object)?;
     let elf = object::File::parse(&*data)?;
-    let mut programs = BTreeMap::new();
+    let (mut programs, mut targets) = (BTreeMap::new(), BTreeMap::new());
     let mut places = Vec::new();
     for symbol in elf.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text) {
         let Some(index) = symbol.section_index().filter(|_| symbol.size() > 0) else { continue };
@@ -152,6 +163,7 @@ pub fn source(object: &Path) -> Result<String> {
         places.push((section.clone(), range, symbol.name()?.to_owned()));
         if section != ".text" {
             programs.insert(symbol.name()?.to_owned(), BTreeSet::new());
+            targets.insert(symbol.name()?.to_owned(), target(&section));
         }
     }
     let callers = callers(&elf)?;
@@ -176,7 +188,8 @@ pub fn source(object: &Path) -> Result<String> {
     writeln!(source, "const PROGRAMS: [Program; {}] = [", programs.len())?;
     for (name, needs) in &programs {
         let needs: Vec<_> = needs.iter().filter_map(|need| all.binary_search(&need).ok()).collect();
-        writeln!(source, "Program {{ name: {name:?}, needs: &{needs:?} }},")?;
+        let target = &targets[name];
+        writeln!(source, "Program {{ name: {name:?}, needs: &{needs:?}, target: {target} }},")?;
     }
     source.push_str("];\n");
     Ok(source)

@@ -7,8 +7,11 @@ pub mod attached;
 mod btf;
 mod btf_types;
 mod buffer;
+mod by_id;
 pub mod files;
 mod hook;
+mod info;
+mod kernel_btf;
 mod list;
 mod object;
 mod part;
@@ -24,7 +27,6 @@ pub mod trial;
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::ffi::c_void;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
@@ -43,14 +45,14 @@ use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 use libbpf_rs::libbpf_sys;
-use libbpf_rs::query::LinkTypeInfo;
-use libbpf_rs::query::PerfEventType;
 
 use self::buffer::PerfBuffers;
 use self::buffer::SharedSink;
 use self::buffer::Sink;
 use self::buffer::Transport;
 use self::hook::LIST_PROGRAM;
+use self::info::entry_probe_misses;
+use self::info::recursion_misses;
 use self::list::Lister;
 pub use self::object::refused_cgroups;
 use crate::clock::monotonic_ns;
@@ -570,31 +572,4 @@ fn new_flows() -> Result<MapHandle> {
     let key = size_of::<types::flow>() as u32;
     MapHandle::create(MapType::Hash, Some("flows"), key, 8, MAX_FLOWS, &opts)
         .context("failed to make the table of counts")
-}
-
-/// bpf_prog_info.recursion_misses, kernel 5.12; 0 where it cannot be had.
-fn recursion_misses(fd: RawFd) -> u64 {
-    program_info(fd).map_or(0, |info| info.recursion_misses)
-}
-
-/// What the kernel says of a program without being asked for its code.
-fn program_info(fd: RawFd) -> Option<libbpf_sys::bpf_prog_info> {
-    let mut info = libbpf_sys::bpf_prog_info::default();
-    let mut len = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: `info` is zeroed, as the kernel demands, and `len` its size.
-    let ret = unsafe {
-        libbpf_sys::bpf_obj_get_info_by_fd(fd, (&raw mut info).cast::<c_void>(), &mut len)
-    };
-    (ret == 0).then_some(info)
-}
-
-/// Misses of an entry probe, kernel 6.7.
-fn entry_probe_misses(link: &Link) -> Option<u64> {
-    match link.info().ok()?.info {
-        LinkTypeInfo::PerfEvent(info) => match info.event_type {
-            PerfEventType::Kprobe { is_retprobe: false, missed, .. } => Some(missed),
-            _ => None,
-        },
-        _ => None,
-    }
 }

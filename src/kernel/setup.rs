@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
+use libbpf_rs::IterOpts;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
@@ -36,6 +37,7 @@ use super::buffer::PerfBuffers;
 use super::buffer::PerfMaps;
 use super::buffer::SharedSink;
 use super::buffer::Transport;
+use super::by_id::ByIds;
 use super::hook::AcceptHook;
 use super::hook::CGROUP_PROGRAMS;
 use super::hook::DESTROY_PROGRAM;
@@ -122,6 +124,8 @@ impl Tracer {
             let mount = cgroup_mount.expect("tried only with cgroup v2");
             let root = std::fs::File::open(mount).map_err(libbpf_rs::Error::from)?;
             program.attach_cgroup(root.as_raw_fd())?
+        } else if program.prog_type() == ProgramType::Tracing {
+            program.attach_trace()?
         } else if program.prog_type() == ProgramType::Tracepoint {
             program.attach().or_else(|e| {
                 let link = tracepoint::attach_unmounted(&program).map_err(|_| e)?;
@@ -343,7 +347,7 @@ impl<'a> Setup<'a> {
             self.adopt_descendants(&tracer)?;
         }
         if self.plan.processes {
-            match tracer.program(LIST_PROGRAM).attach() {
+            match tracer.program(LIST_PROGRAM).attach_iter_with_opts(IterOpts::None) {
                 Ok(link) => tracer.list = Some(link),
                 Err(e) => return Ok(Err(refusal(hook, LIST_PROGRAM, &e, &take_log()))),
             }
@@ -373,7 +377,9 @@ impl<'a> Setup<'a> {
         let mut names: Vec<_> = connect.iter().chain(companions).map(String::as_str).collect();
         names.extend(self.plan.processes.then_some(LIST_PROGRAM));
         if let Some(slim) = SlimBtf::of(&names) {
+            let by_ids = Some(slim.ids()).filter(|ids| !ids.is_empty()).and_then(ByIds::new);
             let loaded = self.load_by(Some(slim.path()), hook, connect, companions)?;
+            drop(by_ids);
             if let Ok(tracer) = loaded {
                 return Ok(Ok(Tracer { slim_btf: true, ..tracer }));
             }

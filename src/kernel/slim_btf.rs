@@ -2,17 +2,15 @@
 //! The few types of the kernel's BTF that the programs' relocations ask for, as BTF of their own.
 //!
 //! libbpf reads and checks all of the kernel's types, some 130,000, and looks through them for
-//! each of these: that was half of a start. Here reading ends where the last of them has been
-//! found. Of a program that is attached by a type, libbpf still reads all of them for its name.
-//! Where anything is not as expected there is no such file, and libbpf reads the kernel's.
+//! each of these, and for what a program is attached to: that was half of a start. Here reading
+//! ends where the last of them has been found. Where anything is not as expected there is no such
+//! file, and libbpf reads the kernel's.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use rustix::fs::MemfdFlags;
@@ -30,30 +28,37 @@ use super::btf_types::INT;
 use super::btf_types::MEMBER_LEN;
 use super::btf_types::PTR;
 use super::btf_types::word;
+use super::kernel_btf::HEADER_LEN;
+use super::kernel_btf::Kernel;
+use super::kernel_btf::MAGIC;
+use super::kernel_btf::Sort;
 
-/// What a program of src/bpf reads.
+/// What a program of src/bpf reads, and what it is attached to, if that is a type.
 struct Program {
     name: &'static str,
     /// Places in `NEEDS`.
     needs: &'static [u16],
+    target: Option<Target>,
+}
+
+enum Target {
+    Function(&'static str),
+    /// Of a tracepoint.
+    Typedef(&'static str),
+}
+
+impl Target {
+    fn name_and_sort(&self) -> (&'static str, Sort) {
+        match self {
+            Target::Function(name) => (name, Sort::Function),
+            Target::Typedef(name) => (name, Sort::Typedef),
+        }
+    }
 }
 
 include!(concat!(env!("OUT_DIR"), "/needs.rs"));
 
-/// Of the header, with which BTF begins.
-const MAGIC: u16 = 0xeb9f;
-/// Its first 24 bytes: magic, version, flags, its own length, then where types and strings are,
-/// from its end, each with its length.
-const HEADER_LEN: usize = 24;
-/// Bytes that sysfs gives at once, before 6.16.
-const PAGE: usize = 4096;
-const READ_AT_ONCE: usize = 8 * PAGE;
-/// A place is noted each time that so many types have been looked at.
-const NOTED: usize = 32;
 const INT_ID: u32 = 1;
-/// So many types are looked into at most: the programs read some 250, and types that contain each
-/// other, as in no kernel, would have no end.
-const MAX_LOOKS: usize = 4096;
 
 /// A member, and what is read of it in turn; of a root: a type.
 #[derive(Debug, Default)]
@@ -75,224 +80,81 @@ fn needs(programs: &[&str]) -> Tree<'static> {
     tree
 }
 
+/// What these programs are attached to, of those that are attached to a type.
+fn targets(programs: &[&str]) -> Vec<(&'static str, (&'static str, Sort))> {
+    let programs = PROGRAMS.iter().filter(|program| programs.contains(&program.name));
+    let target = |p: &'static Program| Some((p.name, p.target.as_ref()?.name_and_sort()));
+    programs.filter_map(target).collect()
+}
+
 /// A file of BTF with what these programs read.
-pub struct SlimBtf(File);
+pub struct SlimBtf {
+    file: File,
+    /// Of what the programs are attached to, by their names; `None` if this BTF does not have all,
+    /// as where a module has one.
+    ids: Option<Vec<(&'static str, u32)>>,
+}
 
 impl SlimBtf {
     /// `None` if the kernel's BTF is not as expected, or no such file may be written.
     pub fn of(programs: &[&str]) -> Option<SlimBtf> {
-        let bytes = slim(&File::open(KERNEL_BTF).ok()?, &needs(programs))?;
+        let targets = targets(programs);
+        let (bytes, ids) = slim(&File::open(KERNEL_BTF).ok()?, &needs(programs), &targets)?;
         // SIGXFSZ would end the program.
         if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < bytes.len() as u64) {
             return None;
         }
         let mut file = File::from(memfd_create(c"btf", MemfdFlags::CLOEXEC).ok()?);
         file.write_all(&bytes).ok()?;
-        Some(SlimBtf(file))
+        Some(SlimBtf { file, ids })
     }
 
     /// A name for the open file.
     pub fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+
+    /// Of programs, the type that each is attached to; none if libbpf is to find them.
+    pub fn ids(&self) -> &[(&'static str, u32)] {
+        self.ids.as_deref().unwrap_or_default()
     }
 }
 
-fn slim(file: &File, needs: &Tree<'_>) -> Option<Vec<u8>> {
+type Slim = (Vec<u8>, Option<Vec<(&'static str, u32)>>);
+
+fn slim(
+    file: &File,
+    needs: &Tree<'_>,
+    targets: &[(&'static str, (&'static str, Sort))],
+) -> Option<Slim> {
     let mut kernel = Kernel::open(file)?;
-    let names = kernel.find_names(needs)?;
+    let composites = needs.0.keys().map(|name| (*name, Sort::Composite));
+    kernel
+        .want(&composites.chain(targets.iter().map(|(_, target)| *target)).collect::<Vec<_>>())?;
     let mut made = Made::new();
-    kernel.find_types(&names)?;
+    kernel.find_composites()?;
     for (name, tree) in &needs.0 {
         // This kernel has no such type, as without MPTCP: the programs ask for that.
-        let Some(&id) = names.get(name).and_then(|at| kernel.roots.get(at)) else { continue };
+        let Some(id) = kernel.id(name, Sort::Composite) else { continue };
         made.composite(&mut kernel, id, name, tree)?;
     }
-    Some(made.finish())
+    kernel.find_others()?;
+    let id = |&(program, (name, sort))| Some((program, kernel.id(name, sort)?));
+    Some((made.finish(), targets.iter().map(id).collect()))
 }
 
-/// The kernel's BTF, read as far as it has been asked for.
-struct Kernel<'a> {
-    file: &'a File,
-    types_at: u64,
-    types_len: usize,
-    strings_at: u64,
-    strings_len: usize,
-    types: Vec<u8>,
-    /// Where the record begins that comes after those that have been looked at, and its id.
-    next: (usize, u32),
-    /// Where each 32nd record begins; that of void is where the first one does.
-    noted: Vec<usize>,
-    /// Types that are wanted, by the place of their name.
-    roots: HashMap<u32, u32>,
-    /// Of the strings.
-    pages: HashMap<u64, Vec<u8>>,
-    looks: usize,
-}
-
-/// As many bytes as there are.
-fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while read < bytes.len() {
-        match file.read_at(&mut bytes[read..], at + read as u64)? {
-            0 => break,
-            more => read += more,
+/// The wanted name that is there.
+fn wanted<'n, 't>(
+    kernel: &mut Kernel<'_>,
+    at: u32,
+    tree: &'t Tree<'n>,
+) -> Option<Option<(&'n str, &'t Tree<'n>)>> {
+    for (name, below) in &tree.0 {
+        if kernel.is_name(at, name)? {
+            return Some(Some((name, below)));
         }
     }
-    Ok(read)
-}
-
-impl<'a> Kernel<'a> {
-    fn open(file: &'a File) -> Option<Self> {
-        let mut header = [0; HEADER_LEN];
-        read_at(file, &mut header, 0).ok().filter(|&read| read == HEADER_LEN)?;
-        let [len, types, types_len, strings, strings_len] =
-            [4, 8, 12, 16, 20].map(|at| word(&header, at).unwrap_or(0));
-        let magic = u16::from_ne_bytes([header[0], header[1]]);
-        (magic == MAGIC).then_some(Kernel {
-            file,
-            types_at: u64::from(len) + u64::from(types),
-            types_len: types_len as usize,
-            strings_at: u64::from(len) + u64::from(strings),
-            strings_len: strings_len as usize,
-            types: Vec::new(),
-            next: (0, 1),
-            noted: vec![0],
-            roots: HashMap::new(),
-            pages: HashMap::new(),
-            looks: 0,
-        })
-    }
-
-    /// Where the names of the wanted types are, of those that are there.
-    fn find_names<'n>(&self, needs: &Tree<'n>) -> Option<HashMap<&'n str, u32>> {
-        let (mut found, mut rest, mut at) = (HashMap::new(), Vec::new(), 0);
-        let mut page = vec![0; READ_AT_ONCE];
-        while found.len() < needs.0.len() && at < self.strings_len {
-            let read = read_at(self.file, &mut page, self.strings_at + at as u64).ok()?;
-            let read = read.min(self.strings_len - at);
-            if read == 0 {
-                return None;
-            }
-            let begins = at - rest.len();
-            rest.extend_from_slice(&page[..read]);
-            at += read;
-            let mut start = 0;
-            while let Some(len) = rest[start..].iter().position(|&byte| byte == 0) {
-                let name = std::str::from_utf8(&rest[start..start + len]).unwrap_or_default();
-                if let Some((name, _)) = needs.0.get_key_value(name) {
-                    found.insert(*name, u32::try_from(begins + start).ok()?);
-                }
-                start += len + 1;
-            }
-            rest.drain(..start);
-        }
-        Some(found)
-    }
-
-    /// Looks at types in their order until each of these names has one.
-    fn find_types(&mut self, names: &HashMap<&str, u32>) -> Option<()> {
-        let names: Vec<u32> = names.values().copied().collect();
-        while self.roots.len() < names.len() && self.next.0 < self.types_len {
-            let (id, head) = self.look_at_next()?;
-            // A type that is only declared, or a function, may have the same name.
-            if head.is_composite() && names.contains(&head.name) {
-                self.roots.entry(head.name).or_insert(id);
-            }
-        }
-        Some(())
-    }
-
-    fn look_at_next(&mut self) -> Option<(u32, Head)> {
-        let (at, id) = self.next;
-        self.read_to(at + HEAD_LEN)?;
-        let head = Head::read(&self.types[at..])?;
-        self.next = (at + head.len()?, id + 1);
-        if (self.next.1 as usize).is_multiple_of(NOTED) {
-            self.noted.push(self.next.0);
-        }
-        Some((id, head))
-    }
-
-    /// What begins there; all of its record, if that is there.
-    fn record(&mut self, at: usize) -> Option<&[u8]> {
-        self.read_to(at + HEAD_LEN)?;
-        let len = Head::read(&self.types[at..])?.len()?;
-        self.read_to(at + len)?;
-        self.types.get(at..at + len)
-    }
-
-    fn read_to(&mut self, end: usize) -> Option<()> {
-        while self.types.len() < end {
-            let have = self.types.len();
-            let more = READ_AT_ONCE.min(self.types_len.checked_sub(have).filter(|&left| left > 0)?);
-            self.types.resize(have + more, 0);
-            let read =
-                read_at(self.file, &mut self.types[have..], self.types_at + have as u64).ok()?;
-            self.types.truncate(have + read);
-            if read == 0 {
-                return None;
-            }
-        }
-        Some(())
-    }
-
-    /// The record of a type, behind its other names.
-    fn type_of(&mut self, mut id: u32) -> Option<Vec<u8>> {
-        loop {
-            self.looks += 1;
-            if self.looks > MAX_LOOKS {
-                return None;
-            }
-            while self.next.1 <= id {
-                self.look_at_next()?;
-            }
-            let mut at = *self.noted.get(id as usize / NOTED)?;
-            let first = (id as usize / NOTED * NOTED).max(1);
-            for _ in first..id as usize {
-                at += Head::read(self.record(at)?)?.len()?;
-            }
-            let record = self.record(at)?.to_vec();
-            let head = Head::read(&record)?;
-            if !head.is_other_type() {
-                return Some(record);
-            }
-            id = head.size_or_type;
-        }
-    }
-
-    /// Whether the name that is there is this one.
-    fn is_name(&mut self, at: u32, name: &str) -> Option<bool> {
-        let (mut page, mut within) = (u64::from(at) / PAGE as u64, at as usize % PAGE);
-        for wanted in name.bytes().chain([0]) {
-            if within == PAGE {
-                (page, within) = (page + 1, 0);
-            }
-            if !self.pages.contains_key(&page) {
-                let mut bytes = vec![0; PAGE];
-                read_at(self.file, &mut bytes, self.strings_at + page * PAGE as u64).ok()?;
-                self.pages.insert(page, bytes);
-            }
-            if self.pages[&page][within] != wanted {
-                return Some(false);
-            }
-            within += 1;
-        }
-        Some(true)
-    }
-
-    /// The wanted name that is there.
-    fn wanted<'n, 't>(
-        &mut self,
-        at: u32,
-        tree: &'t Tree<'n>,
-    ) -> Option<Option<(&'n str, &'t Tree<'n>)>> {
-        for (name, below) in &tree.0 {
-            if self.is_name(at, name)? {
-                return Some(Some((name, below)));
-            }
-        }
-        Some(None)
-    }
+    Some(None)
 }
 
 /// BTF that is being made. Its first type is an integer, as which arrays count.
@@ -379,7 +241,7 @@ impl Made {
                 if !within.is_empty() {
                     members.extend([0, self.push_composite(head, "", &within)?, offset]);
                 }
-            } else if let Some((name, below)) = kernel.wanted(name, tree)? {
+            } else if let Some((name, below)) = wanted(kernel, name, tree)? {
                 let made = self.value(kernel, id, below)?;
                 members.extend([self.name(name), made, offset]);
                 *missing -= 1;
@@ -417,11 +279,15 @@ impl Made {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use libbpf_rs::btf::Btf;
     use libbpf_rs::btf::BtfKind;
     use libbpf_rs::btf::BtfType;
     use libbpf_rs::btf::types::Composite;
+    use libbpf_rs::btf::types::Func;
     use libbpf_rs::btf::types::MemberAttr;
+    use libbpf_rs::btf::types::Typedef;
     use proptest::prelude::*;
 
     use super::*;
@@ -431,7 +297,8 @@ mod tests {
     }
 
     fn of_kernel() -> Vec<u8> {
-        slim(&File::open(KERNEL_BTF).unwrap(), &all()).expect("the kernel's BTF is as expected")
+        let file = File::open(KERNEL_BTF).unwrap();
+        slim(&file, &all(), &[]).expect("the kernel's BTF is as expected").0
     }
 
     fn file(bytes: &[u8]) -> File {
@@ -475,7 +342,7 @@ mod tests {
     fn what_the_programs_read_is_where_the_kernel_has_it() {
         let slim = of_kernel();
         assert!(slim.len() < 16 << 10, "{} bytes", slim.len());
-        let slim = SlimBtf(file(&slim));
+        let slim = SlimBtf { file: file(&slim), ids: None };
         let slim = Btf::from_path(slim.path()).expect("libbpf takes it");
         let whole = Btf::from_vmlinux().unwrap();
         let places = NEEDS.map(|need| (need, place(&whole, need)));
@@ -488,7 +355,34 @@ mod tests {
     #[test]
     fn what_is_slim_becomes_no_slimmer() {
         let once = of_kernel();
-        assert_eq!(slim(&file(&once), &all()), Some(once));
+        assert_eq!(slim(&file(&once), &all(), &[]), Some((once, Some(Vec::new()))));
+    }
+
+    #[test]
+    fn what_a_program_is_attached_to_has_the_id_that_libbpf_finds() {
+        let all = targets(&PROGRAMS.map(|program| program.name));
+        assert!(all.len() > 20, "{}", all.len());
+        let whole = Btf::from_vmlinux().unwrap();
+        let mut found = 0;
+        for (program, (name, sort)) in all {
+            let is_it = |own: Option<&OsStr>| own.is_some_and(|own| own == name);
+            let id: Option<u32> = match sort {
+                Sort::Function => whole
+                    .type_by_kind::<Func<'_>>()
+                    .find(|function| is_it(function.name()))
+                    .map(|function| function.type_id().into()),
+                _ => whole
+                    .type_by_kind::<Typedef<'_>>()
+                    .find(|typedef| is_it(typedef.name()))
+                    .map(|typedef| typedef.type_id().into()),
+            };
+            let expected = id.map(|id| vec![(program, id)]);
+            let kernel = File::open(KERNEL_BTF).unwrap();
+            let (_, ids) = slim(&kernel, &Tree::default(), &[(program, (name, sort))]).unwrap();
+            assert_eq!(ids, expected, "{name}");
+            found += usize::from(ids.is_some());
+        }
+        assert!(found > 10, "{found}");
     }
 
     proptest! {
@@ -506,7 +400,7 @@ mod tests {
             if !whole {
                 bytes.truncate(len.index(bytes.len()));
             }
-            slim(&file(&bytes), &all());
+            slim(&file(&bytes), &all(), &targets(&PROGRAMS.map(|program| program.name)));
         }
     }
 }

@@ -17,7 +17,7 @@ use super::Tracer;
 use super::attached::Attached;
 use super::btf;
 use super::btf::BtfFile;
-use super::program_info;
+use super::info::program_info;
 use super::refusal::Refusal;
 use super::setup::Setup;
 use super::setup::no_hook;
