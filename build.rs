@@ -88,7 +88,7 @@ fn compile(name: &str, object: &Path, define: Option<String>) -> Result<Skeleton
 /// skeleton was generated for.
 fn build_parts(out: &Path, whole: &Path) -> Result<()> {
     let places = variables(whole)?;
-    for name in ["table", "fentry", "kprobe", "sockops"] {
+    for name in ["table", "fields", "fentry", "kprobe", "sockops"] {
         let object = out.join(name).with_extension("o");
         compile("tcpconnect", &object, Some(format!("-DPARTS={}", name.to_uppercase())))?;
         ensure!(variables(&object)? == places, "the variables of {name}.o are in other places");
@@ -163,6 +163,9 @@ fn main() -> Result<()> {
     compile("files", &files, None)?.generate(files.with_extension("skel.rs"))?;
 
     tell_facts()?;
+    let hot = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("src/hot.ld");
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", hot.display());
+    println!("cargo:rerun-if-changed=src/hot.ld");
     println!("cargo:rerun-if-changed=src/bpf");
     Ok(())
 }

@@ -39,14 +39,16 @@
 #define FENTRY 2
 #define KPROBE 4
 #define SOCKOPS 8
+#define FIELDS 16 /* the same for a row with more fields, as JSON has them */
 #define BESIDE (FENTRY | KPROBE | SOCKOPS) /* whatever the hook is */
 #ifndef PARTS
-#define PARTS (TABLE | BESIDE)
+#define PARTS (TABLE | FIELDS | BESIDE)
 #endif
 #define ONLY_IN(parts)          \
 	if (!(PARTS & (parts))) \
 		return 0
-#define PART_OF(level, hook) ((hook) | ((level) == LEVEL_TABLE ? TABLE : 0))
+#define PART_OF(level, hook) \
+	((hook) | ((level) == LEVEL_TABLE ? TABLE : (level) == LEVEL_FIELDS ? FIELDS : 0))
 
 /* For the generated types. */
 const struct connect_record *unused_connect_record __attribute__((unused));

@@ -33,15 +33,19 @@ unsafe extern "C" fn give_back_file(
     let parts = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
     // The kernel's own (vDSO) is no file, and nothing of it was set up.
     let is_file = parts.iter().any(|part| part.p_type == libc::PT_GNU_RELRO);
-    for part in parts
-        .iter()
-        .filter(|part| is_file && part.p_type == libc::PT_LOAD && part.p_flags & libc::PF_W == 0)
-    {
-        let page = page_size();
+    let page = page_size();
+    let is_as_on_disk = |part: &&libc::Elf64_Phdr| {
+        is_file && part.p_type == libc::PT_LOAD && part.p_flags & libc::PF_W == 0
+    };
+    let place = |part: &libc::Elf64_Phdr| {
         let start = (info.dlpi_addr + part.p_vaddr) as usize;
         // A page that it shares with the next part is that one's, too, which may be written.
         let (first, end) = (start.next_multiple_of(page), start + part.p_memsz as usize);
-        let len = (end / page * page).saturating_sub(first);
+        (first, (end / page * page).saturating_sub(first))
+    };
+    // The headers are in the first part: to read on in them would bring it back.
+    let places: Vec<_> = parts.iter().filter(is_as_on_disk).map(place).collect();
+    for (first, len) in places {
         // SAFETY: whole pages that are mapped from the file, and as they are there.
         unsafe { libc::madvise(std::ptr::without_provenance_mut(first), len, libc::MADV_DONTNEED) };
     }

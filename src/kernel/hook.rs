@@ -20,14 +20,12 @@ impl Hook {
     /// Where its programs are.
     pub(super) fn part(self, level: Level, has_companions: bool) -> Part {
         match self {
-            Hook::Fentry | Hook::Kprobe | Hook::Sockops
-                if level == Level::Table && !has_companions =>
-            {
-                Part::Table
-            }
+            Hook::StateOnly | Hook::Processes => Part::Sockops,
+            _ if level == Level::Table && !has_companions => Part::Table,
+            _ if level == Level::Fields && !has_companions => Part::Fields,
             Hook::Fentry => Part::Fentry,
             Hook::Kprobe => Part::Kprobe,
-            Hook::Sockops | Hook::StateOnly | Hook::Processes => Part::Sockops,
+            Hook::Sockops => Part::Sockops,
         }
     }
 

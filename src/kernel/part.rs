@@ -14,6 +14,8 @@ use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 pub(super) enum Part {
     /// Connects for BCC's table, by any hook, and nothing beside them.
     Table,
+    /// The same for rows with more fields, as those of JSON.
+    Fields,
     /// The others are all that one hook may need.
     Fentry,
     Kprobe,
@@ -37,12 +39,13 @@ macro_rules! compressed {
 impl Part {
     /// The object, which libbpf reads while it opens it.
     fn object(self) -> &'static [u8] {
-        static INFLATED: [OnceLock<Vec<u8>>; 3] = [const { OnceLock::new() }; 3];
+        static INFLATED: [OnceLock<Vec<u8>>; 4] = [const { OnceLock::new() }; 4];
         let (at, (data, size)) = match self {
             Part::Table => return &TABLE.0,
             Part::Fentry => (0, compressed!("fentry")),
             Part::Kprobe => (1, compressed!("kprobe")),
             Part::Sockops => (2, compressed!("sockops")),
+            Part::Fields => (3, compressed!("fields")),
         };
         let inflate = || decompress_to_vec_zlib_with_limit(data, size);
         INFLATED[at].get_or_init(|| inflate().expect("build.rs compressed it"))
