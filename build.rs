@@ -163,9 +163,9 @@ fn main() -> Result<()> {
     compile("files", &files, None)?.generate(files.with_extension("skel.rs"))?;
 
     tell_facts()?;
-    let hot = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("src/hot.ld");
-    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", hot.display());
-    println!("cargo:rerun-if-changed=src/hot.ld");
+    let order = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("src/order.ld");
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", order.display());
+    println!("cargo:rerun-if-changed=src/order.ld");
     println!("cargo:rerun-if-changed=src/bpf");
     Ok(())
 }
