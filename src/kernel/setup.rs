@@ -246,8 +246,8 @@ impl<'a> Setup<'a> {
     }
 
     /// The hooks to try, best first. sockops gives the same rows as the others but
-    /// for deferred fast open; it starts soonest (6.1, emulated: 80 ms, kprobe 130,
-    /// fentry 350, most of which is the wait for a grace period at the first
+    /// for deferred fast open; it starts soonest (6.1, emulated: 19 ms, kprobe 53, fentry
+    /// 135 and more, most of which is the wait for a grace period at the first
     /// trampoline), and the kernel never skips a run of it. fentry costs 400
     /// instructions less a connect. Below the root, sockops would not see all tasks.
     pub(super) fn ladder(&self) -> Vec<Hook> {
