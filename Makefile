@@ -106,7 +106,7 @@ define install_tool
 	@test -x $(TOOLS)/bin/$(firstword $(subst @, ,$(1))) || $(CARGO) install --debug --quiet --locked --root $(TOOLS) $(1)
 endef
 
-.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench compare install deb static static-arm64 image sbom deny reproducible test-deb test-static release-check deps deps-build deps-test deps-runtimes
+.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench compare install deb static static-arm64 image sbom deny reproducible test-deb test-static test-kubernetes release-check deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -127,6 +127,7 @@ help:
 	@echo 'make static-arm64        the same for arm64, which is compiled here'
 	@echo 'make image               the same as an image for docker, podman and Kubernetes'
 	@echo 'make test-deb, test-static, reproducible  that these work in other releases, and are the same when built again'
+	@echo 'make test-kubernetes     that packaging/kubernetes.yaml is as Kubernetes wants it'
 	@echo 'make sbom, make deny     what is in the program; whether licences and sources of it are as they must be'
 	@echo 'make release-check       all that RELEASING.md asks for'
 	@echo 'make deps                install what build and tests need (deps-build, deps-test)'
@@ -258,6 +259,11 @@ test-deb: deb
 test-static: static
 	$(call install_missing,$(ROOTS_NEEDS))
 	$(SUDO) tests/packages/static.sh $(DIST)/tcpconnect-static
+
+# By the schema of the newest version; a field that it does not have is an error.
+test-kubernetes: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --only-binary :all: -r tests/packages/requirements.txt
+	$(VENV)/bin/kubernetes-validate --strict packaging/kubernetes.yaml
 
 image: static
 	packaging/image.sh $(DIST)/tcpconnect-static $(VERSION) $(EPOCH) $(DIST)/tcpconnect-image.tar

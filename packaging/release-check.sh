@@ -59,7 +59,7 @@ work=$(mktemp)
 trap 'rm -f "$work"' EXIT
 point=0
 for step in is_clean versions_agree 'make deny' packs 'make test' 'make deb static image sbom' \
-	'make test-deb test-static' 'make reproducible' checksums; do
+	'make test-deb test-static test-kubernetes' 'make reproducible' checksums; do
 	point=$((point + 1))
 	((point >= first)) || continue
 	echo "== $point. $step"
