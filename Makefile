@@ -106,7 +106,7 @@ define install_tool
 	@test -x $(TOOLS)/bin/$(firstword $(subst @, ,$(1))) || $(CARGO) install --debug --quiet --locked --root $(TOOLS) $(1)
 endef
 
-.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench compare install deb static static-arm64 image sbom deny reproducible test-deb test-static test-kubernetes release-check deps deps-build deps-test deps-runtimes
+.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench size compare install deb static static-arm64 image sbom deny reproducible test-deb test-static test-kubernetes release-check deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -121,6 +121,7 @@ help:
 	@echo 'make bench [PART=snapshot]  what tracing costs; PART=growth [SECONDS=600]: what attacks make it take'
 	@echo 'make compare             the same connects beside BCC, libbpf-tools and bpftrace (long); PART=cost, bytes or loss'
 	@echo 'make compare PART=kernels  what libbpf-tools and this cost on each kernel of the tests'
+	@echo 'make size [ARGS=--no-default-features]  what the program is made of, in bytes'
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
 	@echo 'make deb                 a package for Debian and its like, in $(DIST)'
 	@echo 'make static              one file that needs nothing where it runs: $(DIST)/tcpconnect-static'
@@ -211,6 +212,12 @@ bench: deps build
 	$(call install_missing,$(BENCH_NEEDS))
 	$(CARGO) build --release --locked --example client
 	$(AS_ROOT) $(CARGO) bench --locked --bench bench -- $(PART) $(if $(filter growth,$(PART)),--seconds $(call seconds_or,600))
+
+# Apart from the release, whose symbols are stripped.
+size: deps-build
+	$(call install_missing,/usr/bin/python3:python3 readelf:binutils)
+	CARGO_PROFILE_RELEASE_STRIP=false $(CARGO) build --release --locked --bin tcpconnect --target-dir $(CARGO_TARGET_DIR)/size $(ARGS)
+	packaging/size.py $(CARGO_TARGET_DIR)/size/release/tcpconnect
 
 compare: deps
 	$(call install_missing,$(COMPARE_NEEDS))

@@ -163,9 +163,18 @@ fn main() -> Result<()> {
     compile("files", &files, None)?.generate(files.with_extension("skel.rs"))?;
 
     tell_facts()?;
-    let order = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("src/order.ld");
-    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", order.display());
-    println!("cargo:rerun-if-changed=src/order.ld");
+    let sources = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("src");
+    // A release alone has panic = "abort".
+    let is_release = env::var("PROFILE")? == "release";
+    let scripts =
+        ["order.ld", "abort.ld"].into_iter().filter(|name| is_release || *name != "abort.ld");
+    for script in scripts {
+        println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", sources.join(script).display());
+        println!("cargo:rerun-if-changed=src/{script}");
+    }
+    if is_release {
+        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
+    }
     println!("cargo:rerun-if-changed=src/bpf");
     Ok(())
 }
