@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel's BTF, read as far as it is asked for: sysfs gives it in small pieces, and the ids and
-//! places of its some 130,000 types are nowhere written down.
+//! The kernel's BTF, read as far as it is asked for: before 6.16 sysfs gives it in small pieces, and
+//! the ids and places of its some 130,000 types are nowhere written down.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -9,6 +9,9 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use memchr::memchr_iter;
+use memmap2::Mmap;
+use memmap2::MmapOptions;
+use rustix::fs::fstatfs;
 
 use super::btf_types::FUNC;
 use super::btf_types::HEAD_LEN;
@@ -23,7 +26,9 @@ pub(super) const MAGIC: u16 = 0xeb9f;
 /// Its first 24 bytes: magic, version, flags, its own length, then where types and strings are,
 /// from its end, each with its length.
 pub(super) const HEADER_LEN: usize = 24;
-/// Bytes that sysfs gives at once, before 6.16.
+/// linux/magic.h
+const SYSFS_MAGIC: i128 = 0x6265_6572;
+/// Bytes that sysfs gives at once.
 const PAGE: usize = 4096;
 const READ_AT_ONCE: usize = 8 * PAGE;
 /// A place is noted each time that so many types have been looked at.
@@ -116,6 +121,27 @@ impl Wanted {
     }
 }
 
+/// Notes where in the strings wanted names are; returns where the last that is whole ends. These
+/// strings begin at `begins` of all.
+fn note_names(
+    strings: &[u8],
+    begins: usize,
+    wanted: &Names<'_>,
+    names: &mut HashMap<String, u32>,
+) -> Option<usize> {
+    let mut start = 0;
+    for end in memchr_iter(0, strings) {
+        if let Some(name) = wanted.find(&strings[start..end]) {
+            names.insert(name.to_owned(), u32::try_from(begins + start).ok()?);
+            if names.len() == wanted.all.len() {
+                break;
+            }
+        }
+        start = end + 1;
+    }
+    Some(start)
+}
+
 /// As many bytes as there are.
 fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
     let mut read = 0;
@@ -128,8 +154,18 @@ fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
     Ok(read)
 }
 
+/// From 6.16 on it can be seen where the kernel has it, but not as a shared map: 700 calls less.
+/// Another file that is mounted there could be cut meanwhile.
+fn map(file: &File) -> Option<Mmap> {
+    let is_kernels = fstatfs(file).is_ok_and(|fs| i128::from(fs.f_type) == SYSFS_MAGIC);
+    // SAFETY: what sysfs has there is memory of the kernel's that does not change.
+    is_kernels.then(|| unsafe { MmapOptions::new().map_copy_read_only(file) }.ok())?
+}
+
 pub(super) struct Kernel<'a> {
     file: &'a File,
+    /// All of it, if it can be had so; else it is read into `types` and `pages`.
+    map: Option<Mmap>,
     types_at: u64,
     types_len: usize,
     strings_at: u64,
@@ -158,6 +194,7 @@ impl<'a> Kernel<'a> {
         let magic = u16::from_ne_bytes([header[0], header[1]]);
         (magic == MAGIC).then(|| Kernel {
             file,
+            map: map(file),
             types_at: u64::from(len) + u64::from(types),
             types_len: types_len as usize,
             strings_at: u64::from(len) + u64::from(strings),
@@ -185,6 +222,11 @@ impl<'a> Kernel<'a> {
     }
 
     fn find_names(&mut self, wanted: &Names<'_>) -> Option<()> {
+        if let Some(map) = &self.map {
+            let strings = map.get(self.strings_at as usize..)?;
+            let strings = strings.get(..self.strings_len)?;
+            return note_names(strings, 0, wanted, &mut self.names).map(|_| ());
+        }
         let (mut rest, mut at) = (Vec::new(), 0);
         let mut page = vec![0; READ_AT_ONCE];
         while self.names.len() < wanted.all.len() && at < self.strings_len {
@@ -196,14 +238,8 @@ impl<'a> Kernel<'a> {
             let begins = at - rest.len();
             rest.extend_from_slice(&page[..read]);
             at += read;
-            let mut start = 0;
-            for end in memchr_iter(0, &rest) {
-                if let Some(name) = wanted.find(&rest[start..end]) {
-                    self.names.insert(name.to_owned(), u32::try_from(begins + start).ok()?);
-                }
-                start = end + 1;
-            }
-            rest.drain(..start);
+            let end = note_names(&rest, begins, wanted, &mut self.names)?;
+            rest.drain(..end);
         }
         Some(())
     }
@@ -222,7 +258,7 @@ impl<'a> Kernel<'a> {
         while self.wanted.others_left > 0 && self.next.0 < self.types_len {
             self.look_at_next()?;
             let seen = self.next.0 - self.gone;
-            if seen >= READ_AT_ONCE {
+            if self.map.is_none() && seen >= READ_AT_ONCE {
                 self.types.drain(..seen.min(self.types.len()));
                 self.gone = self.next.0;
             }
@@ -237,8 +273,7 @@ impl<'a> Kernel<'a> {
 
     fn look_at_next(&mut self) -> Option<()> {
         let (at, id) = self.next;
-        self.read_to(at + HEAD_LEN)?;
-        let head = Head::read(&self.types[at - self.gone..])?;
+        let head = Head::read(self.part(at, HEAD_LEN)?)?;
         self.wanted.see(id, head);
         self.next = (at + head.len()?, id + 1);
         if (self.next.1 as usize).is_multiple_of(NOTED) {
@@ -247,13 +282,25 @@ impl<'a> Kernel<'a> {
         Some(())
     }
 
-    /// What begins there; all of its record, if that is there.
+    /// All of the record that begins there.
     fn record(&mut self, at: usize) -> Option<&[u8]> {
-        self.read_to(at + HEAD_LEN)?;
-        let begins = at.checked_sub(self.gone)?;
-        let len = Head::read(self.types.get(begins..)?)?.len()?;
-        self.read_to(at + len)?;
-        self.types.get(begins..begins + len)
+        let len = Head::read(self.part(at, HEAD_LEN)?)?.len()?;
+        self.part(at, len)
+    }
+
+    /// So many bytes of the types.
+    fn part(&mut self, at: usize, len: usize) -> Option<&[u8]> {
+        let end = at.checked_add(len).filter(|&end| end <= self.types_len)?;
+        if self.map.is_none() {
+            self.read_to(end)?;
+        }
+        match &self.map {
+            Some(map) => {
+                let types = map.get(self.types_at as usize..)?;
+                types.get(at..end)
+            }
+            None => self.types.get(at.checked_sub(self.gone)?..end - self.gone),
+        }
     }
 
     fn read_to(&mut self, end: usize) -> Option<()> {
@@ -298,6 +345,11 @@ impl<'a> Kernel<'a> {
 
     /// Whether the name that is there is this one.
     pub(super) fn is_name(&mut self, at: u32, name: &str) -> Option<bool> {
+        if let Some(map) = &self.map {
+            let rest = map.get(self.strings_at as usize + at as usize..)?;
+            let rest = rest.strip_prefix(name.as_bytes());
+            return Some(rest.is_some_and(|rest| rest.first() == Some(&0)));
+        }
         let (mut page, mut within) = (u64::from(at) / PAGE as u64, at as usize % PAGE);
         for wanted in name.bytes().chain([0]) {
             if within == PAGE {

@@ -36,11 +36,11 @@ impl Times {
     /// How long may be waited at most. The ends of COMMAND's connections are counted without a
     /// record, perhaps.
     pub(super) fn before_next(&self, timeout: Option<Duration>) -> Option<Duration> {
-        let now = Instant::now();
         let times = [self.deadline, self.table.map(|(at, _)| at)].into_iter().flatten();
-        let times = times.map(|at| at.saturating_duration_since(now));
+        // Most runs have no such time, and look at no clock here.
+        let times = times.min().map(|at| at.saturating_duration_since(Instant::now()));
         let look = (self.end_at_deadline == End::Command).then_some(IDLE);
-        times.chain(look).chain(timeout).min()
+        times.into_iter().chain(look).chain(timeout).min()
     }
 
     pub(super) fn command_has_ended(&mut self) {
