@@ -4,6 +4,9 @@
 //! Owns what is run and the report; tests/compare/ owns the peers' disk and what
 //! happens in the machine, tests/vm/ the machine.
 
+#[path = "vm/kernels.rs"]
+mod kernels;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::BufRead as _;
@@ -17,7 +20,7 @@ use std::sync::Mutex;
 use std::thread;
 
 const KERNEL: &str = "6.1";
-/// What `make compare PART=kernels` compares on every other kernel.
+/// What `make compare PART=kernels` compares on each kernel of the tests.
 const ON_KERNELS: [&str; 4] = [LEADER, OURS, "fentry ring", "kprobe ring"];
 /// The lightest of the others in nearly every line.
 const LEADER: &str = "libbpf-tools";
@@ -82,7 +85,8 @@ fn main() -> ExitCode {
         machines.push(Machine::new(&["cost"], COUNTED));
         machines.push(Machine::new(&["size"], &["-s", "1", "-m", "1000"]));
     }
-    let kernels = if named("kernels") { kernels() } else { Vec::new() };
+    let kernels = named("kernels").then(|| kernels::kernels().expect("they are fetched"));
+    let kernels = kernels.unwrap_or_default();
     for kernel in &kernels {
         let words: Vec<_> = ["cost"].into_iter().chain(ON_KERNELS).collect();
         machines.push(Machine { kernel: kernel.clone(), ..Machine::new(&words, COUNTED) });
@@ -123,13 +127,6 @@ fn main() -> ExitCode {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Those that the tests have.
-fn kernels() -> Vec<String> {
-    let kernels = Command::new(root().join("tests/vm/kernels.sh")).output().expect("it starts");
-    let lines = String::from_utf8(kernels.stdout).expect("names are ASCII");
-    lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 /// Kernel, the peers' disk, and copies of our programs that no other build replaces.

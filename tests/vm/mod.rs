@@ -12,26 +12,15 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+#[path = "kernels.rs"]
+mod kernels;
+pub use kernels::kernels;
+
 /// Measured once for all machines, for that takes a quarter of a second.
 static CLOCK_KHZ: OnceLock<Option<u64>> = OnceLock::new();
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The kernels in the cache, fetched if need be, or why they are too few.
-pub fn kernels() -> Result<Vec<String>, String> {
-    let output = Command::new(root().join("tests/vm/kernels.sh"))
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("tests/vm/kernels.sh runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let kernels: Vec<_> =
-        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
-    match kernels.len() {
-        3.. => Ok(kernels),
-        _ => Err(format!("only {kernels:?} could be had; at least three kernels must run")),
-    }
 }
 
 /// What the machines run: the program as it ships, and the client, the live tests and the model
