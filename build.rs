@@ -150,6 +150,21 @@ fn tell_facts() -> Result<()> {
     Ok(())
 }
 
+/// What lies where in the program. A release alone has panic = "abort".
+fn arrange() -> Result<()> {
+    let is_release = env::var("PROFILE")? == "release";
+    let sources = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("src");
+    let link = |argument: String| println!("cargo:rustc-link-arg-bins=-Wl,{argument}");
+    link(format!("-T,{}", sources.join("order.ld").display()));
+    if is_release {
+        link(format!("-T,{}", sources.join("abort.ld").display()));
+        link("--no-eh-frame-hdr".to_owned());
+    }
+    println!("cargo:rerun-if-changed=src/order.ld");
+    println!("cargo:rerun-if-changed=src/abort.ld");
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let [whole, files] = ["tcpconnect", "files"].map(|name| out.join(name).with_extension("o"));
@@ -163,18 +178,7 @@ fn main() -> Result<()> {
     compile("files", &files, None)?.generate(files.with_extension("skel.rs"))?;
 
     tell_facts()?;
-    let sources = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("src");
-    // A release alone has panic = "abort".
-    let is_release = env::var("PROFILE")? == "release";
-    let scripts =
-        ["order.ld", "abort.ld"].into_iter().filter(|name| is_release || *name != "abort.ld");
-    for script in scripts {
-        println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", sources.join(script).display());
-        println!("cargo:rerun-if-changed=src/{script}");
-    }
-    if is_release {
-        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
-    }
+    arrange()?;
     println!("cargo:rerun-if-changed=src/bpf");
     Ok(())
 }

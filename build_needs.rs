@@ -143,9 +143,9 @@ fn callers(elf: &object::File<'_>) -> Result<Vec<(String, u64)>> {
 /// SEC_ATTACH_BTF in libbpf.c, and find_attach_btf_id() there.
 fn target(section: &str) -> String {
     match section.split_once('/') {
-        Some(("fentry" | "fexit", name)) => format!("Some(Target::Function({name:?}))"),
-        Some(("tp_btf", name)) => format!("Some(Target::Typedef(\"btf_trace_{name}\"))"),
-        Some(("iter", name)) => format!("Some(Target::Function(\"bpf_iter_{name}\"))"),
+        Some(("fentry" | "fexit", name)) => format!("Some(({name:?}, Sort::Function))"),
+        Some(("tp_btf", name)) => format!("Some((\"btf_trace_{name}\", Sort::Typedef))"),
+        Some(("iter", name)) => format!("Some((\"bpf_iter_{name}\", Sort::Function))"),
         _ => "None".to_owned(),
     }
 }

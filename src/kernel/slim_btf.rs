@@ -41,20 +41,8 @@ struct Program {
     target: Option<Target>,
 }
 
-enum Target {
-    Function(&'static str),
-    /// Of a tracepoint.
-    Typedef(&'static str),
-}
-
-impl Target {
-    fn name_and_sort(&self) -> (&'static str, Sort) {
-        match self {
-            Target::Function(name) => (name, Sort::Function),
-            Target::Typedef(name) => (name, Sort::Typedef),
-        }
-    }
-}
+/// A type by its name. That of a tracepoint is a typedef.
+type Target = (&'static str, Sort);
 
 include!(concat!(env!("OUT_DIR"), "/needs.rs"));
 
@@ -81,10 +69,9 @@ fn needs(programs: &[&str]) -> Tree<'static> {
 }
 
 /// What these programs are attached to, of those that are attached to a type.
-fn targets(programs: &[&str]) -> Vec<(&'static str, (&'static str, Sort))> {
+fn targets(programs: &[&str]) -> Vec<(&'static str, Target)> {
     let programs = PROGRAMS.iter().filter(|program| programs.contains(&program.name));
-    let target = |p: &'static Program| Some((p.name, p.target.as_ref()?.name_and_sort()));
-    programs.filter_map(target).collect()
+    programs.filter_map(|program| Some((program.name, program.target?))).collect()
 }
 
 /// A file of BTF with what these programs read.
@@ -122,11 +109,7 @@ impl SlimBtf {
 
 type Slim = (Vec<u8>, Option<Vec<(&'static str, u32)>>);
 
-fn slim(
-    file: &File,
-    needs: &Tree<'_>,
-    targets: &[(&'static str, (&'static str, Sort))],
-) -> Option<Slim> {
+fn slim(file: &File, needs: &Tree<'_>, targets: &[(&'static str, Target)]) -> Option<Slim> {
     let mut kernel = Kernel::open(file)?;
     let composites = needs.0.keys().map(|name| (*name, Sort::Composite));
     kernel
