@@ -14,14 +14,10 @@ import sys
 
 # What has no symbols, by section.
 SECTIONS = {
-    ".eh_frame": "unwinding",
-    ".eh_frame_hdr": "unwinding",
-    ".gcc_except_table": "unwinding",
     ".rela.dyn": "addresses to set at the start",
     ".data.rel.ro": "tables of addresses",
     ".rodata": "texts, constants and compressed objects",
 }
-CODE = re.compile(r"^\.text")
 
 
 def run(*words):
@@ -34,6 +30,10 @@ def sections(program):
         fields = line[line.find("]") + 1 :].split()
         if len(fields) > 6 and fields[1] != "NOBITS" and "A" in fields[6]:
             yield fields[0], int(fields[2], 16), int(fields[4], 16)
+
+
+def is_code(section):
+    return section.startswith(".text")
 
 
 def owner(name):
@@ -58,24 +58,22 @@ def main():
         fields = line.split(None, 3)
         if len(fields) < 4 or fields[2] not in "tTwWrRdD":
             continue
-        at, size = int(fields[0], 16), int(fields[1], 16)
+        at, size, name = int(fields[0], 16), int(fields[1], 16), fields[3]
         section = next((n for n, start, len_ in places if start <= at < start + len_), None)
         if section is None:
             continue
-        named[section] += size
-        if CODE.match(section):
-            parts[owner(fields[3])] += size
-        elif fields[3].startswith("tcpconnect::kernel::part::TABLE"):
+        if is_code(section):
+            parts[owner(name)] += size
+        elif name.startswith("tcpconnect::kernel::part::TABLE"):
             parts["the object of most runs"] += size
         else:
-            parts[SECTIONS.get(section, "the rest")] += size
-    for section, _, size in places:
-        if CODE.match(section):
-            parts["between functions"] += max(0, size - named[section])
-        else:
-            parts[SECTIONS.get(section, "the rest")] += max(0, size - named[section])
-    if not any(CODE.match(section) for section in named):
+            continue
+        named[section] += size
+    if not any(is_code(section) for section in named):
         sys.exit(f"size.py: {program} has no symbols; make size builds one that has")
+    for section, _, size in places:
+        rest = "between functions" if is_code(section) else SECTIONS.get(section, "the rest")
+        parts[rest] += max(0, size - named[section])
     for part, size in parts.most_common():
         if size >= 4096:
             print(f"{size:>9} {part}")
