@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A log becomes a Parquet file, and says the same as before.
 
+#[path = "parquet/ahead.rs"]
+mod ahead;
 #[path = "parquet/forged.rs"]
 mod forged;
 #[path = "parquet/limited.rs"]
@@ -591,6 +593,25 @@ fn the_document_has_the_columns_of_a_file_and_no_others() {
     // Those of the first version are where they were.
     let first = columns_of(File::open(first_version("v1.parquet")).unwrap());
     assert_eq!(first, documented[..first.len()]);
+}
+
+/// What a footer says of times and losses decides what an answer covers.
+#[test]
+fn a_footer_that_says_something_else_of_its_groups_is_damaged() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.parquet");
+    write(&mut Cursor::new(START), &mut File::create(&path).unwrap()).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let notes = br#"{"schema":1,"damaged":0"#;
+    let start = whole.windows(notes.len()).position(|window| window == notes).unwrap();
+    for (at, byte) in whole.iter().enumerate().skip(start).take(200) {
+        // Digits become others, and text remains text.
+        let mut damaged = whole.clone();
+        damaged[at] = if byte.is_ascii_digit() { byte ^ 1 } else { byte ^ 0x20 };
+        fs::write(&path, &damaged).unwrap();
+        let read = Reader::open(File::open(&path).unwrap(), &Asked::default());
+        assert!(read.is_err(), "{at}: {}", char::from(*byte));
+    }
 }
 
 /// The crate that reads them trusts some numbers of a footer, of which there is no checksum.

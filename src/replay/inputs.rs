@@ -8,19 +8,22 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use anyhow::Result;
 use anyhow::bail;
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
-use rustix::fs::openat;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use rustix::process::getrlimit;
+use rustix::process::setrlimit;
 
+use super::ahead::Ahead;
+use super::ahead::Named;
+use super::folder::Folder;
+use super::folder::below;
 use super::source;
 use super::source::Looked;
 use super::source::Source;
@@ -29,27 +32,25 @@ use crate::error::text_of;
 use crate::model::file_name::FileName;
 use crate::output::json::read::Printed;
 
-/// Folders in folders; a recording has two levels.
-const MAX_DEPTH: u32 = 8;
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// How much later than their events lines may be written: an outcome is when it is known, and a
 /// disk may not have taken them before.
 const LATE_NS: u64 = 3_600 * 1_000_000_000;
+
+/// Files that are open beside one of each input.
+const OTHER_FILES: u64 = 64;
 
 /// Files that one follows after the other: those of a recording, or one alone.
 struct Input {
     name: String,
     from: Source,
-    asked: Rc<Looked>,
     /// Those to come, the next one last.
-    next: Vec<PathBuf>,
-    /// Where they were found, unless they were named.
-    folder: Option<Folder>,
+    next: Vec<usize>,
     /// Of each of its files, by its sequence number, in which boot it was written.
     boots: BTreeMap<u64, String>,
 }
 
 pub(super) struct Inputs {
+    files: Ahead,
     inputs: Vec<Input>,
     /// The next of each that has one.
     heads: Vec<Option<(Printed, usize)>>,
@@ -60,45 +61,17 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Of recordings only what may have something of this time. The error is one line for the user.
-    pub(super) fn open(paths: &[PathBuf], time: &Range<u64>, asked: Looked) -> Result<Self> {
-        let mut inputs = Vec::new();
-        let (asked, mut unread) = (Rc::new(asked), Unread::default());
-        let written = time.start..time.end.saturating_add(LATE_NS);
-        let mut named = Vec::new();
-        for path in paths {
-            if path.as_os_str() == "-" {
-                let from = Source::lines(io::stdin());
-                let (name, asked) = ("stdin".into(), Rc::clone(&asked));
-                let (next, boots) = (Vec::new(), BTreeMap::new());
-                inputs.push(Input { name, from, asked, next, folder: None, boots });
-                continue;
-            }
-            let files = fs::metadata(path).and_then(|meta| match meta.is_dir() {
-                true => Folder::open(path).and_then(|folder| Ok(Some((below(path)?, folder)))),
-                false => Ok(None),
-            });
-            match files {
-                Ok(None) => named.push(path.clone()),
-                Ok(Some((files, _))) if files.is_empty() => {
-                    bail!(
-                        "--read '{}': no file named *.jsonl or *.parquet is in it",
-                        path.display()
-                    )
-                }
-                Ok(Some((files, folder))) => {
-                    for chain in chains(files, &written) {
-                        let (folder, asked) = (Some(folder.clone()), Rc::clone(&asked));
-                        inputs.push(Input::open(chain, folder, asked, &mut unread)?);
-                    }
-                }
-                Err(e) => bail!("--read '{}': {}", path.display(), text_of(&e)),
-            }
-        }
-        // A shell may have named each file of a recording.
-        for chain in chains(named, &written) {
-            inputs.push(Input::open(chain, None, Rc::clone(&asked), &mut unread)?);
-        }
+    pub(super) fn open(paths: &[PathBuf], time: &Range<u64>, looked: Looked) -> Result<Self> {
+        let Found { files, chains } = Found::at(paths, time)?;
+        allow_files(chains.len() as u64);
+        let mut order: Vec<_> = chains.iter().flatten().copied().collect();
+        order.sort_by_cached_key(|&file| FileName::of(&files[file].path).map(|name| name.start));
+        let files = Ahead::new(files, order, looked);
+        let mut unread = Unread::default();
+        let inputs = chains.into_iter().map(|chain| Input::open(chain, &files, &mut unread));
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let mut all = Inputs {
+            files,
             heads: inputs.iter().map(|_| None).collect(),
             inputs,
             order: BinaryHeap::new(),
@@ -123,7 +96,7 @@ impl Inputs {
     /// The next line of this one, whichever others would come before it.
     pub(super) fn next_of(&mut self, at: usize) -> Option<Printed> {
         let (printed, _) = self.heads[at].take()?;
-        self.heads[at] = self.inputs[at].next(&mut self.unread);
+        self.heads[at] = self.inputs[at].next(&self.files, &mut self.unread);
         Some(printed)
     }
 
@@ -133,9 +106,68 @@ impl Inputs {
     }
 
     fn advance(&mut self, at: usize) {
-        let next = self.inputs[at].next(&mut self.unread);
+        let next = self.inputs[at].next(&self.files, &mut self.unread);
         self.order.extend(next.as_ref().map(|(printed, _)| Reverse((printed.unix_ns, at))));
         self.heads[at] = next;
+    }
+}
+
+/// Each input has a file open, and a shell allows fewer than there are hosts; how many more there
+/// may be its user can decide. Where that is not enough, the one that cannot be opened is told.
+fn allow_files(inputs: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let needed = inputs.saturating_add(OTHER_FILES);
+    if limit.current.is_some_and(|current| current < needed) {
+        let current = limit.maximum.map_or(needed, |maximum| needed.min(maximum));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit });
+    }
+}
+
+/// What there is to read.
+struct Found {
+    files: Vec<Named>,
+    /// Of each input its files, the first one last; none: standard input.
+    chains: Vec<Vec<usize>>,
+}
+
+impl Found {
+    fn at(paths: &[PathBuf], time: &Range<u64>) -> Result<Self> {
+        let mut found = Found { files: Vec::new(), chains: Vec::new() };
+        let written = time.start..time.end.saturating_add(LATE_NS);
+        let mut named = Vec::new();
+        for path in paths {
+            if path.as_os_str() == "-" {
+                found.chains.push(Vec::new());
+                continue;
+            }
+            let files = fs::metadata(path).and_then(|meta| match meta.is_dir() {
+                true => Folder::open(path).and_then(|folder| Ok(Some((below(path)?, folder)))),
+                false => Ok(None),
+            });
+            match files {
+                Ok(None) => named.push(path.clone()),
+                Ok(Some((files, _))) if files.is_empty() => {
+                    bail!(
+                        "--read '{}': no file named *.jsonl or *.parquet is in it",
+                        path.display()
+                    )
+                }
+                Ok(Some((files, folder))) => found.add(chains(files, &written), Some(&folder)),
+                Err(e) => bail!("--read '{}': {}", path.display(), text_of(&e)),
+            }
+        }
+        // A shell may have named each file of a recording.
+        found.add(chains(named, &written), None);
+        Ok(found)
+    }
+
+    fn add(&mut self, chains: Vec<Vec<PathBuf>>, folder: Option<&Folder>) {
+        for chain in chains {
+            let first = self.files.len();
+            self.files
+                .extend(chain.into_iter().map(|path| Named { path, folder: folder.cloned() }));
+            self.chains.push((first..self.files.len()).collect());
+        }
     }
 }
 
@@ -190,62 +222,33 @@ fn host_of(path: &Path) -> Option<String> {
     source::host(file)
 }
 
-/// The files in a folder. No link is followed: who may write there could lead elsewhere.
-pub(super) fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut folders = vec![(folder.to_owned(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        let entries = match fs::read_dir(&folder) {
-            // The recorder has dropped the last file in it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && depth > 0 => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let (kind, path) = (entry.file_type()?, entry.path());
-            if kind.is_dir() && depth < MAX_DEPTH {
-                folders.push((path, depth + 1));
-            } else if kind.is_file() && FileName::is_readable(&path) {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 impl Input {
     /// The next file is the last of these. Of those in a folder the first may have been dropped.
-    fn open(
-        mut next: Vec<PathBuf>,
-        folder: Option<Folder>,
-        asked: Rc<Looked>,
-        unread: &mut Unread,
-    ) -> Result<Self> {
-        let names = next.iter().filter_map(|path| FileName::of(path));
-        let boots: BTreeMap<_, _> = names.map(|name| (name.sequence, name.boot)).collect();
-        loop {
-            let path = next.pop().unwrap_or_default();
-            let name = path.display().to_string();
-            match open(&path, folder.as_ref()) {
-                Ok(file) => {
-                    let from = Source::of(file, &name, &asked, unread);
-                    return Ok(Input { name, from, asked, next, folder, boots });
+    fn open(mut next: Vec<usize>, files: &Ahead, unread: &mut Unread) -> Result<Self> {
+        let names = next.iter().filter_map(|&file| FileName::of(files.path(file)));
+        let boots = names.map(|name| (name.sequence, name.boot)).collect();
+        while let Some(file) = next.pop() {
+            let name = files.path(file).display().to_string();
+            match files.take(file) {
+                Ok(opened) => {
+                    let from = Source::of(opened, &name, files.looked(), unread);
+                    return Ok(Input { name, from, next, boots });
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound && !next.is_empty() => {}
                 Err(e) => bail!("--read '{name}': {}", text_of(&e)),
             }
         }
+        Ok(Input { name: "stdin".into(), from: Source::lines(io::stdin()), next, boots })
     }
 
     /// Goes on with the next file, if there is one. One that the recorder has dropped meanwhile is
     /// passed over; that leaves a gap which is seen.
-    fn follow(&mut self, unread: &mut Unread) -> bool {
-        while let Some(path) = self.next.pop() {
-            self.name = path.display().to_string();
-            match open(&path, self.folder.as_ref()) {
-                Ok(file) => {
-                    self.from = Source::of(file, &self.name, &self.asked, unread);
+    fn follow(&mut self, files: &Ahead, unread: &mut Unread) -> bool {
+        while let Some(file) = self.next.pop() {
+            self.name = files.path(file).display().to_string();
+            match files.take(file) {
+                Ok(opened) => {
+                    self.from = Source::of(opened, &self.name, files.looked(), unread);
                     return true;
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -255,62 +258,12 @@ impl Input {
         false
     }
 
-    fn next(&mut self, unread: &mut Unread) -> Option<(Printed, usize)> {
+    fn next(&mut self, files: &Ahead, unread: &mut Unread) -> Option<(Printed, usize)> {
         loop {
             let next = self.from.next(&self.name, unread);
-            if next.is_some() || !self.follow(unread) {
+            if next.is_some() || !self.follow(files, unread) {
                 return next;
             }
-        }
-    }
-}
-
-fn open(path: &Path, folder: Option<&Folder>) -> io::Result<File> {
-    match folder {
-        Some(folder) => folder.file(path).or_else(|e| match closed(path) {
-            Some(path) => folder.file(&path),
-            None => Err(e),
-        }),
-        None => File::options().read(true).custom_flags(libc::O_NOCTTY).open(path),
-    }
-}
-
-/// A log that was found has another name once it is closed, and yet another once it is sealed.
-fn closed(path: &Path) -> Option<PathBuf> {
-    let wanted = FileName::of(path).filter(|name| !name.is_sealed)?;
-    let files = fs::read_dir(path.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let named = files.filter_map(|file| Some((FileName::of(&file)?, file)));
-    let same = named.filter(|(name, file)| name.is_same(&wanted) && file != path);
-    same.max_by_key(|(name, _)| name.is_sealed).map(|(_, file)| file)
-}
-
-/// A folder that was named. Its files are opened long after they were found: whoever may write
-/// there can have put links or pipes in their places meanwhile.
-#[derive(Clone)]
-struct Folder {
-    path: PathBuf,
-    opened: Rc<OwnedFd>,
-}
-
-impl Folder {
-    fn open(path: &Path) -> io::Result<Self> {
-        let opened = rustix::fs::open(path, FOLDER, Mode::empty())?;
-        Ok(Folder { path: path.to_owned(), opened: Rc::new(opened) })
-    }
-
-    /// No link is followed on the way.
-    fn file(&self, path: &Path) -> io::Result<File> {
-        let below = path.strip_prefix(&self.path).map_err(io::Error::other)?;
-        let mut at = Rc::clone(&self.opened);
-        for part in below.parent().into_iter().flatten() {
-            at = Rc::new(openat(&*at, part, FOLDER | OFlags::NOFOLLOW, Mode::empty())?);
-        }
-        let name = below.file_name().unwrap_or_default();
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = File::from(openat(&*at, name, flags | OFlags::CLOEXEC, Mode::empty())?);
-        match file.metadata()?.is_file() {
-            true => Ok(file),
-            false => Err(io::Error::other("it is no file any more")),
         }
     }
 }
@@ -321,20 +274,6 @@ mod tests {
 
     fn named(name: &str) -> (FileName, PathBuf) {
         (FileName::of(Path::new(name)).unwrap(), name.into())
-    }
-
-    #[test]
-    fn a_log_is_found_by_what_it_became() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let log = "20261126T100000-20261126T110000-b-000001";
-        for name in [&format!("{log}.parquet"), "20261126T100000-20261126T110000-c-000001.jsonl"] {
-            fs::write(path(name), "").unwrap();
-        }
-        for found in ["20261126T100000-b-000001.jsonl", &format!("{log}.jsonl")] {
-            assert_eq!(closed(&path(found)), Some(path(&format!("{log}.parquet"))), "{found}");
-        }
-        assert_eq!(closed(&path("20261126T100001-b-000001.jsonl")), None);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //! `--read`: rows of what an earlier run has written, as if it happened now. Asks nothing of
 //! this host but the files.
 
+mod ahead;
 mod asked;
 mod covered;
+mod folder;
 mod held;
 mod inputs;
 mod rows;

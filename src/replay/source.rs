@@ -53,6 +53,14 @@ pub(super) struct Looked {
 }
 
 impl Looked {
+    /// Whether most of what is in Parquet files can be answered without their lines.
+    pub(super) fn is_ahead(&self) -> bool {
+        #[cfg(feature = "parquet")]
+        return self.parquet.counts || self.parquet.addresses.is_some();
+        #[cfg(not(feature = "parquet"))]
+        false
+    }
+
     pub(super) fn new(config: &Config, asked: &Asked, time: Range<u64>) -> Self {
         Looked {
             #[cfg(feature = "parquet")]
@@ -101,10 +109,44 @@ fn unused(config: &Config, asked: &Asked) -> Vec<&'static str> {
     .concat()
 }
 
+/// A file, as any thread may open it.
+pub(super) enum Opened {
+    Lines(File),
+    #[cfg(feature = "parquet")]
+    Parquet(anyhow::Result<Box<parquet::opened::Opened>>),
+}
+
+impl Opened {
+    #[cfg(not(feature = "parquet"))]
+    pub(super) fn of(file: File, _: &Looked) -> Self {
+        Opened::Lines(file)
+    }
+
+    #[cfg(feature = "parquet")]
+    pub(super) fn of(file: File, looked: &Looked) -> Self {
+        match is_parquet(&file) {
+            true => {
+                let opened = parquet::opened::Opened::open(file, &looked.parquet);
+                Opened::Parquet(opened.map(Box::new))
+            }
+            false => Opened::Lines(file),
+        }
+    }
+
+    /// Finds out before its turn what can be said without its lines.
+    pub(super) fn look_ahead(&mut self) {
+        #[cfg(feature = "parquet")]
+        if let Opened::Parquet(Ok(opened)) = self {
+            opened.look_ahead();
+        }
+    }
+}
+
 pub(super) enum Source {
     Lines(Lines),
+    /// And whether it was told that some of it is damaged.
     #[cfg(feature = "parquet")]
-    Parquet(Box<parquet::read::Reader>),
+    Parquet(Box<parquet::read::Reader>, bool),
 }
 
 pub(super) struct Lines(lines::Lines<Box<dyn BufRead>>);
@@ -114,26 +156,23 @@ impl Source {
         Source::Lines(Lines(lines::Lines::new(Box::new(BufReader::new(from)))))
     }
 
-    #[cfg(not(feature = "parquet"))]
-    pub(super) fn of(file: File, _: &str, _: &Looked, _: &mut Unread) -> Self {
-        Source::lines(file)
-    }
-
     /// Of what cannot be read nothing comes.
-    #[cfg(feature = "parquet")]
-    pub(super) fn of(file: File, name: &str, looked: &Looked, unread: &mut Unread) -> Self {
-        if !is_parquet(&file) {
-            return Source::lines(file);
-        }
-        match parquet::read::Reader::open(file, &looked.parquet) {
-            Ok(reader) => {
-                unread.damaged += reader.damaged();
-                Source::Parquet(Box::new(reader))
-            }
-            Err(e) => {
-                unread.lose_rest(name, &format!("{e:#}"));
-                Source::lines(std::io::empty())
-            }
+    pub(super) fn of(opened: Opened, name: &str, looked: &Looked, unread: &mut Unread) -> Self {
+        let _ = (name, looked, &unread);
+        match opened {
+            Opened::Lines(file) => Source::lines(file),
+            #[cfg(feature = "parquet")]
+            Opened::Parquet(opened) => match opened {
+                Ok(opened) => {
+                    let reader = parquet::read::Reader::new(*opened, &looked.parquet);
+                    unread.damaged += reader.damaged();
+                    Source::Parquet(Box::new(reader), false)
+                }
+                Err(e) => {
+                    unread.lose_rest(name, &format!("{e:#}"));
+                    Source::lines(std::io::empty())
+                }
+            },
         }
     }
 
@@ -142,15 +181,17 @@ impl Source {
         match self {
             Source::Lines(lines) => lines.next(name, unread),
             #[cfg(feature = "parquet")]
-            Source::Parquet(reader) => loop {
+            Source::Parquet(reader, is_told) => loop {
                 match reader.next()? {
                     Ok(line) => return Some(line),
                     Err(parquet::read::Unread::Line(e)) => unread.count(&e),
                     Err(parquet::read::Unread::Rows(rows, e)) => {
                         unread.damaged += rows;
-                        warn(&format!(
-                            "tcpconnect: --read '{name}': {e:#}; {rows} rows are not read"
-                        ));
+                        if !std::mem::replace(is_told, true) {
+                            warn(&format!(
+                                "tcpconnect: --read '{name}': {e:#}; not all of its rows are read"
+                            ));
+                        }
                     }
                 }
             },
@@ -170,7 +211,7 @@ fn is_parquet(file: &File) -> bool {
 pub(super) fn host(file: File) -> Option<String> {
     #[cfg(feature = "parquet")]
     if is_parquet(&file) {
-        return parquet::read::host(&file);
+        return parquet::footer::host(&file);
     }
     let mut line = Vec::new();
     BufReader::new(file.take(MAX_LINE)).read_until(b'\n', &mut line).ok()?;

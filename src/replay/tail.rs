@@ -8,7 +8,7 @@ use std::io::SeekFrom;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::inputs::below;
+use super::folder::below;
 use crate::model::file_name::FileName;
 use crate::output::json::read::MAX_LINE;
 use crate::output::json::read::read;

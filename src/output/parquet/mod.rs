@@ -5,7 +5,9 @@
 mod chunks;
 mod columns;
 mod flows;
+pub mod footer;
 mod known;
+pub mod opened;
 mod pages;
 mod piece;
 pub mod read;
@@ -28,6 +30,8 @@ const SCHEMA: u32 = 1;
 pub const MAGIC: &[u8; 4] = b"PAR1";
 /// The key of `Notes` beside those that say whose file it is.
 const NOTES: &str = "tcpconnect";
+/// The key of their checksum, which files of before version 0.2 do not have.
+const NOTES_SUM: &str = "tcpconnect_sum";
 
 /// What a file says beside its rows, in its footer.
 #[derive(Debug, Default, Deserialize, Serialize)]

@@ -21,6 +21,7 @@ use super::columns::Kind;
 use super::piece::Part;
 use super::texts::Dictionary;
 use super::texts::numbers;
+use super::thrift::Seen;
 use super::thrift::signed;
 use super::thrift::unsigned;
 use super::thrift::walk;
@@ -67,13 +68,13 @@ impl Header {
         let (mut kind, mut unpacked, mut packed) = (-1, -1, -1);
         let (mut data, mut dictionary) = ([-1; 3], [-1; 2]);
         let mut is_known = true;
-        let len = walk(bytes, &mut |path, number| match *path {
-            [1] => kind = number,
-            [2] => unpacked = number,
-            [3] => packed = number,
-            [4] | [5, 4] => {}
-            [5, at @ 1..=3] => data[at as usize - 1] = number,
-            [7, at @ 1..=2] => dictionary[at as usize - 1] = number,
+        let len = walk(bytes, |path, seen| match (path, seen) {
+            ([1], Seen::Number(number)) => kind = number,
+            ([2], Seen::Number(number)) => unpacked = number,
+            ([3], Seen::Number(number)) => packed = number,
+            ([4] | [5, 4], Seen::Number(_)) | (_, Seen::Text(_)) => {}
+            ([5, at @ 1..=3], Seen::Number(number)) => data[*at as usize - 1] = number,
+            ([7, at @ 1..=2], Seen::Number(number)) => dictionary[*at as usize - 1] = number,
             _ => is_known = false,
         })?;
         let is_data = kind == DATA_PAGE;

@@ -5,43 +5,22 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 
-use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
-use parquet::bloom_filter::Sbbf;
-use parquet::file::metadata::ParquetMetaData;
-use parquet::file::metadata::ParquetMetaDataReader;
-use parquet::file::metadata::RowGroupMetaData;
 
 use super::Group;
-use super::MAGIC;
 use super::Mark;
-use super::NOTES;
 use super::Notes;
-use super::SCHEMA;
-use super::checksum;
 use super::chunks::Chunks;
-use super::chunks::numbers;
-use super::columns::CLOSE_TIME;
 use super::columns::COLUMNS;
-use super::columns::DADDR;
 use super::columns::Record;
-use super::columns::TIME;
 use super::columns::is_of_end;
-use super::flows::flows;
 use super::is_mark;
-use super::pages::DAMAGED;
-use super::pages::MAX_GROUP;
-use super::piece::Part;
+use super::opened::Look;
+use super::opened::Opened;
 use super::same::Same;
-use super::sum_of_columns;
-use super::thrift::walk;
 use super::write::MAX_ROWS;
 use crate::model::event::Flow;
-use crate::output::json::address_text;
 use crate::output::json::mark;
 use crate::output::json::read::Printed;
 use crate::output::json::read::ReadError;
@@ -52,16 +31,6 @@ use crate::output::json::whose::Whose;
 /// Bytes of what waits for its place, with so many of each beside its text.
 const MAX_READY: usize = 64 << 20;
 const BESIDE: usize = 512;
-/// What a footer may have: its bytes, columns and groups. A recording has 3 MiB, some hundred and
-/// 70 at most.
-const MAX_FOOTER: usize = 4 << 20;
-const MAX_COLUMNS: i64 = 512;
-const MAX_GROUPS: i64 = 256;
-const FOOTER_IS_DAMAGED: &str = "its footer is damaged";
-
-/// How much earlier than its line a connect may be, in microseconds: an outcome is when it is known.
-const LATE_US: u64 = 3_600 * 1_000_000;
-
 /// What an answer is made of: no more than that is looked at.
 #[derive(Clone, Default)]
 pub struct Asked {
@@ -102,14 +71,8 @@ pub enum Unread {
 }
 
 pub struct Reader {
-    file: File,
-    metadata: ParquetMetaData,
-    notes: Notes,
-    addresses: Option<Vec<String>>,
+    from: Opened,
     without_ends: bool,
-    counts: bool,
-    /// Microseconds.
-    time: Range<u64>,
     /// Of our columns: whether it is read.
     used: Vec<bool>,
     /// Not each row of the group that is read is looked at.
@@ -128,71 +91,18 @@ pub struct Reader {
     read_to: Option<u32>,
 }
 
-/// Of which host a file is.
-pub fn host(file: &File) -> Option<String> {
-    let metadata = footer(file).ok()?;
-    value_of(&metadata, "host").map(str::to_owned)
-}
-
-/// What a file says of itself. The crate makes room for all that is claimed there, and follows
-/// columns in columns as deep as they go.
-fn footer(file: &File) -> Result<ParquetMetaData> {
-    let mut tail = [0; 8];
-    let end = file.metadata()?.len().checked_sub(8).context(FOOTER_IS_DAMAGED)?;
-    file.read_exact_at(&mut tail, end)?;
-    let [a, b, c, d, magic @ ..] = tail;
-    let len = u32::from_le_bytes([a, b, c, d]);
-    let at = end.checked_sub(len.into()).context(FOOTER_IS_DAMAGED)?;
-    if magic != *MAGIC || len as usize > MAX_FOOTER {
-        bail!(FOOTER_IS_DAMAGED);
-    }
-    let mut bytes = vec![0; len as usize];
-    file.read_exact_at(&mut bytes, at)?;
-    let (mut columns, mut groups) = (None, None);
-    let walked = walk(&bytes, &mut |path, number| match *path {
-        [2] => columns = columns.or(Some(number)),
-        [4] => groups = groups.or(Some(number)),
-        _ => {}
-    });
-    let is_small = walked.is_some()
-        && columns.is_some_and(|columns| columns <= MAX_COLUMNS)
-        && groups.is_some_and(|groups| groups <= MAX_GROUPS);
-    if !is_small {
-        bail!(FOOTER_IS_DAMAGED);
-    }
-    Ok(ParquetMetaDataReader::decode_metadata(&bytes)?)
-}
-
-/// What a footer says under this key.
-fn value_of<'a>(metadata: &'a ParquetMetaData, key: &str) -> Option<&'a str> {
-    let pairs = metadata.file_metadata().key_value_metadata()?;
-    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
-}
-
 impl Reader {
     pub fn open(file: File, asked: &Asked) -> Result<Self> {
-        let metadata = footer(&file)?;
-        let notes = value_of(&metadata, NOTES).context("not of a recording")?;
-        let notes: Notes = serde_json::from_str(notes).context(FOOTER_IS_DAMAGED)?;
-        if notes.schema > SCHEMA {
-            bail!("a later version has written it");
-        }
-        let is_sound = notes.groups.iter().all(is_sound) && notes.damaged <= u32::MAX.into();
-        if notes.groups.len() != metadata.num_row_groups() || !is_sound {
-            bail!(FOOTER_IS_DAMAGED);
-        }
+        Opened::open(file, asked).map(|from| Reader::new(from, asked))
+    }
+
+    /// Of a file that was opened for the same answer.
+    pub fn new(from: Opened, asked: &Asked) -> Self {
         let used = COLUMNS.iter().map(|column| !asked.unused.contains(&column.name)).collect();
-        let addresses = asked.addresses.as_ref();
-        let addresses = addresses.map(|addresses| addresses.iter().map(address_text).collect());
-        Ok(Reader {
-            file,
-            metadata,
-            notes,
-            addresses,
+        Reader {
+            from,
             without_ends: asked.without_ends,
-            counts: asked.counts,
             is_told: false,
-            time: asked.time.start / 1000..asked.time.end / 1000,
             used,
             group: 0,
             within: None,
@@ -202,12 +112,16 @@ impl Reader {
             ready_bytes: 0,
             made: 0,
             read_to: None,
-        })
+        }
+    }
+
+    fn notes(&self) -> &Notes {
+        &self.from.footer.notes
     }
 
     /// Lines that could not be read when it was made.
     pub fn damaged(&self) -> u64 {
-        self.notes.damaged
+        self.notes().damaged
     }
 
     /// The next row of a group.
@@ -264,17 +178,21 @@ impl Reader {
     fn begin_group(&mut self) {
         let at = self.group;
         self.group += 1;
-        let group = self.notes.groups[at].clone();
-        let end = self.notes.groups.get(at + 1).map_or(u32::MAX, |next| next.line);
-        let marks = self.notes.marks.iter().filter(|mark| (group.line..end).contains(&mark.line));
+        let group = self.notes().groups[at].clone();
+        let end = self.notes().groups.get(at + 1).map_or(u32::MAX, |next| next.line);
+        let marks = self.notes().marks.iter().filter(|mark| (group.line..end).contains(&mark.line));
         let marks: Vec<Mark> = marks.cloned().collect();
-        let mut counted = self.counted(at, &group);
+        let (has_rows, mut counted) = match self.from.look(at) {
+            Ok(Look::Rows) => (Ok(true), None),
+            Ok(Look::Nothing) => (Ok(false), None),
+            Ok(Look::Counted(flows)) => (Ok(false), Some(flows)),
+            Err(e) => (Err(e), None),
+        };
         // Where not all lines are looked at, their times are told: not before a run has begun, and
         // not once it has ended.
-        self.is_told = self.addresses.is_some() || counted.is_some();
+        self.is_told = self.from.is_by_address() || counted.is_some();
         let begins_with_stop =
             marks.first().is_some_and(|mark| mark.line == group.line && is_stop(&mark.text));
-        let is_counted = counted.is_some();
         if begins_with_stop {
             self.tell(at, &group, counted.take());
         }
@@ -289,18 +207,18 @@ impl Reader {
         if !begins_with_stop {
             self.tell(at, &group, counted);
         }
-        if is_counted {
-            return self.end_group();
-        }
-        match self.chunks_of(at, &group) {
+        let chunks = has_rows.and_then(|has_rows| match has_rows {
+            true => self.from.chunks(at, &self.used),
+            false => Ok(None),
+        });
+        match chunks {
             Ok(Some(chunks)) => {
                 self.same.forget();
                 self.chunks = Some(chunks);
             }
             Ok(None) => self.end_group(),
             Err(e) => {
-                let rows = self.metadata.row_group(at).num_rows();
-                self.lose(u64::try_from(rows).unwrap_or(0), e);
+                self.lose(self.from.footer.rows(at), e);
                 self.end_group();
             }
         }
@@ -309,7 +227,7 @@ impl Reader {
     /// What is known of a group without a look at each line.
     fn tell(&mut self, at: usize, group: &Group, counted: Option<Vec<Flow>>) {
         if self.is_told {
-            self.within = self.within(at, group).unwrap_or_default();
+            self.within = self.from.within(at).unwrap_or_default();
             let times = [Some(group.first), Some(group.min), self.within.map(|(first, _)| first)];
             times.into_iter().flatten().for_each(|micros| self.alive(group.line, micros));
         }
@@ -321,120 +239,21 @@ impl Reader {
         }
     }
 
-    /// The first and the last time of a group that are asked for, where that begins or ends in it.
-    fn within(&self, at: usize, group: &Group) -> Result<Option<(u64, u64)>> {
-        let cuts = |at: u64| (group.min..=group.max).contains(&at);
-        if self.time.is_empty() || !cuts(self.time.start) && !cuts(self.time.end) {
-            return Ok(None);
-        }
-        let rows = self.rows_of(at, group)?;
-        let part = Arc::new(self.checked(group)?);
-        let mut times = Vec::new();
-        for column in [TIME, CLOSE_TIME] {
-            times.extend(numbers(&part, rows, column)?);
-        }
-        times.retain(|micros| self.time.contains(micros));
-        Ok(times.iter().min().copied().zip(times.iter().max().copied()))
-    }
-
-    /// The connects of a group, if they can be counted without a look at each. What is wrong with
-    /// it is told when each is looked at.
-    fn counted(&self, at: usize, group: &Group) -> Option<Vec<Flow>> {
-        let is_wanted = |micros: u64| self.time.is_empty() || self.time.contains(&micros);
-        // A connect is of when it began, its line of when its outcome was known.
-        let begins = group.min.saturating_sub(LATE_US);
-        if !self.counts || !is_wanted(begins) || !is_wanted(group.max) {
-            return None;
-        }
-        let part = Arc::new(self.checked(group).ok()?);
-        let most_us = (self.time.start > 0).then_some(LATE_US);
-        flows(&part, self.rows_of(at, group).ok()?, most_us).ok()?
-    }
-
-    /// What the footer says of a group, if that is whole.
-    fn rows_of(&self, at: usize, group: &Group) -> Result<&RowGroupMetaData> {
-        let rows = self.metadata.row_group(at);
-        match sum_of_columns(rows) == group.columns_sum {
-            true => Ok(rows),
-            false => bail!(FOOTER_IS_DAMAGED),
-        }
-    }
-
-    /// The values of a group.
-    fn checked(&self, group: &Group) -> Result<Part> {
-        let part = self.part(group.offset, group.filter)?;
-        if checksum(part.bytes()) != group.sum {
-            bail!(DAMAGED);
-        }
-        Ok(part)
-    }
-
-    /// `None`: it has nothing that is asked for.
-    fn chunks_of(&self, at: usize, group: &Group) -> Result<Option<Chunks>> {
-        if let Some(addresses) = &self.addresses
-            && !self.may_have(addresses, group)?
-        {
-            return Ok(None);
-        }
-        let rows = self.rows_of(at, group)?;
-        let mut chunks = Chunks::new(self.checked(group)?, rows, &self.used)?;
-        if let Some(addresses) = &self.addresses
-            && !chunks.select(DADDR, addresses)?
-        {
-            return Ok(None);
-        }
-        Ok(Some(chunks))
-    }
-
-    /// Whether a group may have one of these addresses, by its filter, if it has one.
-    fn may_have(&self, addresses: &[String], group: &Group) -> Result<bool> {
-        let len = group.len.checked_sub(group.filter).context(FOOTER_IS_DAMAGED)?;
-        let part = self.part(group.offset.saturating_add(group.filter), len)?;
-        if checksum(part.bytes()) != group.filter_sum {
-            bail!(DAMAGED);
-        }
-        if len == 0 {
-            return Ok(true);
-        }
-        let filter = Sbbf::from_bytes(part.bytes())?;
-        if filter.num_blocks() == 0 {
-            bail!(DAMAGED);
-        }
-        Ok(addresses.iter().any(|text| filter.check(text.as_str())))
-    }
-
-    /// Bytes of the file; there is no more of them than it has.
-    fn part(&self, offset: u64, len: u64) -> Result<Part> {
-        let end = offset.checked_add(len).context(FOOTER_IS_DAMAGED)?;
-        if end > self.file.metadata()?.len() {
-            bail!(FOOTER_IS_DAMAGED);
-        }
-        let mut bytes = vec![0; usize::try_from(len)?];
-        self.file.read_exact_at(&mut bytes, offset)?;
-        Ok(Part::new(offset, bytes))
-    }
-
     /// All of its lines can be handed out.
     fn end_group(&mut self) {
-        let Group { max, last, line, .. } = self.notes.groups[self.group - 1];
-        let next = self.notes.groups.get(self.group).map(|next| next.line.saturating_sub(1));
+        let Group { max, last, line, .. } = self.notes().groups[self.group - 1];
+        let next = self.notes().groups.get(self.group).map(|next| next.line.saturating_sub(1));
         let end = next.unwrap_or(u32::MAX).max(line);
         if self.is_told {
             // Nobody looks any more once a run has ended, which its last line says.
-            let stop = self.notes.marks.last().filter(|mark| next.is_none() && is_stop(&mark.text));
+            let stop =
+                self.notes().marks.last().filter(|mark| next.is_none() && is_stop(&mark.text));
             let told = stop.map_or(end, |stop| stop.line.saturating_sub(1));
             let times = [self.within.take().map(|(_, last)| last), Some(max), Some(last)];
             times.into_iter().flatten().for_each(|micros| self.alive(told, micros));
         }
         self.read_to = Some(end);
     }
-}
-
-/// Whether a group is no larger than one can be, and has its filter in itself.
-fn is_sound(group: &Group) -> bool {
-    group.filter <= group.len
-        && group.len <= MAX_GROUP as u64
-        && group.offset.checked_add(group.len).is_some()
 }
 
 fn is_stop(text: &str) -> bool {
@@ -469,7 +288,7 @@ impl Iterator for Reader {
                         self.end_group();
                     }
                 },
-                None if self.group < self.notes.groups.len() => self.begin_group(),
+                None if self.group < self.notes().groups.len() => self.begin_group(),
                 None => return self.first(),
             }
         }

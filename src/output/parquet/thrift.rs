@@ -4,14 +4,20 @@
 //! its length.
 
 /// Structures and lists in one another; a footer has five.
-const MAX_DEPTH: u8 = 16;
+const MAX_DEPTH: usize = 16;
 
-/// The numbers of a structure, each with the ids of the fields that lead to it, and of each list how
-/// long it is; and how many bytes all of it has. `None`: it is not written as by this program, or
-/// is cut.
-pub(super) fn walk(bytes: &[u8], see: &mut dyn FnMut(&[i16], i64)) -> Option<usize> {
-    let mut walk = Walk { left: bytes, path: Vec::new(), see };
-    walk.fields(MAX_DEPTH)?;
+/// A value of a structure.
+pub(super) enum Seen<'a> {
+    /// Also of a list how long it is.
+    Number(i64),
+    Text(&'a [u8]),
+}
+
+/// The values of a structure, each with the ids of the fields that lead to it; and how many bytes
+/// all of it has. `None`: it is not written as by this program, or is cut.
+pub(super) fn walk<'a>(bytes: &'a [u8], see: impl FnMut(&[i16], Seen<'a>)) -> Option<usize> {
+    let mut walk = Walk { left: bytes, path: [0; MAX_DEPTH], see };
+    walk.fields(1, 0)?;
     Some(bytes.len() - walk.left.len())
 }
 
@@ -33,25 +39,25 @@ pub(super) fn signed(bytes: &mut &[u8]) -> Option<i64> {
     Some((number >> 1).cast_signed() ^ -((number & 1).cast_signed()))
 }
 
-struct Walk<'a> {
+struct Walk<'a, F> {
     left: &'a [u8],
-    path: Vec<i16>,
-    see: &'a mut dyn FnMut(&[i16], i64),
+    /// Of the fields that lead to the one that is looked at.
+    path: [i16; MAX_DEPTH],
+    see: F,
 }
 
-impl Walk<'_> {
+impl<'a, F: FnMut(&[i16], Seen<'a>)> Walk<'a, F> {
     fn byte(&mut self) -> Option<u8> {
         self.left.split_off_first().copied()
     }
 
-    fn skip(&mut self, len: u64) -> Option<()> {
-        self.left = self.left.get(usize::try_from(len).ok()?..)?;
-        Some(())
+    fn bytes(&mut self, len: u64) -> Option<&'a [u8]> {
+        self.left.split_off(..usize::try_from(len).ok()?)
     }
 
-    /// Ids ascend: a reader that takes the last of two would see another one than this.
-    fn fields(&mut self, depth: u8) -> Option<()> {
-        let depth = depth.checked_sub(1)?;
+    /// Of a structure in so many others and lists, of which `above` are structures. Ids ascend: a
+    /// reader that takes the last of two would see another one than this.
+    fn fields(&mut self, depth: usize, above: usize) -> Option<()> {
         let mut last = 0_i16;
         loop {
             let head = self.byte()?;
@@ -67,45 +73,46 @@ impl Walk<'_> {
                 return None;
             }
             last = id;
-            self.path.push(id);
-            self.value(kind, depth)?;
-            self.path.pop();
+            *self.path.get_mut(above)? = id;
+            self.value(kind, depth, above + 1)?;
         }
     }
 
-    fn value(&mut self, kind: u8, depth: u8) -> Option<()> {
+    fn value(&mut self, kind: u8, depth: usize, above: usize) -> Option<()> {
         match kind {
             // The kind is the value.
             1 | 2 => Some(()),
-            3 => self.skip(1),
+            3 => self.bytes(1).map(drop),
             4..=6 => {
                 let number = signed(&mut self.left)?;
-                (self.see)(&self.path, number);
+                (self.see)(&self.path[..above], Seen::Number(number));
                 Some(())
             }
-            7 => self.skip(8),
+            7 => self.bytes(8).map(drop),
             8 => {
                 let len = unsigned(&mut self.left)?;
-                self.skip(len)
+                let text = self.bytes(len)?;
+                (self.see)(&self.path[..above], Seen::Text(text));
+                Some(())
             }
-            9 => self.list(depth),
-            12 => self.fields(depth),
+            _ if depth == MAX_DEPTH => None,
+            9 => self.list(depth + 1, above),
+            12 => self.fields(depth + 1, above),
             // Nothing in Parquet is a set or a map.
             _ => None,
         }
     }
 
-    fn list(&mut self, depth: u8) -> Option<()> {
-        let depth = depth.checked_sub(1)?;
+    fn list(&mut self, depth: usize, above: usize) -> Option<()> {
         let head = self.byte()?;
         let (kind, few) = (head & 0xf, head >> 4);
         let len = if few == 15 { unsigned(&mut self.left)? } else { u64::from(few) };
-        (self.see)(&self.path, i64::try_from(len).ok()?);
+        (self.see)(&self.path[..above], Seen::Number(i64::try_from(len).ok()?));
         // Of those that have no bytes there could be any number.
         if len > self.left.len() as u64 || matches!(kind, 1 | 2) {
             return None;
         }
-        (0..len).try_for_each(|_| self.value(kind, depth))
+        (0..len).try_for_each(|_| self.value(kind, depth, above))
     }
 }
 
@@ -118,7 +125,10 @@ mod tests {
 
     fn numbers(bytes: &[u8]) -> Option<(usize, Vec<Found>)> {
         let mut found = Vec::new();
-        let len = walk(bytes, &mut |path, number| found.push((path.to_vec(), number)))?;
+        let len = walk(bytes, |path, seen| match seen {
+            Seen::Number(number) => found.push((path.to_vec(), number)),
+            Seen::Text(text) => found.push((path.to_vec(), text.len() as i64)),
+        })?;
         Some((len, found))
     }
 

@@ -27,6 +27,7 @@ use serde::Deserialize;
 use super::Group;
 use super::Mark;
 use super::NOTES;
+use super::NOTES_SUM;
 use super::Notes;
 use super::SCHEMA;
 use super::checksum;
@@ -262,7 +263,9 @@ impl<'a, W: Write> Writer<'a, W> {
         }
         self.end_group()?;
         let notes = serde_json::to_string(&self.notes)?;
-        self.file.append_key_value_metadata(KeyValue::new(NOTES.to_owned(), notes));
+        for (key, value) in [(NOTES_SUM, checksum(notes.as_bytes()).to_string()), (NOTES, notes)] {
+            self.file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
         self.file.finish()?;
         let bytes = self.take_written()?;
         self.to.write_all(&bytes)?;

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Files are opened when their turn comes. Where an answer takes no more than a look at most of
+//! them, threads do both before.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::thread;
+use std::thread::JoinHandle;
+
+use super::folder;
+use super::folder::Folder;
+use super::source::Looked;
+use super::source::Opened;
+
+/// Each holds what a group of rows takes to be looked at, 128 MiB at most.
+const MAX_THREADS: usize = 4;
+/// Files that are open before their turn, or being opened, with some 3 MiB of what was found in each.
+const MAX_HELD: usize = 8;
+
+pub(super) struct Ahead {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    looked: Looked,
+    files: Vec<Named>,
+    state: Mutex<State>,
+    /// What was opened was taken, or something was opened.
+    changed: Condvar,
+}
+
+/// A file, and where it was found, unless it was named.
+pub(super) struct Named {
+    pub(super) path: PathBuf,
+    pub(super) folder: Option<Folder>,
+}
+
+struct State {
+    /// Of each file.
+    places: Vec<Place>,
+    /// Files whose turns come one after the other; before the first of these each was opened.
+    order: Vec<usize>,
+    next: usize,
+    held: usize,
+    is_over: bool,
+}
+
+#[derive(Default)]
+enum Place {
+    Waiting,
+    Opening,
+    Opened(io::Result<Opened>),
+    #[default]
+    Taken,
+}
+
+impl Ahead {
+    /// `order`: in which they will be asked for, as far as that is known.
+    pub(super) fn new(files: Vec<Named>, order: Vec<usize>, looked: Looked) -> Self {
+        let is_worth_it = looked.is_ahead() && files.len() > 1;
+        let places = files.iter().map(|_| Place::Waiting).collect();
+        let state = State { places, order, next: 0, held: 0, is_over: false };
+        let state = Mutex::new(state);
+        let shared = Arc::new(Shared { looked, files, state, changed: Condvar::new() });
+        let processors = thread::available_parallelism().map_or(1, |count| count.get());
+        let count = if is_worth_it && processors > 1 { processors.min(MAX_THREADS) } else { 0 };
+        let threads = (0..count).map_while(|_| {
+            let shared = Arc::clone(&shared);
+            // Where none may be started, files are opened in their turn.
+            thread::Builder::new().name("reader".to_owned()).spawn(move || shared.run()).ok()
+        });
+        Ahead { threads: threads.collect(), shared }
+    }
+
+    pub(super) fn looked(&self) -> &Looked {
+        &self.shared.looked
+    }
+
+    pub(super) fn path(&self, file: usize) -> &Path {
+        &self.shared.files[file].path
+    }
+
+    /// Its turn has come, which is once.
+    pub(super) fn take(&self, file: usize) -> io::Result<Opened> {
+        let mut state = self.shared.state();
+        while let Place::Opening = state.places[file] {
+            state = self.shared.wait(state);
+        }
+        match std::mem::take(&mut state.places[file]) {
+            Place::Opened(opened) => {
+                state.held -= 1;
+                self.shared.changed.notify_all();
+                opened
+            }
+            _ => {
+                drop(state);
+                self.shared.open(file)
+            }
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.shared.state().is_over = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // It has said itself what it panicked at.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, file: usize) -> io::Result<Opened> {
+        let Named { path, folder } = &self.files[file];
+        folder::open(path, folder.as_ref()).map(|file| Opened::of(file, &self.looked))
+    }
+
+    /// Opens one file after the other before its turn.
+    fn run(&self) {
+        let mut state = self.state();
+        while !state.is_over {
+            if state.held == MAX_HELD {
+                state = self.wait(state);
+                continue;
+            }
+            let Some(&file) = state.order.get(state.next) else { return };
+            state.next += 1;
+            if !matches!(state.places[file], Place::Waiting) {
+                continue;
+            }
+            state.places[file] = Place::Opening;
+            state.held += 1;
+            drop(state);
+            let mut opened = self.open(file);
+            if let Ok(opened) = &mut opened {
+                opened.look_ahead();
+            }
+            state = self.state();
+            state.places[file] = Place::Opened(opened);
+            self.changed.notify_all();
+        }
+    }
+}
