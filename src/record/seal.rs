@@ -24,6 +24,9 @@ use super::store::lock;
 use crate::error::warn;
 use crate::output::parquet;
 
+/// Bytes that are read at once: a line takes 1.3 KB.
+const BUFFER: usize = 128 << 10;
+
 /// Until nobody says any more that there are logs, and there are none.
 pub(super) fn run(store: &Arc<Mutex<Store>>, closed: &Receiver<()>) {
     loop {
@@ -51,7 +54,8 @@ fn seal(store: &Arc<Mutex<Store>>, log: &Log) -> Result<()> {
         (from, openat(store.root(), &*unfinished, new, PRIVATE_FILE)?)
     };
     let mut to = Sealed { file: file.into(), store, log, written: 0 };
-    let written = parquet::write::write(&mut BufReader::new(File::from(from)), &mut to);
+    let written =
+        parquet::write::write(&mut BufReader::with_capacity(BUFFER, File::from(from)), &mut to);
     let written = written.and_then(|()| Ok(to.file.sync_all()?));
     let len = to.written;
     let (folder, log_len) = {

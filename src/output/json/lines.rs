@@ -3,7 +3,8 @@
 
 use std::io;
 use std::io::BufRead;
-use std::io::Read as _;
+
+use memchr::memchr;
 
 use super::read::MAX_LINE;
 
@@ -21,7 +22,7 @@ impl<R: BufRead> Lines<R> {
     /// this program. `None` at the end.
     pub fn read(&mut self) -> io::Result<Option<Result<&[u8], TooLong>>> {
         self.line.clear();
-        (&mut self.from).take(MAX_LINE).read_until(b'\n', &mut self.line)?;
+        while self.read_more()? {}
         if self.line.is_empty() {
             return Ok(None);
         }
@@ -32,6 +33,22 @@ impl<R: BufRead> Lines<R> {
             return Ok(Some(Err(TooLong)));
         }
         Ok(Some(Ok(&self.line)))
+    }
+
+    /// False if that is all there is of a line. `read_until()` of std does the same with a search that
+    /// takes five times as long.
+    fn read_more(&mut self) -> io::Result<bool> {
+        let bytes = match self.from.fill_buf() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            bytes => bytes?,
+        };
+        let bytes = &bytes[..bytes.len().min(MAX_LINE as usize - self.line.len())];
+        let end = memchr(b'\n', bytes);
+        let bytes = &bytes[..end.map_or(bytes.len(), |at| at + 1)];
+        self.line.extend_from_slice(bytes);
+        let count = bytes.len();
+        self.from.consume(count);
+        Ok(end.is_none() && count > 0)
     }
 }
 

@@ -210,20 +210,32 @@ pub(super) const TS_NS: usize = 76;
 pub(super) const BEGAN_TS_NS: usize = 77;
 pub(super) const RESULT: usize = 78;
 pub(super) const LATENCY_US: usize = 79;
+const DURATION_US: usize = 80;
+const CLOSE_BY: usize = 84;
 pub(super) const CLOSE_TIME: usize = 87;
-/// What only one of two lines of a connection says.
-const OF_LINE: std::ops::RangeInclusive<usize> = 76..=90;
+const CLOSE_TS_NS: usize = 88;
+const CLOSE_LINE: usize = 90;
+/// A bit for each column that only one of two lines of a connection says.
+pub(super) const OF_LINE: u128 = columns(EVENT, TIME) | columns(TS_NS, CLOSE_LINE);
 /// And of these what the line of its end does.
-const OF_END: [&str; 8] = [
-    "duration_us",
-    "tx_bytes",
-    "rx_bytes",
-    "retransmits",
-    "close_by",
-    "close_time",
-    "close_ts_ns",
-    "close_line",
-];
+pub(super) const OF_END: u128 = columns(DURATION_US, CLOSE_BY)
+    | columns(CLOSE_TIME, CLOSE_TS_NS)
+    | columns(CLOSE_LINE, CLOSE_LINE);
+const _: () = assert!(COLUMNS.len() <= u128::BITS as usize);
+
+/// A bit for each of these.
+const fn columns(first: usize, last: usize) -> u128 {
+    u128::MAX >> (u128::BITS as usize - 1 - (last - first)) << first
+}
+
+/// The columns of these bits.
+pub(super) fn of_bits(mut bits: u128) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let first = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+        bits &= bits - 1;
+        Some(first)
+    })
+}
 
 /// What is said of a process, of all its lines the same, beside its pid and its name.
 const OF_PROCESS: std::ops::RangeInclusive<usize> = 45..=SOURCE;
@@ -249,11 +261,7 @@ pub(super) fn says(at: usize) -> Says {
 }
 
 pub(super) fn is_of_line(at: usize) -> bool {
-    at <= TIME || OF_LINE.contains(&at)
-}
-
-pub(super) fn is_of_end(at: usize) -> bool {
-    OF_LINE.contains(&at) && OF_END.contains(&COLUMNS[at].name)
+    OF_LINE >> at & 1 != 0
 }
 
 /// What the line of a connection's end says of when it began.
@@ -492,8 +500,13 @@ mod tests {
         assert_eq!([RESULT, LATENCY_US].map(name), ["result", "latency_us"]);
         assert_eq!(name(BEGAN_TS_NS), "began_ts_ns");
         assert_eq!(name(CLOSE_TIME), "close_time");
-        assert_eq!([name(*OF_LINE.start()), name(*OF_LINE.end())], ["ts_ns", "close_line"]);
-        assert!(OF_END.iter().all(|end| COLUMNS[OF_LINE].iter().any(|c| c.name == *end)));
+        assert_eq!([CLOSE_TS_NS, CLOSE_LINE].map(name), ["close_ts_ns", "close_line"]);
+        let of_end: Vec<_> = of_bits(OF_END).map(name).collect();
+        let how = ["duration_us", "tx_bytes", "rx_bytes", "retransmits", "close_by"];
+        assert_eq!(of_end, [&how[..], &["close_time", "close_ts_ns", "close_line"]].concat());
+        let of_both = of_bits(OF_LINE & !OF_END).map(name).collect::<Vec<_>>();
+        let how = ["event", "time", "ts_ns", "began_ts_ns", "result", "latency_us"];
+        assert_eq!(of_both, [&how[..], &["partial", "accepted", "line"]].concat());
         assert_eq!([PID, COMM, COMM_RAW, PPID].map(name), ["pid", "comm", "comm_raw", "ppid"]);
         assert_eq!([name(*OF_PROCESS.start()), name(*OF_PROCESS.end())], ["user", "source"]);
     }

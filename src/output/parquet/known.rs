@@ -3,8 +3,9 @@
 //! lines, in the same words, and is read once. That is two thirds of a line.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use memchr::memmem::find_iter;
+use memchr::memmem::Finder;
 
 use super::columns::COLUMNS;
 use super::columns::CONN_ID;
@@ -16,7 +17,6 @@ use crate::output::json::fields::Fields;
 const FIRST: &[u8] = b",\"netns\":";
 /// Bytes of those that are kept.
 const MAX_KNOWN: usize = 8 << 20;
-const _: () = assert!(COLUMNS.len() <= u128::BITS as usize);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartId(usize);
@@ -40,7 +40,8 @@ pub(super) struct Known {
 /// A line as an object without such a part, and the part, which can be read alone: as both are
 /// objects, it begins where a member of the line does.
 pub(super) fn split<'a>(line: &'a str, object: &mut String) -> Option<&'a str> {
-    let (first, part) = line.split_at(find_iter(line.as_bytes(), FIRST).last()?);
+    static FINDER: LazyLock<Finder> = LazyLock::new(|| Finder::new(FIRST));
+    let (first, part) = line.split_at(FINDER.find_iter(line.as_bytes()).last()?);
     object.clear();
     object.push_str(first);
     object.push('}');

@@ -13,8 +13,9 @@ use super::Mark;
 use super::Notes;
 use super::chunks::Chunks;
 use super::columns::COLUMNS;
+use super::columns::OF_END;
 use super::columns::Record;
-use super::columns::is_of_end;
+use super::columns::of_bits;
 use super::is_mark;
 use super::opened::Look;
 use super::opened::Opened;
@@ -55,8 +56,7 @@ pub fn columns_like(prefixes: &[&str]) -> Vec<&'static str> {
 
 /// Those of the end of a connection, but for its time.
 pub fn columns_of_ends() -> Vec<&'static str> {
-    let names = COLUMNS.iter().enumerate().filter(|(at, _)| is_of_end(*at));
-    let names = names.map(|(_, column)| column.name);
+    let names = of_bits(OF_END).map(|at| COLUMNS[at].name);
     names.filter(|name| !["close_time", "close_line"].contains(name)).collect()
 }
 

@@ -20,11 +20,12 @@ use parquet::file::writer::SerializedRowGroupWriter;
 use super::columns::COLUMNS;
 use super::columns::CONN_ID;
 use super::columns::Kind;
+use super::columns::OF_END;
+use super::columns::OF_LINE;
 use super::columns::Record;
 use super::columns::Value;
 use super::columns::began_of_end;
-use super::columns::is_of_end;
-use super::columns::is_of_line;
+use super::columns::of_bits;
 use super::known::Known;
 use super::known::Part;
 use super::known::PartId;
@@ -40,8 +41,10 @@ pub(super) struct Rows {
     /// Connections whose end has not been seen, by the number of their `conn_id`.
     open: HashMap<i64, Opened, ahash::RandomState>,
     known: Known,
-    /// Of each row the part that it has in common with others.
+    /// Of each row the part that it has in common with others, and a bit for each column in which it
+    /// has a value.
     parts: Vec<Option<PartId>>,
+    columns: Vec<u128>,
 }
 
 struct Opened {
@@ -92,10 +95,11 @@ impl Buffer {
         required: bool,
         value: impl Fn(i64) -> T::T,
     ) -> Result<()> {
-        let mut values = self.values.clone();
-        values.resize(rows, NONE);
-        let levels: Vec<i16> = values.iter().map(|&value| i16::from(value != NONE)).collect();
-        let values: Vec<_> = values.into_iter().filter(|&v| v != NONE).map(value).collect();
+        let levels = self.values.iter().map(|&value| i16::from(value != NONE));
+        let mut levels: Vec<i16> = levels.collect();
+        levels.resize(rows, 0);
+        let values = self.values.iter().copied().filter(|&value| value != NONE);
+        let values: Vec<_> = values.map(value).collect();
         to.typed::<T>().write_batch(&values, (!required).then_some(&levels), None)?;
         Ok(())
     }
@@ -110,6 +114,7 @@ impl Rows {
             open: HashMap::default(),
             known: Known::default(),
             parts: Vec::new(),
+            columns: Vec::new(),
         }
     }
 
@@ -157,12 +162,14 @@ impl Rows {
         if let Some(part) = part {
             let part = self.known.part(part);
             if part.columns & columns != 0 {
-                self.forget(row);
+                self.forget(row, columns);
                 return Ok(false);
             }
+            columns |= part.columns;
             part.values.iter().for_each(|&(at, value)| self.buffers[at].set(row, value));
         }
         self.parts.push(part);
+        self.columns.push(columns);
         self.count += 1;
         let id = self.buffers[CONN_ID].get(row);
         if id == NONE {
@@ -176,17 +183,18 @@ impl Rows {
         } else if let Some(open) = self.open.remove(&id)
             && self.is_end(&open, record)
         {
-            self.forget(row);
+            self.forget(row, columns);
             self.end(open.row, record)?;
         }
         Ok(true)
     }
 
-    /// The last row.
-    fn forget(&mut self, row: usize) {
+    /// The last row, which has values in these columns.
+    fn forget(&mut self, row: usize, columns: u128) {
         self.count = row;
         self.parts.truncate(row);
-        self.buffers.iter_mut().for_each(|buffer| buffer.values.truncate(row));
+        self.columns.truncate(row);
+        of_bits(columns).for_each(|at| self.buffers[at].values.truncate(row));
     }
 
     /// Whether the last row says nothing else of the connection than the row of its beginning.
@@ -197,18 +205,17 @@ impl Rows {
             Some(part) => self.known.part(part).columns,
             None => 0,
         };
-        let is_same = |(at, buffer): (usize, &Buffer)| match is_of_line(at) {
-            _ if same & 1 << at != 0 => true,
-            true => !is_of_end(at) || buffer.get(open.row) == NONE,
-            false => buffer.get(open.row) == buffer.get(last),
-        };
+        let [begun, ended] = [open.row, last].map(|row| self.columns[row]);
+        let is_same = |at: usize| self.buffers[at].get(open.row) == self.buffers[at].get(last);
         fields.ts_ns.is_some()
             && fields.result.is_none()
             && fields.latency_us.is_none()
             && fields.began_ts_ns == open.began
             && fields.partial == open.partial
             && fields.accepted == open.accepted
-            && self.buffers.iter().enumerate().all(is_same)
+            && begun & OF_END == 0
+            && (begun ^ ended) & !OF_LINE == 0
+            && of_bits(begun & !OF_LINE & !same).all(is_same)
     }
 
     fn end(&mut self, row: usize, record: &Record) -> Result<()> {
@@ -224,10 +231,12 @@ impl Rows {
         end.fields.rx_bytes = fields.rx_bytes;
         end.fields.retransmits = fields.retransmits;
         end.fields.close_by = fields.close_by.as_ref().map(|by| by.borrowed());
-        for (at, (column, buffer)) in COLUMNS.iter().zip(&mut self.buffers).enumerate() {
-            if let Some(value) = (column.get)(&end).filter(|_| is_of_end(at)) {
+        for at in of_bits(OF_END) {
+            let buffer = &mut self.buffers[at];
+            if let Some(value) = (COLUMNS[at].get)(&end) {
                 let (value, new) = numbered(buffer, value)?;
                 buffer.set(row, value);
+                self.columns[row] |= 1 << at;
                 self.text += new;
             }
         }
