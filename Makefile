@@ -47,6 +47,7 @@ FUZZ_NEEDS := c++:g++
 PACKAGE_NEEDS := dpkg-shlibdeps:dpkg-dev lintian:lintian /usr/bin/python3:python3
 ROOTS_NEEDS := mmdebstrap:mmdebstrap unshare:util-linux /usr/share/doc/busybox-static:busybox-static
 ARM64_NEEDS := mmdebstrap:mmdebstrap unshare:util-linux qemu-aarch64:qemu-user
+ARM64_TEST_NEEDS := qemu-system-aarch64:qemu-system-arm /usr/share/doc/busybox-static:busybox-static readelf:binutils xz:xz-utils zstd:zstd
 COMPARE_NEEDS := mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
 
 # Silent, and without network or root, when nothing is missing.
@@ -106,7 +107,7 @@ define install_tool
 	@test -x $(TOOLS)/bin/$(firstword $(subst @, ,$(1))) || $(CARGO) install --debug --quiet --locked --root $(TOOLS) $(1)
 endef
 
-.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench size compare install deb static static-arm64 image sbom deny reproducible test-deb test-static test-kubernetes release-check deps deps-build deps-test deps-runtimes
+.PHONY: help run build lint check check-units check-live check-machines client runtimes fleet test model soak fuzz bench size compare install deb static static-arm64 test-arm64 image sbom deny reproducible test-deb test-static test-kubernetes release-check deps deps-build deps-test deps-runtimes
 
 help:
 	@echo 'make run [ARGS="-t -L"]  build, then trace every connect of this machine until Ctrl-C'
@@ -125,7 +126,7 @@ help:
 	@echo 'make install             to PREFIX=$(PREFIX), below DESTDIR if set'
 	@echo 'make deb                 a package for Debian and its like, in $(DIST)'
 	@echo 'make static              one file that needs nothing where it runs: $(DIST)/tcpconnect-static'
-	@echo 'make static-arm64        the same for arm64, which is compiled here'
+	@echo 'make static-arm64, test-arm64  the same for arm64, which is compiled here; the live tests on kernels of arm64, emulated'
 	@echo 'make image               the same as an image for docker, podman and Kubernetes'
 	@echo 'make test-deb, test-static, reproducible  that these work in other releases, and are the same when built again'
 	@echo 'make test-kubernetes     that packaging/kubernetes.yaml is as Kubernetes wants it'
@@ -246,6 +247,14 @@ static-arm64: $(DIST)/tcpconnect-static-arm64
 	packaging/notices.py --root target/vm/arm64/cross qemu-aarch64 $< >$(DIST)/THIRD-PARTY-static-arm64
 	dpkg-query --root target/vm/arm64/cross -W -f '$${source:Package} $${source:Version}\n' \
 		libc6-dev:arm64 libelf-dev:arm64 zlib1g-dev:arm64 libzstd-dev:arm64 >$(DIST)/static-arm64-sources
+
+# The tests themselves are linked as usual, and find the libraries of their root in the machines.
+test-arm64: static-arm64
+	$(call install_missing,$(ARM64_TEST_NEEDS))
+	$(call in_arm64_root,cargo build --locked --example client --target $(ARM64))
+	$(call in_arm64_root,cargo test --locked --no-run --test live --target $(ARM64))
+	$(call in_arm64_root,aarch64-linux-gnu-gcc -specs /usr/lib/aarch64-linux-musl/musl-gcc.specs -static -o target/arm64/musl tests/musl.c)
+	tests/vm/arm64.sh $(DIST)/tcpconnect-static-arm64
 
 # Whoever builds a package for himself need have no address that the world can write to, and no
 # archive asked for it.

@@ -82,13 +82,11 @@ fn no_more(held: &mut Held, reads_files: bool, args: &[&str]) {
     let path = held.put(c"/etc/passwd");
     let mut calls = vec![
         ("run a program", libc::SYS_execve, [path, 0, 0, 0, 0, 0]),
-        ("fork", libc::SYS_fork, [0; 6]),
         ("start a thread", libc::SYS_clone, [libc::CLONE_VM as u64, 0, 0, 0, 0, 0]),
         ("open to write", libc::SYS_openat, [AT_FDCWD, path, writes, 0, 0, 0]),
         ("make a file", libc::SYS_openat, [AT_FDCWD, path, makes, 0o600, 0, 0]),
-        ("open to write, the old way", libc::SYS_open, [path, writes, 0, 0, 0, 0]),
         ("remove", libc::SYS_unlinkat, [AT_FDCWD, path, 0, 0, 0, 0]),
-        ("rename", libc::SYS_rename, [path, path, 0, 0, 0, 0]),
+        ("rename", libc::SYS_renameat2, [AT_FDCWD, path, AT_FDCWD, path, 0, 0]),
         ("change the mode", libc::SYS_fchmodat, [AT_FDCWD, path, 0o777, 0, 0, 0]),
         ("a socket", libc::SYS_socket, [inet, 1, 0, 0, 0, 0]),
         ("a netlink socket", libc::SYS_socket, [netlink, 3, 0, 0, 0, 0]),
@@ -111,6 +109,13 @@ fn no_more(held: &mut Held, reads_files: bool, args: &[&str]) {
         ("a program by its id", libc::SYS_bpf, [13, path, 72, 0, 0, 0]),
         ("types", libc::SYS_bpf, [18, path, 72, 0, 0, 0]),
     ];
+    // Numbers that arm64 does not have.
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([
+        ("fork", libc::SYS_fork, [0; 6]),
+        ("open to write, the old way", libc::SYS_open, [path, writes, 0, 0, 0, 0]),
+        ("rename, the old way", libc::SYS_rename, [path, path, 0, 0, 0, 0]),
+    ]);
     if !reads_files {
         calls.push(("read", libc::SYS_openat, [AT_FDCWD, path, 0, 0, 0, 0]));
     }
@@ -184,13 +189,19 @@ fn names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer(lab: &L
     let mut held = Held::new(names);
     let path = held.put(&path);
     let test = u64::from(std::process::id());
-    for (call, with) in [
-        (libc::SYS_chmod, [path, 0o666, 0, 0, 0, 0]),
+    let calls = [
         (libc::SYS_fchmodat, [AT_FDCWD, path, 0o666, 0, 0, 0]),
-        (libc::SYS_chown, [path, 0, 0, 0, 0, 0]),
         (libc::SYS_kill, [test, 0, 0, 0, 0, 0]),
         (libc::SYS_execve, [path, 0, 0, 0, 0, 0]),
-    ] {
+    ];
+    #[cfg(target_arch = "x86_64")]
+    let old = [
+        (libc::SYS_chmod, [path, 0o666, 0, 0, 0, 0]),
+        (libc::SYS_chown, [path, 0, 0, 0, 0, 0]),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let old = [];
+    for (call, with) in calls.into_iter().chain(old) {
         let got = held.call(call, with);
         assert!(REFUSED.contains(&got), "{call}: {got}");
     }

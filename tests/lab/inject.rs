@@ -7,14 +7,87 @@ use std::io::Error;
 use std::ops::RangeInclusive;
 
 use libc::c_void;
+use libc::iovec;
 use libc::user_regs_struct;
 
-/// `syscall`, as x86-64 has it.
-const SYSCALL: u64 = 0x050f;
+/// The set of general registers (linux/elf.h).
+const NT_PRSTATUS: u64 = 1;
 
-/// ERESTARTSYS to ERESTART_RESTARTBLOCK of linux/errno.h: what a call has for a result that
-/// a signal took out of its wait.
-const RESTARTS: RangeInclusive<i64> = -516..=-512;
+#[cfg(target_arch = "x86_64")]
+mod machine {
+    use super::RangeInclusive;
+    use super::user_regs_struct;
+
+    /// `syscall`.
+    pub const SYSCALL: u64 = 0x050f;
+    pub const SYSCALL_MASK: u64 = 0xffff;
+    const SYSCALL_LEN: u64 = 2;
+
+    /// ERESTARTSYS to ERESTART_RESTARTBLOCK of linux/errno.h: what a call has for a result that
+    /// a signal took out of its wait.
+    const RESTARTS: RangeInclusive<i64> = -516..=-512;
+
+    /// Where the call that it waits in was made, if it waits in one.
+    pub fn waits_at(regs: &user_regs_struct) -> Option<u64> {
+        RESTARTS.contains(&(regs.rax as i64)).then(|| regs.rip - SYSCALL_LEN)
+    }
+
+    /// It goes on as if a signal had ended its wait.
+    pub fn interrupt(regs: &mut user_regs_struct) {
+        regs.rax = -i64::from(libc::EINTR) as u64;
+        regs.orig_rax = u64::MAX;
+    }
+
+    pub fn make_call(regs: &mut user_regs_struct, call: i64, args: [u64; 6]) {
+        regs.rip -= SYSCALL_LEN;
+        regs.rax = call as u64;
+        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+    }
+
+    pub fn result(regs: &user_regs_struct) -> i64 {
+        regs.rax as i64
+    }
+
+    pub fn stack(regs: &user_regs_struct) -> u64 {
+        regs.rsp
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod machine {
+    use super::user_regs_struct;
+
+    /// `svc #0`.
+    pub const SYSCALL: u64 = 0xd400_0001;
+    pub const SYSCALL_MASK: u64 = 0xffff_ffff;
+    const SYSCALL_LEN: u64 = 4;
+
+    /// Before it stops a program in a call, the kernel has put it back to where that is made
+    /// (do_signal() of arch/arm64/kernel/signal.c).
+    pub fn waits_at(regs: &user_regs_struct) -> Option<u64> {
+        (regs.regs[8] as i64 == libc::SYS_ppoll).then_some(regs.pc)
+    }
+
+    /// It goes on as if a signal had ended its wait.
+    pub fn interrupt(regs: &mut user_regs_struct) {
+        regs.regs[0] = -i64::from(libc::EINTR) as u64;
+        regs.pc += SYSCALL_LEN;
+    }
+
+    pub fn make_call(regs: &mut user_regs_struct, call: i64, args: [u64; 6]) {
+        regs.pc -= SYSCALL_LEN;
+        regs.regs[8] = call as u64;
+        regs.regs[..6].copy_from_slice(&args);
+    }
+
+    pub fn result(regs: &user_regs_struct) -> i64 {
+        regs.regs[0] as i64
+    }
+
+    pub fn stack(regs: &user_regs_struct) -> u64 {
+        regs.sp
+    }
+}
 
 /// A program that waits in a system call, held there.
 pub struct Held {
@@ -38,35 +111,34 @@ impl Held {
         let mut held = loop {
             ptrace(libc::PTRACE_INTERRUPT, pid, 0, std::ptr::null_mut());
             let held = Held { pid, regs: stopped(pid) };
-            let text = ptrace(libc::PTRACE_PEEKTEXT, pid, held.regs.rip - 2, std::ptr::null_mut());
-            let waits = RESTARTS.contains(&(held.regs.rax as i64));
-            if waits && text as u64 & 0xffff == SYSCALL {
+            let is_call = |at| {
+                let text = ptrace(libc::PTRACE_PEEKTEXT, pid, at, std::ptr::null_mut());
+                text as u64 & machine::SYSCALL_MASK == machine::SYSCALL
+            };
+            if machine::waits_at(&held.regs).is_some_and(is_call) {
                 break held;
             }
             std::mem::forget(held);
             ptrace(libc::PTRACE_CONT, pid, 0, std::ptr::null_mut());
             std::thread::sleep(std::time::Duration::from_millis(3));
         };
-        // It goes on as if a signal had ended its wait.
-        held.regs.rax = -i64::from(libc::EINTR) as u64;
-        held.regs.orig_rax = u64::MAX;
+        machine::interrupt(&mut held.regs);
         held
     }
 
     /// The call's result; an error is negative.
     pub fn call(&mut self, call: i64, args: [u64; 6]) -> i64 {
         let mut regs = self.regs;
-        regs.rip -= 2;
-        regs.rax = call as u64;
-        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
-        ptrace(libc::PTRACE_SETREGS, self.pid, 0, (&raw mut regs).cast());
+        machine::make_call(&mut regs, call, args);
+        let mut all = whole(&mut regs);
+        ptrace(libc::PTRACE_SETREGSET, self.pid, NT_PRSTATUS, (&raw mut all).cast());
         ptrace(libc::PTRACE_SINGLESTEP, self.pid, 0, std::ptr::null_mut());
-        stopped(self.pid).rax as i64
+        machine::result(&stopped(self.pid))
     }
 
     /// Puts a text where the program's stack has not yet been, and returns where.
     pub fn put(&self, text: &CStr) -> u64 {
-        let at = self.regs.rsp - 4_096;
+        let at = machine::stack(&self.regs) - 4_096;
         let mut bytes = text.to_bytes_with_nul().to_vec();
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         for (word, bytes) in bytes.chunks(8).enumerate() {
@@ -80,9 +152,10 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let none: *mut c_void = std::ptr::null_mut();
+        let mut all = whole(&mut self.regs);
         // SAFETY: the registers are alive. It may be gone, which the test has seen then.
         unsafe {
-            libc::ptrace(libc::PTRACE_SETREGS, self.pid, none, &raw mut self.regs);
+            libc::ptrace(libc::PTRACE_SETREGSET, self.pid, NT_PRSTATUS, &raw mut all);
             libc::ptrace(libc::PTRACE_DETACH, self.pid, none, none);
         }
     }
@@ -96,6 +169,12 @@ fn stopped(pid: i32) -> user_regs_struct {
     assert!(waited == pid && libc::WIFSTOPPED(status), "{waited} {status:#x}");
     // SAFETY: all-zero registers are valid.
     let mut regs: user_regs_struct = unsafe { std::mem::zeroed() };
-    ptrace(libc::PTRACE_GETREGS, pid, 0, (&raw mut regs).cast());
+    let mut all = whole(&mut regs);
+    ptrace(libc::PTRACE_GETREGSET, pid, NT_PRSTATUS, (&raw mut all).cast());
     regs
+}
+
+/// All registers of the set, for the kernel to read or write.
+fn whole(regs: &mut user_regs_struct) -> iovec {
+    iovec { iov_base: (&raw mut *regs).cast(), iov_len: size_of_val(regs) }
 }
