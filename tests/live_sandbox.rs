@@ -195,10 +195,8 @@ fn names_of_users_come_from_a_harmless_process_that_ends_with_the_tracer(lab: &L
         (libc::SYS_execve, [path, 0, 0, 0, 0, 0]),
     ];
     #[cfg(target_arch = "x86_64")]
-    let old = [
-        (libc::SYS_chmod, [path, 0o666, 0, 0, 0, 0]),
-        (libc::SYS_chown, [path, 0, 0, 0, 0, 0]),
-    ];
+    let old =
+        [(libc::SYS_chmod, [path, 0o666, 0, 0, 0, 0]), (libc::SYS_chown, [path, 0, 0, 0, 0, 0])];
     #[cfg(not(target_arch = "x86_64"))]
     let old = [];
     for (call, with) in calls.into_iter().chain(old) {

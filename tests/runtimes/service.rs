@@ -160,7 +160,7 @@ impl Service {
     /// The numbers of the connections that are recorded, why others may not be, and the whole answer.
     fn read(&self) -> (BTreeSet<u32>, Vec<String>, Value) {
         let mut command = Command::new(lab::tcpconnect());
-        command.args(["-j", "-r", "-P", "9", "--read"]).arg(self.folder.join("tcpconnect"));
+        command.args(["-j", "-r", "-x", "-P", "9", "--read"]).arg(self.folder.join("tcpconnect"));
         let text = run(&mut command);
         let rows: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
@@ -171,6 +171,8 @@ impl Service {
                 text.split('.').map(|part| part.parse().expect("a part")).collect();
             parts[2] * 250 + parts[3] - 1
         };
+        let is_told = |row: &Value| row["exe"].as_str().is_some_and(|exe| exe.ends_with("busybox"));
+        assert!(of("result").all(is_told), "{text:.2000}");
         let numbers: Vec<_> = of("result").map(number).collect();
         let found: BTreeSet<_> = numbers.iter().copied().collect();
         assert_eq!(found.len(), numbers.len(), "a row is there twice");
@@ -248,4 +250,13 @@ fn the_service_records_whatever_happens_to_it_and_says_when_it_did_not() {
     assert!(last > after_stop + 19 && first > 0, "{ended}");
     assert_eq!(gaps, [KILLED, KILLED, STOPPED], "{coverage}");
     service.assert_ends_with_stop();
+}
+
+/// A tenth of what systemd calls the exposure of a unit, of which 100 is all.
+#[test]
+fn what_the_service_could_do_is_little_by_the_measure_of_systemd() {
+    let mut command = Command::new("systemd-analyze");
+    command.args(["security", "--no-pager", "--offline=true", "--threshold=20"]);
+    let unit = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("systemd").join(UNIT);
+    run(command.arg(unit));
 }
