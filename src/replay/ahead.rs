@@ -2,6 +2,7 @@
 //! Files are opened when their turn comes. Where an answer takes no more than a look at most of
 //! them, threads do both before.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -11,7 +12,6 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::thread;
-use std::thread::JoinHandle;
 
 use super::folder;
 use super::folder::Folder;
@@ -23,10 +23,7 @@ const MAX_THREADS: usize = 4;
 /// Files that are open before their turn, or being opened, with some 3 MiB of what was found in each.
 const MAX_HELD: usize = 8;
 
-pub(super) struct Ahead {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
+pub(super) struct Ahead(Arc<Shared>);
 
 struct Shared {
     looked: Looked,
@@ -56,65 +53,71 @@ struct State {
 enum Place {
     Waiting,
     Opening,
-    Opened(io::Result<Opened>),
+    Opened(Opened),
     #[default]
     Taken,
 }
 
 impl Ahead {
-    /// `order`: in which they will be asked for, as far as that is known.
-    pub(super) fn new(files: Vec<Named>, order: Vec<usize>, looked: Looked) -> Self {
-        let is_worth_it = looked.is_ahead() && files.len() > 1;
+    /// `order`: in which they will be asked for, as far as that is known. `has_room`: more files may be
+    /// open than one of each input.
+    pub(super) fn new(
+        files: Vec<Named>,
+        order: Vec<usize>,
+        looked: Looked,
+        has_room: bool,
+    ) -> Self {
+        let is_worth_it = looked.is_ahead() && files.len() > 1 && has_room;
         let places = files.iter().map(|_| Place::Waiting).collect();
         let state = State { places, order, next: 0, held: 0, is_over: false };
         let state = Mutex::new(state);
         let shared = Arc::new(Shared { looked, files, state, changed: Condvar::new() });
         let processors = thread::available_parallelism().map_or(1, |count| count.get());
         let count = if is_worth_it && processors > 1 { processors.min(MAX_THREADS) } else { 0 };
-        let threads = (0..count).map_while(|_| {
+        for _ in 0..count {
             let shared = Arc::clone(&shared);
+            let reader = thread::Builder::new().name("reader".to_owned());
             // Where none may be started, files are opened in their turn.
-            thread::Builder::new().name("reader".to_owned()).spawn(move || shared.run()).ok()
-        });
-        Ahead { threads: threads.collect(), shared }
+            if reader.spawn(move || shared.run()).is_err() {
+                break;
+            }
+        }
+        Ahead(shared)
     }
 
     pub(super) fn looked(&self) -> &Looked {
-        &self.shared.looked
+        &self.0.looked
     }
 
     pub(super) fn path(&self, file: usize) -> &Path {
-        &self.shared.files[file].path
+        &self.0.files[file].path
     }
 
     /// Its turn has come, which is once.
     pub(super) fn take(&self, file: usize) -> io::Result<Opened> {
-        let mut state = self.shared.state();
+        let mut state = self.0.state();
         while let Place::Opening = state.places[file] {
-            state = self.shared.wait(state);
+            state = self.0.wait(state);
         }
         match std::mem::take(&mut state.places[file]) {
             Place::Opened(opened) => {
                 state.held -= 1;
-                self.shared.changed.notify_all();
-                opened
+                self.0.changed.notify_all();
+                Ok(opened)
             }
             _ => {
                 drop(state);
-                self.shared.open(file)
+                self.0.open(file)
             }
         }
     }
 }
 
+/// Nobody waits for the threads: each ends after the file that it is at.
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.shared.state().is_over = true;
-        self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            // It has said itself what it panicked at.
-            let _ = thread.join();
-        }
+        self.0.state().is_over = true;
+        self.0.changed.notify_all();
     }
 }
 
@@ -129,7 +132,7 @@ impl Shared {
 
     fn open(&self, file: usize) -> io::Result<Opened> {
         let Named { path, folder } = &self.files[file];
-        folder::open(path, folder.as_ref()).map(|file| Opened::of(file, &self.looked))
+        folder::open(path, folder.as_ref()).map(|file| Opened::of(file, path, &self.looked))
     }
 
     /// Opens one file after the other before its turn.
@@ -148,13 +151,26 @@ impl Shared {
             state.places[file] = Place::Opening;
             state.held += 1;
             drop(state);
-            let mut opened = self.open(file);
-            if let Ok(opened) = &mut opened {
-                opened.look_ahead();
-            }
+            let opened = self.open_ahead(file);
             state = self.state();
-            state.places[file] = Place::Opened(opened);
+            state.places[file] = match opened {
+                Some(opened) => Place::Opened(opened),
+                None => {
+                    state.held -= 1;
+                    Place::Waiting
+                }
+            };
             self.changed.notify_all();
         }
+    }
+
+    /// What cannot be opened may be in its turn, and whoever opens a pipe waits for its writer.
+    fn open_ahead(&self, file: usize) -> Option<Opened> {
+        if !fs::metadata(&self.files[file].path).is_ok_and(|meta| meta.is_file()) {
+            return None;
+        }
+        let mut opened = self.open(file).ok()?;
+        opened.look_ahead();
+        Some(opened)
     }
 }

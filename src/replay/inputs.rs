@@ -63,10 +63,10 @@ impl Inputs {
     /// Of recordings only what may have something of this time. The error is one line for the user.
     pub(super) fn open(paths: &[PathBuf], time: &Range<u64>, looked: Looked) -> Result<Self> {
         let Found { files, chains } = Found::at(paths, time)?;
-        allow_files(chains.len() as u64);
+        let has_room = allow_files(chains.len() as u64);
         let mut order: Vec<_> = chains.iter().flatten().copied().collect();
         order.sort_by_cached_key(|&file| FileName::of(&files[file].path).map(|name| name.start));
-        let files = Ahead::new(files, order, looked);
+        let files = Ahead::new(files, order, looked, has_room);
         let mut unread = Unread::default();
         let inputs = chains.into_iter().map(|chain| Input::open(chain, &files, &mut unread));
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
@@ -113,14 +113,18 @@ impl Inputs {
 }
 
 /// Each input has a file open, and a shell allows fewer than there are hosts; how many more there
-/// may be its user can decide. Where that is not enough, the one that cannot be opened is told.
-fn allow_files(inputs: u64) {
+/// may be its user can decide. False if that is not enough for these and some others: then one that
+/// cannot be opened is told.
+fn allow_files(inputs: u64) -> bool {
     let limit = getrlimit(Resource::Nofile);
     let needed = inputs.saturating_add(OTHER_FILES);
-    if limit.current.is_some_and(|current| current < needed) {
-        let current = limit.maximum.map_or(needed, |maximum| needed.min(maximum));
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit });
+    let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
+    if is_enough(limit.current) {
+        return true;
     }
+    let current = limit.maximum.map_or(needed, |maximum| needed.min(maximum));
+    let is_set = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit }).is_ok();
+    is_set && current >= needed
 }
 
 /// What there is to read.

@@ -6,6 +6,10 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
 use std::ops::Range;
+use std::path::Path;
+
+#[cfg(feature = "parquet")]
+use anyhow::anyhow;
 
 use super::asked::Asked;
 use crate::config::Config;
@@ -118,17 +122,20 @@ pub(super) enum Opened {
 
 impl Opened {
     #[cfg(not(feature = "parquet"))]
-    pub(super) fn of(file: File, _: &Looked) -> Self {
+    pub(super) fn of(file: File, _: &Path, _: &Looked) -> Self {
         Opened::Lines(file)
     }
 
     #[cfg(feature = "parquet")]
-    pub(super) fn of(file: File, looked: &Looked) -> Self {
-        match is_parquet(&file) {
-            true => {
-                let opened = parquet::opened::Opened::open(file, &looked.parquet);
-                Opened::Parquet(opened.map(Box::new))
-            }
+    pub(super) fn of(file: File, path: &Path, looked: &Looked) -> Self {
+        if is_parquet(&file) {
+            let opened = parquet::opened::Opened::open(file, &looked.parquet);
+            return Opened::Parquet(opened.map(Box::new));
+        }
+        // A disk that was full or lost power leaves a name without bytes; a log may have none yet.
+        let is_sealed = path.extension().is_some_and(|ending| ending == "parquet");
+        match is_sealed && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0) {
+            true => Opened::Parquet(Err(anyhow!("it is empty"))),
             false => Opened::Lines(file),
         }
     }

@@ -74,7 +74,10 @@ fn seal(log: &str, path: &Path) {
 /// A program has the processors of the thread that starts it.
 fn read(dir: &Path, options: &str, with_one: bool) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcpconnect"));
-    command.arg("--read").arg(dir).args(options.split_whitespace());
+    run(command.arg("--read").arg(dir).args(options.split_whitespace()), with_one)
+}
+
+fn run(command: &mut Command, with_one: bool) -> Output {
     let run = move || {
         if with_one {
             let all = sched_getaffinity(None).unwrap();
@@ -85,7 +88,7 @@ fn read(dir: &Path, options: &str, with_one: bool) -> Output {
         }
         command.output().unwrap()
     };
-    thread::spawn(run).join().unwrap()
+    thread::scope(|scope| scope.spawn(run).join().unwrap())
 }
 
 #[test]
@@ -132,4 +135,52 @@ fn more_hosts_are_read_than_a_shell_lets_a_program_open_files() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let counted = String::from_utf8(done.stdout).unwrap();
     assert_eq!(counted.matches(r#""connects":160"#).count(), 9, "{counted}");
+}
+
+/// What a thread could not open is opened in its turn, if there is room by then.
+#[test]
+fn few_files_may_be_open_and_all_are_read() {
+    let dir = recordings();
+    for limit in [12, 16, 20, 24] {
+        let read = |with_one: bool| {
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--nofile={limit}:{limit}")).arg(env!("CARGO_BIN_EXE_tcpconnect"));
+            run(command.arg("--read").arg(dir.path()).args(["-c", "-j"]), with_one)
+        };
+        let one = read(true);
+        for _ in 0..5 {
+            assert_eq!(read(false), one, "{limit}");
+        }
+    }
+}
+
+/// Nobody writes to it, so that whoever opens it waits.
+#[test]
+fn a_pipe_whose_turn_does_not_come_is_not_opened() {
+    let dir = recordings();
+    let date = dir.path().join("host=b/date=2026-11-26");
+    let mut files: Vec<_> = fs::read_dir(&date).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let pipe = date.join("20261126T103100-20261126T103159-0f6a7c1e-000016.jsonl");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+    let mut command = Command::new("timeout");
+    command.arg("20").arg(env!("CARGO_BIN_EXE_tcpconnect")).args(["--who", "10.0.0.17", "-n", "1"]);
+    let done = run(command.arg("--read").args(&files[..2]).arg(&pipe), false);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(String::from_utf8(done.stdout).unwrap().lines().count(), 2);
+}
+
+/// A disk that was full has left its name.
+#[test]
+fn a_sealed_file_without_bytes_is_damaged() {
+    let dir = recordings();
+    let last = "host=a/date=2026-11-26/20261126T101500-20261126T101559-0f6a7c1e-000015.parquet";
+    fs::write(dir.path().join(last), "").unwrap();
+    for with_one in [true, false] {
+        let said = String::from_utf8(read(dir.path(), "-c", with_one).stderr).unwrap();
+        assert!(
+            said.contains(&format!("{last}': it is empty; the rest of it is not read")),
+            "{said}"
+        );
+    }
 }

@@ -46,14 +46,15 @@ impl Footer {
         let bytes = bytes_of(file)?;
         let found = Found::in_footer(&bytes).context(FOOTER_IS_DAMAGED)?;
         let notes = found.notes.context("not of a recording")?;
-        let is_sound =
-            found.notes_sum.is_none_or(|sum| sum == checksum(notes.as_bytes()).to_string());
+        let is_as_written = |sum: &str| sum == checksum(notes.as_bytes()).to_string();
+        if !found.notes_sum.is_none_or(is_as_written) {
+            bail!(FOOTER_IS_DAMAGED);
+        }
         let notes: Notes = serde_json::from_str(notes).context(FOOTER_IS_DAMAGED)?;
         if notes.schema > SCHEMA {
             bail!("a later version has written it");
         }
-        let is_sound = is_sound
-            && notes.groups.len() == found.rows.len()
+        let is_sound = notes.groups.len() == found.rows.len()
             && notes.groups.iter().all(is_sound_group)
             && notes.damaged <= u32::MAX.into();
         if !is_sound {
