@@ -966,7 +966,7 @@ fn snapshot(sockets: usize) {
         "<= 0.1",
     );
 }
-const RECORD_LEN: usize = 136;
+const RECORD_LEN: usize = 152;
 
 /// A record as the kernel writes it (src/bpf/tcpconnect.h).
 fn record(n: u64) -> [u8; RECORD_LEN] {
