@@ -42,8 +42,6 @@ const OF_NEWEST: Asked = (BUFFERS, "fentry,sockops");
 const OF_OTHERS: Asked = ("ring", "none");
 /// One for each of the host's two CPUs.
 const MACHINES_AT_ONCE: usize = 2;
-/// Attaching and detaching wait for RCU: 0.38 s a tracer with kprobes for 0.60 s.
-const CMDLINE: &str = "rcupdate.rcu_expedited=1";
 /// Emulation against hardware.
 const SCALE_DOWN: &str = "200";
 const LIMIT_SECONDS: &str = "3600";
@@ -185,7 +183,7 @@ fn run_machine(kernel: &str, programs: &Programs, filter: &str, results: &Result
          /model --alone --seed {seed} --scenarios {SCENARIOS} --storms {STORMS} {filter} 2>&1"
     );
     let mut machine = programs
-        .machine(kernel, CMDLINE, LIMIT_SECONDS, &of_names(), &script)
+        .machine(kernel, "", LIMIT_SECONDS, &of_names(), &script)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -532,9 +532,7 @@ fn main() -> ExitCode {
 
 fn check(state: &State, kernel: &str, programs: &Programs) -> Result<(), Failed> {
     let script = format!("{PRELUDE}\n{}", state.script);
-    // Attaching waits for RCU: 28 s of a machine for 41.
-    let cmdline = format!("rcupdate.rcu_expedited=1 {}", state.cmdline);
-    let output = programs.machine(kernel, &cmdline, "600", &[], &script).output();
+    let output = programs.machine(kernel, state.cmdline, "600", &[], &script).output();
     let output = output.expect("tests/vm/boot.sh runs");
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);

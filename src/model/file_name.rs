@@ -31,7 +31,12 @@ const SEALED: &str = "parquet";
 impl FileName {
     /// Whether a file of this name may be read, also one that is not of a recording.
     pub fn is_readable(path: &Path) -> bool {
-        path.extension().is_some_and(|ending| ending == LOG || ending == SEALED)
+        path.extension().is_some_and(|ending| ending == LOG) || FileName::is_of_parquet(path)
+    }
+
+    /// Whether this is the name of a Parquet file, which is whole from its beginning on.
+    pub fn is_of_parquet(path: &Path) -> bool {
+        path.extension().is_some_and(|ending| ending == SEALED)
     }
 
     /// `None`: it is not of a recording.

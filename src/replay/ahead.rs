@@ -72,8 +72,7 @@ impl Ahead {
         let state = State { places, order, next: 0, held: 0, is_over: false };
         let state = Mutex::new(state);
         let shared = Arc::new(Shared { looked, files, state, changed: Condvar::new() });
-        let processors = thread::available_parallelism().map_or(1, |count| count.get());
-        let count = if is_worth_it && processors > 1 { processors.min(MAX_THREADS) } else { 0 };
+        let count = if is_worth_it { threads() } else { 0 };
         for _ in 0..count {
             let shared = Arc::clone(&shared);
             let reader = thread::Builder::new().name("reader".to_owned());
@@ -110,6 +109,14 @@ impl Ahead {
                 self.0.open(file)
             }
         }
+    }
+}
+
+/// As many as there are processors; beside a single one a thread would only take turns with the reader.
+fn threads() -> usize {
+    match thread::available_parallelism() {
+        Ok(processors) if processors.get() > 1 => processors.get().min(MAX_THREADS),
+        _ => 0,
     }
 }
 
@@ -166,7 +173,9 @@ impl Shared {
 
     /// What cannot be opened may be in its turn, and whoever opens a pipe waits for its writer.
     fn open_ahead(&self, file: usize) -> Option<Opened> {
-        if !fs::metadata(&self.files[file].path).is_ok_and(|meta| meta.is_file()) {
+        let Named { path, folder } = &self.files[file];
+        // Those in a folder are opened without waiting.
+        if folder.is_none() && !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
             return None;
         }
         let mut opened = self.open(file).ok()?;

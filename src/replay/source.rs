@@ -15,6 +15,8 @@ use super::asked::Asked;
 use crate::config::Config;
 use crate::error::text_of;
 use crate::error::warn;
+#[cfg(feature = "parquet")]
+use crate::model::file_name::FileName;
 use crate::output::json::lines;
 use crate::output::json::lines::TooLong;
 use crate::output::json::mark;
@@ -133,8 +135,9 @@ impl Opened {
             return Opened::Parquet(opened.map(Box::new));
         }
         // A disk that was full or lost power leaves a name without bytes; a log may have none yet.
-        let is_sealed = path.extension().is_some_and(|ending| ending == "parquet");
-        match is_sealed && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0) {
+        match FileName::is_of_parquet(path)
+            && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0)
+        {
             true => Opened::Parquet(Err(anyhow!("it is empty"))),
             false => Opened::Lines(file),
         }
@@ -164,8 +167,11 @@ impl Source {
     }
 
     /// Of what cannot be read nothing comes.
+    #[cfg_attr(
+        not(feature = "parquet"),
+        expect(unused_variables, reason = "of lines nothing is known before they are read")
+    )]
     pub(super) fn of(opened: Opened, name: &str, looked: &Looked, unread: &mut Unread) -> Self {
-        let _ = (name, looked, &unread);
         match opened {
             Opened::Lines(file) => Source::lines(file),
             #[cfg(feature = "parquet")]

@@ -252,7 +252,7 @@ fn the_service_records_whatever_happens_to_it_and_says_when_it_did_not() {
     service.assert_ends_with_stop();
 }
 
-/// A tenth of what systemd calls the exposure of a unit, of which 100 is all.
+/// Of what systemd calls the exposure of a unit 100 is all, which it prints as 10.0.
 #[test]
 fn what_the_service_could_do_is_little_by_the_measure_of_systemd() {
     let mut command = Command::new("systemd-analyze");

@@ -260,10 +260,6 @@ pub(super) fn says(at: usize) -> Says {
     }
 }
 
-pub(super) fn is_of_line(at: usize) -> bool {
-    OF_LINE >> at & 1 != 0
-}
-
 /// What the line of a connection's end says of when it began.
 pub(super) fn began_of_end(beginning: &Fields) -> Option<u64> {
     match &*beginning.event {

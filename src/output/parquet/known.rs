@@ -9,8 +9,9 @@ use memchr::memmem::Finder;
 
 use super::columns::COLUMNS;
 use super::columns::CONN_ID;
+use super::columns::OF_LINE;
 use super::columns::Record;
-use super::columns::is_of_line;
+use super::columns::of_bits;
 use crate::output::json::fields::Fields;
 
 /// With what such a part begins. In a string the quotes would be escaped.
@@ -68,9 +69,9 @@ impl Known {
         self.object.push_str(text);
         let fields = serde_json::from_str::<Fields>(&self.object).ok()?;
         let record = Record { fields, ..Record::default() };
-        let is_of_one_line = COLUMNS.iter().enumerate().any(|(at, column)| {
-            (is_of_line(at) || at == CONN_ID) && !column.required && (column.get)(&record).is_some()
-        });
+        let mut of_one_line = of_bits(OF_LINE | 1 << CONN_ID).map(|at| &COLUMNS[at]);
+        let is_of_one_line =
+            of_one_line.any(|column| !column.required && (column.get)(&record).is_some());
         (!is_of_one_line).then_some(record)
     }
 
